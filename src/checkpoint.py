@@ -1,0 +1,257 @@
+"""The experiment folder: log, metrics, curves, weights and the state to resume from.
+
+    experiment/NAME/config.txt            the flags of the run
+                    log.txt               what is printed
+                    metrics.jsonl         one line a test: epoch, dataset, scale, psnr, ssim, images; one line a training epoch
+                    model/model_latest.pt weights, a plain state_dict; model_best.pt, and model_N.pt with --save_models
+                    model/state.pt        all that the next step depends on, the weights included, written last
+                    psnr_SET.pdf, .png    curves; loss_TERM.pdf, .png
+                    results-SET/          images of --save_results
+
+Files are replaced whole: a run that is stopped at any instant leaves a state that it can go on from.
+"""
+
+import contextlib
+import json
+import math
+import os
+import random
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from errors import InputError
+from model.weights import load_exactly, load_file, read_weights
+
+MARKER = "# An experiment of this program. `python src/main.py --load NAME` goes on with these flags."
+# Flags of a state: a run that goes on from it cannot change them.
+FIXED = ("model", "scale", "n_resblocks", "n_resgroups", "n_feats", "res_scale", "reduction", "n_colors", "rgb_range")
+FIXED += ("nlsn_n_hashes", "nlsn_chunk_size", "optimizer")
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """Open a temporary file that takes the place of `path` when all is written; on an error `path` stays as it was.
+
+    Raises:
+        InputError: it cannot be written: disk full, no permission.
+    """
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(partial, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except (OSError, RuntimeError) as error:  # torch.save gives RuntimeError for a full disk
+        kept = " (the former file is whole)" if path.exists() else ""
+        raise InputError(f"{path}: cannot be written: {error}{kept}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def save_tensors(path, value):
+    """Save a dict of tensors and plain values with torch.save, whole or not at all."""
+    with replacing(path) as file:
+        torch.save(value, file)
+
+
+def random_states():
+    """Give the states of all generators that training draws from."""
+    kind, keys, *rest = np.random.get_state()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [kind, keys.tolist(), *rest],
+        "python": list(random.getstate()),
+    }
+
+
+def set_random_states(states):
+    """Put the generators back into the states that `random_states` gave."""
+    torch.set_rng_state(states["torch"])
+    if states["cuda"] and torch.cuda.device_count() == len(states["cuda"]):
+        torch.cuda.set_rng_state_all(states["cuda"])
+    kind, keys, *rest = states["numpy"]
+    np.random.set_state((kind, np.array(keys, np.uint32), *rest))
+    version, internal, gauss = states["python"]
+    random.setstate((version, tuple(internal), gauss))
+
+
+def _plain(number):
+    """Give a number as JSON has it: null for nan and infinity."""
+    return number if number is not None and math.isfinite(number) else None
+
+
+class Checkpoint:
+    """The experiment of a run. Nothing is written before `open`, so that bad input leaves no trace."""
+
+    def __init__(self, args):
+        """Find out what is there.
+
+        Raises:
+            InputError: the experiment to resume lacks the state, or a new one would overwrite another.
+        """
+        self.args = args
+        self.dir = Path(args.dir_experiment) / args.save
+        self.models = self.dir / "model"
+        self.metrics = []  # lines of metrics.jsonl
+        self.best = {"psnr": None, "epoch": 0}
+        self._early = []  # lines logged before the folder is there
+        self._log = None
+        if args.reset and self.dir.exists() and any(self.dir.iterdir()) and not self._is_experiment():
+            raise InputError(f"--reset: {self.dir} is not empty and no experiment of this program: it was left as it is")
+        occupied = self._state_file().is_file() and not args.reset and args.resume == 0 and not args.test_only
+        if occupied and not args.load:
+            raise InputError(
+                f"{self.dir} holds a trained model: --load {args.save} goes on with it, --reset empties it first, "
+                "another --save keeps both"
+            )
+        if args.resume != 0 and not args.reset:
+            self._require_resumable()
+
+    def _is_experiment(self):
+        config = self.dir / "config.txt"
+        return config.is_file() and config.read_text(encoding="utf-8", errors="replace").startswith(MARKER[:20])
+
+    def _state_file(self, epoch=None):
+        return self.models / ("state.pt" if epoch is None else f"state_{epoch}.pt")
+
+    def _require_resumable(self):
+        epoch = self.args.resume
+        needed = self.models / ("model_latest.pt" if epoch == -1 else f"model_{epoch}.pt")
+        if not self.args.test_only and epoch == -1:
+            needed = self._state_file()
+        if not needed.is_file():
+            have = sorted(int(p.stem[6:]) for p in self.models.glob("model_*.pt") if p.stem[6:].isdigit())
+            kept = f"; epochs kept there: {', '.join(map(str, have))}" if have else ""
+            raise InputError(f"--resume {epoch}: no such file: {needed}{kept}")
+
+    def open(self, config_lines):
+        """Make the folder, or empty it with --reset, and write the flags of a training run into it."""
+        if self.args.reset and self.dir.exists():
+            shutil.rmtree(self.dir)
+        self.models.mkdir(parents=True, exist_ok=True)
+        config = self.dir / "config.txt"
+        if not (self.args.test_only and config.exists()):
+            with replacing(config) as file:
+                file.write("\n".join([MARKER, *config_lines, ""]).encode())
+        self._log = open(self.dir / "log.txt", "a", encoding="utf-8")  # noqa: SIM115 (open as long as the run)
+        self._log.write("\n".join([time.strftime("%Y-%m-%d %H:%M:%S"), *self._early, ""]))
+        self._log.flush()
+        self.metrics = self._read_metrics()
+
+    def log(self, text):
+        """Print a line, above a progress bar if there is one, and write it to log.txt."""
+        tqdm.write(str(text), file=sys.stdout)
+        sys.stdout.flush()
+        if self._log is None:
+            self._early.append(str(text))
+        else:
+            self._log.write(f"{text}\n")
+            self._log.flush()
+
+    def _read_metrics(self):
+        path, lines = self.dir / "metrics.jsonl", []
+        if path.is_file():
+            for text in path.read_text(encoding="utf-8").splitlines():
+                with contextlib.suppress(json.JSONDecodeError):  # a line that was cut by a crash
+                    lines.append(json.loads(text))
+        return lines
+
+    def record(self, line):
+        """Append a dict to metrics.jsonl."""
+        line = {key: _plain(value) if isinstance(value, float) else value for key, value in line.items()}
+        self.metrics.append(line)
+        with open(self.dir / "metrics.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def forget_after(self, epoch):
+        """Remove the metrics of epochs after the one that is gone on from."""
+        self.metrics = [line for line in self.metrics if line["epoch"] <= epoch]
+        with replacing(self.dir / "metrics.jsonl") as file:
+            file.write("".join(json.dumps(line) + "\n" for line in self.metrics).encode())
+
+    def best_of(self, dataset, scale):
+        """Give (psnr, epoch) of the best test of a set at a scale, or None."""
+        tests = [line for line in self.metrics if line.get("dataset") == dataset and line["scale"] == scale]
+        rated = [(line["psnr"], line["epoch"]) for line in tests if line["psnr"] is not None]
+        return max(rated, key=lambda item: item[0], default=None)
+
+    def judge(self, psnr, epoch):
+        """Keep the best mean PSNR over all test sets and scales; tell whether this epoch is it."""
+        if psnr is None or not math.isfinite(psnr):
+            return False
+        better = self.best["psnr"] is None or psnr > self.best["psnr"]
+        if better:
+            self.best = {"psnr": psnr, "epoch": epoch}
+        return better
+
+    def save(self, epoch, tested, state, is_best):
+        """Write the weights and, last of all, the state.
+
+        Args:
+            epoch: the epoch that is done; 0 before the first.
+            tested: state_dict of the network as it is tested (the average, with --use_ema).
+            state: dict of all else that the next step depends on, the trained weights included.
+            is_best: also write model_best.pt.
+        """
+        tested = {name: value.detach().cpu() for name, value in tested.items()}
+        save_tensors(self.models / "model_latest.pt", tested)
+        if is_best:
+            save_tensors(self.models / "model_best.pt", tested)
+        fixed = {name: getattr(self.args, name) for name in FIXED}
+        state = {**state, "epoch": epoch, "best": self.best, "random": random_states(), "fixed": fixed}
+        if self.args.save_models and epoch:
+            save_tensors(self.models / f"model_{epoch}.pt", tested)
+            save_tensors(self._state_file(epoch), state)
+        save_tensors(self._state_file(), state)
+
+    def draw(self):
+        """Draw the curves of all epochs so far."""
+        from plot import draw_curves  # matplotlib takes a second to load, which a test can save
+
+        draw_curves(self.dir, self.metrics)
+
+    def load_weights(self, net):
+        """Load the weights that --resume names into the network, for a test; give their epoch."""
+        path = self.models / ("model_latest.pt" if self.args.resume == -1 else f"model_{self.args.resume}.pt")
+        load_exactly(net, read_weights(path), path)
+        self.log(f"Weights from {path}")
+        if self.args.resume > 0:
+            return self.args.resume
+        state = self._state_file()
+        return load_file(state)["epoch"] if state.is_file() else 0
+
+    def load_state(self, net):
+        """Load the trained weights that --resume names into the network and give the state to go on from.
+
+        Returns:
+            dict as given to `save`, with `epoch`; None where the weights of an epoch are kept but not its state.
+
+        Raises:
+            InputError: the state is broken or of another architecture.
+        """
+        epoch = self.args.resume
+        path = self._state_file() if epoch == -1 else self._state_file(epoch)
+        if not path.is_file():
+            weights = self.models / f"model_{epoch}.pt"
+            load_exactly(net, read_weights(weights), weights)
+            self.log(f"WARNING: {path} is missing: going on from the weights of epoch {epoch} with a new optimizer")
+            return None
+        state = load_file(path)
+        if not isinstance(state, dict) or not {"net", "optimizer", "epoch", "random"} <= set(state):
+            raise InputError(f"{path} is no training state of this program")
+        changed = [f"--{name} {value}" for name, value in state["fixed"].items() if getattr(self.args, name) != value]
+        if changed:
+            raise InputError(f"{path} was trained with other flags, which cannot be changed: {' '.join(changed)}")
+        load_exactly(net, state["net"], path)
+        set_random_states(state["random"])
+        self.best = state["best"]
+        return state

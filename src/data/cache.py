@@ -1,0 +1,95 @@
+"""Decoded training images on disk, one uncompressed .npy file each, so that a patch is read without the whole image.
+
+The name of a cache file holds size and time of its source, so a changed source is decoded anew; files are written under
+another name and then moved, so that a half-written one is never seen.
+"""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from data.image import read_image
+from data.resize import downsample
+from errors import InputError, bullet_list
+
+VERSION = 1  # raise it when `read_image` or `downsample` gives other pixels
+
+
+def _cache_path(folder, source):
+    stat = source.stat()
+    return folder / f"{source.name}.{VERSION}-{stat.st_size:x}-{stat.st_mtime_ns:x}.npy"
+
+
+def _write(path, image):
+    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(partial, "wb") as file:
+            np.lib.format.write_array(file, image, allow_pickle=False)
+        os.replace(partial, path)
+    except OSError as error:
+        raise InputError(f"{path}: the cache cannot be written ({error}); --dir_cache takes another folder") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _remove_stale(folder, current):
+    """Remove cache files of sources that are among `current` in an older state, and leftovers of a killed run."""
+    sources = {name.rsplit(".", 2)[0] for name in current}
+    for path in folder.iterdir():
+        old = path.suffix == ".npy" and path.name not in current and path.name.rsplit(".", 2)[0] in sources
+        if old or (path.suffix == ".part" and not _is_running(path)):
+            path.unlink(missing_ok=True)
+
+
+def _is_running(partial):
+    try:
+        os.kill(int(partial.name.split(".")[-2]), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def decoded(sources, folder, shrink=None, renew=False, title="decoding"):
+    """Give the cache file of each image, made where it is missing or older than its source.
+
+    Args:
+        sources: list of image paths, each with a name of its own.
+        folder: the cache folder of these images; made where it is missing.
+        shrink: None, or the integer scale by which images are downsampled before they are kept.
+        renew: make every file anew.
+        title: text of the progress bar.
+
+    Returns:
+        list of paths of .npy files: (H, W, C) arrays, uint8 or uint16.
+
+    Raises:
+        InputError: images that cannot be read (all of them are named), or a cache that cannot be written.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be made ({error}); --dir_cache takes another folder") from error
+    targets = [_cache_path(folder, source) for source in sources]
+    todo = [(s, t) for s, t in zip(sources, targets, strict=True) if renew or not t.is_file()]
+    _remove_stale(folder, {target.name for target in targets})
+
+    def make(job):
+        source, target = job
+        try:
+            image = read_image(source)
+            _write(target, downsample(image, shrink) if shrink else image)
+        except ValueError as error:
+            return str(error) if str(source) in str(error) else f"{source}: {error}"
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        bar = tqdm(pool.map(make, todo), total=len(todo), desc=title, unit="image", disable=None if todo else True)
+        errors = [error for error in bar if error]
+    if errors:
+        raise InputError(f"{len(errors)} images cannot be used:" + bullet_list(errors))
+    return targets

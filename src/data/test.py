@@ -1,0 +1,68 @@
+"""Test images: whole, with ground truth or without."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from data.image import image_size, read_image, to_channels, to_tensor
+from data.layout import WITHOUT_TRUTH, find_pairs, layout, list_images
+from data.resize import downsample
+from data.train import common_size
+
+
+class TestImage(NamedTuple):
+    """One test image: lr (C,h,w) and hr (C,h*scale,w*scale) or None, white at 255, uint8 or float32; name without ending."""
+
+    __test__ = False  # not a test of pytest's
+
+    lr: torch.Tensor
+    hr: torch.Tensor | None
+    name: str
+
+
+class TestSet:
+    """The images of one test set at one scale, decoded when they are asked for."""
+
+    __test__ = False
+
+    def __init__(self, name, scale, pairs, n_colors=3, benchmark=True):
+        """Keep the pairs of paths (HR or None, LR or None) and check from the files' headers that sizes match."""
+        self.name, self.scale, self.pairs, self.n_colors, self.benchmark = name, scale, pairs, n_colors, benchmark
+        for hr, lr in pairs:
+            if hr is not None and lr is not None:
+                common_size(image_size(hr), image_size(lr), scale, (hr, lr))
+
+    def __len__(self):
+        return len(self.pairs)
+
+    def __getitem__(self, index):
+        hr_path, lr_path = self.pairs[index]
+        if hr_path is None:
+            return TestImage(self._tensor(read_image(lr_path)), None, lr_path.stem)
+        hr = read_image(hr_path)
+        lr = downsample(hr, self.scale) if lr_path is None else read_image(lr_path)
+        height, width = common_size(hr.shape[:2], lr.shape[:2], self.scale, (hr_path, lr_path or hr_path))
+        hr = hr[: height * self.scale, : width * self.scale]
+        return TestImage(self._tensor(lr[:height, :width]), self._tensor(hr), hr_path.stem)
+
+    def _tensor(self, image):
+        return to_tensor(to_channels(image, self.n_colors))
+
+
+def build_test_sets(args, data_range):
+    """Make a TestSet for each of --data_test at each of --scale.
+
+    Raises:
+        InputError: see `find_pairs` and `common_size`.
+    """
+    sets = []
+    for name in args.data_test:
+        for scale in args.scale:
+            if name in WITHOUT_TRUTH:
+                own = Path(args.testpath, args.testset, f"x{scale}") if name == "MyImage" else Path(args.dir_demo)
+                pairs = [(None, path) for path in list_images(own)]
+            else:
+                pairs = find_pairs(args.dir_data, name, scale, data_range)
+            sets.append(TestSet(name, scale, pairs, args.n_colors, layout(name).benchmark))
+    return sets

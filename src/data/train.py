@@ -1,0 +1,180 @@
+"""Training patches, drawn at random from pairs of HR and LR images.
+
+What a sample is depends on (seed, epoch, index) alone: neither the number of workers nor a stop in between changes it.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from data.cache import decoded
+from data.image import image_size, read_image, to_channels, to_tensor
+from data.layout import find_pairs
+from data.resize import downsample
+from errors import InputError
+
+
+class Batch(NamedTuple):
+    """Patches of one training step: lr (B,C,h,w) and hr (B,C,h*scale,w*scale) with white at 255, uint8 or float32."""
+
+    lr: torch.Tensor
+    hr: torch.Tensor
+    names: list
+    scale: int
+
+
+def collate(samples):
+    """Make a Batch of samples (lr, hr, name, scale); 8-bit and other samples mixed become float32."""
+    lr, hr, names, scales = zip(*samples, strict=True)
+    if len({t.dtype for t in (*lr, *hr)}) > 1:
+        lr, hr = [t.float() for t in lr], [t.float() for t in hr]
+    return Batch(torch.stack(list(lr)), torch.stack(list(hr)), list(names), scales[0])
+
+
+def common_size(hr_size, lr_size, scale, names):
+    """Give the LR size (h, w) that both images of a pair cover.
+
+    HR may be up to scale - 1 pixels larger than LR x scale, or smaller, as MATLAB rounds LR sizes up.
+
+    Raises:
+        InputError: the sizes do not belong together; names = (hr, lr) are in the message.
+    """
+    if any(abs(h - low * scale) >= scale for h, low in zip(hr_size, lr_size, strict=True)):
+        (hh, hw), (lh, lw) = hr_size, lr_size
+        raise InputError(f"sizes do not match at scale {scale}: {names[0]} is {hw}x{hh}, {names[1]} is {lw}x{lh}")
+    return tuple(min(low, h // scale) for h, low in zip(hr_size, lr_size, strict=True))
+
+
+def fetch(image):
+    """Give an image as an (H, W, C) array: an array as it is, a .npy file mapped into memory, an image file decoded."""
+    if isinstance(image, np.ndarray):
+        return image
+    if image.suffix == ".npy":
+        return np.load(image, mmap_mode="r", allow_pickle=False)
+    return read_image(image)
+
+
+def _size(image):
+    if isinstance(image, np.ndarray) or image.suffix == ".npy":
+        return fetch(image).shape[:2]
+    return image_size(image)
+
+
+class TrainSet(Dataset):
+    """Random patches of all training sets and scales; indexed by (epoch, index, number of the scale)."""
+
+    def __init__(self, pairs, scales, patch_size, n_colors=3, augment=True, seed=1):
+        """Check that pairs belong together and are not smaller than the patch.
+
+        Args:
+            pairs: for each scale, a list of (HR, LR, name): arrays or paths of image or .npy files; LR may be None.
+            scales: list of int.
+            patch_size: side of the HR patch in pixels; cut to a multiple of the scale.
+            n_colors: 3 or 1.
+            augment: flip and transpose at random.
+            seed: int from 0.
+
+        Raises:
+            InputError: sizes of a pair do not match, or an image is smaller than the patch.
+        """
+        self.pairs, self.scales, self.n_colors, self.augment, self.seed = pairs, scales, n_colors, augment, seed
+        self.lr_patch = [patch_size // scale for scale in scales]
+        self._order = (None, None)
+        for scale, side, triples in zip(scales, self.lr_patch, pairs, strict=True):
+            for hr, lr, name in triples:
+                size = _size(hr)
+                lr_size = tuple(s // scale for s in size) if lr is None else _size(lr)
+                names = [getattr(image, "name", name) if not isinstance(image, Path) else image for image in (hr, lr)]
+                if min(common_size(size, lr_size, scale, names)) < side:
+                    width, height = size[1], size[0]
+                    need = side * scale
+                    raise InputError(
+                        f"{name} is {width}x{height} pixels: smaller than the patch of {need}x{need} (--patch_size)"
+                    )
+
+    def __len__(self):
+        return len(self.pairs[0])
+
+    def _image_number(self, epoch, index):
+        """Every image once, in an order of its own for each pass over the set."""
+        turn, position = divmod(index, len(self))
+        if self._order[0] != (epoch, turn):
+            rng = np.random.default_rng([self.seed, epoch, turn, 0])
+            self._order = ((epoch, turn), rng.permutation(len(self)))
+        return self._order[1][position]
+
+    def __getitem__(self, key):
+        epoch, index, scale_number = key
+        scale, side = self.scales[scale_number], self.lr_patch[scale_number]
+        hr_source, lr_source, name = self.pairs[scale_number][self._image_number(epoch, index)]
+        rng = np.random.default_rng([self.seed, epoch, index, 1])
+        hr = fetch(hr_source)
+        lr = downsample(hr, scale) if lr_source is None else fetch(lr_source)
+        height, width = common_size(hr.shape[:2], lr.shape[:2], scale, (name, name))
+        y, x = rng.integers(height - side + 1), rng.integers(width - side + 1)
+        lr = lr[y : y + side, x : x + side]
+        hr = hr[y * scale : (y + side) * scale, x * scale : (x + side) * scale]
+        lr, hr = to_channels(lr, self.n_colors), to_channels(hr, self.n_colors)
+        if self.augment:
+            flip_y, flip_x, transpose = rng.random(3) < 0.5
+            lr, hr = (_turn(image, flip_y, flip_x, transpose) for image in (lr, hr))
+        return to_tensor(lr), to_tensor(hr), name, scale
+
+
+def _turn(image, flip_y, flip_x, transpose):
+    image = image[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
+    return image.swapaxes(0, 1) if transpose else image
+
+
+class EpochSampler(Sampler):
+    """Keys of the batches of one epoch; each batch has one scale. Call `set_epoch` before each epoch."""
+
+    def __init__(self, batches, batch_size, n_scales=1, seed=1):
+        self.batches, self.batch_size, self.n_scales, self.seed = batches, batch_size, n_scales, seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch):
+        """Choose the epoch, from 1, whose keys are given next."""
+        self.epoch = epoch
+
+    def __len__(self):
+        return self.batches
+
+    def __iter__(self):
+        numbers = np.random.default_rng([self.seed, self.epoch, 2]).integers(self.n_scales, size=self.batches)
+        for batch, number in enumerate(numbers.tolist()):
+            yield [(self.epoch, batch * self.batch_size + i, number) for i in range(self.batch_size)]
+
+
+def _cached(args, name, scale, found):
+    """Replace the paths of a set by their decoded images, made where they are missing."""
+    root = Path(args.dir_cache or Path(args.dir_data) / "cache") / name
+    renew = args.ext == "sep_reset"
+    hr_paths = [hr for hr, _ in found]
+    hr = decoded(hr_paths, root / "HR", renew=renew, title=f"{name} HR")
+    if found[0][1] is None:
+        lr = decoded(hr_paths, root / f"LR_made/X{scale}", shrink=scale, renew=renew, title=f"{name} LR x{scale}")
+    else:
+        lr = decoded([lr for _, lr in found], root / f"LR/X{scale}", renew=renew, title=f"{name} LR x{scale}")
+    if args.ext == "bin":
+        hr, lr = ([np.load(path, allow_pickle=False) for path in paths] for paths in (hr, lr))
+    return zip(hr, lr, strict=True)
+
+
+def build_train_set(args, data_range, log=print):
+    """Make the TrainSet of --data_train at --scale; see `TrainSet` and `find_pairs` for what may be raised."""
+    pairs = []
+    for scale in args.scale:
+        triples = []
+        for name in args.data_train:
+            found = find_pairs(args.dir_data, name, scale, data_range)
+            if found[0][1] is None:
+                log(f"{name}: no LR images of scale {scale}, made by bicubic downsampling")
+            names = [str(hr) for hr, _ in found]
+            images = found if args.ext == "img" else _cached(args, name, scale, found)
+            triples += [(hr, lr, file) for (hr, lr), file in zip(images, names, strict=True)]
+        pairs.append(triples)
+    return TrainSet(pairs, args.scale, args.patch_size, args.n_colors, not args.no_augment, args.seed)

@@ -1,0 +1,65 @@
+"""The networks. A new one is a file with `make_model(args) -> nn.Module` and one line in `NETWORKS`."""
+
+import importlib
+
+import torch
+from torch import nn
+
+from errors import InputError
+
+# name for --model: module with make_model(args)
+NETWORKS = {
+    "EDSR": "model.edsr",
+    "RCAN": "model.rcan",
+    "HAN": "model.han",
+    "NLSN": "model.nlsn",
+    "Bicubic": "model.bicubic",
+}
+
+
+def build_network(args):
+    """Build the network that --model names, in channels_last memory format, which convolutions are fastest in.
+
+    Raises:
+        InputError: several scales for a network of one scale, or a scale that it has not.
+    """
+    try:
+        net = importlib.import_module(NETWORKS[args.model]).make_model(args)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    if len(args.scale) > 1 and not is_multi_scale(net):
+        scales = "+".join(map(str, args.scale))
+        raise InputError(f"--scale {scales}: {args.model} is a network of one scale")
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            module.to(memory_format=torch.channels_last)
+    return net
+
+
+def is_multi_scale(net):
+    """Tell whether the network takes the scale as a second argument of forward."""
+    return getattr(net, "multi_scale", False)
+
+
+def data_parallel(net, n_gpus):
+    """Spread the batches of a network over GPUs; the network itself where one is asked for or it is not on CUDA."""
+    on_cuda = any(p.is_cuda for p in net.parameters())
+    if n_gpus == 1 or not on_cuda:
+        return net
+    if n_gpus > torch.cuda.device_count():
+        raise InputError(f"--n_GPUs {n_gpus}: there are {torch.cuda.device_count()}")
+    return nn.DataParallel(net, list(range(n_gpus)))
+
+
+def count_parameters(net):
+    """Count the trainable parameters."""
+    return sum(p.numel() for p in net.parameters() if p.requires_grad)
+
+
+def choose_device(cpu):
+    """Give the best device at hand: cuda, mps, else the CPU; the CPU if `cpu`."""
+    if not cpu and torch.cuda.is_available():
+        return torch.device("cuda")
+    if not cpu and torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")

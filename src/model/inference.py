@@ -1,0 +1,132 @@
+"""Running a network on whole images: in tiles, and as the mean over flips and transposes."""
+
+import contextlib
+
+import torch
+
+from model import is_multi_scale
+
+
+def _spans(length, tile, overlap):
+    """Cover `length` by spans of at most `tile` pixels, each sharing at least `overlap` pixels with the next."""
+    if length <= tile:
+        return [(0, length)]
+    count = -(-(length - overlap) // (tile - overlap))
+    starts = [round(i * (length - tile) / (count - 1)) for i in range(count)]
+    return [(start, start + tile) for start in starts]
+
+
+def _ramp(span, previous_end, next_start, scale, like):
+    """Weights of a span's output pixels along one axis: 1, falling to 0 towards each neighbour.
+
+    Of the pixels shared with a neighbour, the quarter at the span's own edge, which sees least around it, counts nothing;
+    the weights of both spans sum to 1 over the half in the middle.
+    """
+    start, end = span[0] * scale, span[1] * scale
+    position = torch.arange(start, end, device=like.device, dtype=like.dtype) + 0.5
+    weight = torch.ones_like(position)
+    if previous_end is not None:
+        shared = previous_end * scale - start
+        weight = torch.minimum(weight, (position - start - shared / 4) / (shared / 2))
+    if next_start is not None:
+        shared = end - next_start * scale
+        weight = torch.minimum(weight, (end - shared / 4 - position) / (shared / 2))
+    return weight.clamp(0, 1)
+
+
+def _ramps(spans, scale, like):
+    ends = [None] + [span[1] for span in spans[:-1]]
+    starts = [span[0] for span in spans[1:]] + [None]
+    return [_ramp(span, end, start, scale, like) for span, end, start in zip(spans, ends, starts, strict=True)]
+
+
+def forward_tiled(forward, lr, scale, tile, overlap):
+    """Super-resolve in tiles that are blended where they overlap, in memory that depends on the tile alone.
+
+    Args:
+        forward: maps (B, C, h, w) to (B, C, h*scale, w*scale).
+        lr: (B, C, H, W).
+        scale: int.
+        tile: side of a tile, LR pixels.
+        overlap: LR pixels that neighbouring tiles share, less than half of `tile`. The result is that of the whole image
+            where a quarter of it covers the receptive field.
+
+    Returns:
+        (B, C, H*scale, W*scale) on the device of lr.
+    """
+    if max(lr.shape[2:]) <= tile:
+        return forward(lr)
+    batch, colors, height, width = lr.shape
+    rows, columns = _spans(height, tile, overlap), _spans(width, tile, overlap)
+    sr = lr.new_zeros(batch, colors, height * scale, width * scale, dtype=torch.float32)
+    row_ramps, column_ramps = _ramps(rows, scale, sr), _ramps(columns, scale, sr)
+    for (top, bottom), row_ramp in zip(rows, row_ramps, strict=True):
+        for (left, right), column_ramp in zip(columns, column_ramps, strict=True):
+            part = forward(lr[:, :, top:bottom, left:right]).float()
+            part *= row_ramp[:, None] * column_ramp
+            sr[:, :, top * scale : bottom * scale, left * scale : right * scale] += part
+    return sr
+
+
+def transforms():
+    """The 8 flips and transposes of the last two axes, each with its inverse."""
+    for flips in ((), (2,), (3,), (2, 3)):
+        for transpose in (False, True):
+
+            def apply(x, flips=flips, transpose=transpose):
+                x = x.flip(flips) if flips else x
+                return x.transpose(2, 3) if transpose else x
+
+            def undo(x, flips=flips, transpose=transpose):
+                x = x.transpose(2, 3) if transpose else x
+                return x.flip(flips) if flips else x
+
+            yield apply, undo
+
+
+class Upscaler:
+    """A network with the ways of running it that the flags choose: tiles, self-ensemble, half precision."""
+
+    def __init__(self, net, *, chop=False, tile=192, overlap=64, self_ensemble=False, half=False, log=print):
+        self.net, self.chop, self.tile, self.overlap = net, chop, tile, overlap
+        self.self_ensemble, self.half, self.log = self_ensemble, half, log
+
+    def __call__(self, lr, scale):
+        """Super-resolve lr (B, C, H, W) in [0, rgb_range] to float32 (B, C, H*scale, W*scale)."""
+        if not self.self_ensemble:
+            return self._once(lr, scale)
+        total = 0
+        for apply, undo in transforms():  # one at a time: the memory of one
+            total = total + undo(self._once(apply(lr).contiguous(), scale))
+        return total / 8
+
+    def _once(self, lr, scale):
+        while True:
+            try:
+                if self.chop:
+                    return forward_tiled(lambda x: self._forward(x, scale), lr, scale, self.tile, self.overlap)
+                return self._forward(lr, scale)
+            except torch.OutOfMemoryError:
+                self._shrink(lr)
+
+    def _shrink(self, lr):
+        """Halve the tile after the accelerator ran out of memory; give up below 32 pixels."""
+        tile = min(self.tile, max(lr.shape[2:])) // 2
+        if tile < 32:
+            raise
+        self.chop, self.tile, self.overlap = True, tile, min(self.overlap, tile // 2 - 1)
+        torch.cuda.empty_cache()
+        self.log(f"out of memory: going on in tiles of {tile} pixels, {self.overlap} shared (--chop_size, --chop_overlap)")
+
+    def _forward(self, lr, scale):
+        lr = lr.contiguous(memory_format=torch.channels_last)
+        with autocast(lr.device, self.half):
+            sr = self.net(lr, scale) if is_multi_scale(self.net) else self.net(lr)
+        return sr.float()
+
+
+def autocast(device, half):
+    """Autocast context of --precision half: float16 on CUDA, bfloat16 elsewhere; nothing for single precision."""
+    if not half:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, torch.float16 if device.type == "cuda" else torch.bfloat16)

@@ -1,0 +1,178 @@
+"""Reading weights: checkpoints of this program, of the published repositories, and EDSR's downloads."""
+
+import pickle
+import re
+from pathlib import Path
+
+import torch
+
+from errors import InputError, bullet_list
+from model.common import DIV2K_MEAN
+
+WRAPPERS = ("params_ema", "params", "state_dict", "model")
+
+# (EDSR of 32 blocks of 256 features?, scale): file name; the eight digits are the start of its sha256
+EDSR_URL = "https://cv.snu.ac.kr/research/EDSR/models/"
+EDSR_FILES = {
+    (False, 2): "edsr_baseline_x2-1bc95232.pt",
+    (False, 3): "edsr_baseline_x3-abf2a44e.pt",
+    (False, 4): "edsr_baseline_x4-6b446fab.pt",
+    (True, 2): "edsr_x2-0edfb8a3.pt",
+    (True, 3): "edsr_x3-ea3ef2c6.pt",
+    (True, 4): "edsr_x4-4f62e9ef.pt",
+}
+
+
+def load_file(path, what="checkpoint"):
+    """Load a file of tensors onto the CPU. No code in it is run (weights_only).
+
+    Raises:
+        InputError: the file is missing, broken, or holds anything but tensors and plain values.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{what}: no such file: {path}")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{what} {path}: holds more than tensors and plain values, or is no checkpoint; it was not loaded, "
+            "since such a file can run code"
+        ) from error
+    except Exception as error:  # torch.load raises anything from EOFError to KeyError for a broken file
+        raise InputError(f"{what} {path}: cannot be read, it is broken or no checkpoint ({type(error).__name__})") from error
+
+
+def read_weights(path):
+    """Read a state_dict: plain, or wrapped in 'params_ema', 'params', 'state_dict' or 'model', with or without 'module.'.
+
+    Raises:
+        InputError: see `load_file`; also a file without named tensors.
+    """
+    state = load_file(path)
+    for key in WRAPPERS:
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+            break
+    if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise InputError(f"checkpoint {path}: holds no state_dict of tensors")
+    if all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): value for name, value in state.items()}
+    return state
+
+
+def _differences(net, state):
+    """List names of another shape, then those that are missing, then those left over."""
+    own = net.state_dict()
+    differ = [name for name in own if name in state and own[name].shape != state[name].shape]
+    lines = [f"{name}: {tuple(state[name].shape)}, the network has {tuple(own[name].shape)}" for name in differ]
+    lines += [f"{name}: missing, the network has {tuple(own[name].shape)}" for name in own if name not in state]
+    lines += [f"{name}: {tuple(state[name].shape)}, the network has none" for name in state if name not in own]
+    return lines
+
+
+def fitting_flags(state):
+    """Read the flags off the names and shapes of a checkpoint, as far as they show; {} for an unknown network."""
+    head = state.get("head.0.weight")
+    if head is None or head.dim() != 4:
+        return {}
+    names = "\n".join(state)
+    flags = {"n_feats": head.shape[0], "n_colors": head.shape[1]}
+    steps = re.findall(r"^tail\.0\.\d+\.weight$", names, re.M)
+    if steps:
+        three = state[steps[0]].shape[0] == 9 * head.shape[0]
+        flags["scale"] = 3 if three else 2 ** len(steps)
+    grouped = re.findall(r"^body\.(\d+)\.body\.(\d+)\.body\.0\.weight$", names, re.M)
+    if grouped:
+        flags["model"] = "HAN" if "la.gamma" in state else "RCAN"
+        flags["n_resgroups"] = len({group for group, _ in grouped})
+        flags["n_resblocks"] = len({block for _, block in grouped})
+        squeeze = state.get("body.0.body.0.body.3.conv_du.0.weight")
+        if squeeze is not None:
+            flags["reduction"] = head.shape[0] // squeeze.shape[0]
+    else:
+        flags["model"] = "NLSN" if "conv_match" in names else "EDSR"
+        flags["n_resblocks"] = len(re.findall(r"^body\.\d+\.body\.0\.weight$", names, re.M))
+    mean = state.get("sub_mean.bias")
+    if mean is not None and len(mean) == 3:
+        flags["rgb_range"] = round(-float(mean[0]) / DIV2K_MEAN[0])
+    return flags
+
+
+def _mismatch(path, state, lines):
+    flags = " ".join(f"--{name} {value}" for name, value in fitting_flags(state).items())
+    hint = f"\nflags that would fit it: {flags}" if flags else ""
+    return InputError(f"checkpoint {path} does not fit the network:" + bullet_list(lines, 8) + hint)
+
+
+def _check_range(net, state, path):
+    """A checkpoint carries its mean colour, and with it the rgb_range that it was trained in."""
+    own, other = net.state_dict().get("sub_mean.bias"), state.get("sub_mean.bias")
+    if own is None or other is None or own.shape != other.shape:
+        return
+    if not torch.allclose(own.cpu(), other.float(), rtol=1e-3, atol=0):
+        raise _mismatch(path, state, [f"sub_mean.bias: {other.tolist()}, the network has {own.tolist()} (--rgb_range)"])
+
+
+def load_exactly(net, state, path):
+    """Load a state_dict of which every name and shape must fit.
+
+    Raises:
+        InputError: lists the first differences with both shapes, and the flags that would fit.
+    """
+    lines = _differences(net, state)
+    if lines:
+        raise _mismatch(path, state, lines)
+    _check_range(net, state, path)
+    net.load_state_dict(state)
+
+
+def load_fitting(net, state, path, log):
+    """Load what fits of a state_dict, e.g. of another scale, or of RCAN into HAN, and log what does not.
+
+    Raises:
+        InputError: less than half of the network's tensors fit: another network.
+    """
+    own = net.state_dict()
+    fits = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
+    lines = _differences(net, state)
+    if 2 * len(fits) < len(own):
+        raise _mismatch(path, state, lines)
+    _check_range(net, state, path)
+    net.load_state_dict(fits, strict=False)
+    log(f"Weights from {path}: {len(fits)} of {len(own)} tensors")
+    if lines:
+        log("not loaded:" + bullet_list(lines, 50))
+
+
+def download(args):
+    """Fetch the published EDSR weights of --scale into torch.hub's folder, checked by sha256; give the file's path.
+
+    Raises:
+        InputError: no published file for these flags, the machine is offline, or the file is another.
+    """
+    large = (args.n_resblocks, args.n_feats) == (32, 256)
+    name = EDSR_FILES.get((large, args.scale[0]))
+    small = (args.n_resblocks, args.n_feats) == (16, 64)
+    if args.model != "EDSR" or name is None or not (large or small):
+        raise InputError("--pre_train download: published are EDSR of 16 blocks of 64 and of 32 of 256 features, x2, x3, x4")
+    target = Path(torch.hub.get_dir()) / "checkpoints" / name
+    if not target.is_file():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        prefix = re.search(r"-([0-9a-f]{8})\.pt$", name)[1]
+        try:
+            torch.hub.download_url_to_file(EDSR_URL + name, str(target), hash_prefix=prefix)
+        except Exception as error:  # URLError, HTTPError, timeouts; RuntimeError for a wrong hash
+            raise InputError(f"{EDSR_URL + name}: cannot be downloaded ({error}); put the file at {target}") from error
+    return target
+
+
+def load_pre_train(args, net, log):
+    """Load --pre_train into the network: exactly for a test, what fits for training."""
+    path = download(args) if args.pre_train == "download" else args.pre_train
+    state = read_weights(path)
+    if args.test_only:
+        load_exactly(net, state, path)
+        log(f"Weights from {path}")
+    else:
+        load_fitting(net, state, path, log)

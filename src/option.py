@@ -1,0 +1,333 @@
+"""Every flag of the program. `parse_args(argv)` is all that other code calls.
+
+Values win in this order: the command line, the experiment named by --load, the preset named by --template, the default.
+All problems that can be seen without touching data are found here and reported in one message.
+"""
+
+import argparse
+import difflib
+import re
+import shlex
+from pathlib import Path
+
+from data.layout import DATASETS, WITHOUT_TRUTH, parse_ranges
+from errors import InputError, bullet_list
+from loss import LOSSES, parse_loss
+from model import NETWORKS
+from template import TEMPLATES
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+# Flags that belong to one call of the program and are not taken from the experiment that --load goes on with.
+PER_CALL = {"load", "save", "resume", "reset", "test_only", "save_results", "save_gt", "pre_train", "template"}
+PER_CALL |= {"cpu", "n_GPUs", "n_threads", "print_model", "dir_experiment"}
+
+
+class _Bad(str):
+    """A value that its flag cannot take, kept so that all bad values are reported together."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise InputError(message)
+
+
+def _checked(convert, expected):
+    """Make an argparse type that gives `_Bad(message)` where `convert` raises ValueError."""
+
+    def parse(text):
+        try:
+            return convert(text)
+        except ValueError:
+            return _Bad(f"{text!r} is not {expected}")
+
+    return parse
+
+
+def _number(kind, low=None, above=None):
+    def convert(text):
+        value = kind(text)
+        if value != value or (low is not None and value < low) or (above is not None and value <= above):
+            raise ValueError
+        return value
+
+    noun = "a whole number" if kind is int else "a number"
+    bound = f" of at least {low}" if low is not None else f" above {above}" if above is not None else ""
+    return _checked(convert, noun + bound)
+
+
+def _choice(names):
+    names = list(names)
+
+    def convert(text):
+        if text not in names:
+            raise ValueError
+        return text
+
+    return _checked(convert, f"one of {', '.join(names)}")
+
+
+def _truth(text):
+    return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
+
+
+def _switch_value(text):
+    try:
+        return _truth(text)
+    except KeyError:
+        return _Bad(f"{text!r} is not true or false")
+
+
+def _scales(text):
+    scales = [int(part) for part in text.split("+")]
+    if min(scales) < 1 or len(set(scales)) != len(scales):
+        raise ValueError
+    return scales
+
+
+def _names(text):
+    names = text.split("+")
+    if not all(names) or len(set(names)) != len(names):
+        raise ValueError
+    return names
+
+
+def _integers(separator, low):
+    def convert(text):
+        values = [int(part) for part in text.split(separator)]
+        if min(values) < low:
+            raise ValueError
+        return text  # kept as written; `integers` reads it
+
+    return convert
+
+
+def integers(text, separator):
+    """Read a list such as '200-400' or '2,4' as whole numbers."""
+    return [int(part) for part in text.split(separator)]
+
+
+COUNT = _number(int, low=1)
+WHOLE = _number(int, low=0)
+POSITIVE = _number(float, above=0)
+NOT_NEGATIVE = _number(float, low=0)
+
+
+def build_parser():
+    """Build the parser of all flags, grouped as they are shown by --help."""
+    parser = _Parser(
+        prog="main.py",
+        description="Train and test networks for single-image super-resolution.",
+        allow_abbrev=False,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+
+    def group(title):
+        add = parser.add_argument_group(title).add_argument
+
+        def flag(name, kind, default, text, **more):
+            add(f"--{name}", type=kind, default=default, help=text, **more)
+
+        def switch(name, text):
+            add(f"--{name}", nargs="?", type=_switch_value, const=True, default=False, metavar="true|false", help=text)
+
+        return flag, switch
+
+    flag, switch = group("run")
+    flag("template", _choice(TEMPLATES), None, f"preset: {', '.join(TEMPLATES)}")
+    flag("save", str, None, "name of the experiment, a folder under experiment/ (default: test)")
+    flag("load", str, None, "go on with this experiment, with its flags where none is given")
+    flag("resume", _number(int, low=-1), None, "-1: latest state, 0: none, N: that epoch (default: -1 with --load)")
+    switch("reset", "empty the folder of the experiment first")
+    switch("test_only", "test and stop")
+    flag("seed", WHOLE, 1, "seed of weights, patches and augmentation")
+    switch("cpu", "use the CPU even where an accelerator is at hand")
+    flag("n_GPUs", COUNT, 1, "number of GPUs")
+    flag("n_threads", WHOLE, 6, "worker processes that load data")
+    flag("precision", _choice(["single", "half"]), "single", "half: autocast, weights stay in single precision")
+    flag("dir_experiment", str, str(PROJECT / "experiment"), "folder of the experiments")
+    flag("exp_name", str, None, "name of the run in the log")
+    flag("proj_name", str, None, "name of the project in the log")
+
+    flag, switch = group("data")
+    flag("dir_data", str, str(PROJECT / "datasets"), "folder of the data sets")
+    flag("dir_cache", str, None, "folder of decoded training images (default: DIR_DATA/cache)")
+    flag("dir_demo", str, str(PROJECT / "test"), "folder of images for --data_test Demo")
+    flag("testpath", str, None, "folder of the sets of --data_test MyImage")
+    flag("testset", str, None, "name of the set of --data_test MyImage: images are in TESTPATH/TESTSET/xSCALE")
+    flag("data_train", _checked(_names, "names joined by +"), ["DIV2K"], "training sets, joined by +")
+    flag("data_test", _checked(_names, "names joined by +"), ["DIV2K"], "test sets, joined by +")
+    flag("data_range", str, "1-800/801-810", "DIV2K images to train on / to test on, by position")
+    flag("ext", _choice(["sep", "sep_reset", "bin", "img"]), "sep", "training images from: sep, the cache of decoded "
+         "images; sep_reset, the same made anew; bin, the cache held in memory; img, the files")  # fmt: skip
+    flag("scale", _checked(_scales, "scales joined by +"), [4], "scales, joined by +")
+    flag("patch_size", COUNT, 192, "side of an HR training patch, pixels")
+    flag("rgb_range", POSITIVE, 255.0, "value of white")
+    flag("n_colors", _number(int, low=1), 3, "3: RGB, 1: luma (Y of BT.601)")
+    switch("no_augment", "no random flips and transposes")
+
+    flag, switch = group("network")
+    flag("model", _choice(NETWORKS), "EDSR", "network")
+    flag("pre_train", str, None, "weights to start from: a file, or `download` for the published EDSR")
+    flag("n_resblocks", COUNT, 16, "residual blocks (of a group, for RCAN and HAN)")
+    flag("n_resgroups", COUNT, 10, "residual groups (RCAN, HAN)")
+    flag("n_feats", COUNT, 64, "feature channels")
+    flag("res_scale", POSITIVE, 1.0, "factor of a residual branch (EDSR, NLSN)")
+    flag("reduction", COUNT, 16, "channel reduction of channel attention (RCAN, HAN)")
+    flag("nlsn_n_hashes", COUNT, 4, "hash rounds (NLSN); also --n_hashes")
+    parser.add_argument("--n_hashes", dest="nlsn_n_hashes", type=COUNT, default=4, help=argparse.SUPPRESS)
+    flag("nlsn_chunk_size", COUNT, 144, "pixels in a chunk of attention (NLSN); also --chunk_size")
+    parser.add_argument("--chunk_size", dest="nlsn_chunk_size", type=COUNT, default=144, help=argparse.SUPPRESS)
+    switch("print_model", "print the network")
+
+    flag, switch = group("training")
+    flag("epochs", COUNT, 300, "epochs")
+    flag("test_every", COUNT, 1000, "iterations of an epoch")
+    flag("batch_size", COUNT, 16, "patches of a step")
+    flag("split_batch", COUNT, 1, "split a batch into this many parts to save memory")
+    flag("optimizer", _choice(["SGD", "ADAM", "RMSprop"]), "ADAM", "optimizer")
+    flag("lr", POSITIVE, 1e-4, "learning rate")
+    flag("momentum", NOT_NEGATIVE, 0.9, "momentum (SGD)")
+    flag("betas", NOT_NEGATIVE, [0.9, 0.999], "betas (ADAM)", nargs=2)
+    flag("epsilon", POSITIVE, 1e-8, "epsilon (ADAM, RMSprop)")
+    flag("weight_decay", NOT_NEGATIVE, 0.0, "weight decay")
+    flag("gclip", NOT_NEGATIVE, 0.0, "clip each gradient to [-GCLIP, GCLIP]; 0: no clipping")
+    flag("scheduler", _choice(["MileStone", "Cosine", "CosineRestart"]), "MileStone", "schedule of the learning rate")
+    flag("decay", _checked(_integers("-", 1), "epochs joined by -"), "200", "MileStone: epochs, joined by -")
+    flag("gamma", POSITIVE, 0.5, "MileStone: factor of the learning rate at each of them")
+    flag("cosine_tmax", COUNT, None, "epochs of a cosine cycle (default: all epochs; CosineRestart: a third)")
+    flag("cosine_etamin", NOT_NEGATIVE, 0.0, "smallest learning rate of a cosine cycle")
+    flag("cosine_restart_weight", POSITIVE, 1.0, "CosineRestart: factor of the learning rate of cycles 2 and 3")
+    switch("use_ema", "test and keep the exponential moving average of the weights (decay 0.99)")
+    flag("ema_iter", COUNT, 1, "steps between two updates of the average")
+    flag("skip_threshold", POSITIVE, 1e8, "skip a batch whose loss is above this many times the last epoch's mean")
+
+    flag, switch = group("loss")
+    flag("loss", str, "1*L1", f"WEIGHT*NAME joined by +. Names: {', '.join(LOSSES)}")
+
+    flag, switch = group("test and output")
+    switch("self_ensemble", "mean over the 8 flips and transposes")
+    switch("chop", "run large images in overlapping tiles")
+    flag("print_every", COUNT, 100, "steps between two lines of the training log")
+    switch("save_models", "keep the weights and the training state of every epoch")
+    switch("save_results", "save the SR images")
+    switch("save_gt", "save the LR and HR images beside them")
+    return parser
+
+
+def _read_config(folder):
+    """Give the flags that config.txt of an experiment holds, as argv."""
+    path = folder / "config.txt"
+    if not path.is_file():
+        raise InputError(f"--load {folder.name}: there is no experiment in {folder} (no config.txt)")
+    argv = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        words = shlex.split(line, comments=True)
+        if words and words[0].removeprefix("--") not in PER_CALL:
+            argv += words
+    return argv
+
+
+def config_lines(args):
+    """Give the flags of a run, one a line, in the form that `--load` reads back."""
+    for name, value in sorted(vars(args).items()):
+        if value is None or name in PER_CALL:
+            continue
+        if isinstance(value, (list, tuple)):
+            joined = "+".join(map(str, value)) if name != "betas" else None
+            text = shlex.quote(joined) if joined else " ".join(map(str, value))
+        else:
+            text = shlex.quote(str(value).lower() if isinstance(value, bool) else str(value))
+        yield f"--{name} {text}"
+
+
+def _bad_values(args):
+    for name, value in vars(args).items():
+        for part in value if isinstance(value, list) else [value]:
+            if isinstance(part, _Bad):
+                yield f"--{name}: {part}"
+
+
+def _problems(args):
+    """Give every problem that the flags show by themselves."""
+    bad = list(_bad_values(args))
+    yield from bad
+    broken = {line.split(":")[0] for line in bad}
+    try:
+        parse_loss(args.loss)
+    except InputError as error:
+        yield str(error)
+    try:
+        ranges = parse_ranges(args.data_range)
+        if len(ranges) == 1 and not args.test_only and "DIV2K" in args.data_test:
+            yield f"--data_range {args.data_range}: training needs two ranges, TRAIN/TEST"
+    except InputError as error:
+        yield str(error)
+    for flag in ("save", "load"):
+        name = getattr(args, flag)
+        if name is not None and (not re.sub(r"[./\\]", "", name) or Path(name).is_absolute() or ".." in Path(name).parts):
+            yield f"--{flag} {name!r}: must be the name of a folder under {args.dir_experiment}"
+    if args.load and args.save and args.load != args.save:
+        yield f"--load {args.load} goes on in that folder: drop --save {args.save}"
+    if args.load and args.reset:
+        yield "--load and --reset exclude each other: one keeps the experiment, the other empties it"
+    if args.resume is not None and not args.load and args.reset and args.resume != 0:
+        yield f"--resume {args.resume} and --reset exclude each other"
+    if "MyImage" in args.data_test and not (args.testpath and args.testset):
+        yield "--data_test MyImage needs --testpath and --testset"
+    if not args.test_only:
+        for name in set(args.data_train) & WITHOUT_TRUTH:
+            yield f"--data_train {name}: has no HR images to train on (sets: {', '.join(DATASETS)} or a folder of yours)"
+    if args.n_colors not in (1, 3):
+        yield f"--n_colors: {args.n_colors} is not 1 or 3"
+    if not broken & {"--patch_size", "--scale"} and args.patch_size < max(args.scale):
+        yield f"--patch_size {args.patch_size}: is smaller than the scale {max(args.scale)}"
+    if "--split_batch" not in broken and "--batch_size" not in broken and args.split_batch > args.batch_size:
+        yield f"--split_batch {args.split_batch}: is larger than --batch_size {args.batch_size}"
+
+
+def _unknown(words, parser):
+    known = [name for action in parser._actions for name in action.option_strings]
+    for word in words:
+        if word.startswith("--"):
+            close = difflib.get_close_matches(word.split("=")[0], known, 1)
+            yield f"unknown flag {word}" + (f" (did you mean {close[0]}?)" if close else "")
+        else:
+            yield f"{word!r} belongs to no flag"
+
+
+def parse_args(argv=None):
+    """Parse the command line.
+
+    Args:
+        argv: the words of the command line without the program's name; None takes sys.argv.
+
+    Returns:
+        argparse.Namespace. `scale` is a list of int, `data_train` and `data_test` are lists of str, `betas` a list of two
+        float, `save` the name of the experiment (also with --load), `resume` -1, 0 or an epoch.
+
+    Raises:
+        InputError: with all problems found: unknown flags, unknown names, bad values, flags that exclude each other.
+    """
+    parser = build_parser()
+    first, _ = parser.parse_known_args(argv)
+    if first.template in TEMPLATES:
+        parser.set_defaults(**TEMPLATES[first.template])
+    if argv is None:
+        import sys
+
+        argv = sys.argv[1:]
+    if first.load:
+        argv = _read_config(Path(first.dir_experiment) / first.load) + list(argv)
+    args, unknown = parser.parse_known_args(argv)
+    problems = [*_unknown(unknown, parser), *_problems(args)]
+    if problems:
+        raise InputError("bad flags:" + bullet_list(problems) if len(problems) > 1 else problems[0])
+    args.rgb_range = int(args.rgb_range) if args.rgb_range == int(args.rgb_range) else args.rgb_range
+    if args.resume is None:
+        args.resume = -1 if args.load else 0
+    args.save = args.load or args.save or "test"
+    for name in ("dir_experiment", "dir_data", "dir_cache", "dir_demo", "testpath"):
+        if getattr(args, name) is not None:  # config.txt must hold for a later run from another folder too
+            setattr(args, name, str(Path(getattr(args, name)).resolve()))
+    return args

@@ -1,0 +1,204 @@
+"""Training patches, the cache of decoded images, and image files of every kind."""
+
+import multiprocessing
+import os
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import torch
+from helpers import write_set
+from torch.utils.data import DataLoader
+
+from data.cache import decoded
+from data.image import image_size, read_image, to_channels, to_tensor, write_image
+from data.resize import downsample
+from data.train import EpochSampler, TrainSet, collate
+from errors import InputError
+
+
+def pairs_of(photographs, scale=2):
+    return [[(hr, downsample(hr, scale), name) for name, hr in photographs.items()]]
+
+
+def batches(samples, epoch, workers=0, context=None):
+    sampler = EpochSampler(5, 3, seed=1)
+    sampler.set_epoch(epoch)
+    loader = DataLoader(
+        samples, batch_sampler=sampler, num_workers=workers, collate_fn=collate, multiprocessing_context=context
+    )
+    return list(loader)
+
+
+@pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
+def test_workers_do_not_change_the_patches(photographs, method):
+    samples = TrainSet(pairs_of(photographs), [2], 32)
+    for plain, other in zip(batches(samples, 3), batches(samples, 3, workers=2, context=method), strict=True):
+        assert torch.equal(plain.lr, other.lr)
+        assert torch.equal(plain.hr, other.hr)
+        assert plain.names == other.names
+
+
+def test_epochs_and_seeds_differ(photographs):
+    samples = TrainSet(pairs_of(photographs), [2], 32)
+    again = TrainSet(pairs_of(photographs), [2], 32, seed=2)
+    first = batches(samples, 1)[0].hr
+    assert torch.equal(first, batches(samples, 1)[0].hr)
+    assert not torch.equal(first, batches(samples, 2)[0].hr)
+    assert not torch.equal(first, batches(again, 1)[0].hr)
+
+
+def test_every_image_once_in_each_pass(photographs):
+    samples = TrainSet(pairs_of(photographs), [2], 32)
+    for turn in range(3):
+        names = {samples[(1, index, 0)][2] for index in range(4 * turn, 4 * turn + 4)}
+        assert names == set(photographs)
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_lr_and_hr_patches_show_the_same_place(scale):
+    # a ramp in x and y: an LR pixel is the mean of the HR pixels it covers, turned or not
+    y, x = np.mgrid[:96, :120]
+    hr = np.stack([y * 2, x * 2, y + x], axis=2).astype(np.uint8)
+    hr[..., 2] //= 2
+    samples = TrainSet([[(hr, downsample(hr, scale), "ramp")]], [scale], 24)
+    for index in range(20):
+        lr, patch, _, _ = samples[(1, index, 0)]
+        assert patch.shape == (3, 24, 24)
+        mean = patch.float().unfold(1, scale, scale).unfold(2, scale, scale).mean((3, 4))
+        inner = (slice(None), slice(1, -1), slice(1, -1))
+        assert (lr.float() - mean)[inner].abs().max() <= 3
+
+
+def test_augmentation_can_be_switched_off(photographs):
+    hr = photographs["coffee"]
+    samples = TrainSet([[(hr, downsample(hr, 2), "coffee")]], [2], 32, augment=False)
+    windows = np.lib.stride_tricks.sliding_window_view(hr, (32, 32), axis=(0, 1))[::2, ::2]
+    for index in range(5):
+        patch = samples[(1, index, 0)][1].numpy()
+        assert (windows == patch).all(axis=(2, 3, 4)).any()
+
+
+def test_batches_of_several_scales_have_one_each(photographs):
+    pairs = pairs_of(photographs, 2) + pairs_of(photographs, 4)
+    sampler = EpochSampler(12, 2, n_scales=2)
+    sampler.set_epoch(1)
+    loader = DataLoader(TrainSet(pairs, [2, 4], 32), batch_sampler=sampler, collate_fn=collate)
+    scales = set()
+    for batch in loader:
+        assert batch.hr.shape[-1] == batch.lr.shape[-1] * batch.scale
+        scales.add(batch.scale)
+    assert scales == {2, 4}
+
+
+# ------------------------------------------------------------------- cache
+
+
+def test_a_patch_does_not_read_the_whole_image(tmp_path, photographs):
+    write_set(tmp_path / "HR", {"one": photographs["rocket"]})
+    (cached,) = decoded([tmp_path / "HR/one.png"], tmp_path / "cache")
+    image = np.load(cached, mmap_mode="r", allow_pickle=False)
+    assert isinstance(image, np.memmap)
+    assert (image == photographs["rocket"]).all()
+
+
+def test_a_changed_source_is_decoded_anew(tmp_path, photographs):
+    source, folder = tmp_path / "HR/one.png", tmp_path / "cache"
+    write_set(tmp_path / "HR", {"one": photographs["rocket"]})
+    (first,) = decoded([source], folder)
+    stamp = first.stat().st_mtime_ns
+    assert decoded([source], folder) == [first]
+    assert first.stat().st_mtime_ns == stamp, "an unchanged source was decoded again"
+    write_image(source, photographs["coffee"])
+    os.utime(source, ns=(1, 1))  # older than the cache, yet another image
+    (second,) = decoded([source], folder)
+    assert (np.load(second) == photographs["coffee"]).all()
+    assert [path.name for path in folder.iterdir()] == [second.name], "the stale file stays"
+
+
+def test_broken_images_are_all_named_and_leave_no_cache_file(tmp_path, photographs):
+    write_set(tmp_path / "HR", dict(photographs))
+    for name in ("chelsea", "rocket"):
+        path = tmp_path / f"HR/{name}.png"
+        path.write_bytes(path.read_bytes()[:3000])
+    sources = sorted((tmp_path / "HR").iterdir())
+    with pytest.raises(InputError, match=r"2 images(.|\n)*chelsea\.png(.|\n)*rocket\.png"):
+        decoded(sources, tmp_path / "cache")
+    assert sorted(p.name.split(".")[0] for p in (tmp_path / "cache").iterdir()) == ["astronaut", "coffee"]
+
+
+def test_leftovers_of_a_killed_run_are_removed(tmp_path, photographs):
+    write_set(tmp_path / "HR", {"one": photographs["rocket"]})
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache/.one.png.1-2-3.npy.999999999.part").write_bytes(b"half")
+    (made,) = decoded([tmp_path / "HR/one.png"], tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == [made]
+
+
+# -------------------------------------------------------------------- files
+
+
+def save(path, image, **more):
+    iio.imwrite(path, image, **more)
+    return path
+
+
+def test_image_files_of_every_kind(tmp_path, photographs):
+    rgb = photographs["coffee"]
+    grey, alpha = rgb[:, :, 0], np.full((*rgb.shape[:2], 1), 128, np.uint8)
+    rgba = np.concatenate([rgb, alpha], axis=2)
+    wide = rgb.astype(np.uint16) * 257
+    cases = {
+        "rgb.png": (rgb, rgb),
+        "grey.png": (grey, grey[:, :, None]),
+        "rgba.png": (rgba, rgb),
+        "rgb.bmp": (rgb, rgb),
+        "rgb16.tif": (wide, wide),
+        "grey16.png": (wide[:, :, 0], wide[:, :, :1]),
+    }
+    for name, (stored, expected) in cases.items():
+        path = save(tmp_path / name, stored)
+        image = read_image(path)
+        assert image.dtype == expected.dtype, name
+        assert np.array_equal(image, expected), name
+        assert image_size(path) == image.shape[:2], name
+    assert np.array_equal(read_image(tmp_path / "rgba.png", alpha=True), rgba)
+
+
+def test_exif_orientation_is_applied(tmp_path, photographs):
+    from PIL import Image
+
+    picture = Image.fromarray(photographs["coffee"])
+    exif = picture.getexif()
+    exif[0x112] = 6
+    picture.save(tmp_path / "turned.jpg", exif=exif, quality=95)
+    assert read_image(tmp_path / "turned.jpg").shape == (121, 98, 3)
+    assert image_size(tmp_path / "turned.jpg") == (121, 98)
+
+
+def test_sixteen_bits_are_not_cut(photographs):
+    wide = np.array([[[256, 511, 65535]]], np.uint16)
+    assert to_tensor(wide).flatten().tolist() == pytest.approx([256 / 257, 511 / 257, 255])
+
+
+def test_a_png_that_would_be_cut_to_eight_bits_is_refused(tmp_path):
+    import struct
+    import zlib
+
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress((b"\0" + bytes(12)) * 2))
+    (tmp_path / "wide.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b""))
+    with pytest.raises(InputError, match=r"wide\.png.*16 bits"):
+        read_image(tmp_path / "wide.png")
+
+
+def test_one_colour_is_luma(photographs):
+    rgb = photographs["coffee"]
+    luma = to_channels(rgb, 1)
+    assert luma.shape == (*rgb.shape[:2], 1)
+    assert luma[3, 5, 0] == pytest.approx(16 + rgb[3, 5] @ np.array([65.481, 128.553, 24.966]) / 255, abs=1e-3)
+    grey = rgb[:, :, :1]
+    assert np.allclose(to_channels(grey, 1), to_channels(np.repeat(grey, 3, 2), 1), atol=1e-3)

@@ -1,0 +1,66 @@
+"""PSNR and SSIM: conventions that tables of the field rest on."""
+
+import math
+
+import pytest
+import torch
+
+from metric import calc_psnr, calc_ssim
+
+
+def noise(*shape, seed=0):
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) * 255
+
+
+def test_psnr_of_a_constant_error_in_luma():
+    hr = torch.full((3, 40, 40), 100.0)
+    # a grey step of 10 is a luma step of 10 * 219 / 255
+    assert calc_psnr(hr + 10, hr, 2, 255) == pytest.approx(20 * math.log10(255 / (10 * 219 / 255)), abs=1e-9)
+    assert calc_psnr(hr + 10, hr, 2, 255, benchmark=False) == pytest.approx(20 * math.log10(255 / 10), abs=1e-9)
+
+
+@pytest.mark.parametrize(("benchmark", "border"), [(True, 4), (False, 10)])
+def test_the_border_does_not_count(benchmark, border):
+    hr = noise(3, 48, 40).round()
+    sr = hr.clone()
+    sr[:, :border] = 0
+    sr[:, :, -border:] = 0
+    assert calc_psnr(sr, hr, 4, 255, benchmark) == math.inf
+    sr[:, border, border] += 20
+    assert calc_psnr(sr, hr, 4, 255, benchmark) < 60
+
+
+def test_sr_is_rounded_and_clamped_to_eight_bits():
+    hr = noise(3, 40, 40).round()
+    assert calc_psnr(hr + 0.4, hr, 2, 255) == math.inf
+    white = torch.full((3, 40, 40), 255.0)
+    assert calc_psnr(white + 90, white, 2, 255) == math.inf
+
+
+def test_the_range_changes_nothing():
+    sr, hr = noise(3, 40, 40), noise(3, 40, 40, seed=1).round()
+    assert calc_psnr(sr / 255, hr / 255, 3, 1) == pytest.approx(calc_psnr(sr, hr, 3, 255), abs=1e-6)
+    assert calc_ssim(sr / 255, hr / 255, 3, 1) == pytest.approx(calc_ssim(sr, hr, 3, 255), abs=1e-6)
+
+
+def test_luma_alone_is_what_rgb_gives():
+    rgb, other = noise(3, 40, 40).round(), noise(3, 40, 40, seed=1).round()
+    weights = torch.tensor([65.481, 128.553, 24.966]) / 255
+    luma = torch.einsum("chw,c->hw", rgb, weights)[None] + 16
+    other_luma = torch.einsum("chw,c->hw", other, weights)[None] + 16
+    # luma is rounded to 8 bits, RGB was before
+    assert calc_psnr(luma, other_luma, 2, 255) == pytest.approx(calc_psnr(rgb, other, 2, 255), abs=0.02)
+
+
+def test_ssim_of_equal_and_of_unrelated_images():
+    a, b = noise(3, 40, 40), noise(3, 40, 40, seed=1)
+    assert calc_ssim(a.round(), a.round(), 2, 255) == pytest.approx(1)
+    assert calc_ssim(a, b, 2, 255) < 0.1
+
+
+@pytest.mark.parametrize("function", [calc_psnr, calc_ssim])
+def test_different_shapes_are_an_error(function):
+    with pytest.raises(ValueError, match="same shape"):
+        function(noise(3, 40, 40), noise(3, 40, 41), 2, 255)
+    with pytest.raises(ValueError, match="nothing left"):
+        function(noise(3, 8, 8), noise(3, 8, 8), 4, 255)

@@ -1,0 +1,241 @@
+"""Training, resuming and testing through the program itself."""
+
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from helpers import same_bits, state_of
+
+from model.edsr import EDSR
+from optim import learning_rate
+from option import parse_args
+
+ALL_KINDS = ["--use_ema", "--gclip", "0.5", "--weight_decay", "1e-4", "--scheduler", "Cosine", "--cosine_tmax", "9"]
+
+
+def compare_runs(sr, one, two):
+    same_bits(state_of(sr.folder(one)), state_of(sr.folder(two)))
+    for name in ("model_latest", "model_best"):
+        weights = [torch.load(sr.folder(run) / f"model/{name}.pt", weights_only=True) for run in (one, two)]
+        same_bits(*weights)
+    tests = [[line for line in sr.metrics(run) if "dataset" in line] for run in (one, two)]
+    assert tests[0] == tests[1]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("flags", [[], ALL_KINDS], ids=["plain", "ema-clip-cosine"])
+def test_stopped_and_resumed_is_the_same_to_the_last_bit(sr, workers, flags):
+    assert sr.train("--save", "whole", "--epochs", 4, *flags)[0] == 0
+    assert sr.train("--save", "parts", "--epochs", 2, "--n_threads", workers, *flags)[0] == 0
+    assert sr("--load", "parts", "--epochs", 4, "--n_threads", workers, "--cpu")[0] == 0
+    compare_runs(sr, "whole", "parts")
+
+
+def test_killed_in_the_middle_of_an_epoch_goes_on_from_its_start(sr):
+    more = ["--test_every", 200, "--print_every", 5, "--epochs", 2]
+    assert sr.train("--save", "whole", *more)[0] == 0
+    process = subprocess.Popen(
+        [sys.executable, *sr.argv("--save", "killed", *more, "--n_threads", 2)],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    for line in process.stdout:
+        if line.startswith("[20/"):  # in epoch 1
+            break
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert state_of(sr.folder("killed"))["epoch"] == 0
+    assert sr("--load", "killed", "--cpu")[0] == 0
+    compare_runs(sr, "whole", "killed")
+
+
+def test_an_earlier_epoch_can_be_gone_on_from(sr):
+    assert sr.train("--save", "whole", "--epochs", 3, "--save_models")[0] == 0
+    assert sr.train("--save", "back", "--epochs", 3, "--save_models")[0] == 0
+    assert sr("--load", "back", "--resume", 1, "--cpu")[0] == 0
+    compare_runs(sr, "whole", "back")
+    (sr.folder("back") / "model/state_1.pt").unlink()
+    status, out, _ = sr("--load", "back", "--resume", 1, "--cpu")
+    assert status == 0
+    assert "state_1.pt is missing" in out
+
+
+@pytest.mark.parametrize("scheduler", ["MileStone", "Cosine", "CosineRestart"])
+def test_the_learning_rate_does_not_depend_on_resuming(sr, scheduler):
+    flags = ["--scheduler", scheduler, "--decay", "2-4", "--cosine_tmax", 2, "--test_every", 1, "--cosine_restart_weight", 0.5]
+    sr.train("--save", "whole", "--epochs", 6, *flags)
+    sr.train("--save", "parts", "--epochs", 1, *flags)
+    for epochs in (2, 4, 6):
+        assert sr("--load", "parts", "--epochs", epochs, "--cpu")[0] == 0
+    rates = [[line["lr"] for line in sr.metrics(run) if "lr" in line] for run in ("whole", "parts")]
+    assert len(rates[0]) == 6
+    assert rates[0] == rates[1]
+    assert len(set(rates[0])) > 1
+
+
+def test_schedules_have_the_values_of_their_formulas():
+    def rates(*flags):
+        args = parse_args(["--lr", "1", *flags])
+        return [round(learning_rate(args, epoch), 6) for epoch in range(1, 8)]
+
+    assert rates("--decay", "2-4") == [1, 1, 0.5, 0.5, 0.25, 0.25, 0.25]
+    assert rates("--scheduler", "Cosine", "--cosine_tmax", "4") == [1, 0.853553, 0.5, 0.146447, 0, 0.146447, 0.5]
+    restart = rates("--scheduler", "CosineRestart", "--cosine_tmax", "2", "--cosine_restart_weight", "0.5")
+    assert restart == [1, 0.5, 0.5, 0.25, 0.5, 0.25, 0]
+
+
+def test_epochs_n_trains_n_epochs(sr):
+    sr.train("--save", "run", "--epochs", 3)
+    lines = sr.metrics("run")
+    assert [line["epoch"] for line in lines if "loss" in line] == [1, 2, 3]
+    status, out, _ = sr("--load", "run", "--cpu")
+    assert status == 0
+    assert "3 of 3 epochs are done" in out
+    assert sr.metrics("run") == lines
+
+
+def test_the_experiment_folder(sr):
+    status, out, _ = sr.train("--save", "run", "--epochs", 2, "--save_models", "--save_results", "--save_gt")
+    assert status == 0
+    folder = sr.folder("run")
+    expected = "config.txt log.txt metrics.jsonl psnr_Set5.pdf psnr_Set5.png loss_L1.pdf loss_L1.png model/model_latest.pt "
+    expected += "model/model_best.pt model/model_1.pt model/model_2.pt model/state.pt results-Set5/chelsea_x2_SR.png "
+    expected += "results-Set5/chelsea_x2_HR.png results-Set5/coffee_x2_LR.png"
+    for name in expected.split():
+        assert (folder / name).stat().st_size > 0, name
+    assert not list(folder.rglob("*.part"))
+    assert (folder / "log.txt").read_text().endswith(out)
+    tests = [line for line in sr.metrics("run") if "dataset" in line]
+    assert [set(line) for line in tests] == [{"epoch", "dataset", "scale", "psnr", "ssim", "images"}] * 2
+    assert tests[0] | {"psnr": 0, "ssim": 0} == {
+        "epoch": 1, "dataset": "Set5", "scale": 2, "psnr": 0, "ssim": 0, "images": 2,
+    }  # fmt: skip
+    found = re.findall(r"^\[Set5 x2\]\tPSNR: (\S+) SSIM: \S+ \(Best: (\S+) @epoch \d\)$", out, re.M)
+    assert [float(psnr) for psnr, _ in found] == [round(line["psnr"], 3) for line in tests]
+
+
+def test_weights_are_plain_and_can_be_tested_and_started_from(sr):
+    sr.train("--save", "run", "--epochs", 1)
+    path = sr.folder("run") / "model/model_latest.pt"
+    weights = torch.load(path, weights_only=True)
+    assert all(isinstance(value, torch.Tensor) for value in weights.values())
+    assert weights.keys() == EDSR(scale=2, n_resblocks=1, n_feats=8).state_dict().keys()
+    trained = [line["psnr"] for line in sr.metrics("run") if "dataset" in line]
+    network = "--model EDSR --n_resblocks 1 --n_feats 8 --scale 2 --data_test Set5 --test_only --cpu".split()
+    assert sr(*network, "--pre_train", path, "--save", "again")[0] == 0
+    assert [line["psnr"] for line in sr.metrics("again")] == trained
+    assert sr("--load", "run", "--test_only", "--cpu")[0] == 0
+    assert [line["psnr"] for line in sr.metrics("run") if "dataset" in line] == trained * 2
+    status, out, _ = sr.train("--save", "x4", "--epochs", 1, "--scale", 4, "--pre_train", path)
+    assert status == 0
+    assert "tail.0.2.weight: missing" in out
+
+
+def test_best_is_judged_on_all_sets_and_scales(sr):
+    _, out, _ = sr.train("--save", "run", "--epochs", 3, "--data_test", "Set5+Mine")
+    tests = [line for line in sr.metrics("run") if "dataset" in line]
+    means = [sum(line["psnr"] for line in tests if line["epoch"] == epoch) / 2 for epoch in (1, 2, 3)]
+    best = means.index(max(means)) + 1
+    assert state_of(sr.folder("run"))["best"] == {"psnr": pytest.approx(max(means)), "epoch": best}
+    assert f"Mean PSNR over 2 sets and scales: {means[2]:.3f} (Best: {max(means):.3f} @epoch {best})" in out
+
+
+def test_training_lowers_the_loss_and_passes_what_it_started_with(sr):
+    sr.train("--save", "run", "--epochs", 4, "--test_every", 30)
+    losses = [line["loss"]["L1"] for line in sr.metrics("run") if "loss" in line]
+    assert losses[-1] < losses[0] / 2
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "ADAM", "RMSprop"])
+def test_every_optimizer_and_loss(sr, optimizer):
+    flags = ["--optimizer", optimizer, "--lr", "1e-6", "--loss", "1*L1+0.01*MSE", "--epochs", 1]
+    status, out, _ = sr.train("--save", optimizer, *flags)
+    assert status == 0
+    assert re.search(r"\[L1: [\d.]+\]\[MSE: [\d.]+\]\[Total: [\d.]+\]", out)
+
+
+def test_a_split_batch_gives_the_same_step(sr):
+    for parts in (1, 3):
+        sr.train("--save", f"run{parts}", "--epochs", 1, "--test_every", 1, "--split_batch", parts, "--optimizer", "SGD")
+    whole, split = (state_of(sr.folder(f"run{parts}"))["net"] for parts in (1, 3))
+    for name, value in whole.items():
+        assert torch.allclose(value, split[name], atol=1e-6), name
+
+
+def test_a_batch_above_the_threshold_is_skipped(sr):
+    _, out, _ = sr.train("--save", "run", "--epochs", 2, "--skip_threshold", "1e-6")
+    assert out.count("is skipped") == 4  # all steps of epoch 2; epoch 1 has no mean to compare with
+
+
+def test_ema_is_what_is_tested_and_kept(sr):
+    sr.train("--save", "run", "--epochs", 1, "--use_ema", "--ema_iter", 2)
+    state = state_of(sr.folder("run"))
+    kept = torch.load(sr.folder("run") / "model/model_latest.pt", weights_only=True)
+    same_bits(dict(state["ema"]), dict(kept))
+    assert not torch.equal(state["net"]["head.0.weight"], kept["head.0.weight"])
+
+
+def test_bicubic_takes_the_same_path(sr):
+    flags = "--model Bicubic --test_only --data_test Set5+Mine --scale 2+4 --save bicubic --save_results --cpu".split()
+    status, out, _ = sr(*flags)
+    assert status == 0
+    assert len(sr.metrics("bicubic")) == 4
+    assert (sr.folder("bicubic") / "results-Mine/rocket_x4_SR.png").is_file()
+    assert "PSNR" in out
+
+
+def test_images_without_ground_truth(sr, data_dir):
+    where = ["--dir_demo", data_dir / "benchmark/Set5/LR_bicubic/X2"]
+    flags = ["--model", "Bicubic", "--test_only", "--data_test", "Demo", "--scale", 2, "--save", "demo", "--cpu"]
+    status, out, _ = sr(*flags, *where, "--save_results")
+    assert status == 0
+    assert "PSNR: n/a" in out
+    assert sr.metrics("demo")[0]["psnr"] is None
+    assert (sr.folder("demo") / "results-Demo/chelseax2_x2_SR.png").is_file()
+
+
+@pytest.mark.parametrize("flags", ["--n_colors 1", "--rgb_range 1", "--ext sep_reset"])
+def test_colours_ranges_and_kinds_of_input(sr, flags):
+    assert sr.train("--save", "run", "--epochs", 1, "--test_every", 40, *flags.split())[0] == 0
+    psnr = next(line["psnr"] for line in sr.metrics("run") if "dataset" in line)
+    assert psnr > 12
+
+
+def test_files_or_cache_give_the_same_training(sr):
+    for ext in ("img", "sep", "bin"):
+        sr.train("--save", ext, "--epochs", 1, "--ext", ext, "--data_train", "DIV2K+Mine")
+    for ext in ("sep", "bin"):
+        same_bits(state_of(sr.folder("img"))["net"], state_of(sr.folder(ext))["net"])
+
+
+def test_a_new_run_does_not_overwrite_and_reset_empties(sr):
+    sr.train("--save", "run", "--epochs", 1)
+    before = state_of(sr.folder("run"))
+    status, _, err = sr.train("--save", "run", "--epochs", 1)
+    assert status == 1
+    assert "--load run" in err
+    same_bits(before, state_of(sr.folder("run")))
+    assert sr.train("--save", "run", "--epochs", 1, "--reset", "--seed", 2)[0] == 0
+    assert len(sr.metrics("run")) == 2
+    assert not torch.equal(before["net"]["head.0.weight"], state_of(sr.folder("run"))["net"]["head.0.weight"])
+
+
+def test_quiet_when_not_a_terminal_and_log_lines_stay_whole(sr):
+    run = subprocess.run([sys.executable, *sr.argv("--save", "run", "--epochs", 1)], capture_output=True, text=True, check=True)
+    assert run.stderr == ""
+    assert "\r" not in run.stdout
+
+
+def test_an_interrupt_says_how_to_go_on(sr):
+    process = subprocess.Popen(
+        [sys.executable, *sr.argv("--save", "run", "--epochs", 1, "--test_every", 100000)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    process.stdout.readline(), time.sleep(3)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--load run" in err
