@@ -163,7 +163,6 @@ class Trainer:
         if not means:
             return None
         mean = sum(means) / len(means)
-        self.parallel = data_parallel(net, args.n_GPUs)
         if not args.test_only:
             best = self.checkpoint.best
             is_best = best["psnr"] is None or mean > best["psnr"]

@@ -36,7 +36,7 @@ def test_stopped_and_resumed_is_the_same_to_the_last_bit(sr, workers, flags):
 
 
 def test_killed_in_the_middle_of_an_epoch_goes_on_from_its_start(sr):
-    more = ["--test_every", 200, "--print_every", 5, "--epochs", 2]
+    more = ["--test_every", 60, "--print_every", 5, "--epochs", 2]
     assert sr.train("--save", "whole", *more)[0] == 0
     process = subprocess.Popen(
         [sys.executable, *sr.argv("--save", "killed", *more, "--n_threads", 2)],

@@ -65,8 +65,9 @@ def write_image(path, image):
     """Write a (H, W) or (H, W, C) array as a lossless file (PNG), whole or not at all."""
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    image = image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image
     try:
-        iio.imwrite(partial, image.squeeze(), extension=path.suffix)
+        iio.imwrite(partial, image, extension=path.suffix)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

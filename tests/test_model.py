@@ -1,0 +1,111 @@
+"""Networks, and weights of every origin."""
+
+import importlib
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import model
+from errors import InputError
+from model import build_network, count_parameters
+from model.edsr import EDSR
+from model.weights import read_weights
+from option import parse_args
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# trainable parameters at the published sizes
+PUBLISHED = [
+    ("EDSR", 2, 1_369_859), ("EDSR", 3, 1_554_499), ("EDSR", 4, 1_517_571),
+    ("EDSR_paper", 2, 40_729_603), ("EDSR_paper", 3, 43_680_003), ("EDSR_paper", 4, 43_089_923),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "scale", "count"), PUBLISHED)
+def test_parameters_of_the_published_sizes(name, scale, count):
+    preset = [] if name == "EDSR" else ["--template", name]
+    with torch.device("meta"):
+        net = importlib.import_module("model.edsr").make_model(parse_args([*preset, "--scale", str(scale)]))
+    assert count_parameters(net) == count
+
+
+@pytest.mark.parametrize("wrap", [None, "params", "params_ema", "state_dict", "model"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_weights_in_every_wrapping(tmp_path, wrap, prefix):
+    state = EDSR(scale=2, n_resblocks=1, n_feats=8).state_dict()
+    stored = {prefix + name: value for name, value in state.items()}
+    torch.save({wrap: stored} if wrap else stored, tmp_path / "w.pt")
+    assert read_weights(tmp_path / "w.pt").keys() == state.keys()
+
+
+def test_a_file_without_weights_is_refused(tmp_path):
+    torch.save({"epoch": 3}, tmp_path / "w.pt")
+    with pytest.raises(InputError, match=r"w\.pt: holds no state_dict"):
+        read_weights(tmp_path / "w.pt")
+
+
+def test_download_says_where_to_put_the_file(sr, monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+
+    def offline(*args, **kwargs):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    status, _, err = sr(*"--scale 2 --data_test Set5 --test_only --pre_train download --cpu".split())
+    assert status == 1
+    assert str(tmp_path / "checkpoints/edsr_baseline_x2-1bc95232.pt") in err
+
+
+@pytest.fixture
+def registered(monkeypatch, tmp_path):
+    """Register a network from source for the time of a test."""
+
+    def register(name, source):
+        (tmp_path / f"{name.lower()}.py").write_text(source)
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.setitem(model.NETWORKS, name, name.lower())
+
+    yield register
+    for name in ("mynet", "twoscales"):
+        sys.modules.pop(name, None)
+
+
+def test_the_example_of_contributing_trains_and_resumes(sr, registered):
+    source = re.search(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.S)[1]
+    registered("MyNet", source)
+    assert sr.train("--model", "MyNet", "--save", "run", "--epochs", 1)[0] == 0
+    assert sr("--load", "run", "--epochs", 2, "--cpu")[0] == 0
+    assert len([line for line in sr.metrics("run") if "dataset" in line]) == 2
+
+
+def test_a_network_of_several_scales(sr, registered):
+    registered(
+        "TwoScales",
+        """
+import torch
+from torch import nn
+
+class TwoScales(nn.Module):
+    multi_scale = True
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+    def forward(self, lr, scale):
+        return self.conv(nn.functional.interpolate(lr, scale_factor=scale))
+
+def make_model(args):
+    return TwoScales()
+""",
+    )
+    status, out, err = sr.train("--model", "TwoScales", "--save", "run", "--epochs", 1, "--scale", "2+4")
+    assert status == 0, err
+    assert {line["scale"] for line in sr.metrics("run") if "dataset" in line} == {2, 4}
+    assert "[Set5 x4]" in out
+
+
+def test_an_unknown_scale_is_an_error():
+    with pytest.raises(InputError, match="--scale 5: the networks have the scales"):
+        build_network(parse_args(["--scale", "5"]))
