@@ -208,6 +208,8 @@ def build_parser():
     flag, switch = group("test and output")
     switch("self_ensemble", "mean over the 8 flips and transposes")
     switch("chop", "run large images in overlapping tiles")
+    flag("chop_size", _number(int, low=16), 192, "side of a tile, LR pixels")
+    flag("chop_overlap", WHOLE, 48, "LR pixels that neighbouring tiles share, less than half a tile")
     flag("print_every", COUNT, 100, "steps between two lines of the training log")
     switch("save_models", "keep the weights and the training state of every epoch")
     switch("save_results", "save the SR images")
@@ -278,6 +280,8 @@ def _problems(args):
     if not args.test_only:
         for name in set(args.data_train) & WITHOUT_TRUTH:
             yield f"--data_train {name}: has no HR images to train on (sets: {', '.join(DATASETS)} or a folder of yours)"
+    if not broken & {"--chop_size", "--chop_overlap"} and args.chop_overlap >= args.chop_size / 2:
+        yield f"--chop_overlap {args.chop_overlap}: is not less than half of --chop_size {args.chop_size}"
     if args.n_colors not in (1, 3):
         yield f"--n_colors: {args.n_colors} is not 1 or 3"
     if not broken & {"--patch_size", "--scale"} and args.patch_size < max(args.scale):

@@ -153,7 +153,15 @@ class Trainer:
         args = self.args
         net = self.ema.average if self.ema else self.net
         net.eval()
-        upscaler = Upscaler(net, chop=args.chop, self_ensemble=args.self_ensemble, half=self.half, log=self.checkpoint.log)
+        upscaler = Upscaler(
+            net,
+            chop=args.chop,
+            tile=args.chop_size,
+            overlap=args.chop_overlap,
+            self_ensemble=args.self_ensemble,
+            half=self.half,
+            log=self.checkpoint.log,
+        )
         means = []
         with torch.inference_mode():
             for images in self.data.tests:

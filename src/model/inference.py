@@ -16,28 +16,25 @@ def _spans(length, tile, overlap):
     return [(start, start + tile) for start in starts]
 
 
-def _ramp(span, previous_end, next_start, scale, like):
-    """Weights of a span's output pixels along one axis: 1, falling to 0 towards each neighbour.
+def _ramps(spans, scale, overlap, like):
+    """Give each span's weights along one axis, (length * scale,) of the dtype and device of `like`: they sum to 1.
 
-    Of the pixels shared with a neighbour, the quarter at the span's own edge, which sees least around it, counts nothing;
-    the weights of both spans sum to 1 over the half in the middle.
+    Neighbours are blended over a band of overlap / 2 LR pixels in the middle of what they share, so that the pixels at a
+    span's own edge, which see least around them, count nothing.
     """
-    start, end = span[0] * scale, span[1] * scale
-    position = torch.arange(start, end, device=like.device, dtype=like.dtype) + 0.5
-    weight = torch.ones_like(position)
-    if previous_end is not None:
-        shared = previous_end * scale - start
-        weight = torch.minimum(weight, (position - start - shared / 4) / (shared / 2))
-    if next_start is not None:
-        shared = end - next_start * scale
-        weight = torch.minimum(weight, (end - shared / 4 - position) / (shared / 2))
-    return weight.clamp(0, 1)
-
-
-def _ramps(spans, scale, like):
-    ends = [None] + [span[1] for span in spans[:-1]]
-    starts = [span[0] for span in spans[1:]] + [None]
-    return [_ramp(span, end, start, scale, like) for span, end, start in zip(spans, ends, starts, strict=True)]
+    band = max(overlap * scale / 2, 1e-3)
+    ramps = []
+    for number, (start, end) in enumerate(spans):
+        position = torch.arange(start * scale, end * scale, device=like.device, dtype=like.dtype) + 0.5
+        weight = torch.ones_like(position)
+        if number > 0:
+            middle = (start + spans[number - 1][1]) * scale / 2
+            weight = torch.minimum(weight, (position - middle) / band + 0.5)
+        if number + 1 < len(spans):
+            middle = (spans[number + 1][0] + end) * scale / 2
+            weight = torch.minimum(weight, (middle - position) / band + 0.5)
+        ramps.append(weight.clamp(0, 1))
+    return ramps
 
 
 def forward_tiled(forward, lr, scale, tile, overlap):
@@ -59,7 +56,7 @@ def forward_tiled(forward, lr, scale, tile, overlap):
     batch, colors, height, width = lr.shape
     rows, columns = _spans(height, tile, overlap), _spans(width, tile, overlap)
     sr = lr.new_zeros(batch, colors, height * scale, width * scale, dtype=torch.float32)
-    row_ramps, column_ramps = _ramps(rows, scale, sr), _ramps(columns, scale, sr)
+    row_ramps, column_ramps = _ramps(rows, scale, overlap, sr), _ramps(columns, scale, overlap, sr)
     for (top, bottom), row_ramp in zip(rows, row_ramps, strict=True):
         for (left, right), column_ramp in zip(columns, column_ramps, strict=True):
             part = forward(lr[:, :, top:bottom, left:right]).float()

@@ -1,0 +1,93 @@
+"""HAN: Niu et al., Single Image Super-Resolution via a Holistic Attention Network, ECCV 2020.
+
+RCAN's groups, with an attention over the outputs of all groups (layer attention, LAM) and one over the channels and places
+of the last of them (channel-spatial attention, CSAM), figure 2. Both start as the identity: their gamma is 0.
+
+Departs from the published code, which works for 10 groups alone: here the number of groups is free.
+"""
+
+import torch
+from torch import nn
+from torch.nn.functional import conv2d
+
+from model.attention import GroupedNetwork
+from model.common import conv
+
+
+class LayerAttention(nn.Module):
+    """Attention among N feature maps (section 3.2, equations 4 and 5).
+
+    In the code that the weights were published with, the affinity e is taken as max(e) - e before the softmax.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.zeros(1))
+
+    def mix(self, energy):
+        """Turn the affinities Q K^T (B, N, N) into the matrix that the maps are mixed by: gamma * softmax + 1."""
+        attention = (energy.amax(-1, keepdim=True) - energy).softmax(-1)
+        return self.gamma * attention + torch.eye(energy.shape[1], device=energy.device, dtype=attention.dtype)
+
+    def forward(self, maps):
+        """Mix a list of N maps (B, C, H, W) to (B, N*C, H, W)."""
+        stack = torch.stack(maps, dim=1).flatten(2)  # (B, N, C*H*W)
+        mixed = self.mix(stack @ stack.transpose(1, 2)) @ stack  # gamma * (A V) + V, in one product
+        return mixed.view(len(stack), -1, *maps[0].shape[2:])
+
+    def through(self, maps, last_conv):
+        """Give last_conv(self(maps)) without the (B, N*C, H, W) tensor, which takes the most memory of the network.
+
+        Mixing is linear, so the matrix goes into the kernel of the convolution that follows. For inference.
+        """
+        flat = [x.flatten(1) for x in maps]  # (B, C*H*W) each
+        energy = torch.stack([torch.stack([(a * b).sum(1) for b in flat], -1) for a in flat], -2)  # (B, N, N)
+        mix = self.mix(energy)
+        kernel = last_conv.weight.unflatten(1, (len(maps), -1))  # (C', N, C, 3, 3)
+        results = []
+        for i in range(len(energy)):
+            parts = torch.einsum("onchw,nm->mochw", kernel, mix[i])
+            y = last_conv.bias.view(1, -1, 1, 1)
+            for x, part in zip(maps, parts, strict=True):
+                y = y + conv2d(x[i : i + 1], part, padding=last_conv.padding)
+            results.append(y)
+        return torch.cat(results)
+
+
+class ChannelSpatialAttention(nn.Module):
+    """x * gate * gamma + x, the gate from a 3D convolution over channels and places (section 3.3, equations 6 and 7)."""
+
+    def __init__(self):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.zeros(1))
+        self.conv = nn.Conv3d(1, 1, 3, padding=1)
+
+    def forward(self, x):
+        gate = self.conv(x.unsqueeze(1)).squeeze(1).sigmoid()  # (B, C, H, W)
+        return x * gate * self.gamma + x
+
+
+class HAN(GroupedNetwork):
+    """See `SRNetwork` for shapes and ranges, `GroupedNetwork` for the arguments."""
+
+    def __init__(self, *, n_resgroups=10, n_feats=64, **shape):
+        super().__init__(n_resgroups=n_resgroups, n_feats=n_feats, **shape)
+        self.la = LayerAttention()
+        self.csa = ChannelSpatialAttention()
+        self.last_conv = conv(n_feats * (n_resgroups + 1), n_feats, 3)
+        self.last = conv(n_feats * 2, n_feats, 3)
+
+    def features(self, x):
+        """Map the head's features (B, C, H, W) through the groups and both attentions (section 3.1, equations 1 to 3)."""
+        outputs = []
+        for child in self.body:
+            x = child(x)
+            outputs.append(x)
+        maps = outputs[::-1]  # the newest first
+        layers = self.last_conv(self.la(maps)) if torch.is_grad_enabled() else self.la.through(maps, self.last_conv)
+        return self.last(torch.cat([self.csa(x), layers], dim=1))
+
+
+def make_model(args):
+    """Build HAN from the flags."""
+    return HAN.from_flags(args)

@@ -1,0 +1,197 @@
+"""Every network of the registry at every scale; tiles and self-ensemble."""
+
+import math
+
+import pytest
+import skimage.data
+import torch
+from helpers import same_bits
+
+from data.resize import downsample
+from metric import calc_psnr
+from model import NETWORKS, build_network
+from model.inference import Upscaler, forward_tiled, transforms
+from model.nlsn import NonLocalSparseAttention
+from option import parse_args
+
+SCALES = (2, 3, 4, 8)
+TRAINED = [name for name in NETWORKS if name != "Bicubic"]
+SMALL = "--n_resgroups 2 --n_resblocks 2 --n_feats 8 --reduction 4 --nlsn_chunk_size 16"
+
+
+def build(name, scale, more="", seed=0):
+    torch.manual_seed(seed)
+    return build_network(parse_args(f"--model {name} --scale {scale} {SMALL} {more}".split()))
+
+
+def images(scale, side=12, count=1, rgb_range=255, n_colors=3):
+    """Pairs (lr, hr) of crops of a photograph."""
+    photo = skimage.data.astronaut()
+    hr = [photo[40 * i : 40 * i + side * scale, 150 : 150 + side * scale] for i in range(count)]
+    pairs = [[torch.from_numpy(x.transpose(2, 0, 1).copy()).float() for x in (downsample(h, scale), h)] for h in hr]
+    lr, hr = (torch.stack(list(x))[:, :n_colors] * (rgb_range / 255) for x in zip(*pairs, strict=True))
+    return lr, hr
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(("n_colors", "rgb_range", "batch"), [(3, 255, 1), (3, 1, 3), (1, 255, 3)])
+def test_output_has_the_size_and_range(name, scale, n_colors, rgb_range, batch):
+    net = build(name, scale, f"--n_colors {n_colors} --rgb_range {rgb_range}").eval()
+    lr = images(scale, 11, batch, rgb_range, n_colors)[0][:, :, :, :9]
+    with torch.no_grad():
+        sr = net(lr)
+    assert sr.shape == (batch, n_colors, 11 * scale, 9 * scale)
+    assert torch.isfinite(sr).all()
+    assert sr.abs().max() < 5 * rgb_range
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_step_reaches_every_parameter_and_lowers_the_loss(name, scale):
+    net = build(name, scale)
+    lr, hr = images(scale, count=2)
+    optimizer = torch.optim.SGD([p for p in net.parameters() if p.requires_grad], lr=1e-5)
+    torch.manual_seed(1)
+    loss = (net(lr) - hr).abs().mean()
+    loss.backward()
+    for key, parameter in net.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, key
+        if parameter.requires_grad:
+            assert torch.isfinite(parameter.grad).all(), key
+    optimizer.step()
+    torch.manual_seed(1)
+    assert (net(lr) - hr).abs().mean() < loss
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_saved_and_loaded_is_the_same(name, tmp_path):
+    net, other = build(name, 2).eval(), build(name, 2, seed=1).eval()
+    torch.save(net.state_dict(), tmp_path / "w.pt")
+    other.load_state_dict(torch.load(tmp_path / "w.pt", weights_only=True))
+    lr, _ = images(2)
+    with torch.no_grad():
+        same_bits(net(lr), other(lr))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRAINED)
+def test_two_hundred_steps_on_one_batch_pass_bicubic(name):
+    net = build(name, 2, "--n_feats 32 --n_resblocks 4 --res_scale 1")
+    lr, hr = images(2, 24, 4)
+    bicubic = build("Bicubic", 2)(lr)
+    optimizer = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], lr=2e-3)
+    for step in range(200):
+        for group in optimizer.param_groups:
+            group["lr"] = 2e-3 * (1 + math.cos(math.pi * step / 200)) / 2
+        optimizer.zero_grad()
+        (net(lr) - hr).abs().mean().backward()
+        optimizer.step()
+    with torch.no_grad():
+        sr = net.eval()(lr)
+    gain = sum(calc_psnr(s, h, 2, 255) - calc_psnr(b, h, 2, 255) for s, h, b in zip(sr, hr, bicubic, strict=True)) / 4
+    assert gain > 0.5, f"{name}: {gain:.2f} dB above bicubic"
+
+
+# ---------------------------------------------------------------- details
+
+
+def test_han_in_inference_is_han_in_training():
+    net = build("HAN", 2)
+    for gamma in (net.la.gamma, net.csa.gamma):
+        torch.nn.init.constant_(gamma, 0.7)
+    lr, _ = images(2, count=2, rgb_range=1)
+    whole = net(lr)  # with gradient: the attention as the paper writes it
+    with torch.no_grad():
+        assert torch.allclose(net(lr), whole, atol=1e-4)
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_han_takes_any_number_of_groups(groups):
+    net = build("HAN", 2, f"--n_resgroups {groups}")
+    assert net.last_conv.in_channels == 8 * (groups + 1)
+    assert net(images(2)[0]).shape == (1, 3, 24, 24)
+
+
+def test_nlsn_gives_an_image_the_same_bits_every_time():
+    net = build("NLSN", 2).eval()
+    lr, _ = images(2, 20)
+    with torch.no_grad():
+        first = net(lr)
+        torch.rand(7)
+        same_bits(first, net(lr))
+
+
+def test_nlsn_draws_new_rotations_in_training():
+    layer = NonLocalSparseAttention(16, chunk_size=8)
+    x = torch.randn(1, 16, 16, 16)
+    assert not torch.equal(layer(x), layer(x))
+
+
+def test_attention_in_one_chunk_is_attention_over_all_pixels():
+    layer = NonLocalSparseAttention(16, n_hashes=1, chunk_size=64).eval()
+    x = torch.randn(2, 16, 5, 6)  # 30 pixels, fewer than a chunk, which sees itself three times
+    match, value = (conv(x).flatten(2).transpose(1, 2) for conv in (layer.conv_match, layer.conv_assembly))
+    scores = match @ torch.nn.functional.normalize(match, dim=-1, eps=5e-5).transpose(1, 2)
+    want = x + (scores.softmax(-1) @ value).transpose(1, 2).view_as(x)
+    assert torch.allclose(layer(x), want, atol=1e-5)
+
+
+# --------------------------------------------------- tiles, self-ensemble
+
+
+@pytest.mark.parametrize("scale", [2, 3])
+@pytest.mark.parametrize(("height", "width"), [(40, 97), (101, 33), (61, 61), (20, 130), (9, 12)])
+def test_tiles_give_the_whole_image(scale, height, width):
+    net = build("EDSR", scale).eval()
+    lr = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0)) * 255
+    with torch.no_grad():
+        # radius: head 1, two blocks 4, body 1, tail 1 and at most 1 more in LR pixels; a quarter of 36 is 9
+        tiled = forward_tiled(net, lr, scale, 80, 36)
+        assert (tiled - net(lr)).abs().max() < 1e-3 * 255
+
+
+def test_tiles_never_leave_a_gap_or_count_twice():
+    def plain(x):
+        return x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+    for height in range(1, 90, 7):
+        for tile, overlap in ((16, 0), (16, 1), (16, 7), (33, 10)):
+            lr = torch.rand(2, 1, height, 45)
+            assert torch.allclose(forward_tiled(plain, lr, 2, tile, overlap), plain(lr), atol=1e-6)
+
+
+def test_self_ensemble_is_the_mean_over_the_eight_transforms():
+    net = build("EDSR", 2).eval()
+    lr, _ = images(2, 14)
+    lr = lr[:, :, :, :10]
+    with torch.no_grad():
+        want = sum(undo(net(apply(lr))) for apply, undo in transforms()) / 8
+        sr = Upscaler(net, self_ensemble=True)(lr, 2)
+        assert torch.allclose(sr, want, atol=1e-3)
+        turned = Upscaler(net, self_ensemble=True)(lr.transpose(2, 3), 2).transpose(2, 3)
+        assert torch.allclose(sr, turned, atol=1e-3), "a turned image gives another result"
+        tiled = Upscaler(net, self_ensemble=True, chop=True, tile=40, overlap=12)(lr, 2)
+        assert tiled.shape == sr.shape
+    views = {apply(torch.arange(6.0).view(1, 1, 2, 3)).flatten().numpy().tobytes() for apply, _ in transforms()}
+    assert len(views) == 8
+
+
+def test_out_of_memory_halves_the_tile_and_goes_on():
+    sizes, messages = [], []
+
+    class Net(torch.nn.Module):
+        def forward(self, x):
+            sizes.append(max(x.shape[2:]))
+            if sizes[-1] > 50:
+                raise torch.OutOfMemoryError("too much")
+            return x
+
+    sr = Upscaler(Net(), log=messages.append)(torch.rand(1, 3, 150, 90), 1)
+    assert sr.shape == (1, 3, 150, 90)
+    assert max(sizes[2:]) <= 50
+    assert "out of memory" in messages[0]
+    with pytest.raises(torch.OutOfMemoryError):
+        sizes_allowed = torch.nn.Module()
+        sizes_allowed.forward = lambda x: (_ for _ in ()).throw(torch.OutOfMemoryError("never enough"))
+        Upscaler(sizes_allowed, log=messages.append)(torch.rand(1, 3, 150, 90), 1)
