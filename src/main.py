@@ -37,7 +37,7 @@ def run(args):
         load_pre_train(args, net, checkpoint.log)
     elif args.test_only and args.resume == 0 and count_parameters(net):
         raise InputError(f"--test_only: {args.model} needs weights: give --pre_train FILE or --load EXPERIMENT")
-    loss = None if args.test_only else Loss(args).to(device)
+    loss = None if args.test_only else Loss(args, net).to(device)
     data = Data(args, checkpoint.log)
     trainer = Trainer(args, net, loss, data, checkpoint, device)
     if args.test_only:

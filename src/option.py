@@ -16,6 +16,8 @@ from loss import LOSSES, parse_loss
 from model import NETWORKS
 from template import TEMPLATES
 
+CL_LOSSES = ("InfoNCE", "LMCL", "cosine", "l2", "l1")
+EMBEDDING_BLOCKS = 8
 PROJECT = Path(__file__).resolve().parent.parent
 
 # Flags that belong to one call of the program and are not taken from the experiment that --load goes on with.
@@ -205,6 +207,36 @@ def build_parser():
     flag, switch = group("loss")
     flag("loss", str, "1*L1", f"WEIGHT*NAME joined by +. Names: {', '.join(LOSSES)}")
 
+    flag, switch = group("adversarial and contrastive losses (PCL-SR)")
+    flag("gan_k", COUNT, 1, "updates of the discriminator (the embedding) a step")
+    flag("embed_lr", POSITIVE, None, "learning rate of the embedding (default: --lr); same schedule")
+    switch("no_ad_loss", "leave out the adversarial term of the generator")
+    switch("contras_D_train", "train the embedding on the positives and negatives, too")
+    switch("use_wavelet", "the embedding sees the Haar high frequencies")
+    flag("cl_layer", _checked(_integers(",", 0), "numbers from 0 joined by ,"), "4", "blocks of the embedding whose "
+         "features are compared, 0 to 7, joined by ,")  # fmt: skip
+    switch("before_relu", "features before the activation")
+    flag("cl_loss_type", _choice(CL_LOSSES), "InfoNCE", "contrastive loss")
+    switch("layer_weight", "divide layer k by 2^k")
+    switch("use_aug", "add --mcl_neg sharpened positives (--sharp_hr) and degraded negatives (--random_neg)")
+    flag("mcl_neg", WHOLE, 3, "samples added on each side")
+    switch("sharp_hr", "sharpened HR as positives")
+    flag("sharp_value", NOT_NEGATIVE, 0.5, "smallest factor of sharpening")
+    flag("sharp_range", NOT_NEGATIVE, 2.5, "width of the range of factors")
+    switch("random_neg", "degraded HR as negatives: blur, downsampling, noise, JPEG, upsampling")
+    switch("only_blur", "degrade by blur alone")
+    switch("neg_sr", "upsample degraded negatives by the network itself")
+    switch("use_noise_pos", "noisy HR as a positive")
+    flag("pos_noise_value", NOT_NEGATIVE, 5.0, "standard deviation of that noise, 8-bit steps")
+    switch("only_aug", "leave out HR and LR themselves")
+    flag("pos_id", _checked(_integers(",", 0), "numbers from 0 joined by ,"), None, "positives to keep, joined by ,")
+    flag("neg_id", _checked(_integers(",", 0), "numbers from 0 joined by ,"), None, "negatives to keep, joined by ,")
+    switch("shuffle_neg", "HR of other images of the batch as negatives")
+    flag("shuffle_neg_num", COUNT, 1, "how many of them")
+    switch("gpu_blur", "accepted for published scripts: samples are always made on the device")
+    switch("gpu_sharp", "accepted for published scripts: samples are always made on the device")
+    flag("vgg_path", str, None, "file vgg19-dcbb9e9d.pth (default: torch.hub's folder, downloaded)")
+
     flag, switch = group("test and output")
     switch("self_ensemble", "mean over the 8 flips and transposes")
     switch("chop", "run large images in overlapping tiles")
@@ -280,6 +312,8 @@ def _problems(args):
     if not args.test_only:
         for name in set(args.data_train) & WITHOUT_TRUTH:
             yield f"--data_train {name}: has no HR images to train on (sets: {', '.join(DATASETS)} or a folder of yours)"
+    if "--cl_layer" not in broken and max(integers(args.cl_layer, ",")) >= EMBEDDING_BLOCKS:
+        yield f"--cl_layer {args.cl_layer}: the embedding has the blocks 0 to {EMBEDDING_BLOCKS - 1}"
     if not broken & {"--chop_size", "--chop_overlap"} and args.chop_overlap >= args.chop_size / 2:
         yield f"--chop_overlap {args.chop_overlap}: is not less than half of --chop_size {args.chop_size}"
     if args.n_colors not in (1, 3):
@@ -331,7 +365,7 @@ def parse_args(argv=None):
     if args.resume is None:
         args.resume = -1 if args.load else 0
     args.save = args.load or args.save or "test"
-    for name in ("dir_experiment", "dir_data", "dir_cache", "dir_demo", "testpath"):
+    for name in ("dir_experiment", "dir_data", "dir_cache", "dir_demo", "testpath", "vgg_path"):
         if getattr(args, name) is not None:  # config.txt must hold for a later run from another folder too
             setattr(args, name, str(Path(getattr(args, name)).resolve()))
     return args

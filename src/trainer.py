@@ -84,7 +84,7 @@ class Trainer:
         lr = learning_rate(self.args, epoch)
         set_learning_rate(self.optimizer, lr)
         self.checkpoint.log(f"[Epoch {epoch}/{self.args.epochs}]\tLearning rate: {lr:.2e}")
-        self.loss.start_epoch()
+        self.loss.start_epoch(epoch)
         self.net.train()
         waited, began = 0.0, time.perf_counter()
         asked = began
@@ -113,12 +113,12 @@ class Trainer:
         """One update of the weights, from the mean over the parts of the batch (--split_batch)."""
         self.optimizer.zero_grad(set_to_none=True)
         lr, hr = self._to_range(batch.lr), self._to_range(batch.hr)
-        total = 0.0
+        total, measure = 0.0, step == 1 or step % self.args.print_every == 0
         parts = self.args.split_batch
         for lr_part, hr_part in zip(lr.tensor_split(parts), hr.tensor_split(parts), strict=True):
             with autocast(self.device, self.half):
                 sr = self.parallel(lr_part, batch.scale) if is_multi_scale(self.net) else self.parallel(lr_part)
-            loss = self.loss(sr.float(), hr_part, lr_part) * (len(lr_part) / len(lr))
+            loss = self.loss(sr.float(), hr_part, lr_part, measure) * (len(lr_part) / len(lr))
             value = loss.item()
             if not math.isfinite(value):
                 self._stop_at(batch, value)

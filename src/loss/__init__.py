@@ -1,21 +1,32 @@
 """The losses. A new one is a class and one line in `LOSSES`.
 
-`--loss 1*L1+0.1*MSE` is a sum of weighted terms. A term is a module `Term(args)` with `forward(sr, hr, lr) -> scalar`, on
-tensors (B, C, H, W) in [0, rgb_range]. It may set `self.report`, a dict of numbers that are logged beside its value.
+`--loss 1*L1+0.1*MSE` is a sum of weighted terms. A term is a module `Term(args, name)` with `forward(sr, hr, lr) -> scalar`, on
+tensors (B, C, H, W) in [0, rgb_range]. It may set `self.report`, a dict of numbers that are logged beside its value; one
+that learns has `start_epoch(epoch)`; one with `takes_samples = True` has `forward(sr, positives, negatives, hr)` instead.
 """
 
 import importlib
 import math
 import re
 
+import torch
 from torch import nn
 
 from errors import InputError
+
+_ADVERSARIAL = ("GAN", "LSGAN", "WGAN", "WGAN_GP", "RGAN", "ContrasD", "patchD")
 
 # name in --loss: "module:class"
 LOSSES = {
     "L1": "loss.pixel:L1",
     "MSE": "loss.pixel:MSE",
+    "WaveL1": "loss.wavelet:WaveL1",
+    "VGG22": "loss.vgg:Perceptual",
+    "VGG54": "loss.vgg:Perceptual",
+    "CL": "loss.cl:VGGContrast",
+    "VGGInfoNCE": "loss.cl:VGGContrast",
+    **dict.fromkeys(_ADVERSARIAL, "loss.adversarial:Adversarial"),
+    **{f"CL-{name}": "loss.adversarial:Adversarial" for name in _ADVERSARIAL},
 }
 
 
@@ -45,42 +56,87 @@ def parse_loss(text):
 
 
 class Loss(nn.Module):
-    """The weighted sum of the terms of --loss, and the mean of each over the epoch so far."""
+    """The weighted sum of the terms of --loss, and the mean of all that is logged over the epoch so far."""
 
-    def __init__(self, args):
+    def __init__(self, args, net=None):
+        """Build the terms.
+
+        Args:
+            args: the flags.
+            net: the SR network, which --neg_sr makes negatives with.
+
+        Raises:
+            InputError: a term cannot be built: its weight file is missing, its flags contradict each other.
+        """
         super().__init__()
         self.weights = {name: weight for weight, name in parse_loss(args.loss)}
         self.terms = nn.ModuleDict()
         for name in self.weights:
             module, _, cls = LOSSES[name].partition(":")
-            self.terms[name] = getattr(importlib.import_module(module), cls)(args)
-        self.start_epoch()
+            self.terms[name] = getattr(importlib.import_module(module), cls)(args, name)
+        self.samples = None
+        if any(getattr(term, "takes_samples", False) for term in self.terms.values()):
+            from loss.samples import SampleMaker
 
-    def start_epoch(self):
-        """Forget the values of the last epoch."""
-        self.sums, self.count = {}, 0
+            self.samples = SampleMaker(args, net)
+        self.start_epoch(1)
 
-    def forward(self, sr, hr, lr):
-        """Give the weighted sum (scalar) for sr and hr (B, C, H, W) and lr (B, C, h, w), all in [0, rgb_range]."""
-        total, values = 0, {}
+    def start_epoch(self, epoch):
+        """Forget the values of the last epoch and set the learning rates of terms that learn."""
+        self.sums, self.counts = {}, {}
+        for term in self.terms.values():
+            if hasattr(term, "start_epoch"):
+                term.start_epoch(epoch)
+
+    def forward(self, sr, hr, lr, measure=False):
+        """Give the weighted sum (scalar).
+
+        Args:
+            sr, hr: (B, C, H, W) in [0, rgb_range]; lr: (B, C, h, w).
+            measure: also log the norm of each term's gradient at sr, relative to that of L1 where L1 is a term.
+
+        Raises:
+            InputError: with `measure`, a term sends no gradient to sr.
+        """
+        values = {}
+        samples = self.samples(hr, lr) if self.samples else None
         for name, term in self.terms.items():
-            value = self.weights[name] * term(sr, hr, lr)
-            total = total + value
-            values[name] = value.detach()
-            values |= {f"{name} {key}": number for key, number in getattr(term, "report", {}).items()}
-        values["Total"] = total.detach()
+            takes_samples = getattr(term, "takes_samples", False)
+            value = term(sr, *samples, hr) if takes_samples else term(sr, hr, lr)
+            values[name] = self.weights[name] * value
+        total = sum(values.values())
+        if measure and len(values) > 1:
+            self._measure(values, sr)
         for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(value)
-        self.count += 1
+            self._note(name, value)
+            for key, number in getattr(self.terms[name], "report", {}).items():
+                self._note(f"{name} {key}", number)
+        self._note("Total", total)
         return total
 
+    def _measure(self, values, sr):
+        norms = {}
+        for name, value in values.items():
+            (gradient,) = torch.autograd.grad(value, sr, retain_graph=True, allow_unused=True)
+            if gradient is None:
+                raise InputError(f"--loss: {name} sends no gradient to the network")
+            norms[name] = float(gradient.norm())
+        reference = norms.get("L1") or 1.0
+        for name, norm in norms.items():
+            if name != "L1" or "L1" not in norms:
+                self._note(f"{name} gradient", norm / reference)
+
+    def _note(self, name, value):
+        self.sums[name] = self.sums.get(name, 0.0) + float(value)
+        self.counts[name] = self.counts.get(name, 0) + 1
+
     def means(self):
-        """Give the mean of each weighted term and of their sum, `Total`, over the epoch so far."""
-        return {name: value / self.count for name, value in self.sums.items()} if self.count else {}
+        """Give the means over the epoch so far of each weighted term, of what it reports, and of their sum, `Total`."""
+        return {name: value / self.counts[name] for name, value in self.sums.items()}
 
     def describe(self):
         """Give the means as they stand in the log: [L1: 3.1415][Total: 3.1415]."""
         means = self.means()
-        if len(self.terms) == 1 and len(means) == 2:
+        if len(means) == 2:
             means.pop("Total")
         return "".join(f"[{name}: {value:.4f}]" for name, value in means.items())

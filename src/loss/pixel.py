@@ -7,7 +7,7 @@ from torch.nn.functional import l1_loss, mse_loss
 class L1(nn.Module):
     """Mean absolute error of sr and hr (B, C, H, W), in units of rgb_range."""
 
-    def __init__(self, args):
+    def __init__(self, args, name):
         super().__init__()
 
     def forward(self, sr, hr, lr):
@@ -17,7 +17,7 @@ class L1(nn.Module):
 class MSE(nn.Module):
     """Mean squared error of sr and hr (B, C, H, W), in squared units of rgb_range."""
 
-    def __init__(self, args):
+    def __init__(self, args, name):
         super().__init__()
 
     def forward(self, sr, hr, lr):

@@ -1,0 +1,76 @@
+"""Contrastive losses on features (PCL-SR, section III; --cl_loss_type).
+
+s(a, b) is the mean over places of the cosine along the channels. The anchor is SR; p runs over positives, n over negatives.
+"""
+
+import torch
+from torch.nn.functional import cosine_similarity, l1_loss
+
+
+def similarity(a, b):
+    """Give s(a, b) of each image: (B,) of features (B, C, H, W)."""
+    return cosine_similarity(a, b, dim=1).flatten(1).mean(1)
+
+
+def similarities(anchor, others):
+    """Give s(anchor, o) for each of a list of features (B, C, H, W): (len(others), B)."""
+    return torch.stack([similarity(anchor, other) for other in others])
+
+
+def _info_nce(to_positives, to_negatives):
+    negatives = to_negatives.logsumexp(0)
+    return (torch.logaddexp(to_positives, negatives) - to_positives).mean()
+
+
+def info_nce(anchor, positives, negatives):
+    """InfoNCE (van den Oord et al., 2018) on one layer: mean over p and the batch of -log(e^s(p) / (e^s(p) + sum_n e^s(n))).
+
+    Args:
+        anchor: features of SR (B, C, H, W); the gradient goes through it.
+        positives, negatives: lists of features of the same shape.
+
+    Returns:
+        scalar.
+    """
+    return _info_nce(similarities(anchor, positives), similarities(anchor, negatives))
+
+
+def contrastive(kind, anchor, positives, negatives, weights=None):
+    """Give the contrastive loss over several layers.
+
+    Args:
+        kind: InfoNCE; LMCL, the same without the positive in the denominator; cosine, mean_n s - mean_p s;
+            l2, (1 - S_p) / (1 - S_n) with S the mean similarity summed over layers; l1, the ratio of L1 distances.
+        anchor: list of features (B, C, H, W) of SR, one a layer.
+        positives, negatives: lists of such lists.
+        weights: factor of each layer; 1 for all by default.
+
+    Returns:
+        (loss, report): a scalar, and the mean similarities to positives and negatives for the log.
+    """
+    weights = weights or [1.0] * len(anchor)
+    to_pos = [similarities(a, [p[i] for p in positives]) for i, a in enumerate(anchor)]
+    to_neg = [similarities(a, [n[i] for n in negatives]) for i, a in enumerate(anchor)]
+    with torch.no_grad():
+        report = {"s_pos": torch.stack(to_pos).mean(), "s_neg": torch.stack(to_neg).mean()}
+    pairs = list(zip(weights, to_pos, to_neg, strict=True))
+    if kind == "InfoNCE":
+        loss = sum(w * _info_nce(p, n) for w, p, n in pairs) / len(pairs)
+    elif kind == "LMCL":
+        loss = sum(w * (n.logsumexp(0) - p).mean() for w, p, n in pairs) / len(pairs)
+    elif kind == "cosine":
+        loss = sum(w * (n.mean() - p.mean()) for w, p, n in pairs)
+    elif kind == "l2":
+        loss = (1 - sum(w * p.mean() for w, p, _ in pairs)) / (1 - sum(w * n.mean() for w, _, n in pairs))
+    elif kind == "l1":
+
+        def distance(others):
+            return sum(
+                w * sum(l1_loss(a, o[i]) for o in others) / len(others)
+                for i, (w, a) in enumerate(zip(weights, anchor, strict=True))
+            )
+
+        loss = distance(positives) / distance(negatives)
+    else:
+        raise ValueError(f"there is no contrastive loss {kind!r}")
+    return loss, report

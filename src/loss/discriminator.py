@@ -1,0 +1,91 @@
+"""The embedding network of PCL-SR: a discriminator whose features the contrastive loss is taken in (section III-C).
+
+Departs from the published release: with --before_relu the features really are those before the activation, which there
+was in place and overwrote them.
+"""
+
+import torch
+from torch import nn
+
+from errors import InputError
+from loss.wavelet import haar_high
+
+WIDTHS = (64, 64, 128, 128, 256, 256, 512, 512)
+STRIDES = (1, 2, 1, 2, 1, 2, 1, 2)
+N_LAYERS = len(WIDTHS)
+
+
+class Discriminator(nn.Module):
+    """Eight blocks of convolution, batch normalisation and LeakyReLU, and a head.
+
+    In training mode, which the losses use always, normalisation takes the statistics of each call's images by themselves.
+    """
+
+    def __init__(self, args, patch=None):
+        """Build the network.
+
+        Args:
+            args: flags: n_colors, use_wavelet, before_relu, patch_size, scale, and loss where `patch` is None.
+            patch: head of 4x4 logits (patchD), else one logit an image; None takes it from --loss.
+
+        Raises:
+            InputError: the training patch is odd under --use_wavelet, or too small.
+        """
+        super().__init__()
+        self.use_wavelet, self.before_relu = args.use_wavelet, args.before_relu
+        side = args.patch_size // args.scale[0] * args.scale[0]
+        if args.use_wavelet and side % 2:
+            raise InputError(f"--use_wavelet: needs an even training patch, not {side} (--patch_size {args.patch_size})")
+        smallest = 32 if args.use_wavelet else 16
+        if side < smallest:
+            raise InputError(f"--patch_size {args.patch_size}: the embedding needs at least {smallest} pixels")
+        side = side // 2 if args.use_wavelet else side
+        n_in = args.n_colors * (3 if args.use_wavelet else 1)
+        blocks = []
+        for n_out, stride in zip(WIDTHS, STRIDES, strict=True):
+            convolution = nn.Conv2d(n_in, n_out, 3, stride=stride, padding=1, bias=False)
+            blocks.append(nn.Sequential(convolution, nn.BatchNorm2d(n_out)))
+            blocks.append(nn.LeakyReLU(0.2, inplace=not args.before_relu))
+            n_in = n_out
+            side = (side - 1) // stride + 1
+        self.features = nn.Sequential(*blocks)
+        patch = "patchD" in args.loss if patch is None else patch
+        if patch:
+            self.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Conv2d(n_in, 1, 1))
+        else:
+            self.classifier = nn.Sequential(
+                nn.Flatten(), nn.Linear(n_in * side**2, 1024), nn.LeakyReLU(0.2, inplace=True), nn.Linear(1024, 1)
+            )
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                module.to(memory_format=torch.channels_last)
+
+    def prepare(self, x):
+        """Give what the first block sees of images (B, C, H, W): their Haar high frequencies with --use_wavelet."""
+        return haar_high(x) if self.use_wavelet else x
+
+    def embed(self, prepared, last):
+        """Give the features of blocks 0 to `last` of prepared images, and nothing deeper: a list, one a block."""
+        return [kept for kept, _ in self._blocks(prepared, last)]
+
+    def _blocks(self, x, last=N_LAYERS - 1):
+        """Yield each block's feature, before the activation with --before_relu, and what the next block sees."""
+        for block, activation in zip(self.features[: 2 * last + 1 : 2], self.features[1::2], strict=False):
+            before = block(x)
+            x = activation(before)
+            yield (before if self.before_relu else x), x
+
+    def logits(self, prepared):
+        """Give the logits of prepared images."""
+        return self.classifier(self.features(prepared))
+
+    def forward(self, x, return_features=False):
+        """Give the logits of images (B, C, H, W) in [0, rgb_range]: (B, 1, 4, 4) for patchD, else (B, 1).
+
+        With return_features: (logits, list of the features of all eight blocks).
+        """
+        prepared = self.prepare(x)
+        if not return_features:
+            return self.logits(prepared)
+        blocks = list(self._blocks(prepared))
+        return self.classifier(blocks[-1][1]), [kept for kept, _ in blocks]

@@ -1,0 +1,36 @@
+"""Haar wavelet: the high frequencies that the embedding of PCL-SR looks at, and an L1 loss on them."""
+
+import torch
+from torch import nn
+from torch.nn.functional import l1_loss
+
+
+def haar_high(x):
+    """Give the high-frequency bands of one level of the orthonormal Haar transform.
+
+    Of each 2x2 block [a b; c d]: LH (a+b-c-d)/2, HL (a-b+c-d)/2, HH (a-b-c+d)/2.
+
+    Args:
+        x: (B, C, H, W), H and W even.
+
+    Returns:
+        (B, 3*C, H/2, W/2): the C channels of LH, then of HL, then of HH, in the units of x.
+
+    Raises:
+        ValueError: an odd side.
+    """
+    if x.shape[-2] % 2 or x.shape[-1] % 2:
+        raise ValueError(f"the Haar transform needs even sides, not {x.shape[-1]}x{x.shape[-2]}")
+    a, b, c, d = x[..., ::2, ::2], x[..., ::2, 1::2], x[..., 1::2, ::2], x[..., 1::2, 1::2]
+    top, bottom, left, right = a + b, c + d, a - b, c - d
+    return torch.cat([top - bottom, left + right, left - right], dim=-3) / 2
+
+
+class WaveL1(nn.Module):
+    """Mean absolute error of the Haar high frequencies of sr and hr (B, C, H, W), H and W even."""
+
+    def __init__(self, args, name):
+        super().__init__()
+
+    def forward(self, sr, hr, lr):
+        return l1_loss(haar_high(sr), haar_high(hr))
