@@ -127,7 +127,7 @@ class Loss(nn.Module):
                 self._note(f"{name} gradient", norm / reference)
 
     def _note(self, name, value):
-        self.sums[name] = self.sums.get(name, 0.0) + float(value)
+        self.sums[name] = self.sums.get(name, 0.0) + float(torch.as_tensor(value).detach())
         self.counts[name] = self.counts.get(name, 0) + 1
 
     def means(self):

@@ -1,0 +1,308 @@
+"""PCL-SR: formulas against their definitions, and gradients that reach the network."""
+
+import itertools
+import math
+
+import pytest
+import skimage.data
+import torch
+from helpers import same_bits, state_of
+
+from data.image import to_uint8
+from data.resize import downsample
+from errors import InputError
+from loss import LOSSES, Loss, parse_loss
+from loss.adversarial import KINDS, Adversarial, dual_contrastive
+from loss.contrast import contrastive, info_nce, similarity
+from loss.discriminator import Discriminator
+from loss.samples import SampleMaker, gaussian_blur, quantize, sharpen
+from loss.vgg import VGGFeatures, build_layers
+from loss.wavelet import haar_high
+from model import build_network
+from option import parse_args
+
+PCL = "--template PCL --n_resblocks 1 --n_feats 8 --scale 2 --patch_size 48 --mcl_neg 1".split()
+
+
+def pictures(scale=2, side=48, batch=2, rgb_range=255):
+    photo = skimage.data.astronaut()
+    crops = [photo[40 * i : 40 * i + side, 170 : 170 + side] for i in range(batch)]
+    pairs = [(downsample(crop, scale), crop) for crop in crops]
+    lr, hr = (torch.stack([torch.from_numpy(x.transpose(2, 0, 1).copy()) for x in side]) for side in zip(*pairs, strict=True))
+    return lr.float() * rgb_range / 255, hr.float() * rgb_range / 255
+
+
+@pytest.fixture(scope="session")
+def vgg_file(tmp_path_factory):
+    """A file in torchvision's layout, with random weights: the published ones cannot be shipped."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("vgg") / "vgg19.pth"
+    net = build_layers()
+    for layer in net:
+        if isinstance(layer, torch.nn.Conv2d):  # so that the gradient survives 16 layers
+            torch.nn.init.kaiming_normal_(layer.weight)
+    state = {f"features.{name}": value for name, value in net.state_dict().items()}
+    torch.save(state | {"classifier.0.bias": torch.zeros(4096)}, path)
+    return path
+
+
+# --------------------------------------------------------------- formulas
+
+
+def test_haar_bands_of_a_block():
+    x = torch.tensor([[1.0, 2.0], [4.0, 8.0]]).view(1, 1, 2, 2)
+    assert haar_high(x).flatten().tolist() == [(1 + 2 - 4 - 8) / 2, (1 - 2 + 4 - 8) / 2, (1 - 2 - 4 + 8) / 2]
+    rgb = torch.rand(2, 3, 8, 6)
+    assert torch.equal(haar_high(rgb)[:, 3:6], torch.cat([haar_high(rgb[:, i : i + 1])[:, 1:2] for i in range(3)], 1))
+    low = (rgb[..., ::2, ::2] + rgb[..., ::2, 1::2] + rgb[..., 1::2, ::2] + rgb[..., 1::2, 1::2]) / 2
+    assert (low**2).sum() + (haar_high(rgb) ** 2).sum() == pytest.approx(float((rgb**2).sum()), rel=1e-5)
+    with pytest.raises(ValueError, match="even sides, not 6x7"):
+        haar_high(torch.rand(1, 3, 7, 6))
+
+
+def test_dual_contrastive_is_its_definition():
+    r, f = torch.randn(5), torch.randn(3)
+    real = sum(-math.log(math.exp(a) / (math.exp(a) + sum(math.exp(b) for b in f))) for a in r) / 5
+    fake = sum(-math.log(math.exp(-b) / (math.exp(-b) + sum(math.exp(-a) for a in r))) for b in f) / 3
+    assert float(dual_contrastive(r, f)) == pytest.approx(real + fake, rel=1e-5)
+    assert torch.isfinite(dual_contrastive(1e4 * r, 1e4 * f)), "overflow"
+
+
+def test_info_nce_is_its_definition():
+    a, *others = torch.randn(5, 2, 6, 4, 4)
+    pos, neg = others[:2], others[2:]
+    assert similarity(a, a).tolist() == pytest.approx([1, 1])
+    want = 0
+    for p, image in itertools.product(pos, range(2)):
+        s = [float(similarity(a, x)[image]) for x in (p, *neg)]
+        want += -math.log(math.exp(s[0]) / sum(map(math.exp, s))) / 4
+    assert float(info_nce(a, pos, neg)) == pytest.approx(want, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["InfoNCE", "LMCL", "cosine", "l2", "l1"])
+def test_contrastive_losses_fall_from_negatives_to_positives(kind):
+    layers = 1 if kind == "l2" else 3  # 1 - S changes its sign where S, the sum over layers, passes 1
+    base, far = torch.rand(2, layers, 2, 4, 8, 8)
+    values = []
+    for mix in (0.1, 0.5, 0.9):  # 0: at the negative, 1: at the positive
+        anchor = [mix * b + (1 - mix) * f for b, f in zip(base, far, strict=True)]
+        values.append(float(contrastive(kind, anchor, [list(base)], [list(far)])[0]))
+    assert values[0] > values[1] > values[2]
+
+
+def test_blur_keeps_the_mean_and_depends_on_the_axis():
+    _, hr = pictures()
+    blurred = gaussian_blur(hr, (11, 3), (2.0, 0.1), 255)
+    assert blurred.mean() == pytest.approx(float(hr.mean()), rel=0.02)
+    assert (blurred - hr).abs().mean() > 3
+    rows = hr.clone()
+    rows[:] = torch.linspace(0, 255, 48)  # constant along y, so that only a blur along x would show
+    assert torch.allclose(gaussian_blur(rows, (11, 3), (2.0, 0.1), 255), rows, atol=1e-3)
+
+
+def test_sharpening_with_one_changes_nothing_and_more_adds_contrast():
+    _, hr = pictures()
+    assert torch.allclose(sharpen(hr, torch.ones(2), 255), hr, atol=1e-3)
+    sharper = sharpen(hr, torch.tensor([1.0, 3.0]), 255)
+    assert torch.allclose(sharper[0], hr[0], atol=1e-3)
+    assert haar_high(sharper[1:]).abs().mean() > 1.3 * haar_high(hr[1:]).abs().mean()
+    assert torch.equal(sharper[:, :, 0], hr[:, :, 0]), "border pixels are kept"
+
+
+@pytest.mark.parametrize("rgb_range", [1, 255])
+def test_samples_are_eight_bit_images(rgb_range):
+    flags = ["--use_noise_pos", "--rgb_range", str(rgb_range), "--mcl_neg", "2"]
+    lr, hr = pictures(rgb_range=rgb_range)
+    for more in ([], ["--only_blur", "false"]):
+        positives, negatives = SampleMaker(parse_args(PCL + flags + more))(hr, lr)
+        assert (len(positives), len(negatives)) == (4, 3)
+        assert positives[0] is hr
+        assert negatives[0] is lr
+        for sample in positives + negatives[1:]:
+            assert sample.shape == hr.shape
+            assert torch.allclose(quantize(sample, rgb_range), sample, atol=1e-6 * rgb_range)
+            steps = to_uint8(sample[0], rgb_range)
+            assert len(set(steps.flatten().tolist())) > 50
+
+
+def test_subsets_of_samples():
+    lr, hr = pictures()
+    positives, negatives = SampleMaker(parse_args([*PCL, "--pos_id", "1", "--neg_id", "0,1"]))(hr, lr)
+    assert len(positives) == 1
+    assert positives[0] is not hr
+    assert len(negatives) == 2
+    positives, negatives = SampleMaker(parse_args([*PCL, "--only_aug"]))(hr, lr)
+    assert (len(positives), len(negatives)) == (1, 1)
+    assert negatives[0].shape == hr.shape
+
+
+def test_negatives_by_the_network_itself():
+    lr, hr = pictures()
+    args = parse_args([*PCL, "--only_blur", "false", "--neg_sr"])
+    calls = []
+    maker = SampleMaker(args, net=lambda x: (calls.append(x.shape), torch.full_like(hr, 7.0))[1])
+    assert maker(hr, lr)[1][1].mean() == 7
+    assert calls == [lr.shape]
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_features_are_before_or_after_the_activation(before):
+    dis = Discriminator(parse_args([*PCL, "--before_relu", str(before).lower()]))
+    _, hr = pictures()
+    features = dis(hr, return_features=True)[1]
+    assert len(features) == 8
+    for number, feature in enumerate(features):
+        negative = float(feature.min())
+        activated = torch.nn.functional.leaky_relu(feature, 0.2)
+        after_next = dis.features[2 * number + 2](activated if before else feature) if number < 7 else None
+        if after_next is not None and before:
+            assert torch.allclose(after_next, features[number + 1], atol=1e-4)
+        assert negative < (-1.5 if before else 0), number
+
+
+# ------------------------------------------------------ gradient and steps
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_term_moves_the_network_and_only_it(name, vgg_file):
+    torch.manual_seed(0)
+    flags = [] if not name.startswith("CL-") else ["--no_ad_loss"]
+    args = parse_args([*PCL, "--no_ad_loss", "false", "--loss", name, "--vgg_path", str(vgg_file), "--lr", "1e-3", *flags])
+    net = build_network(args)
+    loss = Loss(args, net)
+    lr, hr = pictures()
+    sr = net(lr)
+    sr.retain_grad()
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    learns = [m for m in loss.modules() if isinstance(m, Discriminator)]
+    # the last bias is left out: it is the same for real and fake, and cancels in WGAN
+    embedding = [p.clone() for m in learns for p in m.parameters()][:-1]
+    total = loss(sr, hr, lr)  # step 1
+    same_bits(dict(net.state_dict()), before)
+    moved = [
+        not torch.equal(old, new) for old, new in zip(embedding, (p for m in learns for p in m.parameters()), strict=False)
+    ]
+    assert all(moved), "step 1 must train the whole embedding"
+    embedding = [p.clone() for m in learns for p in m.parameters()]
+    total.backward()  # step 2
+    assert torch.isfinite(sr.grad).all()
+    assert sr.grad.abs().sum() > 0
+    torch.optim.Adam([p for p in net.parameters() if p.requires_grad], lr=1e-3).step()
+    for key, parameter in net.named_parameters():
+        assert torch.equal(before[key], parameter) != parameter.requires_grad, key
+    same_bits(embedding, [p.clone() for m in learns for p in m.parameters()])
+    assert all(p.grad is None or not p.requires_grad for m in learns for p in m.parameters())
+
+
+@pytest.mark.parametrize("kind", ["InfoNCE", "LMCL", "cosine", "l2", "l1"])
+@pytest.mark.parametrize("more", ["", "--layer_weight --cl_layer 0,3,7", "--shuffle_neg --shuffle_neg_num 2 --contras_D_train"])
+def test_every_variant_of_the_contrastive_loss_has_a_gradient(kind, more):
+    torch.manual_seed(0)
+    term = Adversarial(parse_args([*PCL, "--cl_loss_type", kind, *more.split()]), "CL-patchD")
+    lr, hr = pictures()
+    sr = (hr + 20 * torch.randn(hr.shape)).requires_grad_()
+    term(sr, [hr], [lr], hr).backward()
+    assert torch.isfinite(sr.grad).all()
+    assert sr.grad.abs().sum() > 0
+    assert set(term.report) == {"embedding", "s_pos", "s_neg"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_embedding_learns_to_tell_hr_from_sr(kind):
+    torch.manual_seed(0)
+    args = parse_args([*PCL, "--no_ad_loss", "false", "--loss", kind, "--lr", "2e-3" if kind == "WGAN" else "2e-4"])
+    term = Adversarial(args, kind)
+    lr, hr = pictures(batch=4)
+    sr = gaussian_blur(hr, (5, 5), (1.0, 1.0), 255)
+    values = []
+    for _ in range(12):
+        term(sr.clone().requires_grad_(), [hr], [lr], hr)
+        values.append(float(term.report["embedding"]))
+    assert sum(values[-3:]) < sum(values[1:4]), values  # the first is before the first clipping of WGAN
+
+
+def test_features_go_no_deeper_than_the_layers_need():
+    term = Adversarial(parse_args([*PCL, "--cl_layer", "1,4"]), "CL-patchD")
+    calls = []
+    for number, block in enumerate(term.dis.features[::2]):
+        block.register_forward_hook(lambda *_, number=number: calls.append(number))
+    lr, hr = pictures()
+    term(hr.clone().requires_grad_(), [hr], [lr], hr)
+    assert calls.count(7) == 2, "the whole embedding runs in step 1 alone, on HR and SR"
+    assert calls.count(4) == 2 + 3
+    assert calls.count(5) == 2
+
+
+def test_a_term_without_gradient_is_reported():
+    args = parse_args([*PCL, "--loss", "1*L1+1*CL-patchD"])
+    loss = Loss(args)
+    loss.terms["CL-patchD"].forward = lambda sr, *rest: (sr.detach() ** 2).mean() + 0 * torch.ones(1, requires_grad=True).sum()
+    lr, hr = pictures()
+    with pytest.raises(InputError, match="CL-patchD sends no gradient"):
+        loss(hr.clone().requires_grad_(), hr, lr, measure=True)
+
+
+# ---------------------------------------------------------------- program
+
+
+def test_pcl_is_logged_drawn_and_resumed_to_the_last_bit(sr):
+    flags = ["--template", "PCL", "--mcl_neg", 1, "--print_every", 2, "--embed_lr", "1e-3"]
+    status, out, err = sr.train("--save", "whole", "--epochs", 3, *flags)
+    assert status == 0, err
+    sr.train("--save", "parts", "--epochs", 1, *flags, "--n_threads", 2)
+    assert sr("--load", "parts", "--epochs", 3, "--cpu")[0] == 0
+    same_bits(state_of(sr.folder("whole")), state_of(sr.folder("parts")))
+    terms = next(line["loss"] for line in sr.metrics("whole") if "loss" in line)
+    names = ["CL-patchD", "CL-patchD embedding", "CL-patchD gradient", "CL-patchD s_neg", "CL-patchD s_pos", "L1", "Total"]
+    assert sorted(terms) == names
+    assert "[CL-patchD gradient: " in out
+    assert (sr.folder("whole") / "loss_CL-patchD_embedding.png").is_file()
+
+
+def test_several_terms_without_a_picture_of_l1(sr, vgg_file):
+    status, out, err = sr.train(
+        "--save", "run", "--epochs", 1, "--loss", "0.1*VGG22+0.01*RGAN+1e-2*WaveL1", "--vgg_path", vgg_file
+    )
+    assert status == 0, err
+    assert "[VGG22: " in out
+    assert "[RGAN embedding: " in out
+
+
+def test_parsing_of_losses():
+    assert parse_loss("1*L1+5*CL-patchD") == [(1.0, "L1"), (5.0, "CL-patchD")]
+    assert parse_loss("L1+1e+2*MSE+1e-3*CL") == [(1.0, "L1"), (100.0, "MSE"), (0.001, "CL")]
+    for bad in ("1*l1", "1*patch", "1*L1+", "two*L1", "1*L1+2*L1", "inf*L1", "1*CL-"):
+        with pytest.raises(InputError, match="--loss"):
+            parse_loss(bad)
+
+
+@pytest.mark.parametrize(
+    ("flags", "word"),
+    [
+        ("--cl_layer 9", "blocks 0 to 7"),
+        ("--cl_layer a", "--cl_layer"),
+        ("--patch_size 24", "at least 32"),
+        ("--scale 3 --patch_size 45", "even training patch, not 45"),
+        ("--mcl_neg 0 --only_aug", "no positives"),
+        ("--only_aug --random_neg false", "no negatives"),
+        ("--neg_id 5", "--neg_id 5"),
+        ("--loss 1*L1+1*patchD", "nothing is left"),
+        ("--loss 1*L1+1*CL-patchE", "CL-patchE"),
+        ("--loss 1*L1+x*CL-patchD", "weight 'x'"),
+        ("--loss 1*L1+1*VGG54 --vgg_path /none/vgg.pth", "/none/vgg.pth"),
+    ],
+)
+def test_bad_flags_stop_before_anything_is_written(sr, flags, word):
+    status, _, err = sr.train("--template", "PCL", *flags.split())
+    assert status != 0
+    assert word in err
+    assert not sr.experiments.exists()
+
+
+def test_broken_or_other_vgg_files(vgg_file, tmp_path):
+    broken, other = tmp_path / "broken.pth", tmp_path / "other.pth"
+    broken.write_bytes(vgg_file.read_bytes()[:100_000])
+    torch.save({"features.0.weight": torch.zeros(3)}, other)
+    for path, word in ((broken, "cannot be read"), (other, "no VGG19")):
+        with pytest.raises(InputError, match=f"{path.name}.*{word}"):
+            VGGFeatures(parse_args(["--vgg_path", str(path)]), [7])
