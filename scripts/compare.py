@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Compare experiments: a table of PSNR and SSIM, and a picture of crops side by side.
 
-scripts/compare.py bicubic_x2 edsr_x2
+scripts/compare.py bicubic EDSR EDSR-PCL
     prints a Markdown table from the last test of each set in experiment/NAME/metrics.jsonl
-scripts/compare.py edsr_x2 --figure pic/astronaut.png --data_test sample_test --image astronaut
+scripts/compare.py EDSR --figure pic/astronaut.png --data_test sample_test --image astronaut
     draws LR, bicubic, each experiment's SR and HR of an image that was tested with --save_results --save_gt
 """
 

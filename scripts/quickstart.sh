@@ -1,40 +1,59 @@
 #!/usr/bin/env bash
 # From nothing to a trained network on a machine with Python 3.10 or later: makes .venv, installs requirements.txt, prepares
-# the embedded photographs, trains a small EDSR x2 on the CPU, tests it and bicubic, prints the table and draws the picture.
+# the embedded photographs, trains a small EDSR x2 on the CPU, fine-tunes it with PCL-SR, tests both and bicubic, prints the
+# table and draws the pictures.
 # Under 5 minutes on 2 CPU cores after the installation. Running it again goes on from where it was.
-#     DIR_DATA, DIR_EXPERIMENT: other folders than datasets and experiment. Further flags go to the training.
+#     DIR_DATA, DIR_EXPERIMENT: other folders than datasets and experiment. Further flags go to both trainings.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 setup requirements.txt
 data=${DIR_DATA:-$project/datasets}
 experiments=${DIR_EXPERIMENT:-$project/experiment}
 python=$venv/bin/python
-name=quickstart_x2
 
 echo "== data: photographs from scikit-image"
 "$python" "$project/scripts/sample_data.py" --dir_data "$data" --scale 2
 
-echo "== training: a small EDSR x2"
-if [ -f "$experiments/$name/model/state.pt" ]; then
-    run=(--load "$name")
-else
-    run=(--save "$name" --model EDSR --n_resblocks 8 --n_feats 32 --scale 2 --data_train sample_train
-        --data_test sample_test --patch_size 64 --test_every 100 --epochs 8 --lr 1e-3 --scheduler Cosine
-        --cosine_etamin 1e-5 --print_every 50 --n_threads 2)
-fi
-run+=(--dir_data "$data" --dir_experiment "$experiments" --cpu)
-"$python" "$project/src/main.py" "${run[@]}" "$@"
+# train NAME FLAGS...: train an experiment, or go on with it
+train() {
+    local name=$1
+    shift
+    local run=(--save "$name" --model EDSR --n_resblocks 8 --n_feats 32 --scale 2 --data_train sample_train
+        --data_test sample_test --patch_size 64 --lr 1e-3 --scheduler Cosine --cosine_etamin 1e-5 --print_every 50 --n_threads 2 "$@")
+    if [ -f "$experiments/$name/model/state.pt" ]; then
+        run=(--load "$name")
+    fi
+    "$python" "$project/src/main.py" "${run[@]}" "${common[@]}" ${flags[@]+"${flags[@]}"}
+}
 
-echo "== test: bicubic, then the best epoch of the training"
-test=(--data_test sample_test --scale 2 --dir_data "$data" --dir_experiment "$experiments" --test_only --cpu --reset)
-"$python" "$project/src/main.py" --model Bicubic --save quickstart_bicubic_x2 "${test[@]}"
-"$python" "$project/src/main.py" --n_resblocks 8 --n_feats 32 --save quickstart_EDSR_x2 "${test[@]}" \
-    --pre_train "$experiments/$name/model/model_best.pt" --save_results --save_gt
+# evaluate NAME FLAGS...: test weights into an experiment of their own, with the pictures
+evaluate() {
+    local name=$1
+    shift
+    "$python" "$project/src/main.py" --save "$name" --scale 2 --data_test sample_test --test_only --reset \
+        --save_results --save_gt "${common[@]}" "$@"
+}
+
+common=(--dir_data "$data" --dir_experiment "$experiments" --cpu)
+flags=("$@")
+best=model/model_best.pt
+
+echo "== training 1 of 2: a small EDSR x2 with L1"
+train quickstart_EDSR_x2 --test_every 100 --epochs 6
+echo "== training 2 of 2: fine-tuning with PCL-SR"
+train quickstart_PCL_x2 --template PCL --mcl_neg 1 --test_every 25 --epochs 2 --lr 1e-4 \
+    --pre_train "$experiments/quickstart_EDSR_x2/$best"
+
+echo "== test: bicubic, EDSR, EDSR after PCL-SR"
+network=(--n_resblocks 8 --n_feats 32)
+evaluate bicubic --model Bicubic
+evaluate EDSR "${network[@]}" --pre_train "$experiments/quickstart_EDSR_x2/$best"
+evaluate EDSR-PCL "${network[@]}" --pre_train "$experiments/quickstart_PCL_x2/$best"
 
 echo "== PSNR (dB) / SSIM"
-"$python" "$project/scripts/compare.py" --dir_experiment "$experiments" quickstart_bicubic_x2 quickstart_EDSR_x2
+compare=("$python" "$project/scripts/compare.py" --dir_experiment "$experiments")
+"${compare[@]}" bicubic EDSR EDSR-PCL
 for image in astronaut chelsea coffee; do
-    "$python" "$project/scripts/compare.py" --dir_experiment "$experiments" quickstart_EDSR_x2 \
-        --figure "$experiments/$name/$image.png" --data_test sample_test --image "$image"
+    "${compare[@]}" EDSR EDSR-PCL --figure "$experiments/$image.png" --data_test sample_test --image "$image"
 done
-echo "curves: $experiments/$name/psnr_sample_test.png, loss_L1.png"
+echo "curves: $experiments/quickstart_*/psnr_sample_test.png and loss.png"

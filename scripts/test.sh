@@ -14,4 +14,6 @@ if [ "${1:-}" = --slow ]; then
 fi
 "$venv/bin/ruff" check .
 "$venv/bin/ruff" format --check .
-exec "$venv/bin/python" -m pytest ${marks[@]+"${marks[@]}"} "$@"
+# one process a core, one thread a process: the networks of the tests are too small for more
+export OMP_NUM_THREADS=1
+exec "$venv/bin/python" -m pytest -n auto ${marks[@]+"${marks[@]}"} "$@"

@@ -5,7 +5,7 @@
                     metrics.jsonl         one line a test: epoch, dataset, scale, psnr, ssim, images; one line a training epoch
                     model/model_latest.pt weights, a plain state_dict; model_best.pt, and model_N.pt with --save_models
                     model/state.pt        all that the next step depends on, the weights included, written last
-                    psnr_SET.pdf, .png    curves; loss_TERM.pdf, .png
+                    psnr_SET.pdf, .png    curves; loss.pdf, .png: a panel for each term
                     results-SET/          images of --save_results
 
 Files are replaced whole: a run that is stopped at any instant leaves a state that it can go on from.

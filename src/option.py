@@ -136,7 +136,7 @@ def build_parser():
         return flag, switch
 
     flag, switch = group("run")
-    flag("template", _choice(TEMPLATES), None, f"preset: {', '.join(TEMPLATES)}")
+    flag("template", str, None, f"presets, joined by +: {', '.join(TEMPLATES)}")
     flag("save", str, None, "name of the experiment, a folder under experiment/ (default: test)")
     flag("load", str, None, "go on with this experiment, with its flags where none is given")
     flag("resume", _number(int, low=-1), None, "-1: latest state, 0: none, N: that epoch (default: -1 with --load)")
@@ -287,6 +287,9 @@ def _problems(args):
     bad = list(_bad_values(args))
     yield from bad
     broken = {line.split(":")[0] for line in bad}
+    for name in args.template.split("+") if args.template else ():
+        if name not in TEMPLATES:
+            yield f"--template: {name!r} is not one of {', '.join(TEMPLATES)}"
     try:
         parse_loss(args.loss)
     except InputError as error:
@@ -349,8 +352,8 @@ def parse_args(argv=None):
     """
     parser = build_parser()
     first, _ = parser.parse_known_args(argv)
-    if first.template in TEMPLATES:
-        parser.set_defaults(**TEMPLATES[first.template])
+    for name in (first.template or "").split("+"):
+        parser.set_defaults(**TEMPLATES.get(name, {}))
     if argv is None:
         import sys
 

@@ -7,32 +7,41 @@ from matplotlib import pyplot as plt
 from matplotlib.ticker import MaxNLocator
 
 
-def draw(folder, name, curves, ylabel, title):
-    """Draw curves over epochs into folder/name.pdf and .png.
+def draw(folder, name, panels, ylabel):
+    """Draw curves over epochs into folder/name.pdf and .png, one panel beside the other.
 
     Args:
         folder: a Path.
         name: name of the files without ending.
-        curves: dict of label: (epochs, values).
-        ylabel: label of the vertical axis, with the unit.
-        title: title of the plot.
+        panels: dict of title: {label: {epoch: value}}.
+        ylabel: label of the vertical axes, with the unit.
     """
-    figure, axes = plt.subplots(figsize=(6, 4), layout="constrained")
-    for label, (epochs, values) in curves.items():
-        axes.plot(epochs, values, label=label, marker="o" if len(epochs) < 30 else None, markersize=3)
-    axes.set(xlabel="epoch", ylabel=ylabel, title=title)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(alpha=0.3)
-    axes.legend()
+    columns = min(len(panels), 4)
+    rows = -(-len(panels) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(max(5, 3.4 * columns), max(3.2, 2.8 * rows)), squeeze=False)
+    for axis in axes.flat[len(panels) :]:
+        axis.set_axis_off()
+    for axis, (title, curves) in zip(axes.flat, panels.items(), strict=False):
+        for label, curve in curves.items():
+            axis.plot(list(curve), list(curve.values()), label=label, marker="o" if len(curve) < 30 else None, markersize=3)
+        axis.set_title(title, fontsize=10)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.grid(alpha=0.3)
+        if len(curves) > 1:
+            axis.legend()
+    for axis in axes[:, 0]:
+        axis.set_ylabel(ylabel)
+    for axis in axes[-1]:
+        axis.set_xlabel("epoch")
+    figure.tight_layout()
     for ending in ("pdf", "png"):
-        figure.savefig(folder / f"{name}.{ending}", dpi=120)
+        figure.savefig(folder / f"{name}.{ending}", dpi=110)
     plt.close(figure)
 
 
 def draw_curves(folder, metrics):
-    """Draw the PSNR of each test set and the mean of each loss term from the lines of metrics.jsonl."""
-    sets = {}
-    losses = {}
+    """Draw the PSNR of each test set, and a panel for each loss term, from the lines of metrics.jsonl."""
+    sets, losses = {}, {}
     for line in metrics:
         if line.get("dataset") and line["psnr"] is not None:
             curve = sets.setdefault(line["dataset"], {}).setdefault(f"x{line['scale']}", {})
@@ -43,7 +52,7 @@ def draw_curves(folder, metrics):
     if len(losses) == 2:  # one term and Total, which is the same
         losses.pop("Total")
     for name, curves in sets.items():
-        points = {label: (list(curve), list(curve.values())) for label, curve in curves.items()}
-        draw(folder, f"psnr_{name}", points, "PSNR (dB)", name)
-    for term, curve in losses.items():
-        draw(folder, f"loss_{term.replace(' ', '_')}", {term: (list(curve), list(curve.values()))}, "loss", term)
+        titles = {f"{name} {label}": {label: curve} for label, curve in curves.items()}
+        draw(folder, f"psnr_{name}", titles, "PSNR (dB)")
+    if losses:
+        draw(folder, "loss", {term: {term: curve} for term, curve in losses.items()}, "mean of the epoch")

@@ -256,7 +256,7 @@ def test_pcl_is_logged_drawn_and_resumed_to_the_last_bit(sr):
     names = ["CL-patchD", "CL-patchD embedding", "CL-patchD gradient", "CL-patchD s_neg", "CL-patchD s_pos", "L1", "Total"]
     assert sorted(terms) == names
     assert "[CL-patchD gradient: " in out
-    assert (sr.folder("whole") / "loss_CL-patchD_embedding.png").is_file()
+    assert (sr.folder("whole") / "loss.png").is_file()
 
 
 def test_several_terms_without_a_picture_of_l1(sr, vgg_file):

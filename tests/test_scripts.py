@@ -90,7 +90,7 @@ def test_quickstart_runs_and_goes_on(tmp_path):
     stamp = subprocess.run(["cksum"], input=text, capture_output=True, check=True).stdout.decode()
     (tmp_path / "venv/installed").write_text(stamp)
     folders = {"VENV": tmp_path / "venv", "DIR_DATA": tmp_path / "data", "DIR_EXPERIMENT": tmp_path / "experiment"}
-    command = ["bash", ROOT / "scripts/quickstart.sh", "--test_every", "2", "--n_threads", "0"]
+    command = ["bash", ROOT / "scripts/quickstart.sh", "--test_every", "1", "--n_threads", "0"]
 
     def run(epochs):
         import os
@@ -99,9 +99,9 @@ def test_quickstart_runs_and_goes_on(tmp_path):
         return subprocess.run([*command, "--epochs", epochs], env=env, capture_output=True, text=True, check=True).stdout
 
     first = run("1")
-    assert "| quickstart_EDSR_x2 |" in first
+    assert "| EDSR-PCL |" in first
     assert "[Epoch 1/1]" in first
-    assert (tmp_path / "experiment/quickstart_x2/astronaut.png").stat().st_size > 10_000
+    assert (tmp_path / "experiment/astronaut.png").stat().st_size > 10_000
     second = run("2")
-    assert "Going on after epoch 1" in second
+    assert second.count("Going on after epoch 1") == 2
     assert "[Epoch 1/" not in second

@@ -101,7 +101,7 @@ def test_the_experiment_folder(sr):
     status, out, _ = sr.train("--save", "run", "--epochs", 2, "--save_models", "--save_results", "--save_gt")
     assert status == 0
     folder = sr.folder("run")
-    expected = "config.txt log.txt metrics.jsonl psnr_Set5.pdf psnr_Set5.png loss_L1.pdf loss_L1.png model/model_latest.pt "
+    expected = "config.txt log.txt metrics.jsonl psnr_Set5.pdf psnr_Set5.png loss.pdf loss.png model/model_latest.pt "
     expected += "model/model_best.pt model/model_1.pt model/model_2.pt model/state.pt results-Set5/chelsea_x2_SR.png "
     expected += "results-Set5/chelsea_x2_HR.png results-Set5/coffee_x2_LR.png"
     for name in expected.split():
