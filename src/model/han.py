@@ -40,8 +40,8 @@ class LayerAttention(nn.Module):
 
         Mixing is linear, so the matrix goes into the kernel of the convolution that follows. For inference.
         """
-        flat = [x.flatten(1) for x in maps]  # (B, C*H*W) each
-        energy = torch.stack([torch.stack([(a * b).sum(1) for b in flat], -1) for a in flat], -2)  # (B, N, N)
+        rows = [torch.stack([(a * b).sum((1, 2, 3)) for b in maps], -1) for a in maps]
+        energy = torch.stack(rows, -2)  # (B, N, N)
         mix = self.mix(energy)
         kernel = last_conv.weight.unflatten(1, (len(maps), -1))  # (C', N, C, 3, 3)
         results = []
