@@ -32,6 +32,11 @@ def last_tests(folder):
     return {(line["dataset"], line["scale"]): line for line in lines if "dataset" in line}
 
 
+def _label(folder):
+    """Give the name of an experiment as tables and pictures show it."""
+    return folder.name.removeprefix("quickstart_")
+
+
 def table(folders):
     """Give a Markdown table: a row an experiment, a column a test set and scale, PSNR in dB / SSIM."""
     tests = [last_tests(folder) for folder in folders]
@@ -40,10 +45,11 @@ def table(folders):
     def cell(line):
         if line is None:
             return ""
-        return "n/a" if line["psnr"] is None else f"{line['psnr']:.2f} / {line['ssim']:.4f}"
+        psnr, ssim = ("n/a" if line[key] is None else f"{line[key]:{form}}" for key, form in (("psnr", ".2f"), ("ssim", ".4f")))
+        return f"{psnr} / {ssim}"
 
     rows = [["", *(f"{name} x{scale}" for name, scale in columns)], ["---", *["---"] * len(columns)]]
-    rows += [[f.name, *(cell(test.get(key)) for key in columns)] for f, test in zip(folders, tests, strict=True)]
+    rows += [[_label(f), *(cell(test.get(key)) for key in columns)] for f, test in zip(folders, tests, strict=True)]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
@@ -63,7 +69,7 @@ def load_panels(folders, data_test, image):
     hr, lr = (to_channels(read_image(results / f"{stem}_{kind}.png"), 3) for kind in ("HR", "LR"))
     panels = {"bicubic": imresize(lr, scale)}
     for folder in folders:
-        panels[folder.name] = to_channels(read_image(folder / f"results-{data_test}" / f"{stem}_SR.png"), 3)
+        panels[_label(folder)] = to_channels(read_image(folder / f"results-{data_test}" / f"{stem}_SR.png"), 3)
     return scale, hr, lr, {label: (panel, _psnr(panel, hr, scale)) for label, panel in panels.items()}
 
 

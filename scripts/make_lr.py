@@ -53,7 +53,8 @@ def convert(source, hr_folder, lr_folder, scales):
         size = image_size(source)
         if min(size) < max(scales):
             raise InputError(f"{source}: {size[1]}x{size[0]} pixels are too few for scale {max(scales)}")
-        targets = {s: lr_folder / f"X{s}" / f"{source.stem}x{s}.png" for s in scales}
+        ending = ".tif" if source.suffix.lower() in (".tif", ".tiff") else ".png"  # PNG as written here has no 16-bit colour
+        targets = {s: lr_folder / f"X{s}" / f"{source.stem}x{s}{ending}" for s in scales}
         todo = {s: t for s, t in targets.items() if not is_done(t, source, (size[0] // s, size[1] // s))}
         if todo:
             image = read_image(source)

@@ -39,21 +39,21 @@ flags=("$@")
 best=model/model_best.pt
 
 echo "== training 1 of 2: a small EDSR x2 with L1"
-train quickstart_EDSR_x2 --test_every 100 --epochs 6
+train quickstart_train_L1 --test_every 100 --epochs 6
 echo "== training 2 of 2: fine-tuning with PCL-SR"
-train quickstart_PCL_x2 --template PCL --mcl_neg 1 --test_every 25 --epochs 2 --lr 1e-4 \
-    --pre_train "$experiments/quickstart_EDSR_x2/$best"
+train quickstart_train_PCL --template PCL --mcl_neg 1 --test_every 25 --epochs 2 --lr 1e-4 \
+    --pre_train "$experiments/quickstart_train_L1/$best"
 
 echo "== test: bicubic, EDSR, EDSR after PCL-SR"
 network=(--n_resblocks 8 --n_feats 32)
-evaluate bicubic --model Bicubic
-evaluate EDSR "${network[@]}" --pre_train "$experiments/quickstart_EDSR_x2/$best"
-evaluate EDSR-PCL "${network[@]}" --pre_train "$experiments/quickstart_PCL_x2/$best"
+evaluate quickstart_bicubic --model Bicubic
+evaluate quickstart_EDSR "${network[@]}" --pre_train "$experiments/quickstart_train_L1/$best"
+evaluate quickstart_EDSR-PCL "${network[@]}" --pre_train "$experiments/quickstart_train_PCL/$best"
 
 echo "== PSNR (dB) / SSIM"
 compare=("$python" "$project/scripts/compare.py" --dir_experiment "$experiments")
-"${compare[@]}" bicubic EDSR EDSR-PCL
+"${compare[@]}" quickstart_bicubic quickstart_EDSR quickstart_EDSR-PCL
 for image in astronaut chelsea coffee; do
-    "${compare[@]}" EDSR EDSR-PCL --figure "$experiments/$image.png" --data_test sample_test --image "$image"
+    "${compare[@]}" quickstart_EDSR quickstart_EDSR-PCL --figure "$experiments/quickstart_$image.png" --data_test sample_test --image "$image"
 done
-echo "curves: $experiments/quickstart_*/psnr_sample_test.png and loss.png"
+echo "curves: $experiments/quickstart_train_*/psnr_sample_test.png and loss.png"

@@ -107,10 +107,12 @@ class Checkpoint:
         self._log = None
         if args.reset and self.dir.exists() and any(self.dir.iterdir()) and not self._is_experiment():
             raise InputError(f"--reset: {self.dir} is not empty and no experiment of this program: it was left as it is")
-        occupied = self._state_file().is_file() and not args.reset and args.resume == 0 and not args.test_only
-        if occupied and not args.load:
+        trained = self._state_file().is_file()
+        if trained and args.reset and args.test_only:
+            raise InputError(f"--reset: {self.dir} holds a trained model, which a test does not replace: give another --save")
+        if trained and not args.reset and args.resume == 0 and not args.test_only:
             raise InputError(
-                f"{self.dir} holds a trained model: --load {args.save} goes on with it, --reset empties it first, "
+                f"{self.dir} holds a trained model: --load {args.save} goes on with it, --save {args.save} --reset empties it, "
                 "another --save keeps both"
             )
         if args.resume != 0 and not args.reset:
@@ -177,9 +179,14 @@ class Checkpoint:
         self.metrics = [line for line in self.metrics if line["epoch"] <= epoch]
         with replacing(self.dir / "metrics.jsonl") as file:
             file.write("".join(json.dumps(line) + "\n" for line in self.metrics).encode())
+        kept = self.models / f"model_{self.best['epoch']}.pt"
+        if self.args.resume > 0 and kept.is_file():  # the best of the epochs that were left behind is none of this run
+            save_tensors(self.models / "model_best.pt", read_weights(kept))
 
     def best_of(self, dataset, scale):
-        """Give (psnr, epoch) of the best test of a set at a scale, or None."""
+        """Give (psnr, epoch) of the best test of a set at a scale; None for a test alone, or if none has a finite PSNR."""
+        if self.args.test_only:
+            return None
         tests = [line for line in self.metrics if line.get("dataset") == dataset and line["scale"] == scale]
         rated = [(line["psnr"], line["epoch"]) for line in tests if line["psnr"] is not None]
         return max(rated, key=lambda item: item[0], default=None)

@@ -31,6 +31,8 @@ def run(args):
     checkpoint.log(f"{'/'.join([*names, args.save])} on {device}, torch {torch.__version__}")
     net = build_network(args).to(device)
     checkpoint.log(f"{args.model}: {count_parameters(net):,} parameters")
+    if not count_parameters(net) and not args.test_only:
+        raise InputError(f"--model {args.model}: has nothing to train; give --test_only")
     if args.print_model:
         checkpoint.log(net)
     if args.pre_train and args.resume == 0:
@@ -45,9 +47,9 @@ def run(args):
         checkpoint.open(config_lines(args))
         trainer.test(epoch)
         return
-    checkpoint.open(config_lines(args))
     if args.resume != 0:
         trainer.resume()
+    checkpoint.open(config_lines(args))
     trainer.train()
 
 

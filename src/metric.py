@@ -10,6 +10,7 @@ import numpy as np
 from skimage.metrics import structural_similarity
 
 from data.image import LUMA, to_uint8
+from data.layout import metric_border
 
 
 def _prepare(sr, hr, scale, rgb_range, benchmark):
@@ -20,7 +21,7 @@ def _prepare(sr, hr, scale, rgb_range, benchmark):
         sr, hr = sr[0], hr[0]
     if sr.dim() != 3 or len(sr) not in (1, 3):
         raise ValueError(f"metrics take (C, H, W) or (1, C, H, W) with C 1 or 3, not {tuple(sr.shape)}")
-    border = scale if benchmark else scale + 6
+    border = metric_border(scale, benchmark)
     if min(sr.shape[1:]) <= 2 * border:
         raise ValueError(f"an image of {sr.shape[2]}x{sr.shape[1]} pixels has nothing left inside a border of {border}")
     sr8 = to_uint8(sr, rgb_range).astype(np.float64)

@@ -6,6 +6,7 @@ All problems that can be seen without touching data are found here and reported 
 
 import argparse
 import difflib
+import math
 import re
 import shlex
 from pathlib import Path
@@ -49,7 +50,7 @@ def _checked(convert, expected):
 def _number(kind, low=None, above=None):
     def convert(text):
         value = kind(text)
-        if value != value or (low is not None and value < low) or (above is not None and value <= above):
+        if not math.isfinite(value) or (low is not None and value < low) or (above is not None and value <= above):
             raise ValueError
         return value
 
@@ -267,6 +268,8 @@ def config_lines(args):
     for name, value in sorted(vars(args).items()):
         if value is None or name in PER_CALL:
             continue
+        if value == "sep_reset":  # asked for once, not at every resume
+            value = "sep"
         if isinstance(value, (list, tuple)):
             joined = "+".join(map(str, value)) if name != "betas" else None
             text = shlex.quote(joined) if joined else " ".join(map(str, value))
@@ -319,6 +322,12 @@ def _problems(args):
         yield f"--cl_layer {args.cl_layer}: the embedding has the blocks 0 to {EMBEDDING_BLOCKS - 1}"
     if not broken & {"--chop_size", "--chop_overlap"} and args.chop_overlap >= args.chop_size / 2:
         yield f"--chop_overlap {args.chop_overlap}: is not less than half of --chop_size {args.chop_size}"
+    if "--betas" not in broken and max(args.betas) >= 1:
+        yield f"--betas: {max(args.betas)} is not below 1"
+    if "--seed" not in broken and args.seed >= 2**32:
+        yield f"--seed {args.seed}: is not below 2^32"
+    if args.pre_train and (args.resume or (args.load and args.resume is None)):
+        yield "--pre_train and --resume (or --load) exclude each other: both say where the weights come from"
     if args.n_colors not in (1, 3):
         yield f"--n_colors: {args.n_colors} is not 1 or 3"
     if not broken & {"--patch_size", "--scale"} and args.patch_size < max(args.scale):

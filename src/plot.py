@@ -45,7 +45,7 @@ def draw_curves(folder, metrics):
     for line in metrics:
         if line.get("dataset") and line["psnr"] is not None:
             curve = sets.setdefault(line["dataset"], {}).setdefault(f"x{line['scale']}", {})
-            curve[line["epoch"]] = line["psnr"]
+            curve.setdefault(line["epoch"], line["psnr"])  # later lines are tests alone, with flags of their own
         for term, value in line.get("loss", {}).items():
             if value is not None:
                 losses.setdefault(term, {})[line["epoch"]] = value
@@ -53,6 +53,6 @@ def draw_curves(folder, metrics):
         losses.pop("Total")
     for name, curves in sets.items():
         titles = {f"{name} {label}": {label: curve} for label, curve in curves.items()}
-        draw(folder, f"psnr_{name}", titles, "PSNR (dB)")
+        draw(folder, f"psnr_{name.replace('/', '_')}", titles, "PSNR (dB)")
     if losses:
         draw(folder, "loss", {term: {term: curve} for term, curve in losses.items()}, "mean of the epoch")

@@ -52,12 +52,15 @@ class Trainer:
         else:
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
-            self.loss.load_state_dict(state["loss"])
+            try:
+                self.loss.load_state_dict(state["loss"])
+            except (RuntimeError, ValueError) as error:
+                first = str(error).splitlines()[-1].strip()
+                raise InputError(f"--load {self.args.load}: --loss or the embedding's flags have changed: {first}") from error
             self.last_loss, self.epoch = state["last_loss"], state["epoch"]
         if self.ema:
             average = state and state["ema"]
             self.ema.average.load_state_dict(average or self.net.state_dict())
-        self.checkpoint.forget_after(self.epoch)
         self.checkpoint.log(f"Going on after epoch {self.epoch}")
 
     def _save(self, is_best=False):
@@ -68,6 +71,8 @@ class Trainer:
 
     def train(self):
         """Train up to --epochs epochs; each ends with a test and a saved state."""
+        if self.args.resume != 0:
+            self.checkpoint.forget_after(self.epoch)
         if self.epoch == 0:
             self._save()  # a run that is stopped in its first epoch can be gone on with
         if self.epoch >= self.args.epochs:
@@ -124,7 +129,7 @@ class Trainer:
                 self._stop_at(batch, value)
             self.scaler.scale(loss).backward()
             total += value
-        if total > self.args.skip_threshold * self.last_loss:
+        if total > self.args.skip_threshold * self.last_loss > 0:  # the mean of some losses is below 0
             self.checkpoint.log(f"Step {step} is skipped: its loss is {total:.4f}")
             return
         if self.args.gclip > 0:
@@ -132,7 +137,7 @@ class Trainer:
             nn.utils.clip_grad_value_(self.net.parameters(), self.args.gclip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        if self.ema and step % self.args.ema_iter == 0:
+        if self.ema and (self.epoch * self.args.test_every + step) % self.args.ema_iter == 0:
             self.ema.update(self.net)
 
     def _stop_at(self, batch, value):
@@ -198,12 +203,12 @@ class Trainer:
         if psnr is None:
             self.checkpoint.log(f"[{label}]\tPSNR: n/a SSIM: n/a (no ground truth), {len(images)} images, {seconds:.1f}s")
             return None
-        best, best_epoch = self.checkpoint.best_of(images.name, images.scale)
+        best, best_epoch = self.checkpoint.best_of(images.name, images.scale) or (psnr, epoch)
         self.checkpoint.log(f"[{label}]\tPSNR: {psnr:.3f} SSIM: {ssim:.4f} (Best: {best:.3f} @epoch {best_epoch})")
         return psnr
 
     def _write_results(self, images, image, sr):
-        folder = self.checkpoint.dir / f"results-{images.name}"
+        folder = self.checkpoint.dir / f"results-{images.name.replace('/', '_')}"
         folder.mkdir(exist_ok=True)
         stem = f"{image.name}_x{images.scale}"
         write_image(folder / f"{stem}_SR.png", to_uint8(sr, self.args.rgb_range))

@@ -114,6 +114,13 @@ def test_all_bad_flags_in_one_message(sr):
         ("--lr 1 stray", "'stray' belongs to no flag"),
         ("--pre_train /none/weights.pt", "/none/weights.pt"),
         ("--test_only", "needs weights"),
+        ("--model Bicubic", "nothing to train"),
+        ("--betas 0.9 1.5", "--betas"),
+        ("--rgb_range inf", "--rgb_range"),
+        ("--seed 4294967296", "--seed"),
+        ("--load run --pre_train x.pt", "no experiment"),
+        ("--resume -1 --pre_train x.pt", "exclude each other"),
+        ("--loss 1*WaveL1 --scale 3 --patch_size 33", "even training patch, not 33"),
     ],
 )
 def test_flags_that_cannot_be(sr, flags, word):
@@ -133,6 +140,14 @@ def test_reset_of_a_folder_that_is_no_experiment(sr):
     precious.write_text("once")
     refused(sr.train("--save", "photos", "--reset"), "photos", "no experiment")
     assert precious.read_text() == "once"
+
+
+def test_a_test_does_not_empty_a_trained_experiment(sr):
+    sr.train("--save", "run", "--epochs", 1)
+    network = "--model Bicubic --test_only --data_test Set5 --scale 2".split()
+    refused(sr(*network, "--save", "run", "--reset"), "holds a trained model")
+    refused(sr("--load", "run", "--resume", 0), "--reset empties it")
+    assert state_of(sr.folder("run"))["epoch"] == 1
 
 
 def test_reset_does_not_empty_before_all_is_checked(sr):
@@ -167,6 +182,8 @@ def test_state_of_another_architecture(sr):
     sr.train("--save", "run", "--epochs", 1)
     refused(sr("--load", "run", "--n_feats", 16, "--epochs", 2), "state.pt", "--n_feats 8")
     refused(sr("--load", "run", "--res_scale", 0.5, "--epochs", 2), "--res_scale 1.0")
+    refused(sr("--load", "run", "--loss", "1*L1+1*RGAN", "--epochs", 2), "--loss", "RGAN")
+    assert sr("--load", "run", "--epochs", 2, "--cpu")[0] == 0, "a refused run has changed the experiment"
 
 
 class _Code:
@@ -217,3 +234,13 @@ def test_nan_loss_stops_with_the_names_of_the_batch(sr):
     result = sr("--load", "run", "--epochs", 2, "--lr", "1e30", "--cpu")
     refused(result, "the loss is", "epoch 2", "DIV2K_train_HR/000")
     same_bits(before, state_of(sr.folder("run")))
+
+
+def test_image_too_small_for_the_metric(sr, copy):
+    (copy / "Tiny/HR").mkdir(parents=True)
+    write_image(copy / "Tiny/HR/dot.png", read_image(copy / "Mine/HR/coffee.png")[:4, :4])
+    refused(
+        sr("--model", "Bicubic", "--test_only", "--data_test", "Tiny", "--scale", 2, data=copy),
+        "Tiny/HR/dot.png",
+        "nothing is left",
+    )

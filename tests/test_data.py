@@ -200,5 +200,7 @@ def test_one_colour_is_luma(photographs):
     luma = to_channels(rgb, 1)
     assert luma.shape == (*rgb.shape[:2], 1)
     assert luma[3, 5, 0] == pytest.approx(16 + rgb[3, 5] @ np.array([65.481, 128.553, 24.966]) / 255, abs=1e-3)
+    wide = to_tensor(to_channels(rgb.astype(np.uint16) * 257, 1))
+    assert np.allclose(wide[0], luma[:, :, 0], atol=1e-3), "16 bits are as bright as 8"
     grey = rgb[:, :, :1]
     assert np.allclose(to_channels(grey, 1), to_channels(np.repeat(grey, 3, 2), 1), atol=1e-3)

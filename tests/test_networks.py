@@ -106,6 +106,14 @@ def test_han_in_inference_is_han_in_training():
         assert torch.allclose(net(lr), whole, atol=1e-4)
 
 
+def test_han_does_not_overflow_in_half_precision():
+    net = build("HAN", 2, "--n_feats 32")
+    lr, _ = images(2, 48)
+    for no_grad in (True, False):
+        with torch.set_grad_enabled(not no_grad), torch.autocast("cpu", torch.float16):
+            assert torch.isfinite(net(lr)).all()
+
+
 @pytest.mark.parametrize("groups", [1, 3])
 def test_han_takes_any_number_of_groups(groups):
     net = build("HAN", 2, f"--n_resgroups {groups}")

@@ -101,7 +101,7 @@ def test_quickstart_runs_and_goes_on(tmp_path):
     first = run("1")
     assert "| EDSR-PCL |" in first
     assert "[Epoch 1/1]" in first
-    assert (tmp_path / "experiment/astronaut.png").stat().st_size > 10_000
+    assert (tmp_path / "experiment/quickstart_astronaut.png").stat().st_size > 10_000
     second = run("2")
     assert second.count("Going on after epoch 1") == 2
     assert "[Epoch 1/" not in second

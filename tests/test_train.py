@@ -6,9 +6,10 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
-from helpers import same_bits, state_of
+from helpers import same_bits, state_of, write_set
 
 from model.edsr import EDSR
 from optim import learning_rate
@@ -168,6 +169,37 @@ def test_a_split_batch_gives_the_same_step(sr):
 def test_a_batch_above_the_threshold_is_skipped(sr):
     _, out, _ = sr.train("--save", "run", "--epochs", 2, "--skip_threshold", "1e-6")
     assert out.count("is skipped") == 4  # all steps of epoch 2; epoch 1 has no mean to compare with
+
+
+def test_a_mean_loss_below_zero_skips_nothing(sr):
+    _, out, _ = sr.train("--save", "run", "--epochs", 2, "--loss=-1*L1", "--lr", "1e-6")
+    assert max(line["loss"]["Total"] for line in sr.metrics("run") if "loss" in line) < 0
+    assert "is skipped" not in out
+
+
+def test_ema_counts_steps_over_epochs(sr):
+    sr.train("--save", "run", "--epochs", 2, "--use_ema", "--ema_iter", 7)  # 4 steps an epoch
+    first, second = (line["psnr"] for line in sr.metrics("run") if "dataset" in line)
+    assert first != second
+
+
+def test_best_of_a_run_that_goes_back_is_its_own(sr):
+    sr.train("--save", "run", "--epochs", 4, "--save_models", "--lr", "3e-3")
+    sr("--load", "run", "--resume", 1, "--epochs", 2, "--lr", "1e-12", "--cpu")
+    models = sr.folder("run") / "model"
+    epoch = state_of(sr.folder("run"))["best"]["epoch"]
+    best, own = (torch.load(models / f"model_{name}.pt", weights_only=True) for name in ("best", epoch))
+    same_bits(dict(best), dict(own))
+
+
+def test_an_image_without_error_has_no_finite_psnr(sr, data_dir, tmp_path):
+    flat = np.full((40, 40, 3), 128, np.uint8)
+    write_set(tmp_path / "data/Flat/HR", {"flat": flat})
+    flags = "--model Bicubic --test_only --data_test Flat --scale 2 --save flat --cpu".split()
+    status, out, _ = sr(*flags, data=tmp_path / "data")
+    assert status == 0
+    assert "PSNR: inf" in out
+    assert sr.metrics("flat")[0]["psnr"] is None
 
 
 def test_ema_is_what_is_tested_and_kept(sr):

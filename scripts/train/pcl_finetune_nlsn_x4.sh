@@ -4,6 +4,6 @@
 # --rgb_range 1 makes L1 255 times smaller and leaves the contrastive term, so its weight is the preset's / 255.
 set -euo pipefail
 project=$(cd "$(dirname "$0")/../.." && pwd)
-exec "$project/scripts/run.sh" --template NLSN+PCL --scale 4 --patch_size 192 --rgb_range 1 --loss 1*L1+WEIGHT1*CL-patchD --save NLSN_PCL_FT_x4 \
+exec "$project/scripts/run.sh" --template NLSN+PCL --scale 4 --patch_size 192 --rgb_range 1 --loss 1*L1+3.9e-4*CL-patchD --save NLSN_PCL_FT_x4 \
     --scheduler CosineRestart --cosine_tmax 200 --cosine_etamin 1e-8 --epochs 600 --lr 5e-6 \
     --pre_train "$project/experiment/NLSN_x4/model/model_best.pt" "$@"

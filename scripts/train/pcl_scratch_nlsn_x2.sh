@@ -4,5 +4,5 @@
 # --rgb_range 1 makes L1 255 times smaller and leaves the contrastive term, so its weight is the preset's / 255.
 set -euo pipefail
 project=$(cd "$(dirname "$0")/../.." && pwd)
-exec "$project/scripts/run.sh" --template NLSN+PCL --scale 2 --patch_size 96 --rgb_range 1 --loss 1*L1+WEIGHT1*CL-patchD --save NLSN_PCL_scratch_x2 \
+exec "$project/scripts/run.sh" --template NLSN+PCL --scale 2 --patch_size 96 --rgb_range 1 --loss 1*L1+3.9e-4*CL-patchD --save NLSN_PCL_scratch_x2 \
     --epochs 1000 --decay 200-400-600-800 "$@"

@@ -62,12 +62,12 @@ def read_image(path, alpha=False):
 
 
 def write_image(path, image):
-    """Write a (H, W) or (H, W, C) array as a lossless file (PNG), whole or not at all."""
+    """Write a (H, W) or (H, W, C) array as a lossless file (PNG, or TIFF for 16-bit colour), whole or not at all."""
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     image = image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image
     try:
-        iio.imwrite(partial, image, extension=path.suffix)
+        iio.imwrite(partial, image, extension=path.suffix, plugin="tifffile" if path.suffix == ".tif" else "pillow")
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -77,14 +77,13 @@ def to_channels(image, n_colors):
     """Give an image (H, W, 1 or 3) the channels that the network takes.
 
     Returns:
-        for n_colors 3: three channels, the dtype of the image; grey is repeated. For n_colors 1: Y of BT.601, float32 in
-        the range of the image's dtype; a grey image counts as three equal channels, as it does in the metrics.
+        for n_colors 3: three channels, the dtype of the image; grey is repeated. For n_colors 1: Y of BT.601, float32 with
+        white of the image at 255; a grey image counts as three equal channels, as it does in the metrics.
     """
     if n_colors == 3:
         return image if image.shape[2] == 3 else np.repeat(image, 3, axis=2)
-    white = np.iinfo(image.dtype).max
-    weights = np.array(LUMA if image.shape[2] == 3 else (sum(LUMA),), np.float32) / 255
-    return (image.astype(np.float32) @ weights + np.float32(16 / 255 * white))[:, :, None]
+    weights = np.array(LUMA if image.shape[2] == 3 else (sum(LUMA),), np.float32) / np.iinfo(image.dtype).max
+    return (image.astype(np.float32) @ weights + np.float32(16))[:, :, None]
 
 
 def to_tensor(image):

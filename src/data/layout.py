@@ -52,6 +52,11 @@ def layout(name):
     return DATASETS.get(name) or Layout(f"{name}/HR", f"{name}/LR_bicubic/X{{scale}}", make_lr=True)
 
 
+def metric_border(scale, benchmark):
+    """Give the border in pixels that the metrics cut: `scale` for benchmarks, as in their papers, else `scale` + 6."""
+    return scale if benchmark else scale + 6
+
+
 def parse_ranges(text):
     """Read '1-800/801-810' as [(1, 800), (801, 810)]: one or two ranges of positions, the first is 1, ends included."""
     ranges = []

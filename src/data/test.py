@@ -6,9 +6,10 @@ from typing import NamedTuple
 import torch
 
 from data.image import image_size, read_image, to_channels, to_tensor
-from data.layout import WITHOUT_TRUTH, find_pairs, layout, list_images
+from data.layout import WITHOUT_TRUTH, find_pairs, layout, list_images, metric_border
 from data.resize import downsample
 from data.train import common_size
+from errors import InputError
 
 
 class TestImage(NamedTuple):
@@ -29,9 +30,17 @@ class TestSet:
     def __init__(self, name, scale, pairs, n_colors=3, benchmark=True):
         """Keep the pairs of paths (HR or None, LR or None) and check from the files' headers that sizes match."""
         self.name, self.scale, self.pairs, self.n_colors, self.benchmark = name, scale, pairs, n_colors, benchmark
+        border = metric_border(scale, benchmark)
         for hr, lr in pairs:
-            if hr is not None and lr is not None:
-                common_size(image_size(hr), image_size(lr), scale, (hr, lr))
+            if hr is None:
+                continue
+            size = image_size(hr)
+            if lr is not None:
+                common_size(size, image_size(lr), scale, (hr, lr))
+            if min(side // scale * scale for side in size) <= 2 * border:
+                raise InputError(
+                    f"{hr} is {size[1]}x{size[0]} pixels: nothing is left inside the border of {border} of the metrics"
+                )
 
     def __len__(self):
         return len(self.pairs)

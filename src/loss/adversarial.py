@@ -81,6 +81,8 @@ class Adversarial(nn.Module):
         self.args, self.kind, self.contrasts = args, name.removeprefix("CL-"), name.startswith("CL-")
         if not self.contrasts and args.no_ad_loss:
             raise InputError(f"--loss {name} with --no_ad_loss: nothing is left of it; CL-{name} has a contrastive term")
+        if args.shuffle_neg and args.batch_size // args.split_batch < 2:
+            raise InputError("--shuffle_neg: a batch of one image has no other images (--batch_size, --split_batch)")
         self.layers = [int(i) for i in args.cl_layer.split(",")]
         self.dis = Discriminator(args, patch=self.kind == "patchD")
         self.optimizer = build_optimizer(args, self.dis.parameters(), lr=args.embed_lr)
@@ -182,8 +184,5 @@ class Adversarial(nn.Module):
 
     def _from_other_images(self, features):
         """Give the HR features of other images of the batch, --shuffle_neg_num times."""
-        batch = len(features[0])
-        if batch < 2:
-            raise InputError("--shuffle_neg: a batch of one image has no other images")
-        shifts = torch.randint(1, batch, (self.args.shuffle_neg_num,)).tolist()
+        shifts = torch.randint(1, len(features[0]), (self.args.shuffle_neg_num,)).tolist()
         return [[layer.roll(shift, 0) for layer in features] for shift in shifts]

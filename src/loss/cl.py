@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.functional import l1_loss
 
 from loss.contrast import info_nce
-from loss.samples import upsample
+from loss.samples import quantize, upsample
 from loss.vgg import VGGFeatures
 
 LAYERS = (1, 6, 11, 20, 29)
@@ -31,7 +31,9 @@ class VGGContrast(nn.Module):
         size = sr.shape[-2:]
         with torch.no_grad():
             positives = [self.vgg(x) for x in positives]
-            negatives = [self.vgg(x if x.shape[-2:] == size else upsample(x, size)) for x in negatives]
+            negatives = [
+                self.vgg(x if x.shape[-2:] == size else quantize(upsample(x, size), self.vgg.rgb_range)) for x in negatives
+            ]
         loss = 0.0
         for layer, (weight, anchor) in enumerate(zip(WEIGHTS, self.vgg(sr), strict=True)):
             pos, neg = [p[layer] for p in positives], [n[layer] for n in negatives]

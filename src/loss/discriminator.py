@@ -48,6 +48,8 @@ class Discriminator(nn.Module):
             blocks.append(nn.LeakyReLU(0.2, inplace=not args.before_relu))
             n_in = n_out
             side = (side - 1) // stride + 1
+        if side == 1 and args.batch_size // args.split_batch == 1:
+            raise InputError("--batch_size: one patch of this size has no statistics for the embedding's normalisation")
         self.features = nn.Sequential(*blocks)
         patch = "patchD" in args.loss if patch is None else patch
         if patch:

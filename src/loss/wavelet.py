@@ -4,6 +4,8 @@ import torch
 from torch import nn
 from torch.nn.functional import l1_loss
 
+from errors import InputError
+
 
 def haar_high(x):
     """Give the high-frequency bands of one level of the orthonormal Haar transform.
@@ -31,6 +33,9 @@ class WaveL1(nn.Module):
 
     def __init__(self, args, name):
         super().__init__()
+        side = args.patch_size // args.scale[0] * args.scale[0]
+        if side % 2:
+            raise InputError(f"--loss {name}: needs an even training patch, not {side} (--patch_size {args.patch_size})")
 
     def forward(self, sr, hr, lr):
         return l1_loss(haar_high(sr), haar_high(hr))

@@ -25,14 +25,17 @@ class LayerAttention(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(1))
 
     def mix(self, energy):
-        """Turn the affinities Q K^T (B, N, N) into the matrix that the maps are mixed by: gamma * softmax + 1."""
+        """Turn the affinities Q K^T (B, N, N), float32, into the matrix that the maps are mixed by: gamma * softmax + 1."""
         attention = (energy.amax(-1, keepdim=True) - energy).softmax(-1)
         return self.gamma * attention + torch.eye(energy.shape[1], device=energy.device, dtype=attention.dtype)
 
     def forward(self, maps):
         """Mix a list of N maps (B, C, H, W) to (B, N*C, H, W)."""
         stack = torch.stack(maps, dim=1).flatten(2)  # (B, N, C*H*W)
-        mixed = self.mix(stack @ stack.transpose(1, 2)) @ stack  # gamma * (A V) + V, in one product
+        with torch.autocast(stack.device.type, enabled=False):  # sums over C*H*W overflow in half precision
+            exact = stack.float()
+            mix = self.mix(exact @ exact.transpose(1, 2))
+        mixed = mix.to(stack.dtype) @ stack  # gamma * (A V) + V, in one product
         return mixed.view(len(stack), -1, *maps[0].shape[2:])
 
     def through(self, maps, last_conv):
@@ -40,7 +43,7 @@ class LayerAttention(nn.Module):
 
         Mixing is linear, so the matrix goes into the kernel of the convolution that follows. For inference.
         """
-        rows = [torch.stack([(a * b).sum((1, 2, 3)) for b in maps], -1) for a in maps]
+        rows = [torch.stack([(a.float() * b).sum((1, 2, 3)) for b in maps], -1) for a in maps]
         energy = torch.stack(rows, -2)  # (B, N, N)
         mix = self.mix(energy)
         kernel = last_conv.weight.unflatten(1, (len(maps), -1))  # (C', N, C, 3, 3)
