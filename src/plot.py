@@ -7,7 +7,7 @@ from matplotlib import pyplot as plt
 from matplotlib.ticker import MaxNLocator
 
 
-def draw(folder, name, panels, ylabel):
+def draw(folder, name, panels, ylabel, endings=("pdf", "png")):
     """Draw curves over epochs into folder/name.pdf and .png, one panel beside the other.
 
     Args:
@@ -15,6 +15,7 @@ def draw(folder, name, panels, ylabel):
         name: name of the files without ending.
         panels: dict of title: {label: {epoch: value}}.
         ylabel: label of the vertical axes, with the unit.
+        endings: kinds of files.
     """
     columns = min(len(panels), 4)
     rows = -(-len(panels) // columns)
@@ -25,6 +26,7 @@ def draw(folder, name, panels, ylabel):
         for label, curve in curves.items():
             axis.plot(list(curve), list(curve.values()), label=label, marker="o" if len(curve) < 30 else None, markersize=3)
         axis.set_title(title, fontsize=10)
+        axis.ticklabel_format(useOffset=False)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
         if len(curves) > 1:
@@ -34,7 +36,7 @@ def draw(folder, name, panels, ylabel):
     for axis in axes[-1]:
         axis.set_xlabel("epoch")
     figure.tight_layout()
-    for ending in ("pdf", "png"):
+    for ending in endings:
         figure.savefig(folder / f"{name}.{ending}", dpi=110)
     plt.close(figure)
 

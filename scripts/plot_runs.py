@@ -1,0 +1,61 @@
+#!/usr/bin/env python3
+"""Draw quantities of several experiments over their epochs, to compare runs.
+
+    scripts/plot_runs.py OUT.png NAME... [--keys L1 "CL-patchD s_pos"] [--labels TEXT...]
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(PROJECT / "src"))
+from errors import InputError
+from plot import draw
+
+KEYS = ("L1", "CL-patchD embedding", "CL-patchD s_pos", "CL-patchD s_neg", "contrast", "PSNR")
+
+
+def curves(folder):
+    """Give {key: {epoch: value}} of an experiment: the means of its loss, their contrast s_neg - s_pos, and its mean PSNR."""
+    path = folder / "metrics.jsonl"
+    if not path.is_file():
+        raise InputError(f"no such experiment: {folder} (no metrics.jsonl)")
+    found, psnr = {}, {}
+    for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
+        for key, value in line.get("loss", {}).items():
+            found.setdefault(key, {})[line["epoch"]] = value
+        if line.get("psnr") is not None:
+            psnr.setdefault(line["epoch"], []).append(line["psnr"])
+    for key in [key for key in found if key.endswith(" s_pos")]:
+        negative = found[key.replace("s_pos", "s_neg")]
+        found["contrast"] = {epoch: negative[epoch] - value for epoch, value in found[key].items()}
+    found["PSNR"] = {epoch: sum(values) / len(values) for epoch, values in psnr.items()}
+    return found
+
+
+def main(argv=None):
+    """Draw the picture; gives the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("experiments", nargs="+")
+    parser.add_argument("--dir_experiment", type=Path, default=PROJECT / "experiment")
+    parser.add_argument("--keys", nargs="+", default=KEYS)
+    parser.add_argument("--labels", nargs="+", help="names of the experiments in the legend")
+    args = parser.parse_args(argv)
+    labels = args.labels or args.experiments
+    try:
+        runs = {label: curves(args.dir_experiment / name) for label, name in zip(labels, args.experiments, strict=True)}
+        panels = {key: {label: run[key] for label, run in runs.items() if key in run} for key in args.keys}
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        draw(args.out.parent, args.out.stem, {key: panel for key, panel in panels.items() if panel}, "", (args.out.suffix[1:],))
+    except (InputError, OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(f"drawn: {args.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
