@@ -95,7 +95,7 @@ def draw(path, scale, hr, lr, panels, box):
     crops += [(label, panel, psnr) for label, (panel, psnr) in panels.items()] + [("HR", hr, None)]
     wide = hr.shape[1] / hr.shape[0]
     figure, axes = plt.subplots(
-        1, len(crops) + 1, figsize=(2.4 * (wide + len(crops)), 2.9), layout="constrained",
+        1, len(crops) + 1, figsize=(2.4 * (wide + len(crops)), 3.2), layout="constrained",
         gridspec_kw={"width_ratios": [wide, *[1] * len(crops)]},
     )  # fmt: skip
     axes[0].imshow(hr)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Draw quantities of several experiments over their epochs, to compare runs.
 
-    scripts/plot_runs.py OUT.png NAME... [--keys L1 "CL-patchD s_pos"] [--labels TEXT...]
+scripts/plot_runs.py OUT.png NAME... [--keys L1 "CL-patchD s_pos"] [--labels TEXT...]
 """
 
 import argparse

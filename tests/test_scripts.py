@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import compare
+import draw_samples
 import numpy as np
+import plot_runs
 import pytest
 import sample_data
 from helpers import write_set
@@ -105,3 +107,19 @@ def test_quickstart_runs_and_goes_on(tmp_path):
     second = run("2")
     assert second.count("Going on after epoch 1") == 2
     assert "[Epoch 1/" not in second
+
+
+def test_curves_of_several_runs_and_picture_of_the_samples(sr, tmp_path, data_dir, capsys):
+    for name in ("one", "two"):
+        sr.train("--save", name, "--epochs", 2, "--template", "PCL", "--mcl_neg", 1)
+    curves = plot_runs.curves(sr.folder("one"))
+    assert set(plot_runs.KEYS) <= set(curves)
+    assert curves["contrast"][2] == pytest.approx(curves["CL-patchD s_neg"][2] - curves["CL-patchD s_pos"][2])
+    picture = tmp_path / "curves.png"
+    assert plot_runs.main([str(picture), "one", "two", "--dir_experiment", str(sr.experiments)]) == 0
+    assert len(np.unique(read_image(picture))) > 20
+    assert plot_runs.main([str(picture), "nosuch"]) == 1
+    assert "nosuch" in capsys.readouterr().err
+    assert draw_samples.main([str(data_dir / "benchmark/Set5/HR/coffee.png"), str(picture), "--box", "8", "8", "64"]) == 0
+    labels = [label for label, _ in draw_samples.make_samples(np.zeros((64, 64, 3), np.uint8), 4)]
+    assert sum("positive" in label for label in labels) == sum("negative" in label for label in labels) == 3
