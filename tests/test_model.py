@@ -21,14 +21,18 @@ ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED = [
     ("EDSR", 2, 1_369_859), ("EDSR", 3, 1_554_499), ("EDSR", 4, 1_517_571),
     ("EDSR_paper", 2, 40_729_603), ("EDSR_paper", 3, 43_680_003), ("EDSR_paper", 4, 43_089_923),
+    ("RCAN", 2, 15_444_643), ("RCAN", 3, 15_629_283), ("RCAN", 4, 15_592_355),
+    ("HAN", 2, 15_924_033), ("HAN", 3, 16_108_673), ("HAN", 4, 16_071_745),
+    ("NLSN", 2, 41_796_163), ("NLSN", 3, 44_746_563), ("NLSN", 4, 44_156_483),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "scale", "count"), PUBLISHED)
 def test_parameters_of_the_published_sizes(name, scale, count):
     preset = [] if name == "EDSR" else ["--template", name]
+    args = parse_args([*preset, "--scale", str(scale)])
     with torch.device("meta"):
-        net = importlib.import_module("model.edsr").make_model(parse_args([*preset, "--scale", str(scale)]))
+        net = importlib.import_module(model.NETWORKS[args.model]).make_model(args)
     assert count_parameters(net) == count
 
 
@@ -109,3 +113,17 @@ def make_model(args):
 def test_an_unknown_scale_is_an_error():
     with pytest.raises(InputError, match="--scale 5: the networks have the scales"):
         build_network(parse_args(["--scale", "5"]))
+
+
+def test_weights_of_rcan_start_han_and_what_is_missing_is_listed(sr):
+    small = "--n_resgroups 2 --n_resblocks 1 --n_feats 8 --reduction 4".split()
+    assert sr.train("--model", "RCAN", *small, "--save", "rcan", "--epochs", 1)[0] == 0
+    weights = sr.folder("rcan") / "model/model_latest.pt"
+    status, out, err = sr.train("--model", "HAN", *small, "--save", "han", "--epochs", 1, "--pre_train", weights)
+    assert status == 0, err
+    assert "not loaded:" in out
+    assert "la.gamma: missing" in out
+    assert "body.0" not in out
+    status, _, err = sr.train("--model", "HAN", *small, "--save", "x", "--test_only", "--pre_train", weights)
+    assert status == 1
+    assert "--model RCAN" in err
