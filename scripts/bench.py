@@ -1,10 +1,9 @@
 #!/usr/bin/env python3
 """Time training steps on random patches: forward, loss, backward and update, without data loading.
 
-    scripts/bench.py [--steps 5] [--plain] FLAGS of main.py
+    scripts/bench.py [--steps 5] FLAGS of main.py
         scripts/bench.py --scale 4 --cpu                     an L1 step of EDSR
         scripts/bench.py --scale 4 --cpu --template PCL      a PCL-SR step of it
-    --plain runs the network in PyTorch's default memory format, as EDSR-PyTorch does
 
 Prints seconds (median), patches per second and the peak memory of the process; the last line reads `step 0.71 s`.
 """
@@ -26,18 +25,16 @@ from optim import build_optimizer
 from option import parse_args
 
 
-def time_steps(args, steps, memory_format):
+def time_steps(args, steps):
     """Give the seconds of each of `steps` training steps, after one that is not counted."""
     torch.manual_seed(args.seed)
     device, scale = choose_device(args.cpu), args.scale[0]
     net = build_network(args).to(device)
-    if memory_format == torch.contiguous_format:
-        net = net.to(memory_format=memory_format)
     loss, optimizer = Loss(args, net).to(device), build_optimizer(args, net.parameters())
     side = args.patch_size // scale
     lr, hr = (
         (torch.rand(args.batch_size, args.n_colors, s, s, device=device) * args.rgb_range).contiguous(
-            memory_format=memory_format
+            memory_format=torch.channels_last
         )
         for s in (side, side * scale)
     )
@@ -57,11 +54,10 @@ def main(argv=None):
     """Time and print; gives the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--plain", action="store_true")
     own, flags = parser.parse_known_args(argv)
     try:
         args = parse_args(flags)
-        seconds = time_steps(args, own.steps, torch.contiguous_format if own.plain else torch.channels_last)
+        seconds = time_steps(args, own.steps)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
