@@ -43,7 +43,7 @@ def draw(samples, path):
     for (label, sample), top, bottom in zip(samples, axes[0], axes[1], strict=True):
         top.imshow(to_uint8(sample[0], 255))
         top.set_title(label, fontsize=10)
-        bottom.imshow(haar_high(sample)[0].abs().mean(0), cmap="gray", vmin=0, vmax=40)
+        bottom.imshow(haar_high(sample)[0].abs().mean(0).numpy(), cmap="gray", vmin=0, vmax=40)
     axes[1, 0].set_title("Haar high frequencies", fontsize=10, loc="left")
     for axis in axes.flat:
         axis.set_axis_off()

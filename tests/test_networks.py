@@ -90,6 +90,7 @@ def test_two_hundred_steps_on_one_batch_pass_bicubic(name):
     with torch.no_grad():
         sr = net.eval()(lr)
     gain = sum(calc_psnr(s, h, 2, 255) - calc_psnr(b, h, 2, 255) for s, h, b in zip(sr, hr, bicubic, strict=True)) / 4
+    print(f"{name}: {gain:.2f} dB above bicubic after 200 steps")
     assert gain > 0.5, f"{name}: {gain:.2f} dB above bicubic"
 
 
