@@ -6,6 +6,8 @@ import torch
 
 from model import is_multi_scale
 
+OutOfMemoryError = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)  # torch 2.4 has the second alone
+
 
 def _spans(length, tile, overlap):
     """Cover `length` by spans of at most `tile` pixels, each sharing at least `overlap` pixels with the next."""
@@ -103,7 +105,7 @@ class Upscaler:
                 if self.chop:
                     return forward_tiled(lambda x: self._forward(x, scale), lr, scale, self.tile, self.overlap)
                 return self._forward(lr, scale)
-            except torch.OutOfMemoryError:
+            except OutOfMemoryError:
                 self._shrink(lr)
 
     def _shrink(self, lr):
