@@ -24,6 +24,7 @@ from data.image import image_size, read_image, write_image
 from data.layout import list_images
 from data.resize import downsample
 from errors import InputError, bullet_list
+from replacing import replacing
 
 
 def is_done(target, source, size):
@@ -34,16 +35,6 @@ def is_done(target, source, size):
         return image_size(target) == size
     except InputError:
         return False
-
-
-def copy(source, target):
-    """Copy a file with its times, whole or not at all."""
-    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        shutil.copy2(source, partial)
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def convert(source, hr_folder, lr_folder, scales):
@@ -62,7 +53,8 @@ def convert(source, hr_folder, lr_folder, scales):
                 write_image(target, downsample(image, scale))
                 made += 1
         if hr_folder and not is_done(hr_folder / source.name, source, size):
-            copy(source, hr_folder / source.name)
+            with replacing(hr_folder / source.name) as partial:
+                shutil.copy2(source, partial)  # with its times, which tell whether it is done
             made += 1
     except InputError as error:
         return made, str(error)

@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from errors import InputError
 from model.weights import load_exactly, load_file, read_weights
+from replacing import replacing
 
 MARKER = "# An experiment of this program. `python src/main.py --load NAME` goes on with these flags."
 # Flags of a state: a run that goes on from it cannot change them.
@@ -35,30 +36,26 @@ FIXED += ("nlsn_n_hashes", "nlsn_chunk_size", "optimizer")
 
 
 @contextlib.contextmanager
-def replacing(path):
+def writing(path):
     """Open a temporary file that takes the place of `path` when all is written; on an error `path` stays as it was.
 
     Raises:
         InputError: it cannot be written: disk full, no permission.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with open(partial, "wb") as file:
+        with replacing(path) as partial, open(partial, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
     except (OSError, RuntimeError) as error:  # torch.save gives RuntimeError for a full disk
         kept = " (the former file is whole)" if path.exists() else ""
         raise InputError(f"{path}: cannot be written: {error}{kept}") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def save_tensors(path, value):
     """Save a dict of tensors and plain values with torch.save, whole or not at all."""
-    with replacing(path) as file:
+    with writing(path) as file:
         torch.save(value, file)
 
 
@@ -142,7 +139,7 @@ class Checkpoint:
         self.models.mkdir(parents=True, exist_ok=True)
         config = self.dir / "config.txt"
         if not (self.args.test_only and config.exists()):
-            with replacing(config) as file:
+            with writing(config) as file:
                 file.write("\n".join([MARKER, *config_lines, ""]).encode())
         self._log = open(self.dir / "log.txt", "a", encoding="utf-8")  # noqa: SIM115 (open as long as the run)
         self._log.write("\n".join([time.strftime("%Y-%m-%d %H:%M:%S"), *self._early, ""]))
@@ -177,7 +174,7 @@ class Checkpoint:
     def forget_after(self, epoch):
         """Remove the metrics of epochs after the one that is gone on from."""
         self.metrics = [line for line in self.metrics if line["epoch"] <= epoch]
-        with replacing(self.dir / "metrics.jsonl") as file:
+        with writing(self.dir / "metrics.jsonl") as file:
             file.write("".join(json.dumps(line) + "\n" for line in self.metrics).encode())
         kept = self.models / f"model_{self.best['epoch']}.pt"
         if self.args.resume > 0 and kept.is_file():  # the best of the epochs that were left behind is none of this run

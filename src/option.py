@@ -14,11 +14,11 @@ from pathlib import Path
 from data.layout import DATASETS, WITHOUT_TRUTH, parse_ranges
 from errors import InputError, bullet_list
 from loss import LOSSES, parse_loss
+from loss.discriminator import N_LAYERS
 from model import NETWORKS
 from template import TEMPLATES
 
 CL_LOSSES = ("InfoNCE", "LMCL", "cosine", "l2", "l1")
-EMBEDDING_BLOCKS = 8
 PROJECT = Path(__file__).resolve().parent.parent
 
 # Flags that belong to one call of the program and are not taken from the experiment that --load goes on with.
@@ -318,8 +318,8 @@ def _problems(args):
     if not args.test_only:
         for name in set(args.data_train) & WITHOUT_TRUTH:
             yield f"--data_train {name}: has no HR images to train on (sets: {', '.join(DATASETS)} or a folder of yours)"
-    if "--cl_layer" not in broken and max(integers(args.cl_layer, ",")) >= EMBEDDING_BLOCKS:
-        yield f"--cl_layer {args.cl_layer}: the embedding has the blocks 0 to {EMBEDDING_BLOCKS - 1}"
+    if "--cl_layer" not in broken and max(integers(args.cl_layer, ",")) >= N_LAYERS:
+        yield f"--cl_layer {args.cl_layer}: the embedding has the blocks 0 to {N_LAYERS - 1}"
     if not broken & {"--chop_size", "--chop_overlap"} and args.chop_overlap >= args.chop_size / 2:
         yield f"--chop_overlap {args.chop_overlap}: is not less than half of --chop_size {args.chop_size}"
     if "--betas" not in broken and max(args.betas) >= 1:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from data.image import read_image
 from data.resize import downsample
 from errors import InputError, bullet_list
+from replacing import replacing
 
 VERSION = 1  # raise it when `read_image` or `downsample` gives other pixels
 
@@ -24,15 +25,11 @@ def _cache_path(folder, source):
 
 
 def _write(path, image):
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with open(partial, "wb") as file:
+        with replacing(path) as partial, open(partial, "wb") as file:
             np.lib.format.write_array(file, image, allow_pickle=False)
-        os.replace(partial, path)
     except OSError as error:
         raise InputError(f"{path}: the cache cannot be written ({error}); --dir_cache takes another folder") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _remove_stale(folder, current):

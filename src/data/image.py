@@ -1,6 +1,5 @@
 """Reading and writing image files, and their way into tensors. Arrays are (H, W, C), colour order RGB."""
 
-import os
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -8,6 +7,7 @@ import numpy as np
 import torch
 
 from errors import InputError
+from replacing import replacing
 
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 
@@ -64,13 +64,10 @@ def read_image(path, alpha=False):
 def write_image(path, image):
     """Write a (H, W) or (H, W, C) array as a lossless file (PNG, or TIFF for 16-bit colour), whole or not at all."""
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     image = image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image
-    try:
-        iio.imwrite(partial, image, extension=path.suffix, plugin="tifffile" if path.suffix == ".tif" else "pillow")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    plugin = "tifffile" if path.suffix == ".tif" else "pillow"
+    with replacing(path) as partial:
+        iio.imwrite(partial, image, extension=path.suffix, plugin=plugin)
 
 
 def to_channels(image, n_colors):

@@ -17,7 +17,6 @@ from loss.discriminator import Discriminator
 from loss.samples import quantize, upsample
 from optim import build_optimizer, learning_rate, set_learning_rate
 
-KINDS = ("GAN", "LSGAN", "WGAN", "WGAN_GP", "RGAN", "ContrasD", "patchD")
 WGAN_CLIP = 0.01  # Arjovsky et al., ICML 2017, algorithm 1
 GP_WEIGHT = 10.0  # Gulrajani et al., NeurIPS 2017, algorithm 1
 
@@ -64,6 +63,7 @@ LOSSES_OF = {
     "ContrasD": (dual_contrastive, lambda r, f: dual_contrastive(f, r)),
     "patchD": (dual_contrastive, lambda r, f: dual_contrastive(f, r)),
 }
+KINDS = tuple(LOSSES_OF)
 
 
 class Adversarial(nn.Module):
