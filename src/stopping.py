@@ -1,6 +1,9 @@
-"""Stopping in order: SIGINT (Ctrl-C) and SIGTERM end a training at the next step, with its state saved."""
+"""Stopping in order: SIGINT (Ctrl-C) and SIGTERM end a training after the step at hand, with its state saved."""
 
+import os
 import signal
+import socket
+import sys
 import threading
 import time
 
@@ -16,28 +19,52 @@ class Stopped(Exception):
 class StopRequest:
     """Remembers SIGINT and SIGTERM for the time of a `with` block, as `signum`; 0 before there is one.
 
-    A second SIGINT interrupts at once. One that follows within a second counts as the first: torchrun passes on to its
-    processes what the terminal has already sent to them.
+    A second SIGINT ends the process at once. One that follows within a second counts as the first: torchrun passes on to
+    its processes what the terminal has already sent to them.
     """
 
-    def __init__(self):
-        self.signum, self._since, self._former = 0, 0.0, {}
+    def __init__(self, name, talks=True):
+        """Keep the name of the experiment for the messages, which are printed if `talks`."""
+        self.name, self.talks = name, talks
+        self.signum, self._since = 0, 0.0
 
     def __enter__(self):
-        if threading.current_thread() is threading.main_thread():
-            self._former = {s: signal.signal(s, self._remember) for s in (signal.SIGINT, signal.SIGTERM)}
+        self._installed = threading.current_thread() is threading.main_thread()
+        if self._installed:
+            # A handler of Python's waits until the main thread is done with its step. A thread that reads the numbers of the
+            # signals does not.
+            self._end, self._start = socket.socketpair()
+            self._start.setblocking(False)
+            self._former_fd = signal.set_wakeup_fd(self._start.fileno())
+            self._former = {s: signal.signal(s, lambda *_: None) for s in (signal.SIGINT, signal.SIGTERM)}
+            threading.Thread(target=self._listen, daemon=True).start()
         return self
 
     def __exit__(self, *_):
-        for signum, handler in self._former.items():
-            signal.signal(signum, handler)
+        if self._installed:
+            for signum, handler in self._former.items():
+                signal.signal(signum, handler)
+            signal.set_wakeup_fd(self._former_fd)
+            self._start.close()  # ends the thread
 
-    def _remember(self, signum, _frame):
+    def _listen(self):
+        with self._end:
+            while numbers := self._end.recv(1):
+                if numbers[0] in self._former:
+                    self._remember(numbers[0])
+
+    def _remember(self, signum):
         now = time.monotonic()
         if not self.signum:
             self.signum, self._since = signum, now
+            self._say(f"{signal.Signals(signum).name}: stopping after this step; Ctrl-C again stops at once")
         elif signum == signal.SIGINT and now - self._since > 1:
-            raise KeyboardInterrupt
+            self._say(f"interrupted: --load {self.name} goes on from the last state that was saved")
+            os._exit(130)
+
+    def _say(self, text):
+        if self.talks:
+            print(text, file=sys.stderr, flush=True)
 
     def check(self):
         """Raise Stopped if a signal has come."""
@@ -47,5 +74,6 @@ class StopRequest:
 
 def ignore_signals(_worker=None):
     """Leave SIGINT and SIGTERM to the main process, in a loader process: it must deliver until the state is saved."""
+    signal.set_wakeup_fd(-1)
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)

@@ -31,7 +31,7 @@ class Trainer:
         self.step = 0  # steps that are done of the one after them
         self.last_loss = math.inf  # mean of the last epoch, for --skip_threshold
         self.ema = None
-        self.stop = StopRequest()
+        self.stop = StopRequest(args.save, talks=distributed.is_main())
         self.forward = net  # as training calls it; see `spread`
         known = args.test_only and args.precision == "auto"
         self._compute_at("single" if known else choose_precision(args.precision, device, checkpoint.log))

@@ -61,10 +61,9 @@ def stopped_again_and_again(sr, name, signum, rng, span, most):
 
 
 def kills(sr, signum, rng, count):
-    assert sr.train("--save", "whole", *FLAGS)[0] == 0
     began = time.perf_counter()
-    assert start(sr, "--save", "timed", *FLAGS).wait(120) == 0
-    seconds = time.perf_counter() - began
+    assert sr.train("--save", "whole", *FLAGS)[0] == 0
+    seconds = time.perf_counter() - began + 2  # that a process needs to start
     done = runs = 0
     while done < count:
         runs += 1
@@ -78,7 +77,7 @@ def kills(sr, signum, rng, count):
     print(f"\n{signal.Signals(signum).name}: {done} stops in {runs} runs, all ended in the bits of the undisturbed run")
 
 
-@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
 def test_stopped_at_random_instants(sr, signum):
     kills(sr, signum, random.Random(signum), 1)
 
@@ -100,7 +99,10 @@ def test_a_signal_in_an_epoch_saves_at_once_and_the_run_goes_on_from_there(sr, s
     process.send_signal(signum)
     out, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + signum
-    assert errors == "stopped: --load run goes on from here\n"
+    assert errors.splitlines() == [
+        f"{signal.Signals(signum).name}: stopping after this step; Ctrl-C again stops at once",
+        "stopped: --load run goes on from here",
+    ]
     state = state_of(sr.folder("run"))
     assert state["epoch"] == 0
     assert 20 <= state["step"] < 300
@@ -127,7 +129,7 @@ def test_a_second_ctrl_c_stops_at_once(sr):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors == "interrupted: --load run goes on from the last state that was saved\n"
+    assert errors.splitlines()[1] == "interrupted: --load run goes on from the last state that was saved"
     assert state_of(sr.folder("run"))["step"] == 0
 
 
