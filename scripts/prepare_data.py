@@ -109,6 +109,11 @@ def fetch_and_unpack(args, name, folder, place):
 # ------------------------------------------------------------------- DIV2K
 
 
+def div2k_archive(part, scale=None):
+    """Give the name of the archive of HR images, or of LR images of a scale."""
+    return f"DIV2K_{part}_LR_bicubic_X{scale}.zip" if scale else f"DIV2K_{part}_HR.zip"
+
+
 def place_div2k(name):
     """Give the place of 0001.png or 0001x4.png of DIV2K's archives, of training or validation, under DIV2K; else None."""
     match = re.fullmatch(r"(?:.*/)?(0\d{3})(?:x(\d))?\.png", name)
@@ -154,7 +159,7 @@ def div2k(args):
             jobs.append((part, scale, [f"{lr.name}/X{scale}/{i:04d}x{scale}.png" for i in numbers]))
     problems, failed = [], set()
     for part, scale, wanted in jobs:
-        archive = f"DIV2K_{part}_LR_bicubic_X{scale}.zip" if scale else f"DIV2K_{part}_HR.zip"
+        archive = div2k_archive(part, scale)
         try:
             _bring(args, folder, archive, wanted)
         except InputError as error:
@@ -285,12 +290,32 @@ def set_name(text):
     return text
 
 
-def checksum(text):
-    """Read 'benchmark.tar=0123...'."""
-    name, _, digits = text.partition("=")
-    if not re.fullmatch("[0-9a-fA-F]{8,64}", digits):
-        raise argparse.ArgumentTypeError(f"{text!r} is not FILE=HEX with 8 to 64 hexadecimal digits")
-    return name, digits
+def checksum_of(archives):
+    """Make the type that reads 'benchmark.tar=0123...' for one of `archives`."""
+
+    def parse(text):
+        name, _, digits = text.partition("=")
+        if name not in archives or not re.fullmatch("[0-9a-fA-F]{8,64}", digits):
+            expected = f"FILE=HEX, 8 to 64 hexadecimal digits for one of {', '.join(archives)}"
+            raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")
+        return name, digits
+
+    return parse
+
+
+def positive(kind):
+    """Make the type of numbers above 0."""
+
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = 0
+        if not value > 0:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+        return value
+
+    return parse
 
 
 def build_parser():
@@ -305,35 +330,26 @@ def build_parser():
         add.add_argument(
             "--scale", type=scales, help="scales of the LR images, joined by +" + f" (default: {scale})" * bool(scale), **note
         )
-        add.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: %(default)s)")
+        add.add_argument("--jobs", type=positive(int), default=os.cpu_count() or 1, help="processes (default: %(default)s)")
         if root:
             add.add_argument("--dir_data", type=Path, default=PROJECT / "datasets", help="folder of all sets")
         return add.add_argument
 
-    def download(add, url):
+    def download(add, url, archives):
         add("--url", default=url, help="folder of the archives (default: %(default)s)")
         add("--keep", action="store_true", help="keep the downloaded archives")
-        add(
-            "--sha256",
-            type=checksum,
-            action="append",
-            default=[],
-            metavar="FILE=HEX",
-            help="checksum of an archive, or its start",
-        )
+        add("--sha256", type=checksum_of(archives), action="append", default=[], metavar="FILE=HEX",
+            help="checksum of an archive, or its start")  # fmt: skip
         add("--retries", type=int, default=4, help="attempts after the first that bring nothing (default: %(default)s)")
-        add("--timeout", type=float, default=30, help="seconds to wait for the server (default: %(default)s)")
+        add("--timeout", type=positive(float), default=30, help="seconds to wait for the server (default: %(default)s)")
 
     command(sample, "photographs that come with scikit-image", "2")
-    download(command(div2k, "DIV2K", "2+3+4"), DIV2K_URL)
+    archives = [div2k_archive(part, scale) for scale in (None, *DIV2K_LR_SCALES) for part in DIV2K_PARTS]
+    download(command(div2k, "DIV2K", "2+3+4"), DIV2K_URL, archives)
     add = command(benchmark, "Set5, Set14, B100, Urban100, Manga109", "2+3+4")
-    add(
-        "--sets",
-        type=benchmark_names,
-        default=[*BENCHMARKS][:4],
-        help="those whose absence is an error (default: all but Manga109)",
-    )
-    download(add, BENCHMARK_URL)
+    add("--sets", type=benchmark_names, default=[*BENCHMARKS][:4],
+        help="those whose absence is an error (default: all but Manga109)")  # fmt: skip
+    download(add, BENCHMARK_URL, ["benchmark.tar"])
     add = command(folder, "a set of a folder of HR images", "2+3+4")
     add("source", type=Path, help="folder of HR images")
     add("name", type=set_name, help="name of the set")
@@ -365,4 +381,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(line_buffering=True)  # a log file shows lines when they are written
     sys.exit(main())

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -36,10 +37,13 @@ class FileServer:
         self.url = f"http://127.0.0.1:{self._server.server_port}/"
 
     def __enter__(self):
+        self._proxy = os.environ.get("no_proxy")
+        os.environ["no_proxy"] = "127.0.0.1"
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         return self
 
     def __exit__(self, *error):
+        os.environ["no_proxy"] = self._proxy or ""
         self.go_on.set()
         self._server.shutdown()
         self._server.server_close()
