@@ -287,6 +287,7 @@ def test_no_part_is_joined_to_another_file(fault, set5, tmp_path):
         fetch(server.url + "a", tmp_path / "a", retries=1)
         assert (tmp_path / "a").read_bytes() == server.files["a"]
         assert server.requests[1][1] == "bytes=6000-"
+        assert server.requests[1][2] == (206 if fault.get("deaf") else 200), "If-Range saves a second request"
     assert files_in(tmp_path) == ["a"]
 
 
@@ -478,6 +479,9 @@ def test_unpacking_goes_on_and_sees_damage(make, tmp_path, monkeypatch):
         (tmp_path / "out/a/2.png").write_bytes(files["a/2.png"])
         assert data.archive.unpack(path, tmp_path / "out") == (3, 1)
     assert {f"a/{p.name}": p.read_bytes() for p in (tmp_path / "out/a").iterdir()} == files
+    (tmp_path / "out/a/3.png").write_bytes(b"another file of that length".ljust(3000))
+    with pytest.raises(ValueError, match=r"another content(.|\n)*a/3\.png"):
+        data.archive.unpack(path, tmp_path / "out")
     path.write_bytes(content[:7000])
     with pytest.raises(ValueError, match="no whole zip or tar"):
         data.archive.unpack(path, tmp_path / "other")
