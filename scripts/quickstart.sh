@@ -12,7 +12,7 @@ experiments=${DIR_EXPERIMENT:-$project/experiment}
 python=$venv/bin/python
 
 echo "== data: photographs from scikit-image"
-"$python" "$project/scripts/sample_data.py" --dir_data "$data" --scale 2
+"$python" "$project/scripts/prepare_data.py" sample --dir_data "$data" --scale 2
 
 # train NAME FLAGS...: train an experiment, or go on with it
 train() {

@@ -1,5 +1,10 @@
 """What several tests use."""
 
+import io
+import tarfile
+import zipfile
+
+import imageio.v3 as iio
 import torch
 
 from data.image import write_image
@@ -37,3 +42,44 @@ def same_bits(a, b, path=""):
 def state_of(folder):
     """Load the training state of an experiment folder."""
     return torch.load(folder / "model/state.pt", weights_only=True)
+
+
+def png(image):
+    """Give the PNG file of an image as bytes."""
+    return iio.imwrite("<bytes>", image, extension=".png")
+
+
+def zip_of(files):
+    """Give a zip archive {name: bytes} as bytes; a name may be a ZipInfo."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def tar_of(files):
+    """Give a tar archive {name: bytes} as bytes; in place of bytes (type, target) for links and devices."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            if isinstance(content, tuple):
+                info.type, info.linkname = content
+                archive.addfile(info)
+            else:
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def files_in(folder):
+    """List the files under a folder, as paths relative to it."""
+    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if not p.is_dir() or p.is_symlink())
+
+
+# what benchmark.tar of the tests holds that belongs there
+SET5 = sorted(
+    [f"benchmark/Set5/HR/{name}.png" for name in ("baby", "bird", "butterfly", "head", "woman")]
+    + [f"benchmark/Set5/LR_bicubic/X2/{name}x2.png" for name in ("baby", "bird", "butterfly", "head", "woman")]
+)

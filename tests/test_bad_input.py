@@ -87,7 +87,7 @@ def test_image_smaller_than_the_patch(sr):
 
 
 def test_scale_without_lr(sr):
-    refused(sr.train("--scale", 3), "LR_bicubic/X3", "make_lr.py", sr=sr)
+    refused(sr.train("--scale", 3), "LR_bicubic/X3", "prepare_data.py lr", sr=sr)
 
 
 def test_all_bad_flags_in_one_message(sr):

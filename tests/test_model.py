@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from file_server import FileServer
 
 import model
+from data.download import file_sha256
 from errors import InputError
-from model import build_network, count_parameters
+from model import build_network, count_parameters, weights
 from model.edsr import EDSR
 from model.weights import read_weights
 from option import parse_args
@@ -51,13 +53,26 @@ def test_a_file_without_weights_is_refused(tmp_path):
         read_weights(tmp_path / "w.pt")
 
 
+def test_weights_are_downloaded_once_and_checked(sr, monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    torch.save(build_network(parse_args(["--scale", "2"])).state_dict(), tmp_path / "w.pt")
+    name = f"edsr_baseline_x2-{file_sha256(tmp_path / 'w.pt')[:8]}.pt"
+    monkeypatch.setitem(weights.EDSR_FILES, (False, 2), name)
+    command = "--scale 2 --data_test Set5 --test_only --pre_train download --cpu".split()
+    with FileServer({name: b"another file"}) as server:
+        monkeypatch.setattr(weights, "EDSR_URL", server.url)
+        status, _, err = sr(*command)
+        assert status == 1
+        assert "sha256" in err
+        server.files[name] = (tmp_path / "w.pt").read_bytes()
+        assert sr(*command)[0] == 0
+        assert sr(*command)[0] == 0
+        assert len(server.requests) == 2
+
+
 def test_download_says_where_to_put_the_file(sr, monkeypatch, tmp_path):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-
-    def offline(*args, **kwargs):
-        raise OSError("no route to host")
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    monkeypatch.setattr(weights, "EDSR_URL", "http://127.0.0.1:9/")  # nobody listens
     status, _, err = sr(*"--scale 2 --data_test Set5 --test_only --pre_train download --cpu".split())
     assert status == 1
     assert str(tmp_path / "checkpoints/edsr_baseline_x2-1bc95232.pt") in err

@@ -10,60 +10,10 @@ import draw_samples
 import numpy as np
 import plot_runs
 import pytest
-import sample_data
-from helpers import write_set
 
-import make_lr
-from data.image import read_image, write_image
-from data.resize import downsample
+from data.image import read_image
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def test_a_folder_becomes_a_set(tmp_path, photographs, sr, capsys):
-    write_set(tmp_path / "photos", photographs)
-    command = [str(tmp_path / "photos"), "--set", str(tmp_path / "data/Mine"), "--scale", "2+3", "--jobs", "2"]
-    assert make_lr.main(command) == 0
-    assert "12 files written" in capsys.readouterr().out
-    for name, hr in photographs.items():
-        for scale in (2, 3):
-            lr = read_image(tmp_path / f"data/Mine/LR_bicubic/X{scale}/{name}x{scale}.png")
-            assert np.array_equal(lr, downsample(hr, scale))
-    status, out, _ = sr(*"--model Bicubic --test_only --data_test Mine --scale 2+3 --cpu".split(), data=tmp_path / "data")
-    assert status == 0
-    assert "[Mine x3]" in out
-
-
-def test_what_is_done_is_skipped_and_what_changed_is_not(tmp_path, photographs, capsys):
-    write_set(tmp_path / "photos", photographs)
-    command = [str(tmp_path / "photos"), "--set", str(tmp_path / "set"), "--scale", "2", "--jobs", "1"]
-    make_lr.main(command)
-    (tmp_path / "set/LR_bicubic/X2/coffeex2.png").write_bytes(b"half a fi")  # as another program may leave it
-    write_image(tmp_path / "photos/rocket.png", photographs["chelsea"])
-    capsys.readouterr()
-    assert make_lr.main(command) == 0
-    assert "3 files written" in capsys.readouterr().out
-    assert np.array_equal(read_image(tmp_path / "set/LR_bicubic/X2/rocketx2.png"), downsample(photographs["chelsea"], 2))
-    assert make_lr.main(command) == 0
-    assert "0 files written" in capsys.readouterr().out
-
-
-def test_bad_images_are_named_and_the_good_are_done(tmp_path, photographs, capsys):
-    write_set(tmp_path / "photos", photographs | {"tiny": photographs["coffee"][:1, :1]})
-    (tmp_path / "photos/broken.png").write_bytes(b"\x89PNG")
-    assert make_lr.main([str(tmp_path / "photos"), "--set", str(tmp_path / "set"), "--scale", "2", "--jobs", "1"]) == 1
-    err = capsys.readouterr().err
-    assert "broken.png" in err
-    assert "tiny.png" in err
-    assert len(list((tmp_path / "set/LR_bicubic/X2").iterdir())) == 4
-    assert make_lr.main([str(tmp_path / "none"), "--set", str(tmp_path / "set2"), "--scale", "2"]) == 1
-    assert not (tmp_path / "set2").exists()
-
-
-def test_the_sample_sets_are_disjoint():
-    assert not set(sample_data.TRAIN) & set(sample_data.TEST)
-    for name in sample_data.TRAIN + sample_data.TEST:
-        assert sample_data.photograph(name).dtype == np.uint8
 
 
 def test_table_and_picture(sr, tmp_path, capsys):

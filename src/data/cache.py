@@ -16,7 +16,7 @@ from tqdm import tqdm
 from data.image import read_image
 from data.resize import downsample
 from errors import InputError, bullet_list
-from replacing import replacing
+from replacing import remove_leftovers, replacing
 
 VERSION = 1  # raise it when `read_image` or `downsample` gives other pixels
 
@@ -36,21 +36,11 @@ def _write(path, image):
 
 def _remove_stale(folder, current):
     """Remove cache files of sources that are among `current` in an older state, and leftovers of a killed run."""
+    remove_leftovers(folder)
     sources = {name.rsplit(".", 2)[0] for name in current}
     for path in folder.iterdir():
-        old = path.suffix == ".npy" and path.name not in current and path.name.rsplit(".", 2)[0] in sources
-        if old or (path.suffix == ".part" and not _is_running(path)):
+        if path.suffix == ".npy" and path.name not in current and path.name.rsplit(".", 2)[0] in sources:
             path.unlink(missing_ok=True)
-
-
-def _is_running(partial):
-    try:
-        os.kill(int(partial.name.split(".")[-2]), 0)
-    except (ProcessLookupError, ValueError):
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def decoded(sources, folder, shrink=None, renew=False, title="decoding"):

@@ -121,7 +121,10 @@ def find_pairs(dir_data, name, scale, data_range=None):
     spec = layout(name)
     root = Path(dir_data)
     if not (root / spec.hr).is_dir():
-        known = "" if name in DATASETS else f" ({name} is not one of {', '.join(DATASETS)}, so it is a folder of yours)"
+        known = f" ({name} is not one of {', '.join(DATASETS)}, so it is a folder of yours)"
+        if name in DATASETS:
+            command = f"python scripts/prepare_data.py {'div2k' if name == 'DIV2K' else 'benchmark'}"
+            known = f"\nfetch it with: {command} --scale {scale} --dir_data {root}"
         raise InputError(f"data set {name}: no such data folder: {root / spec.hr}{known}")
     hr = list_images(root / spec.hr)
     if spec.ranged and data_range is not None:
@@ -133,6 +136,6 @@ def find_pairs(dir_data, name, scale, data_range=None):
     if lr_folder.is_dir():
         return _match(hr, lr_folder, scale, whole=not spec.ranged)
     if not spec.make_lr:
-        command = f"python scripts/make_lr.py {root / spec.hr} --lr {lr_folder.parent} --scale {scale}"
+        command = f"python scripts/prepare_data.py lr {root / spec.hr} --lr {lr_folder.parent} --scale {scale}"
         raise InputError(f"data set {name}: no LR images of scale {scale} in {lr_folder}\nmake them with: {command}")
     return [(path, None) for path in hr]

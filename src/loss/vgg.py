@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.functional import mse_loss
 
+from data.download import fetch
 from errors import InputError
 from model.weights import read_weights
 
@@ -34,18 +35,16 @@ def weights_path(vgg_path):
     """Give the weight file: --vgg_path, else that in torch.hub's folder, downloaded if need be.
 
     Raises:
-        InputError: it is missing and cannot be downloaded.
+        InputError: it is missing and cannot be downloaded, or is another file.
     """
     if vgg_path:
         return Path(vgg_path)
     path = Path(torch.hub.get_dir()) / "checkpoints" / URL.rpartition("/")[2]
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            torch.hub.download_url_to_file(URL, str(path), hash_prefix="dcbb9e9d")
-        except Exception as error:  # URLError, time-outs; RuntimeError for a wrong hash
-            message = f"{URL}: cannot be downloaded ({error}); put it at {path} or name it by --vgg_path"
-            raise InputError(message) from error
+            fetch(URL, path, sha256="dcbb9e9d")
+        except InputError as error:
+            raise InputError(f"{error}, or name it by --vgg_path") from error
     return path
 
 

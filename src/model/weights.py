@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from data.download import fetch
 from errors import InputError, bullet_list
 from model.common import DIV2K_MEAN
 
@@ -145,11 +146,11 @@ def load_fitting(net, state, path, log):
         log("not loaded:" + bullet_list(lines, 50))
 
 
-def download(args):
+def download(args, log=print):
     """Fetch the published EDSR weights of --scale into torch.hub's folder, checked by sha256; give the file's path.
 
     Raises:
-        InputError: no published file for these flags, the machine is offline, or the file is another.
+        InputError: no published file for these flags, or see `fetch`.
     """
     large = (args.n_resblocks, args.n_feats) == (32, 256)
     name = EDSR_FILES.get((large, args.scale[0]))
@@ -158,18 +159,13 @@ def download(args):
         raise InputError("--pre_train download: published are EDSR of 16 blocks of 64 and of 32 of 256 features, x2, x3, x4")
     target = Path(torch.hub.get_dir()) / "checkpoints" / name
     if not target.is_file():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        prefix = re.search(r"-([0-9a-f]{8})\.pt$", name)[1]
-        try:
-            torch.hub.download_url_to_file(EDSR_URL + name, str(target), hash_prefix=prefix)
-        except Exception as error:  # URLError, HTTPError, timeouts; RuntimeError for a wrong hash
-            raise InputError(f"{EDSR_URL + name}: cannot be downloaded ({error}); put the file at {target}") from error
+        fetch(EDSR_URL + name, target, sha256=re.search(r"-([0-9a-f]{8})\.pt$", name)[1], log=log)
     return target
 
 
 def load_pre_train(args, net, log):
     """Load --pre_train into the network: exactly for a test, what fits for training."""
-    path = download(args) if args.pre_train == "download" else args.pre_train
+    path = download(args, log) if args.pre_train == "download" else args.pre_train
     state = read_weights(path)
     if args.test_only:
         load_exactly(net, state, path)

@@ -1,0 +1,266 @@
+"""Downloads that fail in every way, and archives that nobody should unpack."""
+
+import itertools
+import resource
+import signal
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+import zipfile
+from collections import namedtuple
+from pathlib import Path
+
+import pytest
+from file_server import FileServer
+from helpers import SET5, files_in, tar_of, zip_of
+
+import data.archive
+from data.download import fetch, file_sha256
+
+SCRIPT = Path(__file__).resolve().parent.parent / "scripts/prepare_data.py"
+
+
+def test_a_broken_download_goes_on_where_it_was(benchmark, server, tmp_path):
+    server.faults["benchmark.tar"] = iter([{"cut": 5000}, {"cut": 3000}, {"cut": 2000}])
+    status, out, err = benchmark()  # with one attempt after each that brings nothing
+    assert status == 0, err
+    assert [asked for _, asked, _ in server.requests] == [None, "bytes=5000-", "bytes=8000-", "bytes=10000-"]
+    assert files_in(tmp_path / "data") == SET5
+    assert "going on at" in out
+
+
+def test_a_killed_download_goes_on_where_it_was(benchmark, server, set5, tmp_path):
+    server.faults["benchmark.tar"] = iter([{"stall": 7000}])
+    part = tmp_path / "data/benchmark.tar.part"
+    command = [sys.executable, SCRIPT, "benchmark", "--url", server.url, "--dir_data", tmp_path / "data"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 30
+        while not (part.exists() and part.stat().st_size >= 1024) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    server.go_on.set()
+    kept = part.stat().st_size
+    status, _, err = benchmark("--keep")
+    assert status == 0, err
+    assert server.requests[1] == ("benchmark.tar", f"bytes={kept}-", 206)
+    assert (tmp_path / "data/benchmark.tar").read_bytes() == set5
+    assert files_in(tmp_path / "data") == sorted(["benchmark.tar", *SET5])
+
+
+@pytest.mark.parametrize("fault", [{"plain": True}, {}, {"deaf": True}, {"no_etag": True}, {"no_etag": True, "deaf": True}])
+def test_no_part_is_joined_to_another_file(fault, set5, tmp_path):
+    with FileServer({"a": set5}) as server:
+        server.faults["a"] = itertools.chain([{"cut": 6000, **fault}], itertools.repeat(fault))
+        with pytest.raises(ValueError, match="6,000"):
+            fetch(server.url + "a", tmp_path / "a", retries=0)
+        assert (tmp_path / "a.part").stat().st_size == 6000
+        if not fault.get("plain"):  # else the server does not know Range
+            server.files["a"] = set5[::-1][:-5]
+        fetch(server.url + "a", tmp_path / "a", retries=1)
+        assert (tmp_path / "a").read_bytes() == server.files["a"]
+        assert server.requests[1][1] == "bytes=6000-"
+        assert server.requests[1][2] == (206 if fault.get("deaf") else 200), "If-Range saves a second request"
+    assert files_in(tmp_path) == ["a"]
+
+
+def test_a_part_of_another_address_or_that_is_whole(set5, tmp_path):
+    with FileServer({"a": set5, "b": set5[:-7]}) as server:
+        for name in "aba":
+            server.faults[name] = iter([{"cut": 6000}])
+            with pytest.raises(ValueError, match="6,000"):
+                fetch(server.url + name, tmp_path / "x", retries=0)
+        assert [asked for _, asked, _ in server.requests] == [None] * 3
+        with open(tmp_path / "x.part", "ab") as part:  # all arrived, and the process ended before it was renamed
+            part.write(set5[6000:])
+        fetch(server.url + "a", tmp_path / "x", retries=0)
+        assert server.requests[-1][2] == 416
+        assert (tmp_path / "x").read_bytes() == set5
+
+
+def test_wrong_lengths(benchmark, server, set5, tmp_path):
+    server.faults["benchmark.tar"] = itertools.repeat({"extra": 100})
+    status, out, _ = benchmark()
+    assert status == 1
+    assert f"announced {len(set5) + 100:,} bytes and the connection ended after {len(set5):,}" in out
+    server.faults["benchmark.tar"] = itertools.repeat({"extra": -20000})
+    status, _, err = benchmark()
+    assert status == 1
+    assert "no whole zip or tar archive" in err
+    assert str(tmp_path / "data/benchmark.tar") in err
+    assert files_in(tmp_path / "data") == [], "nothing can be added to the wrong file"
+
+
+def test_wrong_files(benchmark, server, set5, tmp_path):
+    server.files["benchmark.tar"] = b"\n<!DOCTYPE html><html><body>Please log in</body></html>"
+    status, _, err = benchmark()
+    assert status == 1
+    assert f"{server.url}benchmark.tar: the server sent a web page" in err
+    assert f"put the file at {tmp_path / 'data/benchmark.tar'}" in err
+    assert files_in(tmp_path / "data") == []
+    server.files["benchmark.tar"] = set5
+    status, _, err = benchmark("--sha256", "benchmark.tar=" + "0" * 64)
+    assert status == 1
+    assert "sha256" in err
+    assert files_in(tmp_path / "data") == []
+    (tmp_path / "tar").write_bytes(set5)
+    assert benchmark("--sha256", f"benchmark.tar={file_sha256(tmp_path / 'tar')}")[0] == 0
+
+
+def test_statuses(benchmark, server, tmp_path):
+    server.faults["benchmark.tar"] = itertools.repeat({"status": 403})
+    status, _, err = benchmark()
+    assert status == 1
+    assert "403" in err
+    assert len(server.requests) == 1, "no attempt can help"
+    server.faults["benchmark.tar"] = itertools.repeat({"status": 500})
+    status, _, err = benchmark()
+    assert status == 1
+    assert "500" in err
+    assert len(server.requests) == 3
+    server.faults["benchmark.tar"] = iter([{"status": 503}])
+    assert benchmark()[0] == 0
+    status, _, err = benchmark("--sets", "Set14", "--url", server.url + "none/")
+    assert status == 1
+    assert "none/benchmark.tar: the server answers 404" in err
+    assert benchmark("--sets", "Set14", "--url", "ftp://127.0.0.1")[0] == 1
+    status, _, err = benchmark("--sets", "Set14", "--url", "http://127.0.0.1:9")  # nobody listens
+    assert status == 1
+    assert "no connection" in err
+
+
+def test_a_silent_server(benchmark, server):
+    server.faults["benchmark.tar"] = iter([{"stall": 2000}])
+    status, out, _ = benchmark("--timeout", 0.2)
+    assert status == 0
+    assert "did not answer in time" in out
+
+
+def test_what_cannot_be_written(benchmark, tmp_path, monkeypatch, server, set5):
+    free = namedtuple("usage", "free")
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.disk_usage", lambda folder: free(1000))
+        status, _, err = benchmark()
+        assert status == 1
+        assert "1,000 bytes are free" in err
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))
+    try:
+        status, _, err = benchmark()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert status == 1
+    assert f"{tmp_path / 'data/benchmark.tar'}: cannot be written: File too large" in err
+    assert benchmark()[0] == 0
+    assert server.requests[-1][1] == "bytes=4000-", "what was written before is kept"
+    (tmp_path / "file").write_text("")
+    status, _, err = benchmark("--dir_data", tmp_path / "file")
+    assert status == 1
+    assert f"{tmp_path / 'file'}: cannot be written: File exists" in err
+
+
+def test_two_downloads_of_one_file(server, set5, tmp_path):
+    server.faults["benchmark.tar"] = iter([{"stall": 3000}])
+    lines = []
+    threads = [
+        threading.Thread(target=fetch, args=(server.url + "benchmark.tar", tmp_path / "a"), kwargs={"log": lines.append})
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + 10
+    while not any("waiting" in line for line in lines) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    server.go_on.set()
+    for thread in threads:
+        thread.join()
+    assert len(server.requests) == 1
+    assert (tmp_path / "a").read_bytes() == set5
+    assert files_in(tmp_path) == ["a"]
+
+
+# ---------------------------------------------------------------- archives
+
+
+def link(name):
+    info = zipfile.ZipInfo(name)
+    info.external_attr = 0o120777 << 16
+    return info
+
+
+@pytest.mark.parametrize(
+    "archive",
+    [
+        zip_of({"benchmark/good.png": b"1", "benchmark/../../evil.png": b"2"}),
+        zip_of({"benchmark/good.png": b"1", "/evil.png": b"2"}),
+        zip_of({"benchmark/good.png": b"1", "C:\\evil.png": b"2"}),
+        zip_of({"benchmark/good.png": b"1", "..\\evil.png": b"2"}),
+        zip_of({link("evil.png"): b"/etc/passwd"}),
+        tar_of({"benchmark/good.png": b"1", "../evil.png": b"2"}),
+        tar_of({"benchmark/good.png": b"1", "/evil.png": b"2"}),
+        tar_of({"benchmark/evil.png": (tarfile.SYMTYPE, ".."), "benchmark/evil.png/x.png": b"2"}),
+        tar_of({"benchmark/evil.png": (tarfile.LNKTYPE, "/etc/passwd")}),
+        tar_of({"benchmark/evil.png": (tarfile.FIFOTYPE, "")}),
+        tar_of({"benchmark/evil.png": (tarfile.CHRTYPE, "")}),
+    ],
+)
+def test_archives_that_lead_out_are_refused(archive, benchmark, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/benchmark.tar").write_bytes(archive)
+    status, _, err = benchmark()
+    assert status == 1
+    assert "nothing was unpacked" in err
+    assert "evil.png" in err
+    assert files_in(tmp_path) == ["data/benchmark.tar"]
+    with pytest.raises(ValueError, match="nothing was unpacked"):
+        data.archive.unpack(tmp_path / "data/benchmark.tar", tmp_path / "data/out")
+    assert files_in(tmp_path) == ["data/benchmark.tar"]
+
+
+def test_an_archive_put_by_hand_is_used_and_kept(benchmark, server, set5, tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/benchmark.tar").write_bytes(set5)
+    assert benchmark()[0] == 0
+    assert server.requests == []
+    assert files_in(tmp_path / "data") == sorted(["benchmark.tar", *SET5])
+
+
+def test_files_that_are_there_are_not_overwritten(benchmark, tmp_path):
+    hr = tmp_path / "data/benchmark/Set5/HR"
+    hr.mkdir(parents=True)
+    (hr / "baby.png").write_bytes(b"mine")
+    (hr / ".bird.png.999999999.part").write_bytes(b"left by a killed run")
+    status, _, err = benchmark()
+    assert status == 1
+    assert "1 files are there with another content" in err
+    assert str(hr / "baby.png") in err
+    assert (hr / "baby.png").read_bytes() == b"mine"
+    assert len(list(hr.iterdir())) == 5, "the others are unpacked, and nothing is left over"
+
+
+@pytest.mark.parametrize("make", [zip_of, tar_of])
+def test_unpacking_goes_on_and_sees_damage(make, tmp_path, monkeypatch):
+    files = {f"a/{i}.png": bytes([i]) * 3000 for i in range(4)}
+    path = tmp_path / "archive"
+    content = make(files)
+    path.write_bytes(content)
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.disk_usage", lambda folder: namedtuple("usage", "free")(11_999))
+        with pytest.raises(ValueError, match="12,000 bytes are needed"):
+            data.archive.unpack(path, tmp_path / "out")
+        (tmp_path / "out/a").mkdir(parents=True)
+        (tmp_path / "out/a/2.png").write_bytes(files["a/2.png"])
+        assert data.archive.unpack(path, tmp_path / "out") == (3, 1)
+    assert {f"a/{p.name}": p.read_bytes() for p in (tmp_path / "out/a").iterdir()} == files
+    (tmp_path / "out/a/3.png").write_bytes(b"another file of that length".ljust(3000))
+    with pytest.raises(ValueError, match=r"another content(.|\n)*a/3\.png"):
+        data.archive.unpack(path, tmp_path / "out")
+    path.write_bytes(content[:7000])
+    with pytest.raises(ValueError, match="no whole zip or tar"):
+        data.archive.unpack(path, tmp_path / "other")
+    if make is zip_of:
+        path.write_bytes(content.replace(b"\1" * 3000, b"\1" * 2999 + b"\2"))
+        with pytest.raises(ValueError, match=r"damaged at a/1\.png"):
+            data.archive.unpack(path, tmp_path / "other")
+        assert files_in(tmp_path / "other") == ["a/0.png"]
