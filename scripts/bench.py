@@ -57,6 +57,9 @@ class Case:
 
     unit, count = "images", 1
 
+    def close(self):
+        """End what runs beside the process."""
+
     def __init__(self, kind, args, size):
         self.kind, self.args, self.seconds, self.flops = kind, args, [], 0
         self.device, self.precision = choose_device(args.cpu), args.precision
@@ -123,6 +126,7 @@ class Case:
         args.dir_data, args.data_train, args.data_test, args.dir_cache = str(root), ["bench"], ["bench"], None
         args.test_every = max(1, 6400 // args.batch_size)
         data, self._epoch = Data(args, lambda line: None), 0
+        self.close = data.close
 
         def run():
             self._epoch += 1
@@ -219,6 +223,8 @@ def main(argv=None):
         for _ in range(own.repeats):
             for case in cases:
                 case.time()
+        for case in cases:
+            case.close()
         timed = {(case.device, case.precision) for case in cases if case.flops}
         peaks = {key: gemm_peak(*key) for key in timed}
         base = statistics.median(cases[0].seconds)

@@ -59,6 +59,7 @@ def run(args, device):
         trainer.resume()
     checkpoint.open(config_lines(args))
     trainer.train()
+    data.close()
 
 
 def _sentence(error):

@@ -72,8 +72,11 @@ class StopRequest:
             raise Stopped(self.signum)
 
 
-def ignore_signals(_worker=None):
-    """Leave SIGINT and SIGTERM to the main process, in a loader process: it must deliver until the state is saved."""
+GRACE = 30  # seconds
+
+
+def deliver_on(_worker=None):
+    """Leave SIGINT to the main process, in a loader process, and outlive SIGTERM by `GRACE`, in which a state is saved."""
     signal.set_wakeup_fd(-1)
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))

@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 
 import distributed
 from data.layout import parse_ranges
-from stopping import ignore_signals
+from stopping import deliver_on
 
 
 class Data:
@@ -44,13 +44,17 @@ class Data:
             pin_memory=torch.cuda.is_available() and not args.cpu,
             persistent_workers=workers > 0,
             generator=torch.Generator(),  # else workers would draw from the generator of the training
-            worker_init_fn=ignore_signals,
+            worker_init_fn=deliver_on,
         )
 
     def epoch(self, number, start, device):
         """Give the batches of an epoch, numbered from 1, on the device, without the first `start` of them."""
         self.sampler.set_epoch(number, start)
         return _on_device(self.train, device)
+
+    def close(self):
+        """End the loader processes."""
+        self.train = None
 
 
 def _on_device(batches, device):

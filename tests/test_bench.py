@@ -1,0 +1,46 @@
+"""scripts/bench.py on work of a second or two."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = Path(__file__).resolve().parent.parent / "scripts/bench.py"
+
+
+def bench(*words):
+    done = subprocess.run([sys.executable, str(SCRIPT), *map(str, words)], capture_output=True, text=True, timeout=120)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_every_case_ends_in_its_figure_and_goes_into_the_json(tmp_path):
+    small = "--n_resblocks 1 --n_feats 8 --scale 2 --patch_size 32 --batch_size 2 --cpu --n_threads 0".split()
+    pcl = ["--template", "PCL", "--mcl_neg", 1]
+    status, out, errors = bench(
+        "--repeats", 2, "--size", 16, "--json", tmp_path / "bench.json", *small, "--", "step", *small, *pcl, "--",
+        "plain", *small, "--", "forward", *small, "--model", "NLSN",
+    )  # fmt: skip
+    assert status == 0, errors
+    results = json.loads((tmp_path / "bench.json").read_text())
+    assert [result["case"] for result in results] == ["step", "step", "plain", "forward"]
+    for result in results:
+        assert f"{result['case']} {result['seconds']:.3g} s" in out.splitlines()
+        assert 0 < result["fastest"] <= result["seconds"] <= result["slowest"]
+        assert result["gflops"] > 0
+        assert result["share_of_gemm"] > 0
+        assert result["peak_memory_gib"] > 0.1
+    assert results[1]["seconds"] > results[0]["seconds"]
+    assert results[1]["gflops"] * results[1]["seconds"] > 1.1 * results[0]["gflops"] * results[0]["seconds"]
+
+
+def test_the_input_pipeline_is_timed_on_images_of_the_size_of_div2k():
+    status, out, errors = bench("--repeats", 1, "pipeline", "--scale", 4, "--cpu", "--n_threads", 1, "--batch_size", 64)
+    assert status == 0, errors
+    assert out.splitlines()[-1].startswith("patches/s ")
+    assert int(out.split()[-1]) > 100
+
+
+def test_bad_flags_are_named():
+    status, _, errors = bench("step", "--scale", "four")
+    assert status == 1
+    assert "--scale" in errors

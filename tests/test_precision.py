@@ -1,0 +1,100 @@
+"""--precision and --compile: what runs in 16 bits and what stays in 32."""
+
+import pytest
+import torch
+from helpers import state_of
+from torch import nn
+
+from loss.discriminator import Discriminator
+from option import parse_args
+from precision import autocast
+
+
+def test_weights_figures_and_states_stay_in_32_bits(sr):
+    for precision in ("single", "bf16", "half"):
+        status, out, _ = sr.train("--save", precision, "--epochs", 1, "--precision", precision, "--template", "PCL", "--mcl_neg", 1)
+        assert status == 0, precision
+        assert ("speed of single on this CPU" in out) in (False, precision != "single")
+        state = state_of(sr.folder(precision))
+        assert state["precision"] == ["cpu", precision]
+        tensors = [*state["net"].values(), *state["loss"].values(), *state["optimizer"]["state"][0].values()]
+        assert {t.dtype for t in tensors if torch.is_tensor(t) and t.is_floating_point()} == {torch.float32}
+    psnr = [sr.metrics(name)[-1]["psnr"] for name in ("single", "bf16")]
+    assert psnr[1] == pytest.approx(psnr[0], abs=0.05)
+    assert psnr[1] != psnr[0]  # it did compute in 16 bits
+
+
+def test_auto_is_the_default_says_what_it_chose_and_tests_in_single(sr):
+    status, out, _ = sr.train("--save", "run", "--epochs", 1)
+    assert status == 0
+    chosen = state_of(sr.folder("run"))["precision"]
+    assert chosen[0] == "cpu"
+    assert f"--precision auto: {chosen[1]} (bf16 runs at " in out
+    weights = sr.folder("run") / "model/model_latest.pt"
+    for name, flags in {"auto": [], "single": ["--precision", "single"]}.items():
+        assert sr.train("--save", name, "--test_only", "--pre_train", weights, *flags)[0] == 0
+    assert sr.metrics("auto") == sr.metrics("single")
+
+
+def test_what_is_chosen_stays_chosen(sr):
+    assert sr.train("--save", "run", "--precision", "bf16", "--epochs", 1)[0] == 0
+    status, out, _ = sr("--load", "run", "--precision", "auto", "--epochs", 2, "--cpu")
+    assert status == 0, out
+    assert state_of(sr.folder("run"))["precision"] == ["cpu", "bf16"]
+
+
+@pytest.mark.parametrize("model", ["EDSR", "RCAN", "HAN", "NLSN"])
+def test_networks_keep_colours_in_32_bits_and_compute_in_16(model):
+    from model import build_network
+
+    small = "--n_resblocks 1 --n_resgroups 2 --n_feats 16 --reduction 4 --scale 2 --nlsn_chunk_size 16"
+    net = build_network(parse_args(["--model", model, *small.split()]))
+    seen = {}
+    for name in ("head.0", "body.0", "tail.1"):
+        net.get_submodule(name).register_forward_hook(lambda m, x, y, name=name: seen.update({name: y.dtype}))
+    lr = torch.rand(1, 3, 12, 12) * 255
+    plain = net(lr)
+    with autocast(lr.device, "bf16"):
+        sr = net(lr)
+    assert seen == {"head.0": torch.float32, "body.0": torch.bfloat16, "tail.1": torch.float32}
+    assert sr.dtype == torch.float32
+    error = (sr - plain).abs().mean() / (plain - plain.mean()).abs().mean()
+    assert 0 < error < 0.05
+
+
+def test_the_embedding_convolves_in_16_bits_and_normalises_in_32():
+    dis = Discriminator(parse_args(["--loss", "1*L1+1*CL-patchD", "--patch_size", "32"]))
+    seen = {}
+    for module in dis.modules():
+        if isinstance(module, (nn.Conv2d, nn.BatchNorm2d)):
+            module.register_forward_hook(
+                lambda m, x, y: seen.setdefault(type(m).__name__, set()).add((x[0].dtype, y.dtype)) if m.weight.dim() else None
+            )
+    dis.precision = "bf16"
+    sets = [torch.rand(2, 3, 32, 32) * 255 for _ in range(3)]
+    logits = dis.logits(sets)
+    assert seen["BatchNorm2d"] == {(torch.float32, torch.float32)}
+    assert {after for _, after in seen["Conv2d"]} == {torch.bfloat16}
+    assert {x.dtype for x in logits} == {torch.float32}
+
+
+def test_sets_in_one_pass_keep_their_statistics_apart():
+    torch.manual_seed(0)
+    dis = Discriminator(parse_args(["--loss", "1*L1+1*CL-patchD", "--patch_size", "32", "--before_relu"]))
+    sets = [torch.rand(2, 3, 32, 32) * white for white in (255, 30, 120)]
+    together = dis.embed(sets, 4)
+    for images, features in zip(sets, together, strict=True):
+        (alone,) = dis.embed([images], 4)
+        assert len(features) == 5
+        for a, b in zip(alone, features, strict=True):
+            assert torch.allclose(a, b, atol=1e-5)
+    for one, two in zip(dis.logits(sets), dis.logits(sets[:1]), strict=False):
+        assert torch.allclose(one, two, atol=1e-4)
+
+
+@pytest.mark.slow  # the compiler takes most of a minute
+def test_compiled_training_gives_the_same_loss(sr):
+    for name, flags in {"plain": [], "compiled": ["--compile"]}.items():
+        assert sr.train("--save", name, "--epochs", 1, "--precision", "single", *flags)[0] == 0
+    plain, compiled = (sr.metrics(name)[0]["loss"]["L1"] for name in ("plain", "compiled"))
+    assert compiled == pytest.approx(plain, rel=1e-4)
