@@ -6,12 +6,15 @@
                     model/model_latest.pt weights, a plain state_dict; model_best.pt, and model_N.pt with --save_models
                     model/state.pt        all that the next step depends on, the weights included, written last
                     psnr_SET.pdf, .png    curves; loss.pdf, .png: a panel for each term
+                    per_image/SET_xS.csv  PSNR and SSIM of each image in the last test; best/SET_xS.csv: of model_best.pt
                     results-SET/          images of --save_results
 
 Files are replaced whole: a run that is stopped at any instant leaves a state that it can go on from.
 """
 
 import contextlib
+import csv
+import io
 import json
 import math
 import os
@@ -102,6 +105,7 @@ class Checkpoint:
         self.best = {"psnr": None, "epoch": 0}
         self._early = []  # lines logged before the folder is there
         self._log = None
+        self._scores = {}  # file name in per_image: (epoch, content)
         if args.reset and self.dir.exists() and any(self.dir.iterdir()) and not self._is_experiment():
             raise InputError(f"--reset: {self.dir} is not empty and no experiment of this program: it was left as it is")
         trained = self._state_file().is_file()
@@ -171,6 +175,29 @@ class Checkpoint:
         with open(self.dir / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
+    def write_scores(self, dataset, scale, epoch, names, scores):
+        """Write per_image/SET_xS.csv, which takes the place of that of the last test of the set at the scale.
+
+        Args:
+            dataset: name of the set.
+            scale: int.
+            epoch: the epoch that was tested.
+            names: names of the images.
+            scores: for each of them (PSNR in dB, SSIM), written so that they read back as the same numbers.
+        """
+        text = io.StringIO()
+        rows = csv.writer(text, lineterminator="\n")
+        rows.writerow(["image", "psnr", "ssim"])
+        rows.writerows([name, repr(psnr), repr(ssim)] for name, (psnr, ssim) in zip(names, scores, strict=True))
+        file_name = f"{dataset.replace('/', '_')}_x{scale}.csv"
+        self._scores[file_name] = (epoch, text.getvalue().encode())
+        self._write_scores("per_image", file_name)
+
+    def _write_scores(self, folder, file_name):
+        (self.dir / folder).mkdir(parents=True, exist_ok=True)
+        with writing(self.dir / folder / file_name) as file:
+            file.write(self._scores[file_name][1])
+
     def forget_after(self, epoch):
         """Remove the metrics of epochs after the one that is gone on from."""
         self.metrics = [line for line in self.metrics if line["epoch"] <= epoch]
@@ -210,6 +237,8 @@ class Checkpoint:
         save_tensors(self.models / "model_latest.pt", tested)
         if is_best:
             save_tensors(self.models / "model_best.pt", tested)
+            for name in [name for name, (number, _) in self._scores.items() if number == epoch]:
+                self._write_scores("per_image/best", name)
         fixed = {name: getattr(self.args, name) for name in FIXED}
         state = {**state, "epoch": epoch, "best": self.best, "random": random_states(), "fixed": fixed}
         if self.args.save_models and epoch:

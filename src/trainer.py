@@ -185,7 +185,7 @@ class Trainer:
         return mean
 
     def _test_set(self, images, upscaler, epoch):
-        scores, began = [], time.perf_counter()
+        names, scores, began = [], [], time.perf_counter()
         label = f"{images.name} x{images.scale}"
         for index in tqdm(range(len(images)), desc=label, unit="image", disable=None, leave=False):
             image = images[index]
@@ -193,12 +193,15 @@ class Trainer:
             if image.hr is not None:
                 hr = image.hr.float() * (self.args.rgb_range / 255)
                 which = (images.scale, self.args.rgb_range, images.benchmark)
+                names.append(image.name)
                 scores.append((calc_psnr(sr, hr, *which), calc_ssim(sr, hr, *which)))
             if self.args.save_results:
                 self._write_results(images, image, sr)
         psnr, ssim = (sum(column) / len(scores) for column in zip(*scores, strict=True)) if scores else (None, None)
         line = {"epoch": epoch, "dataset": images.name, "scale": images.scale, "psnr": psnr, "ssim": ssim}
         self.checkpoint.record({**line, "images": len(images)})
+        if scores:
+            self.checkpoint.write_scores(images.name, images.scale, epoch, names, scores)
         seconds = time.perf_counter() - began
         if psnr is None:
             self.checkpoint.log(f"[{label}]\tPSNR: n/a SSIM: n/a (no ground truth), {len(images)} images, {seconds:.1f}s")
