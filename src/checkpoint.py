@@ -105,7 +105,7 @@ class Checkpoint:
         self.best = {"psnr": None, "epoch": 0}
         self._early = []  # lines logged before the folder is there
         self._log = None
-        self._scores = {}  # file name in per_image: (epoch, content)
+        self._scores = {}  # content of the files in per_image of the last test
         if args.reset and self.dir.exists() and any(self.dir.iterdir()) and not self._is_experiment():
             raise InputError(f"--reset: {self.dir} is not empty and no experiment of this program: it was left as it is")
         trained = self._state_file().is_file()
@@ -175,13 +175,12 @@ class Checkpoint:
         with open(self.dir / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
-    def write_scores(self, dataset, scale, epoch, names, scores):
+    def write_scores(self, dataset, scale, names, scores):
         """Write per_image/SET_xS.csv, which takes the place of that of the last test of the set at the scale.
 
         Args:
             dataset: name of the set.
             scale: int.
-            epoch: the epoch that was tested.
             names: names of the images.
             scores: for each of them (PSNR in dB, SSIM), written so that they read back as the same numbers.
         """
@@ -189,14 +188,14 @@ class Checkpoint:
         rows = csv.writer(text, lineterminator="\n")
         rows.writerow(["image", "psnr", "ssim"])
         rows.writerows([name, repr(psnr), repr(ssim)] for name, (psnr, ssim) in zip(names, scores, strict=True))
-        file_name = f"{dataset.replace('/', '_')}_x{scale}.csv"
-        self._scores[file_name] = (epoch, text.getvalue().encode())
-        self._write_scores("per_image", file_name)
+        name = f"{dataset.replace('/', '_')}_x{scale}.csv"
+        self._scores[name] = text.getvalue().encode()
+        self._write_scores("per_image", name)
 
-    def _write_scores(self, folder, file_name):
+    def _write_scores(self, folder, name):
         (self.dir / folder).mkdir(parents=True, exist_ok=True)
-        with writing(self.dir / folder / file_name) as file:
-            file.write(self._scores[file_name][1])
+        with writing(self.dir / folder / name) as file:
+            file.write(self._scores[name])
 
     def forget_after(self, epoch):
         """Remove the metrics of epochs after the one that is gone on from."""
@@ -237,7 +236,7 @@ class Checkpoint:
         save_tensors(self.models / "model_latest.pt", tested)
         if is_best:
             save_tensors(self.models / "model_best.pt", tested)
-            for name in [name for name, (number, _) in self._scores.items() if number == epoch]:
+            for name in self._scores:
                 self._write_scores("per_image/best", name)
         fixed = {name: getattr(self.args, name) for name in FIXED}
         state = {**state, "epoch": epoch, "best": self.best, "random": random_states(), "fixed": fixed}

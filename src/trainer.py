@@ -201,7 +201,7 @@ class Trainer:
         line = {"epoch": epoch, "dataset": images.name, "scale": images.scale, "psnr": psnr, "ssim": ssim}
         self.checkpoint.record({**line, "images": len(images)})
         if scores:
-            self.checkpoint.write_scores(images.name, images.scale, epoch, names, scores)
+            self.checkpoint.write_scores(images.name, images.scale, names, scores)
         seconds = time.perf_counter() - began
         if psnr is None:
             self.checkpoint.log(f"[{label}]\tPSNR: n/a SSIM: n/a (no ground truth), {len(images)} images, {seconds:.1f}s")
