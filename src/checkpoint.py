@@ -8,6 +8,7 @@
                     psnr_SET.pdf, .png    curves; loss.pdf, .png: a panel for each term
                     per_image/SET_xS.csv  PSNR and SSIM of each image in the last test; best/SET_xS.csv: of model_best.pt
                     results-SET/          images of --save_results
+                    tensorboard/          events of --tensorboard
 
 Files are replaced whole: a run that is stopped at any instant leaves a state that it can go on from.
 """
@@ -28,6 +29,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from board import Board
 from errors import InputError
 from model.weights import load_exactly, load_file, read_weights
 from replacing import replacing
@@ -96,7 +98,8 @@ class Checkpoint:
         """Find out what is there.
 
         Raises:
-            InputError: the experiment to resume lacks the state, or a new one would overwrite another.
+            InputError: the experiment to resume lacks the state, a new one would overwrite another, or the package for
+                --tensorboard is missing.
         """
         self.args = args
         self.dir = Path(args.dir_experiment) / args.save
@@ -118,6 +121,7 @@ class Checkpoint:
             )
         if args.resume != 0 and not args.reset:
             self._require_resumable()
+        self.board = Board(self.dir / "tensorboard") if args.tensorboard and not args.test_only else None
 
     def _is_experiment(self):
         config = self.dir / "config.txt"
@@ -174,6 +178,13 @@ class Checkpoint:
         self.metrics.append(line)
         with open(self.dir / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+        if self.board:
+            self.board.record(line)
+
+    def show(self, images, index, epoch, image, sr):
+        """Put the first image of a test set, (C, H, W) in [0, rgb_range], on the board of --tensorboard."""
+        if self.board and index == 0:
+            self.board.show(epoch, f"{images.name} x{images.scale}", image.name, sr, image.hr, self.args.rgb_range)
 
     def write_scores(self, dataset, scale, names, scores):
         """Write per_image/SET_xS.csv, which takes the place of that of the last test of the set at the scale.
@@ -199,6 +210,8 @@ class Checkpoint:
 
     def forget_after(self, epoch):
         """Remove the metrics of epochs after the one that is gone on from."""
+        if self.board:
+            self.board.go_on_after(epoch)
         self.metrics = [line for line in self.metrics if line["epoch"] <= epoch]
         with writing(self.dir / "metrics.jsonl") as file:
             file.write("".join(json.dumps(line) + "\n" for line in self.metrics).encode())

@@ -195,6 +195,7 @@ class Trainer:
                 which = (images.scale, self.args.rgb_range, images.benchmark)
                 names.append(image.name)
                 scores.append((calc_psnr(sr, hr, *which), calc_ssim(sr, hr, *which)))
+            self.checkpoint.show(images, index, epoch, image, sr)
             if self.args.save_results:
                 self._write_results(images, image, sr)
         psnr, ssim = (sum(column) / len(scores) for column in zip(*scores, strict=True)) if scores else (None, None)

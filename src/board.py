@@ -1,0 +1,74 @@
+"""Curves and pictures of a training run for TensorBoard (--tensorboard), in experiment/NAME/tensorboard.
+
+The step is the epoch. Curves: loss/TERM, lr, PSNR/SET xS, SSIM/SET xS, the numbers of metrics.jsonl. Pictures: SR of the
+first image of each test set after each epoch, and once HR, both cut to their middle. `tensorboard --logdir experiment` shows
+them. Nothing here draws random numbers or touches the network: a run ends in the same bits with and without it.
+"""
+
+from data.image import to_uint8
+from errors import InputError
+
+SIDE = 320  # pixels that pictures are cut to: an epoch of a set takes at most some 300 kB of the event file
+
+
+def _middle(image):
+    """Cut a (C, H, W) tensor to SIDE pixels a side."""
+    top, left = (max(side - SIDE, 0) // 2 for side in image.shape[1:])
+    return image[:, top : top + SIDE, left : left + SIDE]
+
+
+class Board:
+    """Writes events; the file is made with the first of them."""
+
+    def __init__(self, folder):
+        """Find the package.
+
+        Raises:
+            InputError: it is not installed.
+        """
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise InputError(
+                f"--tensorboard needs a package that is missing ({error}): pip install tensorboard, or give --tensorboard false"
+            ) from error
+        self._make, self.folder = SummaryWriter, folder
+        self._events, self._first, self._truths = None, None, set()
+
+    def go_on_after(self, epoch):
+        """Hide what a former process wrote of epochs after this one, which are trained again; call it before `record`."""
+        self._first = epoch + 1
+
+    def _writer(self):
+        if self._events is None:
+            self._events = self._make(str(self.folder), purge_step=self._first)
+        return self._events
+
+    def record(self, line):
+        """Add the numbers of a line of metrics.jsonl; None, which stands for nan and infinity there, is left out."""
+        if "loss" in line:
+            values = {f"loss/{term}": value for term, value in line["loss"].items()} | {"lr": line["lr"]}
+        else:
+            label = f"{line['dataset']} x{line['scale']}"
+            values = {f"PSNR/{label}": line["psnr"], f"SSIM/{label}": line["ssim"]}
+        for tag, value in values.items():
+            if value is not None:
+                self._writer().add_scalar(tag, value, line["epoch"])
+        self._writer().flush()  # the state of this epoch is saved after it: a kill must not lose what no resume brings back
+
+    def show(self, epoch, label, name, sr, hr, rgb_range):
+        """Add the middle of an SR image, and of its HR image the first time.
+
+        Args:
+            epoch: number of the epoch.
+            label: test set and scale.
+            name: name of the image.
+            sr: tensor (C, H, W) in [0, rgb_range].
+            hr: tensor (C, H, W) with white at 255, or None.
+            rgb_range: value of white of `sr`.
+        """
+        tag = f"{label}/{name}"
+        self._writer().add_image(f"{tag} SR", to_uint8(_middle(sr), rgb_range), epoch, dataformats="HWC")
+        if hr is not None and tag not in self._truths:
+            self._truths.add(tag)
+            self._writer().add_image(f"{tag} HR", to_uint8(_middle(hr), 255), epoch, dataformats="HWC")
