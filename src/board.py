@@ -54,7 +54,7 @@ class Board:
         for tag, value in values.items():
             if value is not None:
                 self._writer().add_scalar(tag, value, line["epoch"])
-        self._writer().flush()  # the state of this epoch is saved after it: a kill must not lose what no resume brings back
+        self._writer().flush()  # waits for its thread: the state of the epoch, saved next, must not be ahead of it
 
     def show(self, epoch, label, name, sr, hr, rgb_range):
         """Add the middle of an SR image, and of its HR image the first time.
