@@ -33,7 +33,8 @@ class Board:
                 f"--tensorboard needs a package that is missing ({error}): pip install tensorboard, or give --tensorboard false"
             ) from error
         self._make, self.folder = SummaryWriter, folder
-        self._events, self._first, self._truths = None, None, set()
+        self._events, self._first = None, None
+        self._pictures, self._truths = {}, set()  # {label: {tag: (H, W, C) uint8}}, tags whose HR was shown
 
     def go_on_after(self, epoch):
         """Hide what a former process wrote of epochs after this one, which are trained again; call it before `record`."""
@@ -45,30 +46,34 @@ class Board:
         return self._events
 
     def record(self, line):
-        """Add the numbers of a line of metrics.jsonl; None, which stands for nan and infinity there, is left out."""
+        """Add the numbers of a line of metrics.jsonl, and the pictures that were shown of its test set.
+
+        None, which stands for nan and infinity there, is left out.
+        """
+        epoch = line["epoch"]
         if "loss" in line:
             values = {f"loss/{term}": value for term, value in line["loss"].items()} | {"lr": line["lr"]}
         else:
             label = f"{line['dataset']} x{line['scale']}"
             values = {f"PSNR/{label}": line["psnr"], f"SSIM/{label}": line["ssim"]}
+            for tag, picture in self._pictures.pop(label, {}).items():
+                self._writer().add_image(tag, picture, epoch, dataformats="HWC")
         for tag, value in values.items():
             if value is not None:
-                self._writer().add_scalar(tag, value, line["epoch"])
+                self._writer().add_scalar(tag, value, epoch)
         self._writer().flush()  # waits for its thread: the state of the epoch, saved next, must not be ahead of it
 
-    def show(self, epoch, label, name, sr, hr, rgb_range):
-        """Add the middle of an SR image, and of its HR image the first time.
+    def show(self, label, image, sr, rgb_range):
+        """Keep the middle of an image for the next line of its test set: of SR, and, the first time, of HR.
 
         Args:
-            epoch: number of the epoch.
-            label: test set and scale.
-            name: name of the image.
+            label: test set and scale, "SET xS".
+            image: the data.test.TestImage.
             sr: tensor (C, H, W) in [0, rgb_range].
-            hr: tensor (C, H, W) with white at 255, or None.
             rgb_range: value of white of `sr`.
         """
-        tag = f"{label}/{name}"
-        self._writer().add_image(f"{tag} SR", to_uint8(_middle(sr), rgb_range), epoch, dataformats="HWC")
-        if hr is not None and tag not in self._truths:
+        tag = f"{label}/{image.name}"
+        self._pictures[label] = {f"{tag} SR": to_uint8(_middle(sr), rgb_range)}
+        if image.hr is not None and tag not in self._truths:
             self._truths.add(tag)
-            self._writer().add_image(f"{tag} HR", to_uint8(_middle(hr), 255), epoch, dataformats="HWC")
+            self._pictures[label][f"{tag} HR"] = to_uint8(_middle(image.hr), 255)

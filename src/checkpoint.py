@@ -29,8 +29,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+import distributed
 from board import Board
 from errors import InputError
+from lock import Lock
 from model.weights import load_exactly, load_file, read_weights
 from replacing import replacing
 
@@ -92,23 +94,26 @@ def _plain(number):
 
 
 class Checkpoint:
-    """The experiment of a run. Nothing is written before `open`, so that bad input leaves no trace."""
+    """The experiment of a run. Nothing is written before `open`, so that bad input leaves no trace; rank 0 alone writes."""
 
     def __init__(self, args):
         """Find out what is there.
 
         Raises:
-            InputError: the experiment to resume lacks the state, a new one would overwrite another, or the package for
-                --tensorboard is missing.
+            InputError: the experiment to resume lacks the state, a new one would overwrite another, a run is at work in it, or
+                the package for --tensorboard is missing.
         """
-        self.args = args
+        self.args, self.writes = args, distributed.is_main()
         self.dir = Path(args.dir_experiment) / args.save
         self.models = self.dir / "model"
         self.metrics = []  # lines of metrics.jsonl
         self.best = {"psnr": None, "epoch": 0}
         self._early = []  # lines logged before the folder is there
-        self._log = None
+        self._log = self._lock = self.board = None
         self._scores = {}  # content of the files in per_image of the last test
+        if not self.writes:
+            return
+        Lock(self.dir).test()
         if args.reset and self.dir.exists() and any(self.dir.iterdir()) and not self._is_experiment():
             raise InputError(f"--reset: {self.dir} is not empty and no experiment of this program: it was left as it is")
         trained = self._state_file().is_file()
@@ -121,7 +126,8 @@ class Checkpoint:
             )
         if args.resume != 0 and not args.reset:
             self._require_resumable()
-        self.board = Board(self.dir / "tensorboard") if args.tensorboard and not args.test_only else None
+        if args.tensorboard and not args.test_only:
+            self.board = Board(self.dir / "tensorboard")
 
     def _is_experiment(self):
         config = self.dir / "config.txt"
@@ -141,10 +147,21 @@ class Checkpoint:
             raise InputError(f"--resume {epoch}: no such file: {needed}{kept}")
 
     def open(self, config_lines):
-        """Make the folder, or empty it with --reset, and write the flags of a training run into it."""
-        if self.args.reset and self.dir.exists():
-            shutil.rmtree(self.dir)
-        self.models.mkdir(parents=True, exist_ok=True)
+        """Make the folder, or empty it with --reset, and write the flags of a training run into it.
+
+        Raises:
+            InputError: it cannot be written, or another run is at work in it.
+        """
+        if not self.writes:
+            return
+        self.dir.mkdir(parents=True, exist_ok=True)
+        self._lock = Lock(self.dir)
+        self._lock.take()
+        if self.args.reset:
+            for path in self.dir.iterdir():
+                if path != self._lock.path:
+                    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        self.models.mkdir(exist_ok=True)
         config = self.dir / "config.txt"
         if not (self.args.test_only and config.exists()):
             with writing(config) as file:
@@ -156,6 +173,8 @@ class Checkpoint:
 
     def log(self, text):
         """Print a line, above a progress bar if there is one, and write it to log.txt."""
+        if not self.writes:
+            return
         tqdm.write(str(text), file=sys.stdout)
         sys.stdout.flush()
         if self._log is None:
@@ -176,15 +195,17 @@ class Checkpoint:
         """Append a dict to metrics.jsonl."""
         line = {key: _plain(value) if isinstance(value, float) else value for key, value in line.items()}
         self.metrics.append(line)
+        if not self.writes:
+            return
         with open(self.dir / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         if self.board:
             self.board.record(line)
 
-    def show(self, images, index, epoch, image, sr):
+    def show(self, images, index, image, sr):
         """Put the first image of a test set, (C, H, W) in [0, rgb_range], on the board of --tensorboard."""
         if self.board and index == 0:
-            self.board.show(epoch, f"{images.name} x{images.scale}", image.name, sr, image.hr, self.args.rgb_range)
+            self.board.show(f"{images.name} x{images.scale}", image, sr, self.args.rgb_range)
 
     def write_scores(self, dataset, scale, names, scores):
         """Write per_image/SET_xS.csv, which takes the place of that of the last test of the set at the scale.
@@ -195,6 +216,8 @@ class Checkpoint:
             names: names of the images.
             scores: for each of them (PSNR in dB, SSIM), written so that they read back as the same numbers.
         """
+        if not self.writes:
+            return
         text = io.StringIO()
         rows = csv.writer(text, lineterminator="\n")
         rows.writerow(["image", "psnr", "ssim"])
@@ -210,6 +233,8 @@ class Checkpoint:
 
     def forget_after(self, epoch):
         """Remove the metrics of epochs after the one that is gone on from."""
+        if not self.writes:
+            return
         if self.board:
             self.board.go_on_after(epoch)
         self.metrics = [line for line in self.metrics if line["epoch"] <= epoch]
@@ -245,6 +270,8 @@ class Checkpoint:
             state: dict of all else that the next step depends on, the trained weights included.
             is_best: also write model_best.pt.
         """
+        if not self.writes:
+            return
         tested = {name: value.detach().cpu() for name, value in tested.items()}
         save_tensors(self.models / "model_latest.pt", tested)
         if is_best:
@@ -253,13 +280,15 @@ class Checkpoint:
                 self._write_scores("per_image/best", name)
         fixed = {name: getattr(self.args, name) for name in FIXED}
         state = {**state, "epoch": epoch, "best": self.best, "random": random_states(), "fixed": fixed}
-        if self.args.save_models and epoch:
+        if self.args.save_models and epoch and not state["step"]:
             save_tensors(self.models / f"model_{epoch}.pt", tested)
             save_tensors(self._state_file(epoch), state)
         save_tensors(self._state_file(), state)
 
     def draw(self):
         """Draw the curves of all epochs so far."""
+        if not self.writes:
+            return
         from plot import draw_curves  # matplotlib takes a second to load, which a test can save
 
         draw_curves(self.dir, self.metrics)
@@ -291,7 +320,7 @@ class Checkpoint:
             self.log(f"WARNING: {path} is missing: going on from the weights of epoch {epoch} with a new optimizer")
             return None
         state = load_file(path)
-        if not isinstance(state, dict) or not {"net", "optimizer", "epoch", "random"} <= set(state):
+        if not isinstance(state, dict) or not {"net", "optimizer", "epoch", "step", "random"} <= set(state):
             raise InputError(f"{path} is no training state of this program")
         changed = [f"--{name} {value}" for name, value in state["fixed"].items() if getattr(self.args, name) != value]
         if changed:

@@ -2,10 +2,12 @@
 
 import random
 import sys
+import time
 
 import numpy as np
 import torch
 
+import distributed
 from checkpoint import Checkpoint
 from data import Data
 from errors import InputError
@@ -13,22 +15,28 @@ from loss import Loss
 from model import build_network, choose_device, count_parameters
 from model.weights import load_pre_train
 from option import config_lines, parse_args
+from stopping import Stopped
 from trainer import Trainer
 
 
-def run(args):
-    """Train or test as the flags say.
+def run(args, device):
+    """Train or test as the flags say, in this process.
 
     Raises:
         InputError: bad input; the experiment folder is as it was before, or holds the last good state.
+        Stopped: SIGINT or SIGTERM came while training; the state is saved.
     """
+    least = distributed.world_size() * args.split_batch
+    if args.batch_size < least and not args.test_only:
+        raise InputError(f"--batch_size {args.batch_size}: is less than processes x --split_batch, {least}")
     random.seed(args.seed)
     np.random.seed(args.seed)
     torch.manual_seed(args.seed)
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = args.tf32
     checkpoint = Checkpoint(args)
-    device = choose_device(args.cpu)
     names = [name for name in (args.proj_name, args.exp_name) if name]
-    checkpoint.log(f"{'/'.join([*names, args.save])} on {device}, torch {torch.__version__}")
+    several = f", {distributed.world_size()} processes" if distributed.world_size() > 1 else ""
+    checkpoint.log(f"{'/'.join([*names, args.save])} on {device.type}{several}, torch {torch.__version__}")
     net = build_network(args).to(device)
     checkpoint.log(f"{args.model}: {count_parameters(net):,} parameters")
     if not count_parameters(net) and not args.test_only:
@@ -59,21 +67,40 @@ def _sentence(error):
     return text.rpartition("InputError: ")[2].strip() if "Original Traceback" in text else text
 
 
+def _say(text):
+    """Print to stderr; ranks other than 0 wait a moment, in which the error of rank 0, if it has one, ends them."""
+    if not distributed.is_main():
+        time.sleep(3)
+        text = f"rank {distributed.rank()}: {text}"
+    print(text, file=sys.stderr, flush=True)
+
+
 def main(argv=None):
-    """Run the program; gives its exit status: 0, 2 for bad flags, 1 for other bad input, 130 when interrupted."""
+    """Run the program; gives its exit status: 0, 2 for bad flags, 1 for other bad input, 128 + N when stopped by signal N."""
+    argv = sys.argv[1:] if argv is None else argv
     try:
         args = parse_args(argv)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _say(f"error: {error}")
         return 2
+    if args.n_GPUs > 1 and not distributed.is_started_by_torchrun():
+        return distributed.launch(argv, args.n_GPUs, args.save)
     try:
-        run(args)
+        device = choose_device(args.cpu)
+        with distributed.group(device):
+            run(args, device)
     except (InputError, OSError) as error:
-        print(f"error: {_sentence(error)}", file=sys.stderr)
+        _say(f"error: {_sentence(error)}")
         return 1
+    except Stopped as stopped:
+        _say(f"stopped: --load {args.save} goes on from here")
+        return 128 + stopped.signum
     except KeyboardInterrupt:
-        print(f"interrupted: --load {args.save} goes on from the last epoch that was done", file=sys.stderr)
+        _say(f"interrupted: --load {args.save} goes on from the last state that was saved")
         return 130
+    except distributed.PeerLost as error:
+        _say(f"error: another process of the run has ended ({error}): --load {args.save} goes on from the last saved state")
+        return 1
     return 0
 
 

@@ -10,10 +10,11 @@ def build_optimizer(args, parameters, lr=None):
     """Make the optimizer of --optimizer for the parameters that train; `lr` overrides --lr."""
     common = {"lr": lr or args.lr, "weight_decay": args.weight_decay}
     parameters = [p for p in parameters if p.requires_grad]
-    if args.optimizer == "SGD":
-        return torch.optim.SGD(parameters, momentum=args.momentum, **common)
     if args.optimizer == "RMSprop":
         return torch.optim.RMSprop(parameters, eps=args.epsilon, **common)
+    common["fused"] = parameters[0].device.type in ("cpu", "cuda")  # one kernel for all parameters
+    if args.optimizer == "SGD":
+        return torch.optim.SGD(parameters, momentum=args.momentum, **common)
     return torch.optim.Adam(parameters, betas=tuple(args.betas), eps=args.epsilon, **common)
 
 

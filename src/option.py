@@ -16,6 +16,7 @@ from errors import InputError, bullet_list
 from loss import LOSSES, parse_loss
 from loss.discriminator import N_LAYERS
 from model import NETWORKS
+from precision import PRECISIONS
 from template import TEMPLATES
 
 CL_LOSSES = ("InfoNCE", "LMCL", "cosine", "l2", "l1")
@@ -23,7 +24,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 # Flags that belong to one call of the program and are not taken from the experiment that --load goes on with.
 PER_CALL = {"load", "save", "resume", "reset", "test_only", "save_results", "save_gt", "pre_train", "template"}
-PER_CALL |= {"cpu", "n_GPUs", "n_threads", "print_model", "dir_experiment"}
+PER_CALL |= {"cpu", "n_GPUs", "n_threads", "print_model", "dir_experiment", "compile", "tf32"}
 
 
 class _Bad(str):
@@ -131,8 +132,8 @@ def build_parser():
         def flag(name, kind, default, text, **more):
             add(f"--{name}", type=kind, default=default, help=text, **more)
 
-        def switch(name, text):
-            add(f"--{name}", nargs="?", type=_switch_value, const=True, default=False, metavar="true|false", help=text)
+        def switch(name, text, default=False):
+            add(f"--{name}", nargs="?", type=_switch_value, const=True, default=default, metavar="true|false", help=text)
 
         return flag, switch
 
@@ -145,9 +146,12 @@ def build_parser():
     switch("test_only", "test and stop")
     flag("seed", WHOLE, 1, "seed of weights, patches and augmentation")
     switch("cpu", "use the CPU even where an accelerator is at hand")
-    flag("n_GPUs", COUNT, 1, "number of GPUs")
+    flag("n_GPUs", COUNT, 1, "processes on this machine, one a GPU (with --cpu: on the CPU); several machines: torchrun")
     flag("n_threads", WHOLE, 6, "worker processes that load data")
-    flag("precision", _choice(["single", "half"]), "single", "half: autocast, weights stay in single precision")
+    flag("precision", _choice(PRECISIONS), "auto", "format that networks compute in; weights stay in single precision. "
+         "half: float16 on CUDA; auto: the fastest here for training, single for tests")  # fmt: skip
+    switch("tf32", "compute single precision by TF32 on CUDA", default=True)
+    switch("compile", "compile the network by torch.compile for training")
     flag("dir_experiment", str, str(PROJECT / "experiment"), "folder of the experiments")
     flag("exp_name", str, None, "name of the run in the log")
     flag("proj_name", str, None, "name of the project in the log")

@@ -1,18 +1,24 @@
 """The training and test loops."""
 
+import contextlib
 import math
+import signal
 import time
 
+import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
 
+import distributed
 from data.image import to_uint8, write_image
 from errors import InputError, bullet_list
 from metric import calc_psnr, calc_ssim
-from model import data_parallel, is_multi_scale
-from model.inference import Upscaler, autocast
+from model import is_multi_scale
+from model.inference import Upscaler
 from optim import EMA, build_optimizer, learning_rate, set_learning_rate
+from precision import autocast, choose_precision
+from stopping import Stopped, StopRequest
 
 
 class Trainer:
@@ -21,15 +27,23 @@ class Trainer:
     def __init__(self, args, net, loss, data, checkpoint, device):
         self.args, self.net, self.loss, self.data, self.device = args, net, loss, data, device
         self.checkpoint = checkpoint
-        self.half = args.precision == "half"
-        self.epoch = 0
+        self.epoch = 0  # epochs that are done
+        self.step = 0  # steps that are done of the one after them
         self.last_loss = math.inf  # mean of the last epoch, for --skip_threshold
         self.ema = None
-        self.parallel = data_parallel(net, args.n_GPUs)
+        self.stop = StopRequest()
+        self.forward = net  # as training calls it; see `spread`
+        known = args.test_only and args.precision == "auto"
+        self._compute_at("single" if known else choose_precision(args.precision, device, checkpoint.log))
         if not args.test_only:
             self.optimizer = build_optimizer(args, net.parameters())
-            self.scaler = torch.amp.GradScaler(device.type, enabled=self.half and device.type == "cuda")
             self.ema = EMA(net) if args.use_ema else None
+
+    def _compute_at(self, precision):
+        self.precision = precision
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "half" and self.device.type == "cuda")
+        if self.loss:
+            self.loss.compute_at(precision)
 
     # ---------------------------------------------------------------- state
 
@@ -42,6 +56,9 @@ class Trainer:
             "ema": self.ema.average.state_dict() if self.ema else None,
             "loss": self.loss.state_dict(),
             "last_loss": self.last_loss,
+            "step": self.step,
+            "progress": self.loss.progress(),
+            "precision": [self.device.type, self.precision],
         }
 
     def resume(self):
@@ -51,17 +68,23 @@ class Trainer:
             self.epoch = self.args.resume
         else:
             self.optimizer.load_state_dict(state["optimizer"])
-            self.scaler.load_state_dict(state["scaler"])
             try:
                 self.loss.load_state_dict(state["loss"])
             except (RuntimeError, ValueError) as error:
                 first = str(error).splitlines()[-1].strip()
                 raise InputError(f"--load {self.args.load}: --loss or the embedding's flags have changed: {first}") from error
-            self.last_loss, self.epoch = state["last_loss"], state["epoch"]
+            self.last_loss, self.epoch, self.step = state["last_loss"], state["epoch"], state["step"]
+            self.progress = state["progress"]
+            device, precision = state["precision"]
+            if self.args.precision == "auto" and device == self.device.type:
+                self._compute_at(precision)  # another choice would change the bits
+            if self.scaler.is_enabled():
+                self.scaler.load_state_dict(state["scaler"])
         if self.ema:
             average = state and state["ema"]
             self.ema.average.load_state_dict(average or self.net.state_dict())
-        self.checkpoint.log(f"Going on after epoch {self.epoch}")
+        where = f"epoch {self.epoch}" + (f" and {self.step} steps" if self.step else "")
+        self.checkpoint.log(f"Going on after {where}")
 
     def _save(self, is_best=False):
         tested = self.ema.average if self.ema else self.net
@@ -70,68 +93,107 @@ class Trainer:
     # ------------------------------------------------------------- training
 
     def train(self):
-        """Train up to --epochs epochs; each ends with a test and a saved state."""
+        """Train up to --epochs epochs; each ends with a test and a saved state.
+
+        Raises:
+            Stopped: SIGINT or SIGTERM came; the state is saved.
+        """
         if self.args.resume != 0:
             self.checkpoint.forget_after(self.epoch)
-        if self.epoch == 0:
+        if (self.epoch, self.step) == (0, 0):
             self._save()  # a run that is stopped in its first epoch can be gone on with
         if self.epoch >= self.args.epochs:
             self.checkpoint.log(f"Nothing to train: {self.epoch} of {self.args.epochs} epochs are done")
-        while self.epoch < self.args.epochs:
-            self._train_epoch(self.epoch + 1)
-            self.epoch += 1
-            psnr = self.test(self.epoch)
-            is_best = self.checkpoint.judge(psnr, self.epoch)
-            self._save(is_best)
-            self.checkpoint.draw()
+        self.forward = self.spread()
+        with self.stop:
+            try:
+                while self.epoch < self.args.epochs:
+                    self._train_epoch(self.epoch + 1)
+                    psnr = self.test(self.epoch + 1)
+                    self.epoch, self.step = self.epoch + 1, 0
+                    is_best = self.checkpoint.judge(psnr, self.epoch)
+                    self._save(is_best)
+                    self.checkpoint.draw()
+            except Stopped as stopped:
+                self._save()
+                self.checkpoint.log(f"Stopped by {stopped} after epoch {self.epoch} and {self.step} steps, the state is saved")
+                raise
+
+    def spread(self):
+        """Give the network as training calls it: one of several that keep the same weights, compiled with --compile."""
+        net = self.net
+        if distributed.world_size() > 1:
+            net = nn.parallel.DistributedDataParallel(
+                net, find_unused_parameters=is_multi_scale(net), gradient_as_bucket_view=True
+            )
+        return torch.compile(net) if self.args.compile else net
 
     def _train_epoch(self, epoch):
         lr = learning_rate(self.args, epoch)
         set_learning_rate(self.optimizer, lr)
         self.checkpoint.log(f"[Epoch {epoch}/{self.args.epochs}]\tLearning rate: {lr:.2e}")
-        self.loss.start_epoch(epoch)
+        self.loss.start_epoch(epoch, self.progress if self.step else None)
         self.net.train()
         waited, began = 0.0, time.perf_counter()
         asked = began
         steps, size = self.args.test_every, self.args.batch_size
-        bar = tqdm(self.data.epoch(epoch), total=steps, desc=f"epoch {epoch}", unit="step", disable=None, leave=False)
-        for step, batch in enumerate(bar, 1):
+        batches = self.data.epoch(epoch, self.step, self.device)
+        shown = None if distributed.is_main() else True
+        bar = tqdm(batches, total=steps, initial=self.step, desc=f"epoch {epoch}", unit="step", disable=shown, leave=False)
+        for step, batch in enumerate(bar, self.step + 1):
             waited += time.perf_counter() - asked
-            self._step(batch, step)
+            stop = self.train_step(batch, step)
+            self.step = step
             if step % self.args.print_every == 0 or step == steps:
                 passed = time.perf_counter() - began
-                shown = f"[{step * size}/{steps * size}]\t{self.loss.describe()}"
-                self.checkpoint.log(f"{shown}\t{passed:.1f}s, {waited:.1f}s of it waiting for data")
+                done = f"[{step * size}/{steps * size}]\t{self.loss.describe()}"
+                self.checkpoint.log(f"{done}\t{passed:.1f}s, {waited:.1f}s of it waiting for data")
+            if stop:
+                raise Stopped(stop)
             asked = time.perf_counter()
         means = self.loss.means()
         self.last_loss = means["Total"]
-        seconds = round(time.perf_counter() - began, 1)
-        self.checkpoint.record({"epoch": epoch, "loss": means, "lr": lr, "seconds": seconds})
+        seconds, waiting = (round(number, 1) for number in (time.perf_counter() - began, waited))
+        self.checkpoint.record({"epoch": epoch, "loss": means, "lr": lr, "seconds": seconds, "waiting": waiting})
 
     def _to_range(self, images):
-        """Move images with white at 255 to the device, as float32 in [0, rgb_range]."""
-        images = images.to(self.device, non_blocking=True).float()
+        """Turn images with white at 255 on the device into float32 in [0, rgb_range]."""
+        images = images.to(self.device).float()
         images = images.contiguous(memory_format=torch.channels_last)
         return images if self.args.rgb_range == 255 else images * (self.args.rgb_range / 255)
 
-    def _step(self, batch, step):
-        """One update of the weights, from the mean over the parts of the batch (--split_batch)."""
+    def train_step(self, batch, step):
+        """One update of the weights, from the mean over all parts of the batch (ranks, --split_batch).
+
+        Returns:
+            the number of the signal that asks to stop, on all ranks alike; 0 if there is none.
+        """
+        # What is drawn in a step depends on its number alone: a stop, or another number of ranks, cannot shift it.
+        key = [self.args.seed, self.epoch, step, distributed.rank()]
+        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
         self.optimizer.zero_grad(set_to_none=True)
         lr, hr = self._to_range(batch.lr), self._to_range(batch.hr)
-        total, measure = 0.0, step == 1 or step % self.args.print_every == 0
-        parts = self.args.split_batch
-        for lr_part, hr_part in zip(lr.tensor_split(parts), hr.tensor_split(parts), strict=True):
-            with autocast(self.device, self.half):
-                sr = self.parallel(lr_part, batch.scale) if is_multi_scale(self.net) else self.parallel(lr_part)
-            loss = self.loss(sr.float(), hr_part, lr_part, measure) * (len(lr_part) / len(lr))
-            value = loss.item()
-            if not math.isfinite(value):
-                self._stop_at(batch, value)
-            self.scaler.scale(loss).backward()
-            total += value
+        measure = step == 1 or step % self.args.print_every == 0
+        parts = [images.tensor_split(self.args.split_batch) for images in (lr, hr)]
+        for number, (lr_part, hr_part) in enumerate(zip(*parts, strict=True), 1):
+            last = number == self.args.split_batch
+            with contextlib.nullcontext() if last or distributed.world_size() == 1 else self.forward.no_sync():
+                with autocast(self.device, self.precision):
+                    sr = self.forward(lr_part, batch.scale) if is_multi_scale(self.net) else self.forward(lr_part)
+                share = len(lr_part) / self.args.batch_size
+                loss = self.loss(sr.float(), hr_part, lr_part, share, measure)
+                # DistributedDataParallel takes the mean over ranks, where the sum of the shares is meant
+                self.scaler.scale(loss * distributed.world_size()).backward()
+        total, stops = self.loss.end_step(bool(self.stop.signum))
+        if not math.isfinite(total):
+            self._stop_at(batch, total)
         if total > self.args.skip_threshold * self.last_loss > 0:  # the mean of some losses is below 0
             self.checkpoint.log(f"Step {step} is skipped: its loss is {total:.4f}")
-            return
+        else:
+            self._update(step)
+        return (self.stop.signum or signal.SIGTERM) if stops else 0
+
+    def _update(self, step):
         if self.args.gclip > 0:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_value_(self.net.parameters(), self.args.gclip)
@@ -141,10 +203,11 @@ class Trainer:
             self.ema.update(self.net)
 
     def _stop_at(self, batch, value):
+        names = [name for part in distributed.gather(batch.names) for name in part]
         raise InputError(
-            f"the loss is {value} in epoch {self.epoch + 1}: training stops, and the state of epoch {self.epoch} is kept in "
-            f"{self.checkpoint.dir}. A lower --lr, --gclip or --skip_threshold may help. The batch was:"
-            + bullet_list(batch.names, 64)
+            f"the loss is {value} in epoch {self.epoch + 1}, step {self.step + 1}: training stops, and the last saved state is "
+            f"kept in {self.checkpoint.dir}. A lower --lr, --gclip or --skip_threshold may help. The batch was:"
+            + bullet_list(names, 64)
         )
 
     # ----------------------------------------------------------------- test
@@ -164,7 +227,8 @@ class Trainer:
             tile=args.chop_size,
             overlap=args.chop_overlap,
             self_ensemble=args.self_ensemble,
-            half=self.half,
+            # an `auto` is for the speed of training: figures of tests are to be the same on all machines
+            precision="single" if args.precision == "auto" else self.precision,
             log=self.checkpoint.log,
         )
         means = []
@@ -185,24 +249,15 @@ class Trainer:
         return mean
 
     def _test_set(self, images, upscaler, epoch):
-        names, scores, began = [], [], time.perf_counter()
+        began = time.perf_counter()
         label = f"{images.name} x{images.scale}"
-        for index in tqdm(range(len(images)), desc=label, unit="image", disable=None, leave=False):
-            image = images[index]
-            sr = upscaler(self._to_range(image.lr[None]), images.scale)[0].clamp(0, self.args.rgb_range).cpu()
-            if image.hr is not None:
-                hr = image.hr.float() * (self.args.rgb_range / 255)
-                which = (images.scale, self.args.rgb_range, images.benchmark)
-                names.append(image.name)
-                scores.append((calc_psnr(sr, hr, *which), calc_ssim(sr, hr, *which)))
-            self.checkpoint.show(images, index, epoch, image, sr)
-            if self.args.save_results:
-                self._write_results(images, image, sr)
-        psnr, ssim = (sum(column) / len(scores) for column in zip(*scores, strict=True)) if scores else (None, None)
+        scores = self._scores(images, upscaler, label)
+        rated = [pair for pair in scores if pair is not None]
+        psnr, ssim = (sum(column) / len(rated) for column in zip(*rated, strict=True)) if rated else (None, None)
         line = {"epoch": epoch, "dataset": images.name, "scale": images.scale, "psnr": psnr, "ssim": ssim}
         self.checkpoint.record({**line, "images": len(images)})
-        if scores:
-            self.checkpoint.write_scores(images.name, images.scale, names, scores)
+        if rated:
+            self.checkpoint.write_scores(images.name, images.scale, [hr.stem for hr, _ in images.pairs], rated)
         seconds = time.perf_counter() - began
         if psnr is None:
             self.checkpoint.log(f"[{label}]\tPSNR: n/a SSIM: n/a (no ground truth), {len(images)} images, {seconds:.1f}s")
@@ -211,11 +266,38 @@ class Trainer:
         self.checkpoint.log(f"[{label}]\tPSNR: {psnr:.3f} SSIM: {ssim:.4f} (Best: {best:.3f} @epoch {best_epoch})")
         return psnr
 
+    def _scores(self, images, upscaler, label):
+        """Test the images of a set, shared out among the ranks: (PSNR, SSIM) of each, or None, the same on all ranks."""
+        ranks, own = distributed.world_size(), []
+        shown = None if distributed.is_main() else True
+        for first in tqdm(range(0, len(images), ranks), desc=label, unit="image", disable=shown, leave=False):
+            self.stop.check()
+            index, tested = first + distributed.rank(), None
+            if index < len(images):
+                tested = images[index]
+                sr = upscaler(self._to_range(tested.lr[None]), images.scale)[0].clamp(0, self.args.rgb_range).cpu()
+                own.append(self._score(images, tested, sr))
+                self.checkpoint.show(images, index, tested, sr)
+                tested = (tested, to_uint8(sr, self.args.rgb_range))
+            if self.args.save_results:
+                for pictures in distributed.gather(tested):  # rank 0 alone writes
+                    if pictures is not None and distributed.is_main():
+                        self._write_results(images, *pictures)
+        parts = distributed.gather(own)  # image i is with rank i % ranks
+        return [parts[i % ranks][i // ranks] for i in range(len(images))]
+
+    def _score(self, images, image, sr):
+        if image.hr is None:
+            return None
+        hr = image.hr.float() * (self.args.rgb_range / 255)
+        which = (images.scale, self.args.rgb_range, images.benchmark)
+        return calc_psnr(sr, hr, *which), calc_ssim(sr, hr, *which)
+
     def _write_results(self, images, image, sr):
         folder = self.checkpoint.dir / f"results-{images.name.replace('/', '_')}"
         folder.mkdir(exist_ok=True)
         stem = f"{image.name}_x{images.scale}"
-        write_image(folder / f"{stem}_SR.png", to_uint8(sr, self.args.rgb_range))
+        write_image(folder / f"{stem}_SR.png", sr)
         if self.args.save_gt:
             for kind, tensor in (("LR", image.lr), ("HR", image.hr)):
                 if tensor is not None:

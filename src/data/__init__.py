@@ -1,11 +1,14 @@
 """Data: training patches and test images. `Data(args)` is what the driver uses; see layout.py for the registry of sets."""
 
+import itertools
 import os
 
 import torch
 from torch.utils.data import DataLoader
 
+import distributed
 from data.layout import parse_ranges
+from stopping import ignore_signals
 
 
 class Data:
@@ -27,11 +30,12 @@ class Data:
         if args.test_only:
             return
         for images in self.tests:  # a broken test image is found now rather than at the end of the first epoch
-            for index in range(len(images)):
+            for index in range(*distributed.part(len(images))):
                 images[index]
-        samples = build_train_set(args, ranges[0], log)
+        with distributed.one_first():
+            samples = build_train_set(args, ranges[0], log)
         self.sampler = EpochSampler(args.test_every, args.batch_size, len(args.scale), args.seed)
-        workers = min(args.n_threads, os.cpu_count() or 1)
+        workers = min(args.n_threads, max(1, (os.cpu_count() or 1) // distributed.local_world_size()))
         self.train = DataLoader(
             samples,
             batch_sampler=self.sampler,
@@ -40,9 +44,31 @@ class Data:
             pin_memory=torch.cuda.is_available() and not args.cpu,
             persistent_workers=workers > 0,
             generator=torch.Generator(),  # else workers would draw from the generator of the training
+            worker_init_fn=ignore_signals,
         )
 
-    def epoch(self, number):
-        """Give the batches of an epoch, numbered from 1."""
-        self.sampler.set_epoch(number)
-        return iter(self.train)
+    def epoch(self, number, start, device):
+        """Give the batches of an epoch, numbered from 1, on the device, without the first `start` of them."""
+        self.sampler.set_epoch(number, start)
+        return _on_device(self.train, device)
+
+
+def _on_device(batches, device):
+    """Yield batches on the device; on CUDA the next one is copied while this one is worked on."""
+    if device.type != "cuda":
+        for batch in batches:
+            yield batch._replace(lr=batch.lr.to(device), hr=batch.hr.to(device))
+        return
+    stream, ready = torch.cuda.Stream(device), None
+    for batch in itertools.chain(batches, [None]):
+        coming = None
+        if batch is not None:
+            with torch.cuda.stream(stream):
+                coming = batch._replace(lr=batch.lr.to(device, non_blocking=True), hr=batch.hr.to(device, non_blocking=True))
+        if ready is not None:
+            yield ready
+        if coming is not None:
+            torch.cuda.current_stream(device).wait_stream(stream)
+            for images in (coming.lr, coming.hr):
+                images.record_stream(torch.cuda.current_stream(device))
+        ready = coming

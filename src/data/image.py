@@ -84,10 +84,13 @@ def to_channels(image, n_colors):
 
 
 def to_tensor(image):
-    """Turn (H, W, C) into a contiguous (C, H, W) tensor with white at 255: uint8 as it is, uint16 scaled to float32."""
+    """Turn (H, W, C) into a (C, H, W) tensor with white at 255: uint8 as it is, uint16 scaled to float32.
+
+    The pixels stay in the order of (H, W, C), which is that of channels_last.
+    """
     if image.dtype == np.uint16:
         image = image.astype(np.float32) * np.float32(255 / 65535)
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
 
 
 def to_uint8(tensor, rgb_range):

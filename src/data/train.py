@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from data.cache import decoded
+import distributed
+from data.cache import decoded, mapped
 from data.image import image_size, read_image, to_channels, to_tensor
 from data.layout import find_pairs
 from data.resize import downsample
@@ -26,12 +27,21 @@ class Batch(NamedTuple):
     scale: int
 
 
+def _stack(images):
+    """Stack images (C, H, W) of any strides in channels_last, which images on disk and fast convolutions have in common."""
+    channels, height, width = images[0].shape
+    stacked = torch.empty(len(images), height, width, channels, dtype=images[0].dtype).permute(0, 3, 1, 2)
+    for place, image in zip(stacked, images, strict=True):
+        place.copy_(image)
+    return stacked
+
+
 def collate(samples):
     """Make a Batch of samples (lr, hr, name, scale); 8-bit and other samples mixed become float32."""
     lr, hr, names, scales = zip(*samples, strict=True)
     if len({t.dtype for t in (*lr, *hr)}) > 1:
         lr, hr = [t.float() for t in lr], [t.float() for t in hr]
-    return Batch(torch.stack(list(lr)), torch.stack(list(hr)), list(names), scales[0])
+    return Batch(_stack(lr), _stack(hr), list(names), scales[0])
 
 
 def common_size(hr_size, lr_size, scale, names):
@@ -52,9 +62,7 @@ def fetch(image):
     """Give an image as an (H, W, C) array: an array as it is, a .npy file mapped into memory, an image file decoded."""
     if isinstance(image, np.ndarray):
         return image
-    if image.suffix == ".npy":
-        return np.load(image, mmap_mode="r", allow_pickle=False)
-    return read_image(image)
+    return mapped(image) if image.suffix == ".npy" else read_image(image)
 
 
 def _size(image):
@@ -82,7 +90,7 @@ class TrainSet(Dataset):
         """
         self.pairs, self.scales, self.n_colors, self.augment, self.seed = pairs, scales, n_colors, augment, seed
         self.lr_patch = [patch_size // scale for scale in scales]
-        self._order = (None, None)
+        self._order = self._draws = (None, None)
         for scale, side, triples in zip(scales, self.lr_patch, pairs, strict=True):
             for hr, lr, name in triples:
                 size = _size(hr)
@@ -106,47 +114,56 @@ class TrainSet(Dataset):
             self._order = ((epoch, turn), rng.permutation(len(self)))
         return self._order[1][position]
 
+    def _draw(self, epoch, index):
+        """Five numbers in [0, 1) for a sample, from a table for 1024 of them: a generator for each would cost more."""
+        block, row = divmod(index, 1024)
+        if self._draws[0] != (epoch, block):
+            rng = np.random.default_rng([self.seed, epoch, block, 1])
+            self._draws = ((epoch, block), rng.random((1024, 5)))
+        return self._draws[1][row].tolist()
+
     def __getitem__(self, key):
         epoch, index, scale_number = key
         scale, side = self.scales[scale_number], self.lr_patch[scale_number]
         hr_source, lr_source, name = self.pairs[scale_number][self._image_number(epoch, index)]
-        rng = np.random.default_rng([self.seed, epoch, index, 1])
+        down, right, *augmentation = self._draw(epoch, index)
         hr = fetch(hr_source)
         lr = downsample(hr, scale) if lr_source is None else fetch(lr_source)
         height, width = common_size(hr.shape[:2], lr.shape[:2], scale, (name, name))
-        y, x = rng.integers(height - side + 1), rng.integers(width - side + 1)
+        y, x = int(down * (height - side + 1)), int(right * (width - side + 1))
         lr = lr[y : y + side, x : x + side]
         hr = hr[y * scale : (y + side) * scale, x * scale : (x + side) * scale]
-        lr, hr = to_channels(lr, self.n_colors), to_channels(hr, self.n_colors)
+        lr, hr = (to_tensor(to_channels(image, self.n_colors)) for image in (lr, hr))
         if self.augment:
-            flip_y, flip_x, transpose = rng.random(3) < 0.5
-            lr, hr = (_turn(image, flip_y, flip_x, transpose) for image in (lr, hr))
-        return to_tensor(lr), to_tensor(hr), name, scale
+            lr, hr = (_turn(image, *(number < 0.5 for number in augmentation)) for image in (lr, hr))
+        return lr, hr, name, scale
 
 
 def _turn(image, flip_y, flip_x, transpose):
-    image = image[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
-    return image.swapaxes(0, 1) if transpose else image
+    axes = [axis for axis, flip in ((1, flip_y), (2, flip_x)) if flip]
+    image = image.flip(axes) if axes else image
+    return image.transpose(1, 2) if transpose else image
 
 
 class EpochSampler(Sampler):
-    """Keys of the batches of one epoch; each batch has one scale. Call `set_epoch` before each epoch."""
+    """Keys of this rank's part of the batches of one epoch; each batch has one scale. Call `set_epoch` before each epoch."""
 
     def __init__(self, batches, batch_size, n_scales=1, seed=1):
         self.batches, self.batch_size, self.n_scales, self.seed = batches, batch_size, n_scales, seed
-        self.epoch = 0
+        self.epoch = self.start = 0
 
-    def set_epoch(self, epoch):
-        """Choose the epoch, from 1, whose keys are given next."""
-        self.epoch = epoch
+    def set_epoch(self, epoch, start=0):
+        """Choose the epoch, from 1, whose keys are given next, without those of its first `start` batches."""
+        self.epoch, self.start = epoch, start
 
     def __len__(self):
-        return self.batches
+        return self.batches - self.start
 
     def __iter__(self):
         numbers = np.random.default_rng([self.seed, self.epoch, 2]).integers(self.n_scales, size=self.batches)
-        for batch, number in enumerate(numbers.tolist()):
-            yield [(self.epoch, batch * self.batch_size + i, number) for i in range(self.batch_size)]
+        first, end = distributed.part(self.batch_size)
+        for batch, number in enumerate(numbers.tolist()[self.start :], self.start):
+            yield [(self.epoch, batch * self.batch_size + i, number) for i in range(first, end)]
 
 
 def _cached(args, name, scale, found):

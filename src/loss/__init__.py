@@ -12,6 +12,7 @@ import re
 import torch
 from torch import nn
 
+from distributed import sum_over_ranks
 from errors import InputError
 
 _ADVERSARIAL = ("GAN", "LSGAN", "WGAN", "WGAN_GP", "RGAN", "ContrasD", "patchD")
@@ -81,24 +82,37 @@ class Loss(nn.Module):
             self.samples = SampleMaker(args, net)
         self.start_epoch(1)
 
-    def start_epoch(self, epoch):
-        """Forget the values of the last epoch and set the learning rates of terms that learn."""
-        self.sums, self.counts = {}, {}
+    def compute_at(self, precision):
+        """Let the terms that have networks to train run them at a precision: single, half or bf16."""
+        for term in self.terms.values():
+            if hasattr(term, "compute_at"):
+                term.compute_at(precision)
+
+    def progress(self):
+        """Give what `start_epoch` goes on from in the middle of an epoch."""
+        return {"sums": dict(self.sums), "counts": dict(self.counts)}
+
+    def start_epoch(self, epoch, progress=None):
+        """Forget the values of the last epoch, or go on from `progress`, and set the learning rates of terms that learn."""
+        self.sums, self.counts, self.step = {}, {}, {}
+        if progress:
+            self.sums, self.counts = dict(progress["sums"]), dict(progress["counts"])
         for term in self.terms.values():
             if hasattr(term, "start_epoch"):
                 term.start_epoch(epoch)
 
-    def forward(self, sr, hr, lr, measure=False):
-        """Give the weighted sum (scalar).
+    def forward(self, sr, hr, lr, share=1.0, measure=False):
+        """Give the weighted sum (scalar), times the share.
 
         Args:
             sr, hr: (B, C, H, W) in [0, rgb_range]; lr: (B, C, h, w).
+            share: the part that these images are of the batch of the step.
             measure: also log the norm of each term's gradient at sr, relative to that of L1 where L1 is a term.
 
         Raises:
             InputError: with `measure`, a term sends no gradient to sr.
         """
-        values = {}
+        values, self.device = {}, sr.device
         samples = self.samples(hr, lr) if self.samples else None
         for name, term in self.terms.items():
             takes_samples = getattr(term, "takes_samples", False)
@@ -106,15 +120,15 @@ class Loss(nn.Module):
             values[name] = self.weights[name] * value
         total = sum(values.values())
         if measure and len(values) > 1:
-            self._measure(values, sr)
+            self._measure(values, sr, share)
         for name, value in values.items():
-            self._note(name, value)
+            self._note(name, value, share)
             for key, number in getattr(self.terms[name], "report", {}).items():
-                self._note(f"{name} {key}", number)
-        self._note("Total", total)
-        return total
+                self._note(f"{name} {key}", number, share)
+        self._note("Total", total, share)
+        return total * share
 
-    def _measure(self, values, sr):
+    def _measure(self, values, sr, share):
         norms = {}
         for name, value in values.items():
             (gradient,) = torch.autograd.grad(value, sr, retain_graph=True, allow_unused=True)
@@ -124,11 +138,30 @@ class Loss(nn.Module):
         reference = norms.get("L1") or 1.0
         for name, norm in norms.items():
             if name != "L1" or "L1" not in norms:
-                self._note(f"{name} gradient", norm / reference)
+                self._note(f"{name} gradient", norm / reference, share)
 
-    def _note(self, name, value):
-        self.sums[name] = self.sums.get(name, 0.0) + float(torch.as_tensor(value).detach())
-        self.counts[name] = self.counts.get(name, 0) + 1
+    def _note(self, name, value, share):
+        value = torch.as_tensor(value, device=self.device).detach().float() * share
+        self.step[name] = self.step[name] + value if name in self.step else value
+
+    def end_step(self, flag=0.0):
+        """Add the values of a step, over all its parts and ranks, to those of the epoch.
+
+        One exchange with the device and between the ranks.
+
+        Args:
+            flag: a number of this rank's own.
+
+        Returns:
+            (total, flags): the weighted sum of the terms, and the sum of the flags of all ranks.
+        """
+        names, values = list(self.step), list(self.step.values())
+        *values, flags = sum_over_ranks(torch.stack([*values, torch.full_like(values[0], flag)])).tolist()
+        self.step = {}
+        for name, value in zip(names, values, strict=True):
+            self.sums[name] = self.sums.get(name, 0.0) + value
+            self.counts[name] = self.counts.get(name, 0) + 1
+        return values[names.index("Total")], flags
 
     def means(self):
         """Give the means over the epoch so far of each weighted term, of what it reports, and of their sum, `Total`."""

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss, softplus
 
+from distributed import average_gradients
 from errors import InputError
 from loss.contrast import contrastive
 from loss.discriminator import Discriminator
@@ -88,6 +89,10 @@ class Adversarial(nn.Module):
         self.optimizer = build_optimizer(args, self.dis.parameters(), lr=args.embed_lr)
         self.report = {}
 
+    def compute_at(self, precision):
+        """Run the embedding at a precision; in 32 bits for half, since its loss is not scaled for the range of float16."""
+        self.dis.precision = "bf16" if precision == "bf16" else "single"
+
     def start_epoch(self, epoch):
         """Set the embedding's learning rate, which follows the schedule of the network's."""
         rate = learning_rate(self.args, epoch)
@@ -126,8 +131,9 @@ class Adversarial(nn.Module):
         loss = 0.0
         if not self.args.no_ad_loss:
             with torch.no_grad():
-                real_logits = self.dis.logits(real).flatten()
-            loss = LOSSES_OF[self.kind][1](real_logits, self.dis.logits(sr).flatten())
+                (real_logits,) = self.dis.logits([real])
+            (fake_logits,) = self.dis.logits([sr])
+            loss = LOSSES_OF[self.kind][1](real_logits.flatten(), fake_logits.flatten())
         if self.contrasts:
             loss = loss + self._contrast(sr, positives, negatives)
         return loss
@@ -142,13 +148,14 @@ class Adversarial(nn.Module):
             reals += [x for x in positives if x is not real]
             fakes += negatives
         for _ in range(self.args.gan_k):
-            real_logits = torch.cat([self.dis.logits(x).flatten() for x in reals])
-            fake_logits = torch.cat([self.dis.logits(x).flatten() for x in fakes])
+            logits = [x.flatten() for x in self.dis.logits(reals + fakes)]
+            real_logits, fake_logits = torch.cat(logits[: len(reals)]), torch.cat(logits[len(reals) :])
             loss = LOSSES_OF[self.kind][0](real_logits, fake_logits)
             if self.kind == "WGAN_GP":
                 loss = loss + self._gradient_penalty(real, fake)
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
+            average_gradients(self.dis.parameters(), len(real))
             self.optimizer.step()
             if self.kind == "WGAN":
                 with torch.no_grad():
@@ -159,7 +166,7 @@ class Adversarial(nn.Module):
     def _gradient_penalty(self, real, fake):
         mix = torch.rand(len(real), 1, 1, 1).to(real)
         between = (mix * real + (1 - mix) * fake).requires_grad_()
-        (gradient,) = torch.autograd.grad(self.dis.logits(between).sum(), between, create_graph=True)
+        (gradient,) = torch.autograd.grad(self.dis.logits([between])[0].sum(), between, create_graph=True)
         return GP_WEIGHT * (gradient.flatten(1).norm(dim=1) - 1).pow(2).mean()
 
     # ------------------------------------------------------------- step 2
@@ -168,17 +175,15 @@ class Adversarial(nn.Module):
         """Step 2: the contrastive loss in the features of --cl_layer, computed no deeper than the last of them."""
         last = max(self.layers)
 
-        def features(x):
-            kept = self.dis.embed(x, last)
-            return [kept[i] for i in self.layers]
+        def features(sets):
+            return [[kept[i] for i in self.layers] for kept in self.dis.embed(sets, last)]
 
         with torch.no_grad():
-            positives = [features(x) for x in positives]
-            negatives = [features(x) for x in negatives]
+            positives, negatives = features(positives), features(negatives)
         if self.args.shuffle_neg:
             negatives += self._from_other_images(positives[0])
         weights = [0.5**i for i in self.layers] if self.args.layer_weight else None
-        loss, report = contrastive(self.args.cl_loss_type, features(sr), positives, negatives, weights)
+        loss, report = contrastive(self.args.cl_loss_type, features([sr])[0], positives, negatives, weights)
         self.report |= report
         return loss
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from errors import InputError
 from loss.wavelet import haar_high
+from precision import autocast
 
 WIDTHS = (64, 64, 128, 128, 256, 256, 512, 512)
 STRIDES = (1, 2, 1, 2, 1, 2, 1, 2)
@@ -18,8 +19,10 @@ N_LAYERS = len(WIDTHS)
 class Discriminator(nn.Module):
     """Eight blocks of convolution, batch normalisation and LeakyReLU, and a head.
 
-    In training mode, which the losses use always, normalisation takes the statistics of each call's images by themselves.
+    In training mode, which the losses use always, normalisation takes the statistics of each set of images by themselves.
     """
+
+    precision = "single"  # of the convolutions
 
     def __init__(self, args, patch=None):
         """Build the network.
@@ -66,28 +69,41 @@ class Discriminator(nn.Module):
         """Give what the first block sees of images (B, C, H, W): their Haar high frequencies with --use_wavelet."""
         return haar_high(x) if self.use_wavelet else x
 
-    def embed(self, prepared, last):
-        """Give the features of blocks 0 to `last` of prepared images, and nothing deeper: a list, one a block."""
-        return [kept for kept, _ in self._blocks(prepared, last)]
+    def embed(self, sets, last):
+        """Give the features of blocks 0 to `last`, and nothing deeper, of sets of prepared images: for each a list, one a block."""
+        blocks = [kept for kept, _ in self._blocks(sets, last)]
+        return [list(features) for features in zip(*blocks, strict=True)]
 
-    def _blocks(self, x, last=N_LAYERS - 1):
-        """Yield each block's feature, before the activation with --before_relu, and what the next block sees."""
+    def logits(self, sets):
+        """Give the logits of sets of prepared images, in a list."""
+        for _, x in self._blocks(sets):
+            pass
+        return self._head(x).split([len(images) for images in sets])
+
+    def _blocks(self, sets, last=N_LAYERS - 1):
+        """Yield each block's features of the sets, before the activation with --before_relu, and what the next block sees.
+
+        All sets go through a convolution in one pass; each is normalised by its own statistics, in 32 bits.
+        """
+        sizes = [len(images) for images in sets]
+        x = torch.cat(sets) if len(sets) > 1 else sets[0]
         for block, activation in zip(self.features[: 2 * last + 1 : 2], self.features[1::2], strict=False):
-            before = block(x)
-            x = activation(before)
-            yield (before if self.before_relu else x), x
+            convolution, normalisation = block
+            with autocast(x.device, self.precision):
+                x = convolution(x)
+            before = [normalisation(images.float()) for images in x.split(sizes)]
+            x = activation(torch.cat(before) if len(sets) > 1 else before[0])
+            yield (before if self.before_relu else x.split(sizes)), x
 
-    def logits(self, prepared):
-        """Give the logits of prepared images."""
-        return self.classifier(self.features(prepared))
+    def _head(self, x):
+        with autocast(x.device, self.precision):
+            return self.classifier(x).float()
 
     def forward(self, x, return_features=False):
         """Give the logits of images (B, C, H, W) in [0, rgb_range]: (B, 1, 4, 4) for patchD, else (B, 1).
 
         With return_features: (logits, list of the features of all eight blocks).
         """
-        prepared = self.prepare(x)
-        if not return_features:
-            return self.logits(prepared)
-        blocks = list(self._blocks(prepared))
-        return self.classifier(blocks[-1][1]), [kept for kept, _ in blocks]
+        kept, outputs = zip(*self._blocks([self.prepare(x)]), strict=True)
+        logits = self._head(outputs[-1])
+        return (logits, [features for (features,) in kept]) if return_features else logits

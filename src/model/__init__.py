@@ -5,6 +5,7 @@ import importlib
 import torch
 from torch import nn
 
+from distributed import local_rank, local_world_size
 from errors import InputError
 
 # name for --model: module with make_model(args)
@@ -41,25 +42,21 @@ def is_multi_scale(net):
     return getattr(net, "multi_scale", False)
 
 
-def data_parallel(net, n_gpus):
-    """Spread the batches of a network over GPUs; the network itself where one is asked for or it is not on CUDA."""
-    on_cuda = any(p.is_cuda for p in net.parameters())
-    if n_gpus == 1 or not on_cuda:
-        return net
-    if n_gpus > torch.cuda.device_count():
-        raise InputError(f"--n_GPUs {n_gpus}: there are {torch.cuda.device_count()}")
-    return nn.DataParallel(net, list(range(n_gpus)))
-
-
 def count_parameters(net):
     """Count the trainable parameters."""
     return sum(p.numel() for p in net.parameters() if p.requires_grad)
 
 
 def choose_device(cpu):
-    """Give the best device at hand: cuda, mps, else the CPU; the CPU if `cpu`."""
+    """Give the best device at hand: cuda (of this process), mps, else the CPU; the CPU if `cpu`.
+
+    Raises:
+        InputError: there are more processes on this machine than GPUs.
+    """
     if not cpu and torch.cuda.is_available():
-        return torch.device("cuda")
+        if local_world_size() > torch.cuda.device_count():
+            raise InputError(f"{local_world_size()} processes, but {torch.cuda.device_count()} GPUs (--n_GPUs)")
+        return torch.device("cuda", local_rank())
     if not cpu and torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")

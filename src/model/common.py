@@ -5,6 +5,8 @@ import math
 import torch
 from torch import nn
 
+from precision import exact, to_autocast
+
 # Mean colour of the DIV2K training images, RGB in [0, 1] (Lim et al., EDSR-PyTorch)
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
 
@@ -73,9 +75,12 @@ class SRNetwork(nn.Module):
 
     def forward(self, lr):
         """Super-resolve lr (B, n_colors, H, W) in [0, rgb_range] to (B, n_colors, H*scale, W*scale), not clamped."""
-        x = self.head(self.sub_mean(lr))
-        x = self.features(x) + x
-        return self.add_mean(self.tail(x))
+        with exact(lr):  # the 8 bits of a bfloat16 are too few for colours in [0, 255]
+            x = self.head(self.sub_mean(lr))
+        x = to_autocast(x)
+        x = self.tail[0](self.features(x) + x)
+        with exact(x):
+            return self.add_mean(self.tail[1](x.float()))
 
     def features(self, x):
         """Map the head's features (B, C, H, W) to those that the long skip is added to."""

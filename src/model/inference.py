@@ -1,10 +1,9 @@
 """Running a network on whole images: in tiles, and as the mean over flips and transposes."""
 
-import contextlib
-
 import torch
 
 from model import is_multi_scale
+from precision import autocast
 
 OutOfMemoryError = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)  # torch 2.4 has the second alone
 
@@ -84,11 +83,11 @@ def transforms():
 
 
 class Upscaler:
-    """A network with the ways of running it that the flags choose: tiles, self-ensemble, half precision."""
+    """A network with the ways of running it that the flags choose: tiles, self-ensemble, precision."""
 
-    def __init__(self, net, *, chop=False, tile=192, overlap=64, self_ensemble=False, half=False, log=print):
+    def __init__(self, net, *, chop=False, tile=192, overlap=64, self_ensemble=False, precision="single", log=print):
         self.net, self.chop, self.tile, self.overlap = net, chop, tile, overlap
-        self.self_ensemble, self.half, self.log = self_ensemble, half, log
+        self.self_ensemble, self.precision, self.log = self_ensemble, precision, log
 
     def __call__(self, lr, scale):
         """Super-resolve lr (B, C, H, W) in [0, rgb_range] to float32 (B, C, H*scale, W*scale)."""
@@ -119,13 +118,6 @@ class Upscaler:
 
     def _forward(self, lr, scale):
         lr = lr.contiguous(memory_format=torch.channels_last)
-        with autocast(lr.device, self.half):
+        with autocast(lr.device, self.precision):
             sr = self.net(lr, scale) if is_multi_scale(self.net) else self.net(lr)
         return sr.float()
-
-
-def autocast(device, half):
-    """Autocast context of --precision half: float16 on CUDA, bfloat16 elsewhere; nothing for single precision."""
-    if not half:
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, torch.float16 if device.type == "cuda" else torch.bfloat16)

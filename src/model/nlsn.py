@@ -12,14 +12,37 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from model.common import ResBlock, SRNetwork, conv
+from precision import exact
 
 EVAL_SEED = 0
 MAX_BUCKETS = 128
+LEAST = -80.0  # exp of less is 0 beside the largest, which is exp(0), and takes ten times as long on the CPU
 
 
 def _chunks_with_neighbours(x):
     """Give each chunk of x (..., K, S, C) with the chunk before and the one after it, circular: (..., K, 3*S, C)."""
     return torch.cat([x, x.roll(1, -3), x.roll(-1, -3)], dim=-2)
+
+
+class _Permute(torch.autograd.Function):
+    """x[order] of rows (N, C). `undo` is the inverse of `order`: the gradient is a gather as well, where indexing would scatter."""
+
+    @staticmethod
+    def forward(ctx, x, order, undo):
+        ctx.save_for_backward(order, undo)
+        return x.index_select(0, order)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        order, undo = ctx.saved_tensors
+        return _Permute.apply(gradient, undo, order), None, None
+
+
+def _permute(x, order, undo):
+    """Give x (B, L, C) in the order (B*L,) of its rows."""
+    rows = x.flatten(0, 1)
+    rows = _Permute.apply(rows, order, undo) if rows.requires_grad else rows.index_select(0, order)
+    return rows.view_as(x)
 
 
 class NonLocalSparseAttention(nn.Module):
@@ -56,31 +79,36 @@ class NonLocalSparseAttention(nn.Module):
         """
         batch, length, _ = match.shape
         size = min(self.chunk_size, length)
-        order = codes.argsort(dim=-1, stable=True)  # (B, L)
         padding = -length % size
-        padded = torch.cat([order, order[:, length - padding :]], dim=1) if padding else order
+        first = torch.arange(batch, device=codes.device)[:, None] * length  # of each image, in rows of all images
+        order = (codes.argsort(dim=-1, stable=True) + first).flatten()  # (B*L,)
+        undo = torch.empty_like(order).scatter_(0, order, torch.arange(batch * length, device=codes.device))
 
-        def gather(x):
-            rows = x.gather(1, padded[..., None].expand(-1, -1, x.shape[-1]))
+        def chunks(x):
+            rows = _permute(x, order, undo)
+            rows = torch.cat([rows, rows[:, length - padding :]], dim=1) if padding else rows
             return rows.view(batch, -1, size, x.shape[-1])  # (B, K, S, C)
 
-        queries, values = gather(match), gather(value)
-        keys = normalize(queries, p=2, dim=-1, eps=5e-5)
-        scores = queries @ _chunks_with_neighbours(keys).transpose(-1, -2)  # (B, K, S, 3*S)
-        log_sum = scores.logsumexp(-1, keepdim=True)
-        weights = (scores - log_sum).exp() if scores.requires_grad else scores.sub_(log_sum).exp_()
-        result = weights @ _chunks_with_neighbours(values)  # (B, K, S, C)
-        undo = order.argsort(dim=-1)  # (B, L)
+        queries, values = chunks(match), chunks(value)
+        with exact(match):
+            keys = normalize(queries, p=2, dim=-1, eps=5e-5)
+            scores = queries @ _chunks_with_neighbours(keys).transpose(-1, -2)  # (B, K, S, 3*S)
+            largest = scores.detach().amax(-1, keepdim=True)
+            scores = scores - largest if scores.requires_grad else scores.sub_(largest)
+            weights = scores.clamp_(min=LEAST).exp_()
+            total = weights.sum(-1, keepdim=True)  # the exp is the costliest part: softmax and its logarithm share one
+            log_sum = (largest + total.log()).flatten(1, 2)[:, :length]
+        result = weights @ _chunks_with_neighbours(values) / total  # (B, K, S, C)
         result = result.flatten(1, 2)[:, :length]
-        log_sum = log_sum.flatten(1)[:, :length]
-        return result.gather(1, undo[..., None].expand_as(result)), log_sum.gather(1, undo)
+        return _permute(result, undo, order), _permute(log_sum, undo, order).squeeze(-1)
 
     def forward(self, x):
         """Map x (B, C, H, W) to the same shape."""
         batch, channels, height, width = x.shape
         match = self.conv_match(x).flatten(2).transpose(1, 2).float()  # (B, L, C')
-        value = self.conv_assembly(x).flatten(2).transpose(1, 2).float()  # (B, L, C)
-        codes = self._codes(match)
+        value = self.conv_assembly(x).flatten(2).transpose(1, 2)  # (B, L, C)
+        with exact(x), torch.no_grad():
+            codes = self._codes(match)
         rounds = [self._round(match, value, codes[:, i]) for i in range(self.n_hashes)]
         weights = torch.stack([log_sum for _, log_sum in rounds]).softmax(0)  # (n_hashes, B, L)
         mixed = sum(weight[..., None] * result for weight, (result, _) in zip(weights, rounds, strict=True))

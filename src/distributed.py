@@ -1,0 +1,157 @@
+"""Several processes on one machine or many: who this process is, and what all of them agree on.
+
+`torchrun --nproc_per_node=N src/main.py ...` starts N processes (ranks) on each machine; `--n_GPUs N` does the same on this one.
+Each holds the whole network and takes its part of each batch. Without them there is one rank and torch.distributed is not used.
+"""
+
+import contextlib
+import datetime
+import logging
+import os
+import signal
+import sys
+
+import torch
+from torch import distributed
+
+from errors import InputError
+
+TIMEOUT = datetime.timedelta(hours=3)  # rank 0 may decode a large data set while the others wait
+
+
+def _number(name, default):
+    return int(os.environ.get(name, default))
+
+
+def rank():
+    """Give the number of this process among all, from 0."""
+    return _number("RANK", 0)
+
+
+def world_size():
+    """Give the number of processes."""
+    return _number("WORLD_SIZE", 1)
+
+
+def local_rank():
+    """Give the number of this process among those of its machine, from 0."""
+    return _number("LOCAL_RANK", 0)
+
+
+def local_world_size():
+    """Give the number of processes on this machine."""
+    return _number("LOCAL_WORLD_SIZE", 1)
+
+
+def is_main():
+    """Tell whether this is rank 0, the only one that writes."""
+    return rank() == 0
+
+
+def is_started_by_torchrun():
+    """Tell whether torchrun, or --n_GPUs, has started this process."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+class PeerLost(Exception):
+    """Another process of the run has ended, or cannot be reached."""
+
+
+@contextlib.contextmanager
+def group(device):
+    """Join the other processes for the time of a `with` block: nccl between GPUs, gloo between CPUs.
+
+    Raises:
+        InputError: the device has no such engine.
+        PeerLost: one of them ended before its time.
+    """
+    if world_size() == 1:
+        yield
+        return
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"several processes need CUDA or the CPU (--cpu), not {device.type}")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    elif os.environ.get("OMP_NUM_THREADS", "1") == "1":  # torchrun sets 1, which leaves cores idle
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_world_size()))
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if not any(name in text for name in ("gloo", "Gloo", "NCCL", "c10d", "TCPStore")):
+            raise
+        raise PeerLost(text.splitlines()[0][:200]) from error
+    distributed.destroy_process_group()  # not after an error: the others may be gone, and waiting for them would not end
+
+
+def part(count):
+    """Give (first, last + 1) of the consecutive items, of `count`, that fall to this rank; parts differ by one at most."""
+    return rank() * count // world_size(), (rank() + 1) * count // world_size()
+
+
+def sum_over_ranks(tensor):
+    """Give the sum of a tensor over all ranks, the same bits on each; the tensor is changed."""
+    if world_size() > 1:
+        distributed.all_reduce(tensor)
+    return tensor
+
+
+def gather(value):
+    """Give the list of what each rank gave, by rank."""
+    if world_size() == 1:
+        return [value]
+    values = [None] * world_size()
+    distributed.all_gather_object(values, value)
+    return values
+
+
+@contextlib.contextmanager
+def one_first():
+    """Let one process of each machine run a `with` block before the others: what it writes to disk is there for them."""
+    if world_size() > 1 and local_rank() > 0:
+        distributed.barrier()
+    yield
+    if world_size() > 1 and local_rank() == 0:
+        distributed.barrier()
+
+
+def average_gradients(parameters, count):
+    """Replace gradients by their mean over ranks, each weighted by its `count` of images; one exchange."""
+    if world_size() == 1:
+        return
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    flat = torch.cat([*(g.flatten() for g in gradients), gradients[0].new_ones(1)]) * count
+    *means, total = sum_over_ranks(flat).split([*(g.numel() for g in gradients), 1])
+    for gradient, mean in zip(gradients, means, strict=True):
+        gradient.copy_((mean / total).view_as(gradient))
+
+
+def launch(argv, processes, name):
+    """Start the program in several processes on this machine by torchrun's engine; gives the exit status.
+
+    Args:
+        argv: the flags.
+        processes: their number.
+        name: of the experiment, for the message.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # what it would say is said below
+    one_machine = {"min_nodes": 1, "max_nodes": 1, "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
+    config = LaunchConfig(**one_machine, nproc_per_node=processes, max_restarts=0, monitor_interval=0.2)
+    program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "main.py")
+    try:
+        elastic_launch(config, sys.executable)("-u", program, *argv)
+    except ChildFailedError as error:
+        number, failure = error.get_first_failure()
+        if failure.exitcode >= 0:
+            return failure.exitcode  # it has said why
+        died = signal.Signals(-failure.exitcode).name
+        print(f"error: process {number} of {processes} died ({died}): --load {name} goes on", file=sys.stderr)
+        return 1
+    except SignalException as error:
+        return 128 + error.sigval
+    return 0

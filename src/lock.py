@@ -1,0 +1,52 @@
+"""A lock on a folder, so that two runs do not write into the same experiment."""
+
+import contextlib
+import os
+import socket
+
+from errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows: no lock
+    fcntl = None
+
+
+class Lock:
+    """The file `.lock` of a folder, held by the process that writes there; it is free when that process ends, however it ends."""
+
+    def __init__(self, folder):
+        self.folder, self.path, self._file = folder, folder / ".lock", None
+
+    def test(self):
+        """Raise InputError if another process holds the lock; leaves no trace."""
+        if self.path.is_file():
+            with open(self.path, "r+", encoding="utf-8") as file:
+                self._try(file)
+
+    def take(self):
+        """Take the lock until the end of this process.
+
+        Raises:
+            InputError: another process holds it.
+        """
+        self._file = open(self.path, "a+", encoding="utf-8")  # noqa: SIM115 (open as long as the run)
+        self._try(self._file)
+        self._file.truncate(0)
+        self._file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        self._file.flush()
+
+    def _try(self, file):
+        if fcntl is None:
+            return
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock not inherited by loader processes
+        except (BlockingIOError, PermissionError) as error:
+            file.seek(0)
+            raise InputError(
+                f"{self.folder}: another run is at work here ({file.read().strip()}); give another --save, and to test its "
+                "weights meanwhile --pre_train"
+            ) from error
+        except OSError:  # a file system without locks
+            with contextlib.suppress(OSError):
+                file.seek(0)

@@ -1,0 +1,149 @@
+"""A training that is stopped at any instant loses nothing: it goes on to the same bits as one that was never stopped.
+
+A few stops by default; `scripts/test.sh --slow tests/faults` makes 50 of each kind.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from helpers import same_bits, state_of
+
+# PCL-SR with a moving average, augmentation, two loader workers: all that has a state
+PCL = "--template PCL --mcl_neg 1 --use_ema --ema_iter 2 --gclip 1 --scheduler Cosine --cosine_tmax 4 --save_models --n_threads 2"
+FLAGS = [*PCL.split(), "--epochs", 3, "--test_every", 6, "--batch_size", 2, "--print_every", 2]
+
+
+def start(sr, *flags):
+    return subprocess.Popen(
+        [sys.executable, *sr.argv(*flags)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def is_whole(folder):
+    """Every file of the experiment can be read: weights and states load, lines of JSON parse."""
+    for path in folder.rglob("*"):
+        if path.suffix == ".pt":
+            torch.load(path, weights_only=True)
+        elif path.suffix == ".jsonl":
+            for line in path.read_text().splitlines():
+                json.loads(line)
+    return True
+
+
+def stopped_again_and_again(sr, name, signum, rng, span, most):
+    """Start and go on with a run, stopping it after random seconds, until it ends; gives how often it was stopped."""
+    stops, flags = 0, ["--save", name, *FLAGS]
+    while True:
+        process = start(sr, *flags)
+        if stops < most:
+            time.sleep(rng.uniform(*span))
+            process.send_signal(signum)
+        out, errors = process.communicate(timeout=120)
+        if process.returncode == 0:
+            return stops
+        stops += 1
+        assert "Traceback" not in errors, errors
+        folder = sr.folder(name)
+        if (folder / "model/state.pt").exists():
+            assert is_whole(folder)
+            flags = ["--load", name, *FLAGS]
+            if "Stopped by" in out:
+                assert process.returncode == 128 + signum
+                assert f"--load {name} goes on" in errors
+
+
+def kills(sr, signum, rng, count):
+    began = time.perf_counter()
+    assert sr.train("--save", "whole", *FLAGS)[0] == 0
+    seconds = time.perf_counter() - began + 2  # that a process needs to start
+    done = runs = 0
+    while done < count:
+        runs += 1
+        done += stopped_again_and_again(sr, f"run{runs}", signum, rng, (0.3 * seconds, 0.95 * seconds), min(8, count - done))
+        same_bits(state_of(sr.folder(f"run{runs}")), state_of(sr.folder("whole")))
+        for kind in ("model_latest", "model_best", "model_2"):
+            weights = [torch.load(sr.folder(x) / f"model/{kind}.pt", weights_only=True) for x in (f"run{runs}", "whole")]
+            same_bits(*weights)
+        tests = [[line for line in sr.metrics(x) if "dataset" in line] for x in (f"run{runs}", "whole")]
+        assert tests[0] == tests[1]
+    print(f"\n{signal.Signals(signum).name}: {done} stops in {runs} runs, all ended in the bits of the undisturbed run")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
+def test_stopped_at_random_instants(sr, signum):
+    kills(sr, signum, random.Random(signum), 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_stopped_at_fifty_random_instants(sr, signum):
+    kills(sr, signum, random.Random(100 + signum), 50)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_in_an_epoch_saves_at_once_and_the_run_goes_on_from_there(sr, signum):
+    flags = ["--test_every", 300, "--print_every", 20, "--epochs", 1, "--n_threads", 2]
+    assert sr.train("--save", "whole", *flags)[0] == 0
+    process = start(sr, "--save", "run", *flags)
+    for line in process.stdout:
+        if line.startswith("[80/"):
+            break
+    process.send_signal(signum)
+    out, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signum
+    assert errors.splitlines() == [
+        f"{signal.Signals(signum).name}: stopping after this step; Ctrl-C again stops at once",
+        "stopped: --load run goes on from here",
+    ]
+    state = state_of(sr.folder("run"))
+    assert state["epoch"] == 0
+    assert 20 <= state["step"] < 300
+    assert f"after epoch 0 and {state['step']} steps, the state is saved" in out
+    status, out, _ = sr("--load", "run", "--cpu")
+    assert status == 0
+    assert f"Going on after epoch 0 and {state['step']} steps" in out
+    same_bits(state_of(sr.folder("run")), state_of(sr.folder("whole")))
+    losses = [line["loss"] for name in ("run", "whole") for line in sr.metrics(name) if "loss" in line]
+    assert losses[0] == losses[1]
+
+
+def test_a_second_ctrl_c_stops_at_once(sr):
+    # a step of minutes: nothing but an interrupt ends it
+    flags = ["--patch_size", 96, "--batch_size", 64, "--n_feats", 256, "--n_resblocks", 16, "--test_every", 2]
+    process = start(sr, "--save", "run", *flags)
+    for line in process.stdout:
+        if line.startswith("[Epoch 1/"):
+            break
+    time.sleep(3)
+    process.send_signal(signal.SIGINT)
+    time.sleep(1.5)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.splitlines()[1] == "interrupted: --load run goes on from the last state that was saved"
+    assert state_of(sr.folder("run"))["step"] == 0
+
+
+def test_a_second_run_in_the_same_folder_is_refused(sr):
+    process = start(sr, "--save", "run", "--test_every", 2000, "--epochs", 1)
+    for line in process.stdout:
+        if line.startswith("[Epoch 1/"):
+            break
+    before = {path: path.stat().st_mtime_ns for path in sr.folder("run").rglob("*") if path.name != "log.txt"}
+    for flags in (["--load", "run"], ["--save", "run", "--reset"], ["--load", "run", "--test_only"]):
+        status, _, errors = sr.train(*flags)
+        assert status == 1
+        assert "another run is at work here (process" in errors
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    process.kill()
+    process.communicate()
+    assert sr("--load", "run", "--test_every", 4, "--cpu")[0] == 0

@@ -1,0 +1,117 @@
+"""Several processes: the same training and the same figures as one, started by torchrun or by --n_GPUs."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from helpers import state_of
+
+TWO = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--rdzv_backend=c10d"]
+TWO += ["--rdzv_endpoint=localhost:0"]
+
+
+def run(command, **more):
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, **more)
+
+
+def losses(sr, name):
+    return [line["loss"]["L1"] for line in sr.metrics(name) if "loss" in line]
+
+
+def figures(sr, name):
+    return [(line["psnr"], line["ssim"]) for line in sr.metrics(name) if "dataset" in line]
+
+
+def test_two_processes_train_and_test_like_one(sr):
+    # 5 patches and 3 test images: neither number is even
+    flags = ["--epochs", 2, "--test_every", 10, "--batch_size", 5, "--data_test", "Set5+DIV2K", "--data_range", "1-1/2-4"]
+    flags += ["--patch_size", 16, "--print_every", 10, "--save_results", "--use_ema", "--split_batch", 2]
+    assert sr.train("--save", "one", *flags)[0] == 0
+    done = run([*TWO, *sr.argv("--save", "two", *flags)])
+    assert done.returncode == 0, done.stderr
+    assert "2 processes" in done.stdout
+    assert losses(sr, "two") == pytest.approx(losses(sr, "one"), rel=1e-4)
+    for one, two in zip(figures(sr, "one"), figures(sr, "two"), strict=True):
+        assert two == pytest.approx(one, rel=1e-4)
+    pictures = [{path.name for path in sr.folder(name).glob("results-*/*.png")} for name in ("one", "two")]
+    assert len(pictures[0]) == 5
+    assert pictures[0] == pictures[1]
+    # the same weights give the same figures, however many test them
+    weights = ["--pre_train", sr.folder("one") / "model/model_latest.pt", "--test_only", *flags]
+    assert sr.train("--save", "test_one", *weights)[0] == 0
+    assert run([*TWO, *sr.argv("--save", "test_two", *weights)]).returncode == 0
+    for one, two in zip(figures(sr, "test_one"), figures(sr, "test_two"), strict=True):
+        assert two == pytest.approx(one, abs=1e-6)
+
+
+def test_n_gpus_starts_processes_and_pcl_trains_in_them_and_goes_on_in_one(sr):
+    flags = ["--template", "PCL", "--n_GPUs", 2, "--mcl_neg", 1]
+    done = run([sys.executable, *sr.argv("--save", "pcl", "--epochs", 1, *flags)])
+    assert done.returncode == 0, done.stderr
+    state = state_of(sr.folder("pcl"))
+    assert state["epoch"] == 1
+    status, out, _ = sr("--load", "pcl", "--epochs", 2, "--cpu")
+    assert status == 0
+    assert "Going on after epoch 1" in out
+    assert state_of(sr.folder("pcl"))["epoch"] == 2
+
+
+def ranks_of(name):
+    """The processes of a run by rank, found by the name of its experiment."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes().decode().split("\0")
+            variables = dict(v.split("=", 1) for v in (folder / "environ").read_bytes().decode().split("\0") if "=" in v)
+            parent = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
+        except (OSError, UnicodeDecodeError):
+            continue
+        if name in command and "RANK" in variables and str(parent) not in map(str, found.values()):
+            found.setdefault(int(variables["RANK"]), int(folder.name))
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the processes in /proc")
+def test_the_death_of_one_process_ends_the_run_and_it_goes_on_with_one(sr):
+    flags = ["--epochs", 2, "--test_every", 400, "--print_every", 5, "--n_threads", 0]
+    command = [sys.executable, *sr.argv("--save", "mortal", *flags, "--n_GPUs", 2)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("[20/"):
+            break
+    os.kill(ranks_of("mortal")[1], signal.SIGKILL)
+    process.stdout.read()
+    errors = process.stderr.read()
+    assert process.wait(60) == 1
+    assert "Traceback" not in errors
+    assert "process 1 of 2 died (SIGKILL): --load mortal goes on" in errors or "another process of the run has ended" in errors
+    assert not ranks_of("mortal")
+    assert sr("--load", "mortal", "--test_every", 4, "--cpu")[0] == 0
+    assert [json.loads(line)["epoch"] for line in (sr.folder("mortal") / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_ctrl_c_saves_the_state_of_all_processes(sr):
+    flags = ["--epochs", 1, "--test_every", 400, "--print_every", 5]
+    command = [sys.executable, *sr.argv("--save", "stopped", *flags, "--n_GPUs", 2)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    for line in process.stdout:
+        if line.startswith("[20/"):
+            break
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    out, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Stopped by SIGINT" in out
+    assert state_of(sr.folder("stopped"))["step"] > 4
+    time.sleep(0.1)
+
+
+def test_more_processes_than_patches_are_refused(sr):
+    done = run([sys.executable, *sr.argv("--save", "few", "--batch_size", 1, "--n_GPUs", 2)])
+    assert done.returncode == 1
+    assert "--batch_size 1: is less than processes" in done.stderr
+    assert not sr.folder("few").exists()
