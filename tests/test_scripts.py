@@ -83,7 +83,7 @@ def test_quickstart_runs_and_goes_on(tmp_path):
         return subprocess.run([*command, "--epochs", epochs], env=env, capture_output=True, text=True, check=True).stdout
 
     first = run("1")
-    assert "| EDSR-PCL |" in first
+    assert "| EDSR-PCL " in first
     assert "[Epoch 1/1]" in first
     assert (tmp_path / "experiment/quickstart_astronaut.png").stat().st_size > 10_000
     second = run("2")
