@@ -1,140 +1,293 @@
 #!/usr/bin/env python3
-"""Compare experiments: a table of PSNR and SSIM, and a picture of crops side by side.
+"""Compare experiments: tables of PSNR and SSIM, gains over the first of them, and pictures of crops as papers print them.
 
-scripts/compare.py bicubic EDSR EDSR-PCL
-    prints a Markdown table from the last test of each set in experiment/NAME/metrics.jsonl
-scripts/compare.py EDSR --figure pic/astronaut.png --data_test sample_test --image astronaut
-    draws LR, bicubic, each experiment's SR and HR of an image that was tested with --save_results --save_gt
+scripts/compare.py bicubic EDSR EDSR-PCL --diff
+    a Markdown table of the last test of each set in experiment/NAME/metrics.jsonl, and below it the mean gain of each
+    experiment's images over those of the first, with its standard error (from experiment/NAME/per_image)
+scripts/compare.py bicubic EDSR EDSR-PCL --best --csv results.csv
+    the tests of the epochs that model_best.pt is of; also as CSV, in full precision, with the gains
+scripts/compare.py EDSR EDSR-PCL --figure pic/set5.png --data_test Set5 --image baby bird
+    draws pic/set5_baby.png and pic/set5_bird.png from tests with --save_results --save_gt: HR with a box, then that box
+    of bicubic, of each experiment's SR and of HR, with PSNR and SSIM of the whole image, as the tests compute them
 """
 
 import argparse
+import contextlib
+import csv
+import io
 import json
+import math
+import re
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-import torch
 
 PROJECT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(PROJECT / "src"))
-from data.image import read_image, to_channels
-from data.resize import imresize
+sys.path[:0] = [str(PROJECT / "src"), str(PROJECT / "scripts")]
+from compare_crops import draw_all
 from errors import InputError
-from metric import calc_psnr
+from replacing import replacing
+
+COLUMNS = ("experiment", "label", "dataset", "scale", "epoch", "images", "psnr", "ssim")
+COLUMNS += ("psnr_gain", "psnr_gain_se", "ssim_gain", "ssim_gain_se", "gain_n")
 
 
-def last_tests(folder):
-    """Give {(dataset, scale): line} of the last test of each set in metrics.jsonl of an experiment."""
+def read_metrics(folder):
+    """Read the lines of metrics.jsonl of an experiment, a list of dict.
+
+    Raises:
+        InputError: there is none.
+    """
     path = folder / "metrics.jsonl"
     if not path.is_file():
         raise InputError(f"no such experiment: {folder} (no metrics.jsonl)")
-    lines = [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()]
-    return {(line["dataset"], line["scale"]): line for line in lines if "dataset" in line}
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):  # a line that was cut by a crash
+            lines.append(json.loads(text))
+    return lines
 
 
-def _label(folder):
-    """Give the name of an experiment as tables and pictures show it."""
-    return folder.name.removeprefix("quickstart_")
+class Gain(NamedTuple):
+    """Gain over the first experiment: (mean, standard error) of PSNR in dB and of SSIM, over `n` images.
+
+    A mean is None where a score is not finite; the errors and `n` are None where the scores of the images are unknown.
+    """
+
+    psnr: tuple
+    ssim: tuple
+    n: int | None
 
 
-def table(folders):
-    """Give a Markdown table: a row an experiment, a column a test set and scale, PSNR in dB / SSIM."""
-    tests = [last_tests(folder) for folder in folders]
-    columns = list(dict.fromkeys(key for test in tests for key in test))
+class Experiment:
+    """A folder under experiment/, its label in tables and pictures, and the tests that are shown of it."""
 
-    def cell(line):
-        if line is None:
-            return ""
-        psnr, ssim = ("n/a" if line[key] is None else f"{line[key]:{form}}" for key, form in (("psnr", ".2f"), ("ssim", ".4f")))
-        return f"{psnr} / {ssim}"
+    def __init__(self, folder, label=None, best=False):
+        """Read metrics.jsonl.
 
-    rows = [["", *(f"{name} x{scale}" for name, scale in columns)], ["---", *["---"] * len(columns)]]
-    rows += [[_label(f), *(cell(test.get(key)) for key in columns)] for f, test in zip(folders, tests, strict=True)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+        Args:
+            folder: a Path.
+            label: None takes the name of the folder.
+            best: show the epoch of the best mean PSNR over all sets, which model_best.pt is of; else each set's last test.
+
+        Raises:
+            InputError: there is no metrics.jsonl.
+        """
+        self.folder = folder
+        self.label = label or folder.name.removeprefix("quickstart_")
+        lines = read_metrics(folder)
+        trained = {line["epoch"] for line in lines if "loss" in line}
+        self.kept = folder / "per_image" / ("best" if best and trained else "")
+        tests = [line for line in lines if "dataset" in line]
+        self.tests = {(line["dataset"], line["scale"]): line for line in tests}  # the last of each
+        if best and trained:
+            self.tests, epoch = {}, _best_epoch(tests, trained)
+            for line in tests:
+                # the first test of an epoch is the training's own; later ones are tests alone, with flags of their own
+                if line["epoch"] == epoch:
+                    self.tests.setdefault((line["dataset"], line["scale"]), line)
+
+    def scores(self, key):
+        """Read {image: (PSNR, SSIM)} of the test that is shown of a set and scale; None where they were not kept.
+
+        Raises:
+            InputError: the file is no such table.
+        """
+        path = self.kept / f"{key[0].replace('/', '_')}_x{key[1]}.csv"
+        if not path.is_file():
+            return None
+        try:
+            with open(path, encoding="utf-8", newline="") as file:
+                found = {row["image"]: (float(row["psnr"]), float(row["ssim"])) for row in csv.DictReader(file)}
+            mean = sum(psnr for psnr, _ in found.values()) / len(found)
+        except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+            raise InputError(f"{path}: is no table of image, psnr, ssim ({error})") from error
+        shown = self.tests[key]["psnr"]  # the file may be of another test
+        return found if math.isclose(mean, math.inf if shown is None else shown, rel_tol=1e-12) else None
 
 
-def _psnr(image, hr, scale):
-    tensors = [torch.from_numpy(x.transpose(2, 0, 1).copy()) for x in (image, hr)]
-    return calc_psnr(*tensors, scale, 255)
+def _best_epoch(tests, trained):
+    """Give the epoch of the best mean PSNR over the sets that were tested in every trained epoch."""
+    first = {}  # epoch: {(dataset, scale): PSNR}
+    for line in tests:
+        first.setdefault(line["epoch"], {}).setdefault((line["dataset"], line["scale"]), line["psnr"])
+    epochs = sorted(trained & set(first))
+    common = set.intersection(*(set(first[epoch]) for epoch in epochs)) if epochs else set()
+
+    def mean(epoch):
+        rated = [first[epoch][key] for key in common if first[epoch][key] is not None]
+        return sum(rated) / len(rated) if rated else -math.inf
+
+    return max(epochs, key=mean, default=None)
 
 
-def load_panels(folders, data_test, image):
-    """Give (scale, HR, LR, {label: (image, PSNR)}) of a tested image; arrays are (H, W, 3) uint8."""
-    results = folders[0] / f"results-{data_test}"
-    found = sorted(results.glob(f"{image}_x*_HR.png"))
-    if not found:
-        raise InputError(f"no {image}_x*_HR.png in {results}: test with --save_results --save_gt first")
-    scale = int(found[0].stem.removeprefix(f"{image}_x").removesuffix("_HR"))
-    stem = f"{image}_x{scale}"
-    hr, lr = (to_channels(read_image(results / f"{stem}_{kind}.png"), 3) for kind in ("HR", "LR"))
-    panels = {"bicubic": imresize(lr, scale)}
-    for folder in folders:
-        panels[_label(folder)] = to_channels(read_image(folder / f"results-{data_test}" / f"{stem}_SR.png"), 3)
-    return scale, hr, lr, {label: (panel, _psnr(panel, hr, scale)) for label, panel in panels.items()}
+# ---------------------------------------------------------------- gains
 
 
-def choose_box(hr, bicubic, side):
-    """Give (x, y) of the square in which bicubic upsampling errs most, which shows best what a network restores."""
-    error = ((hr.astype(float) - bicubic) ** 2).mean(axis=2)
-    sums = np.pad(error.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
-    boxes = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
-    y, x = np.unravel_index(boxes[::4, ::4].argmax(), boxes[::4, ::4].shape)
-    return 4 * int(x), 4 * int(y)
+def gain(first, other, key):
+    """Compare the test of a set and scale with that of the first experiment.
+
+    Returns:
+        (gain, note): a Gain or None, and what is missing, as the end of a sentence, or None.
+    """
+    if key not in first.tests or key not in other.tests:
+        return None, None
+    lines = [run.tests[key] for run in (first, other)]
+    counts = [line.get("images") for line in lines]
+    if counts[0] != counts[1]:
+        return None, f"no gain of {other.label}, tested on {counts[1]} images, {first.label} on {counts[0]}"
+    scores = [run.scores(key) for run in (first, other)]
+    if None in scores:
+        gains = [(_difference(*(line[name] for line in lines)), None) for name in ("psnr", "ssim")]
+        unknown = " and ".join(str(run.kept) for run, found in zip((first, other), scores, strict=True) if found is None)
+        return Gain(*gains, None), f"no standard error for {other.label}: {unknown} lacks this test; testing anew writes it"
+    if set(scores[0]) != set(scores[1]):
+        stray = min(set(scores[0]) ^ set(scores[1]))
+        return None, f"no gain of {other.label}, tested on other images than {first.label} ({stray})"
+    pairs = np.array([[scores[0][image], scores[1][image]] for image in scores[0]])  # (n, 2 runs, PSNR and SSIM)
+    return Gain(*(_paired(pairs[:, 1, i] - pairs[:, 0, i]) for i in (0, 1)), len(pairs)), None
 
 
-def draw(path, scale, hr, lr, panels, box):
-    """Draw HR with the box, then the crop of LR, of each panel and of HR, with their PSNR."""
-    import matplotlib
+def _difference(before, after):
+    return None if before is None or after is None else after - before
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-    from matplotlib.patches import Rectangle
 
-    x, y, side = box
-    crops = [("LR", np.kron(lr, np.ones((scale, scale, 1), np.uint8)), None)]
-    crops += [(label, panel, psnr) for label, (panel, psnr) in panels.items()] + [("HR", hr, None)]
-    wide = hr.shape[1] / hr.shape[0]
-    figure, axes = plt.subplots(
-        1, len(crops) + 1, figsize=(2.4 * (wide + len(crops)), 3.2), layout="constrained",
-        gridspec_kw={"width_ratios": [wide, *[1] * len(crops)]},
-    )  # fmt: skip
-    axes[0].imshow(hr)
-    axes[0].add_patch(Rectangle((x, y), side, side, fill=False, edgecolor="red", linewidth=2))
-    axes[0].set_title(f"HR, x{scale}")
-    for axis, (label, image, psnr) in zip(axes[1:], crops, strict=True):
-        axis.imshow(image[y : y + side, x : x + side], interpolation="nearest")
-        axis.set_title(label if psnr is None else f"{label}\n{psnr:.2f} dB")
-    for axis in axes:
-        axis.set_axis_off()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
+def _paired(gains):
+    """Give mean and standard error of the mean of an array; None where they are not finite or not defined."""
+    if not np.isfinite(gains).all():
+        return None, None
+    error = float(gains.std(ddof=1) / math.sqrt(len(gains))) if len(gains) > 1 else None
+    return float(gains.mean()), error
+
+
+# --------------------------------------------------------------- tables
+
+
+def _markdown(rows):
+    """Join rows of cells as a Markdown table, padded so that it reads well as plain text, too."""
+    rows = [[re.sub(r"([|*<])", r"\\\1", cell) for cell in row] for row in rows]
+    rows.insert(1, ["---"] * len(rows[0]))
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
+    return "\n".join("| " + " | ".join(row) + " |" for row in padded)
+
+
+def _rows(experiments, title, cell, skip=0):
+    """Give the rows of a table, grouped by scale, with a column a data set; cell(experiment, key) gives a text."""
+    keys = list(dict.fromkeys(key for run in experiments for key in run.tests))
+    names = list(dict.fromkeys(name for name, _ in keys))
+    rows = [[title, "scale", *names]]
+    for scale in sorted({scale for _, scale in keys}):
+        for run in experiments[skip:]:
+            if any(number == scale for _, number in run.tests):
+                rows.append([run.label, f"x{scale}", *(cell(run, (name, scale)) for name in names)])
+    return rows
+
+
+def _number(value, form):
+    return "n/a" if value is None else format(value, form)
+
+
+def table(experiments):
+    """Give the Markdown table of PSNR in dB / SSIM; – where an experiment lacks a set, n/a without ground truth."""
+
+    def cell(run, key):
+        line = run.tests.get(key)
+        return f"{_number(line['psnr'], '.2f')} / {_number(line['ssim'], '.4f')}" if line else "–"
+
+    return _markdown(_rows(experiments, "PSNR (dB) / SSIM", cell))
+
+
+def gain_table(experiments):
+    """Give the Markdown table of gains over the first experiment, with notes below it on what is missing."""
+    first, notes = experiments[0], {}
+
+    def cell(run, key):
+        if key not in run.tests or key not in first.tests:
+            return "–"
+        found, note = gain(first, run, key)
+        if note:
+            notes.setdefault(note, []).append(f"{key[0]} x{key[1]}")
+        if found is None:
+            return "n/a"
+        texts = []
+        for (mean, error), digits in ((found.psnr, 3), (found.ssim, 5)):
+            texts.append(_number(mean, f"+.{digits}f") + ("" if error is None else f" ± {error:.{digits}f}"))
+        return " / ".join(texts) + ("" if found.n is None else f" (n={found.n})")
+
+    title = f"Gain over {first.label} in PSNR (dB) / SSIM: mean over the n images ± its standard error"
+    text = f"{title}\n\n" + _markdown(_rows(experiments, f"gain over {first.label}", cell, skip=1))
+    return text + "".join(f"\n\n{', '.join(where)}: {note}." for note, where in notes.items())
+
+
+def csv_text(experiments):
+    """Give one line a test as CSV in full precision, with the gains over the first experiment at the same set and scale."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for run in experiments:
+        for (dataset, scale), line in run.tests.items():
+            found = gain(experiments[0], run, (dataset, scale))[0] if run is not experiments[0] else None
+            gains = (*found.psnr, *found.ssim, found.n) if found else (None,) * 5
+            values = (line["epoch"], line.get("images"), line["psnr"], line["ssim"], *gains)
+            writer.writerow([run.folder.name, run.label, dataset, scale, *("" if v is None else repr(v) for v in values)])
+    return out.getvalue()
+
+
+# ----------------------------------------------------------- command line
+
+
+def _parser():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("experiments", nargs="+", help="names under experiment/")
+    add("--labels", nargs="+", help="their names in tables and pictures")
+    add("--dir_experiment", type=Path, default=PROJECT / "experiment")
+    add("--best", action="store_true", help="tests of the best epoch (model_best.pt) instead of the last")
+    add("--diff", action="store_true", help="also the gains over the first experiment, with standard errors")
+    add("--format", choices=["markdown", "csv"], default="markdown", help="what is printed")
+    add("--csv", type=Path, metavar="FILE", help="also write the CSV here")
+    add("--figure", type=Path, metavar="FILE", help="draw pictures (PNG, PDF) instead; several images: FILE_IMAGE")
+    add("--data_test", help="test set of the pictures")
+    add("--image", nargs="+", help="names of the images, without ending")
+    add("--scale", type=int, help="scale of the pictures, where the set was tested at several")
+    add("--box", type=int, nargs=3, metavar=("X", "Y", "SIDE"), help="crop, HR pixels (default: where bicubic errs most)")
+    return parser
+
+
+def _print_tables(args, experiments):
+    if args.csv:
+        with replacing(args.csv) as partial:
+            partial.write_text(csv_text(experiments), encoding="utf-8")
+    if args.format == "csv":
+        print(csv_text(experiments), end="")
+        return
+    print(table(experiments))
+    if args.diff:
+        print("\n" + gain_table(experiments))
 
 
 def main(argv=None):
-    """Print the table or draw the picture; gives the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("experiments", nargs="+", help="names under experiment/")
-    parser.add_argument("--dir_experiment", type=Path, default=PROJECT / "experiment")
-    parser.add_argument("--figure", type=Path, help="draw this picture instead of the table")
-    parser.add_argument("--data_test", help="test set of the picture")
-    parser.add_argument("--image", help="name of the image, without ending")
-    parser.add_argument(
-        "--box", type=int, nargs=3, metavar=("X", "Y", "SIDE"), help="crop, HR pixels (default: where bicubic errs)"
-    )
+    """Print the tables or draw the pictures; gives the exit status."""
+    parser = _parser()
     args = parser.parse_args(argv)
-    folders = [args.dir_experiment / name for name in args.experiments]
+    labels = args.labels or [None] * len(args.experiments)
+    if len(labels) != len(args.experiments):
+        parser.error(f"--labels: {len(labels)} labels for {len(args.experiments)} experiments")
+    if args.figure and not (args.data_test and args.image):
+        parser.error("--figure needs --data_test and --image")
+    if args.diff and len(args.experiments) < 2:
+        parser.error("--diff needs two experiments or more")
     try:
+        pairs = zip(args.experiments, labels, strict=True)
+        experiments = [Experiment(args.dir_experiment / name, label, args.best) for name, label in pairs]
         if args.figure is None:
-            print(table(folders))
-            return 0
-        if not (args.data_test and args.image):
-            parser.error("--figure needs --data_test and --image")
-        scale, hr, lr, panels = load_panels(folders, args.data_test, args.image)
-        side = max(16, min(hr.shape[:2]) // 6)
-        box = args.box or (*choose_box(hr, panels["bicubic"][0], side), side)
-        draw(args.figure, scale, hr, lr, panels, box)
-        print(f"drawn: {args.figure}")
+            _print_tables(args, experiments)
+        else:
+            for path in draw_all(args.figure, experiments, args.data_test, args.image, args.scale, args.box):
+                print(f"drawn: {path}")
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -5,12 +5,12 @@ scripts/plot_runs.py OUT.png NAME... [--keys L1 "CL-patchD s_pos"] [--labels TEX
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(PROJECT / "src"))
+sys.path[:0] = [str(PROJECT / "src"), str(PROJECT / "scripts")]
+from compare import read_metrics
 from errors import InputError
 from plot import draw
 
@@ -19,19 +19,16 @@ KEYS = ("L1", "CL-patchD embedding", "CL-patchD s_pos", "CL-patchD s_neg", "cont
 
 def curves(folder):
     """Give {key: {epoch: value}} of an experiment: the means of its loss, their contrast s_neg - s_pos, and its mean PSNR."""
-    path = folder / "metrics.jsonl"
-    if not path.is_file():
-        raise InputError(f"no such experiment: {folder} (no metrics.jsonl)")
     found, psnr = {}, {}
-    for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
+    for line in read_metrics(folder):
         for key, value in line.get("loss", {}).items():
             found.setdefault(key, {})[line["epoch"]] = value
-        if line.get("psnr") is not None:
-            psnr.setdefault(line["epoch"], []).append(line["psnr"])
+        if line.get("psnr") is not None:  # later lines of an epoch are tests alone, with flags of their own
+            psnr.setdefault(line["epoch"], {}).setdefault((line["dataset"], line["scale"]), line["psnr"])
     for key in [key for key in found if key.endswith(" s_pos")]:
         negative = found[key.replace("s_pos", "s_neg")]
         found["contrast"] = {epoch: negative[epoch] - value for epoch, value in found[key].items()}
-    found["PSNR"] = {epoch: sum(values) / len(values) for epoch, values in psnr.items()}
+    found["PSNR"] = {epoch: sum(tests.values()) / len(tests) for epoch, tests in psnr.items()}
     return found
 
 
@@ -45,6 +42,8 @@ def main(argv=None):
     parser.add_argument("--labels", nargs="+", help="names of the experiments in the legend")
     args = parser.parse_args(argv)
     labels = args.labels or args.experiments
+    if len(labels) != len(args.experiments):
+        parser.error(f"--labels: {len(labels)} labels for {len(args.experiments)} experiments")
     try:
         runs = {label: curves(args.dir_experiment / name) for label, name in zip(labels, args.experiments, strict=True)}
         panels = {key: {label: run[key] for label, run in runs.items() if key in run} for key in args.keys}

@@ -6,12 +6,16 @@
                     model/model_latest.pt weights, a plain state_dict; model_best.pt, and model_N.pt with --save_models
                     model/state.pt        all that the next step depends on, the weights included, written last
                     psnr_SET.pdf, .png    curves; loss.pdf, .png: a panel for each term
+                    per_image/SET_xS.csv  PSNR and SSIM of each image in the last test; best/SET_xS.csv: of model_best.pt
                     results-SET/          images of --save_results
+                    tensorboard/          events of --tensorboard
 
 Files are replaced whole: a run that is stopped at any instant leaves a state that it can go on from.
 """
 
 import contextlib
+import csv
+import io
 import json
 import math
 import os
@@ -26,6 +30,7 @@ import torch
 from tqdm import tqdm
 
 import distributed
+from board import Board
 from errors import InputError
 from lock import Lock
 from model.weights import load_exactly, load_file, read_weights
@@ -95,7 +100,8 @@ class Checkpoint:
         """Find out what is there.
 
         Raises:
-            InputError: the experiment to resume lacks the state, a new one would overwrite another, or a run is at work in it.
+            InputError: the experiment to resume lacks the state, a new one would overwrite another, a run is at work in it, or
+                the package for --tensorboard is missing.
         """
         self.args, self.writes = args, distributed.is_main()
         self.dir = Path(args.dir_experiment) / args.save
@@ -103,7 +109,8 @@ class Checkpoint:
         self.metrics = []  # lines of metrics.jsonl
         self.best = {"psnr": None, "epoch": 0}
         self._early = []  # lines logged before the folder is there
-        self._log = self._lock = None
+        self._log = self._lock = self.board = None
+        self._scores = {}  # content of the files in per_image of the last test
         if not self.writes:
             return
         Lock(self.dir).test()
@@ -119,6 +126,8 @@ class Checkpoint:
             )
         if args.resume != 0 and not args.reset:
             self._require_resumable()
+        if args.tensorboard and not args.test_only:
+            self.board = Board(self.dir / "tensorboard")
 
     def _is_experiment(self):
         config = self.dir / "config.txt"
@@ -190,11 +199,44 @@ class Checkpoint:
             return
         with open(self.dir / "metrics.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+        if self.board:
+            self.board.record(line)
+
+    def show(self, images, index, image, sr):
+        """Put the first image of a test set, (C, H, W) in [0, rgb_range], on the board of --tensorboard."""
+        if self.board and index == 0:
+            self.board.show(f"{images.name} x{images.scale}", image, sr, self.args.rgb_range)
+
+    def write_scores(self, dataset, scale, names, scores):
+        """Write per_image/SET_xS.csv, which takes the place of that of the last test of the set at the scale.
+
+        Args:
+            dataset: name of the set.
+            scale: int.
+            names: names of the images.
+            scores: for each of them (PSNR in dB, SSIM), written so that they read back as the same numbers.
+        """
+        if not self.writes:
+            return
+        text = io.StringIO()
+        rows = csv.writer(text, lineterminator="\n")
+        rows.writerow(["image", "psnr", "ssim"])
+        rows.writerows([name, repr(psnr), repr(ssim)] for name, (psnr, ssim) in zip(names, scores, strict=True))
+        name = f"{dataset.replace('/', '_')}_x{scale}.csv"
+        self._scores[name] = text.getvalue().encode()
+        self._write_scores("per_image", name)
+
+    def _write_scores(self, folder, name):
+        (self.dir / folder).mkdir(parents=True, exist_ok=True)
+        with writing(self.dir / folder / name) as file:
+            file.write(self._scores[name])
 
     def forget_after(self, epoch):
         """Remove the metrics of epochs after the one that is gone on from."""
         if not self.writes:
             return
+        if self.board:
+            self.board.go_on_after(epoch)
         self.metrics = [line for line in self.metrics if line["epoch"] <= epoch]
         with writing(self.dir / "metrics.jsonl") as file:
             file.write("".join(json.dumps(line) + "\n" for line in self.metrics).encode())
@@ -234,6 +276,8 @@ class Checkpoint:
         save_tensors(self.models / "model_latest.pt", tested)
         if is_best:
             save_tensors(self.models / "model_best.pt", tested)
+            for name in self._scores:
+                self._write_scores("per_image/best", name)
         fixed = {name: getattr(self.args, name) for name in FIXED}
         state = {**state, "epoch": epoch, "best": self.best, "random": random_states(), "fixed": fixed}
         if self.args.save_models and epoch and not state["step"]:

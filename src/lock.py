@@ -13,7 +13,7 @@ except ImportError:  # Windows: no lock
 
 
 class Lock:
-    """The file `.lock` of a folder, held by the process that writes there; it is free when that process ends, however it ends."""
+    """The file `.lock` of a folder, held by the process that writes there, and free when that process has ended."""
 
     def __init__(self, folder):
         self.folder, self.path, self._file = folder, folder / ".lock", None

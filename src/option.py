@@ -251,6 +251,7 @@ def build_parser():
     switch("save_models", "keep the weights and the training state of every epoch")
     switch("save_results", "save the SR images")
     switch("save_gt", "save the LR and HR images beside them")
+    switch("tensorboard", "curves and pictures of a training run for TensorBoard (pip install tensorboard)")
     return parser
 
 

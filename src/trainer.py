@@ -256,6 +256,8 @@ class Trainer:
         psnr, ssim = (sum(column) / len(rated) for column in zip(*rated, strict=True)) if rated else (None, None)
         line = {"epoch": epoch, "dataset": images.name, "scale": images.scale, "psnr": psnr, "ssim": ssim}
         self.checkpoint.record({**line, "images": len(images)})
+        if rated:
+            self.checkpoint.write_scores(images.name, images.scale, [hr.stem for hr, _ in images.pairs], rated)
         seconds = time.perf_counter() - began
         if psnr is None:
             self.checkpoint.log(f"[{label}]\tPSNR: n/a SSIM: n/a (no ground truth), {len(images)} images, {seconds:.1f}s")
@@ -275,6 +277,7 @@ class Trainer:
                 tested = images[index]
                 sr = upscaler(self._to_range(tested.lr[None]), images.scale)[0].clamp(0, self.args.rgb_range).cpu()
                 own.append(self._score(images, tested, sr))
+                self.checkpoint.show(images, index, tested, sr)
                 tested = (tested, to_uint8(sr, self.args.rgb_range))
             if self.args.save_results:
                 for pictures in distributed.gather(tested):  # rank 0 alone writes

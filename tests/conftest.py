@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import skimage.data
-from file_server import FileServer
-from helpers import png, tar_of, write_set
 
 from data.resize import downsample
+from file_server import FileServer
+from helpers import png, tar_of, write_set
 
 
 @pytest.fixture(scope="session")

@@ -7,10 +7,10 @@ import shutil
 import imageio.v3 as iio
 import pytest
 import torch
-from helpers import same_bits, state_of
 
 import checkpoint
 from data.image import read_image, write_image
+from helpers import same_bits, state_of
 from model.edsr import EDSR
 
 

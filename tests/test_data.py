@@ -7,7 +7,6 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
-from helpers import write_set
 from torch.utils.data import DataLoader
 
 from data.cache import decoded
@@ -15,6 +14,7 @@ from data.image import image_size, read_image, to_channels, to_tensor, write_ima
 from data.resize import downsample
 from data.train import EpochSampler, TrainSet, collate
 from errors import InputError
+from helpers import write_set
 
 
 def pairs_of(photographs, scale=2):

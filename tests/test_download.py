@@ -13,11 +13,11 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
-from file_server import FileServer
-from helpers import SET5, files_in, tar_of, zip_of
 
 import data.archive
 from data.download import fetch, file_sha256
+from file_server import FileServer
+from helpers import SET5, files_in, tar_of, zip_of
 
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts/prepare_data.py"
 

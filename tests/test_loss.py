@@ -6,11 +6,11 @@ import math
 import pytest
 import skimage.data
 import torch
-from helpers import same_bits, state_of
 
 from data.image import to_uint8
 from data.resize import downsample
 from errors import InputError
+from helpers import same_bits, state_of
 from loss import LOSSES, Loss, parse_loss
 from loss.adversarial import KINDS, Adversarial, dual_contrastive
 from loss.contrast import contrastive, info_nce, similarity

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from file_server import FileServer
 
 import model
 from data.download import file_sha256
 from errors import InputError
+from file_server import FileServer
 from model import build_network, count_parameters, weights
 from model.edsr import EDSR
 from model.weights import read_weights

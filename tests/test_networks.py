@@ -5,9 +5,9 @@ import math
 import pytest
 import skimage.data
 import torch
-from helpers import same_bits
 
 from data.resize import downsample
+from helpers import same_bits
 from metric import calc_psnr
 from model import NETWORKS, build_network
 from model.inference import OutOfMemoryError, Upscaler, forward_tiled, transforms

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from helpers import state_of
 from torch import nn
 
+from helpers import state_of
 from loss.discriminator import Discriminator
 from option import parse_args
 from precision import autocast
@@ -12,7 +12,9 @@ from precision import autocast
 
 def test_weights_figures_and_states_stay_in_32_bits(sr):
     for precision in ("single", "bf16", "half"):
-        status, out, _ = sr.train("--save", precision, "--epochs", 1, "--precision", precision, "--template", "PCL", "--mcl_neg", 1)
+        status, out, _ = sr.train(
+            "--save", precision, "--epochs", 1, "--precision", precision, "--template", "PCL", "--mcl_neg", 1
+        )
         assert status == 0, precision
         assert ("speed of single on this CPU" in out) in (False, precision != "single")
         state = state_of(sr.folder(precision))

@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import prepare_data
 import pytest
-from file_server import FileServer
-from helpers import SET5, files_in, png, write_set, zip_of
 
+import prepare_data
 from data.image import read_image, write_image
 from data.resize import downsample
+from file_server import FileServer
+from helpers import SET5, files_in, png, write_set, zip_of
 
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts/prepare_data.py"
 

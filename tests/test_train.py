@@ -9,8 +9,8 @@ import time
 import numpy as np
 import pytest
 import torch
-from helpers import same_bits, state_of, write_set
 
+from helpers import same_bits, state_of, write_set
 from model.edsr import EDSR
 from optim import learning_rate
 from option import parse_args

@@ -70,14 +70,13 @@ class Discriminator(nn.Module):
         return haar_high(x) if self.use_wavelet else x
 
     def embed(self, sets, last):
-        """Give the features of blocks 0 to `last`, and nothing deeper, of sets of prepared images: for each a list, one a block."""
+        """Give the features of blocks 0 to `last`, no deeper, of sets of prepared images: a list, one a block, for each."""
         blocks = [kept for kept, _ in self._blocks(sets, last)]
         return [list(features) for features in zip(*blocks, strict=True)]
 
     def logits(self, sets):
         """Give the logits of sets of prepared images, in a list."""
-        for _, x in self._blocks(sets):
-            pass
+        *_, (_, x) = self._blocks(sets)
         return self._head(x).split([len(images) for images in sets])
 
     def _blocks(self, sets, last=N_LAYERS - 1):

@@ -36,7 +36,7 @@ class LayerAttention(nn.Module):
             exact = stack.float()
             mix = self.mix(exact @ exact.transpose(1, 2))
         mixed = mix.to(stack.dtype) @ stack  # gamma * (A V) + V, in one product
-        return mixed.view(len(stack), -1, *maps[0].shape[2:])
+        return mixed.view(stack.shape[0], -1, *maps[0].shape[2:])
 
     def through(self, maps, last_conv):
         """Give last_conv(self(maps)) without the (B, N*C, H, W) tensor, which takes the most memory of the network.

@@ -25,7 +25,7 @@ def _chunks_with_neighbours(x):
 
 
 class _Permute(torch.autograd.Function):
-    """x[order] of rows (N, C). `undo` is the inverse of `order`: the gradient is a gather as well, where indexing would scatter."""
+    """x[order] of rows (N, C). `undo` is the inverse of `order`: the gradient is a gather too, where indexing would scatter."""
 
     @staticmethod
     def forward(ctx, x, order, undo):

@@ -1,0 +1,106 @@
+"""export_onnx.py: files that give the network's results in onnxruntime, at every size."""
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+import export_onnx
+from data.image import read_image, to_tensor
+from exportable import SparseAttention
+from model import build_network
+from model.nlsn import NonLocalSparseAttention
+from option import parse_args
+
+NETWORKS = {
+    "EDSR": "--model EDSR --n_resblocks 1 --n_feats 8 --scale 3 --rgb_range 1 --n_colors 1",
+    "RCAN": "--model RCAN --n_resgroups 1 --n_resblocks 1 --n_feats 8 --reduction 4 --scale 2",
+    "HAN": "--model HAN --n_resgroups 1 --n_resblocks 1 --n_feats 8 --reduction 4 --scale 2",
+    "NLSN": "--model NLSN --n_resblocks 1 --n_feats 8 --n_hashes 1 --chunk_size 16 --scale 2 --rgb_range 1",
+}
+
+
+def network(name, tmp_path):
+    """Give flags, a network of random weights, and the file of them."""
+    flags = NETWORKS[name].split()
+    torch.manual_seed(0)
+    net = build_network(parse_args(flags)).eval()
+    for key, value in net.named_parameters():
+        if key.endswith("gamma"):  # 0 would switch HAN's attentions off
+            torch.nn.init.constant_(value, 0.5)
+    torch.save(net.state_dict(), tmp_path / f"{name}.pt")
+    return flags, net, tmp_path / f"{name}.pt"
+
+
+def run_file(path, lr):
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return torch.from_numpy(session.run(["sr"], {"lr": lr.numpy()})[0]), session.get_modelmeta().custom_metadata_map
+
+
+@pytest.mark.parametrize("name", [*(n for n in NETWORKS if n != "RCAN"), pytest.param("RCAN", marks=pytest.mark.slow)])
+def test_a_file_gives_the_results_of_the_network(name, tmp_path, capsys, monkeypatch):
+    flags, net, weights = network(name, tmp_path)
+    monkeypatch.setattr(export_onnx, "SIZES", ((1, 20, 33),))  # the other sizes are tried here
+    out = tmp_path / "files/net.onnx"
+    assert export_onnx.main(["--out", str(out), *flags, "--pre_train", str(weights)]) == 0
+    assert "1x20x33: onnxruntime and PyTorch differ by" in capsys.readouterr().out.replace("1x3x", "1x").replace("1x1x", "1x")
+    args = parse_args(flags)
+    for size in ((3, 24, 17), (1, 5, 3), (1, 70, 60)):
+        lr = torch.rand(size[0], args.n_colors, *size[1:]) * args.rgb_range
+        found, metadata = run_file(out, lr)
+        with torch.no_grad():
+            expected = net(lr)
+        assert found.shape == expected.shape
+        assert (found - expected).abs().max() < 1e-4 * args.rgb_range
+    expected = {"model": name, "scale": str(args.scale[0]), "rgb_range": str(args.rgb_range)}
+    assert metadata == expected | {"colors": "RGB" if args.n_colors == 3 else "Y"}
+
+
+def test_an_experiment_in_uint8_and_a_tolerance(sr, tmp_path, capsys, monkeypatch):
+    sr.train("--save", "run", "--epochs", 1)
+    sr("--load", "run", "--test_only", "--save_results", "--save_gt", "--cpu")
+    monkeypatch.setattr(export_onnx, "SIZES", ((2, 20, 33),))
+    out = tmp_path / "run.onnx"
+    command = ["--out", str(out), "--load", "run", "--dir_experiment", str(sr.experiments)]
+    assert export_onnx.main([*command, "--uint8"]) == 0
+    lr, expected = (read_image(sr.folder("run") / f"results-Set5/coffee_x2_{kind}.png") for kind in ("LR", "SR"))
+    found = run_file(out, to_tensor(lr)[None])[0][0].permute(1, 2, 0).numpy()
+    assert found.dtype == np.uint8
+    assert np.abs(found.astype(int) - expected).max() <= 1
+    assert (found != expected).mean() < 0.01
+    out.unlink()
+    capsys.readouterr()
+    assert export_onnx.main([*command, "--tolerance", "1e-12"]) == 1
+    assert "more than --tolerance 1e-12" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.onnx*"))
+
+
+@pytest.mark.parametrize("size", [(1, 2, 3), (2, 3, 4), (1, 4, 4), (2, 5, 7), (3, 9, 11), (1, 40, 60)])
+def test_sparse_attention_without_decisions_on_the_size(size):
+    """Chunks of 16: less than half of one, less than one, one, several with a rest, more than there are buckets for."""
+    torch.manual_seed(1)
+    attention = NonLocalSparseAttention(8, n_hashes=3, chunk_size=16, res_scale=0.5).eval()
+    x = torch.randn(size[0], 8, *size[1:])
+    with torch.no_grad():
+        change = attention(x) - x
+        assert torch.allclose(SparseAttention(attention)(x) - x, change, atol=1e-5)
+    assert change.abs().max() > 0.01
+
+
+def test_what_cannot_be_exported_is_said(tmp_path, capsys, monkeypatch):
+    flags, _, weights = network("EDSR", tmp_path)
+    out = ["--out", str(tmp_path / "x.onnx")]
+    cases = [
+        (flags, 1, "--pre_train"),
+        (["--model", "Bicubic"], 1, "no weights"),
+        (["--n_feat", "8"], 2, "--n_feats"),
+        (["--n_feats", "9", "--pre_train", str(weights)], 1, "head.0.weight"),
+        (["--load", "nosuch"], 2, "nosuch"),
+    ]
+    for argv, status, word in cases:
+        assert export_onnx.main([*out, *argv]) == status
+        assert word in capsys.readouterr().err
+    monkeypatch.setattr(export_onnx, "PACKAGES", ("onnx", "no_such_package"))
+    assert export_onnx.main([*out, *flags, "--pre_train", str(weights)]) == 1
+    assert "pip install no_such_package" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.onnx"))
