@@ -1,7 +1,7 @@
 """Several processes on one machine or many: who this process is, and what all of them agree on.
 
-`torchrun --nproc_per_node=N src/main.py ...` starts N processes (ranks) on each machine, `--n_GPUs N` does so on this one. Each holds
-the whole network and takes its part of each batch. Without them there is one rank and torch.distributed is not used.
+`torchrun --nproc_per_node=N src/main.py ...` starts N processes (ranks) on each machine, `--n_GPUs N` does so on this one.
+Each holds the whole network and takes its part of each batch. Without them there is one rank and torch.distributed is not used.
 """
 
 import contextlib

@@ -225,12 +225,12 @@ def test_features_go_no_deeper_than_the_layers_need():
     term = Adversarial(parse_args([*PCL, "--cl_layer", "1,4"]), "CL-patchD")
     calls = []
     for number, block in enumerate(term.dis.features[::2]):
-        block.register_forward_hook(lambda *_, number=number: calls.append(number))
+        block[0].register_forward_hook(lambda *_, number=number: calls.append(number))
     lr, hr = pictures()
     term(hr.clone().requires_grad_(), [hr], [lr], hr)
-    assert calls.count(7) == 2, "the whole embedding runs in step 1 alone, on HR and SR"
-    assert calls.count(4) == 2 + 3
-    assert calls.count(5) == 2
+    assert calls.count(7) == 1, "the whole embedding runs in step 1 alone, on HR and SR together"
+    assert calls.count(4) == 1 + 3, "positives, negatives and SR once each in step 2"
+    assert calls.count(5) == 1
 
 
 def test_a_term_without_gradient_is_reported():
