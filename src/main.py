@@ -72,7 +72,8 @@ def main(argv=None):
         print(f"error: {_sentence(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"interrupted: --load {args.save} goes on from the last epoch that was done", file=sys.stderr)
+        hint = "" if args.test_only else f": --load {args.save} goes on from the last epoch that was done"
+        print(f"interrupted{hint}", file=sys.stderr)
         return 130
     return 0
 

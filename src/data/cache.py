@@ -16,7 +16,7 @@ from data.resize import downsample
 from errors import InputError, bullet_list
 from replacing import replacing
 
-VERSION = 1  # raise it when `read_image` or `downsample` gives other pixels
+VERSION = 2  # raise it when `read_image` or `downsample` gives other pixels
 
 
 def _cache_path(folder, source):
