@@ -6,8 +6,8 @@ picture in the network. What is done with each kind of picture:
     grey           three equal channels for the network; the luma of what it gives
     --n_colors 1   the network upscales Y; the colour differences are upscaled by bicubic
     alpha          as a grey picture by the network, so that its edges are as sharp as those of the colours (3.4 dB above
-                   bicubic on the outlines of letters and shapes, EDSR x4); where a pixel and its 8 neighbours are equal,
-                   that value exactly, so that what is opaque or transparent stays so
+                   bicubic on the outlines of letters and shapes, EDSR x4); where the LR pixels around a place are equal,
+                   that value exactly, so that what is opaque or transparent stays so, free of the network's ringing
     hidden colour  under fully transparent pixels the colour of the nearest visible one, so that none bleeds in
     16 bits        stay 16 bits
     ICC profile    carried over, as the numbers keep their meaning; CMYK becomes sRGB
@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from scipy.ndimage import distance_transform_edt, maximum_filter, minimum_filter
+from scipy.ndimage import distance_transform_edt
 from tqdm import tqdm
 
 import video
@@ -90,19 +90,23 @@ def upscaled_rows(pixels, engine, advance, skip_flat=False):
         yield top, bottom, _finish(sr[0], pixels, top, bottom, engine)
 
 
+def _neighbours(x, axis, scale):
+    """Repeat a channel to the SR size along one axis, by the LR pixel before and by that after each SR pixel."""
+    centre = (np.arange(x.shape[axis] * scale) + 0.5) / scale - 0.5
+    return (x.take(side(centre).astype(int), axis, mode="clip") for side in (np.floor, np.ceil))
+
+
 def _upscale_alpha(alpha, result, engine, advance):
     """Upscale alpha (H, W, 1) into result (H*scale, W*scale, 1)."""
     scale = engine.scale
-
-    def enlarged(x):
-        return x.repeat(scale, 0).repeat(scale, 1)
-
     for top, bottom, rows in upscaled_rows(alpha, engine, advance, skip_flat=True):
         first = max(top - 1, 0)
-        near = alpha[first : bottom + 1]
-        lowest, highest = (extreme(near, (3, 3, 1), mode="nearest") for extreme in (minimum_filter, maximum_filter))
-        flat = (lowest == highest)[top - first :][: bottom - top]
-        result[top * scale : bottom * scale] = np.where(enlarged(flat), enlarged(alpha[top:bottom]), rows)
+        above, below = _neighbours(alpha[first : bottom + 1], 0, scale)
+        corners = [corner for row in (above, below) for corner in _neighbours(row, 1, scale)]
+        lowest, highest = (
+            extreme.reduce(corners)[(top - first) * scale :][: len(rows)] for extreme in (np.minimum, np.maximum)
+        )
+        result[top * scale : bottom * scale] = np.where(lowest == highest, lowest, rows)
 
 
 def _fill_hidden(colours, alpha):

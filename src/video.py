@@ -16,7 +16,11 @@ from replacing import replacing
 
 QUALITY = ["-crf", "14", "-preset", "medium"]  # visually lossless; 0 is lossless, 23 libx264's default
 BT709 = ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"]
-TO_BT709 = ["-vf", "scale=out_color_matrix=bt709:out_range=tv:flags=bicubic+accurate_rnd+full_chroma_int"]
+TO_BT709 = [
+    "-vf",
+    "scale=out_color_matrix=bt709:out_range=tv:flags=bicubic+accurate_rnd+full_chroma_int,"
+    "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv",
+]
 AUDIO_OF_MP4 = {"aac", "mp3", "ac3", "eac3", "alac", "opus", "flac"}
 MATRICES = ("bt709", "bt470bg", "smpte170m", "bt601", "bt2020", "gbr")
 HDR = ("smpte2084", "arib-std-b67")
