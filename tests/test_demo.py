@@ -1,5 +1,6 @@
 """Upscaling pictures without ground truth: every kind of file, outputs, tiles, and what goes wrong."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -264,7 +265,7 @@ def test_rows_come_as_they_are_done_and_progress_ends_at_one(network, photograph
     again = rows[max(number for number, (top, _) in enumerate(rows) if top == 0) :]
     assert len(again) > 2
     assert again[-1][1] == 98
-    assert all(former[1] == later[0] for former, later in zip(again, again[1:], strict=False))
+    assert all(former[1] == later[0] for former, later in itertools.pairwise(again))
 
 
 # ----------------------------------------------------------------- outputs
