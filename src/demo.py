@@ -160,7 +160,7 @@ def targets(files, out, suffix=""):
         out: the output file, if it ends in .png, .tif or .mp4 and there is one input; else a folder, for NAME.png of each
             picture and NAME.mp4 of each video. Where two inputs differ in their ending alone (a.png, a.jpg) the outputs keep
             it: a.png.png, a.jpg.png.
-        suffix: put between NAME and the ending.
+        suffix: put between NAME and the ending, where there are outputs of several scales.
 
     Returns:
         list of Path.
@@ -172,8 +172,8 @@ def targets(files, out, suffix=""):
     ending = out.suffix.lower()
     if out.is_dir() or not ending or ending not in {".png", ".jpg", ".jpeg", ".bmp", ".webp", *TIFF, *VIDEO_EXTENSIONS}:
         return [out / name for name in _named(files, suffix)]
-    if len(files) > 1:
-        raise InputError(f"{out}: is one file, and there are {len(files)} to upscale: give a folder")
+    if len(files) > 1 or suffix:
+        raise InputError(f"{out}: is one file, and there are several to be written: give a folder")
     wanted = {".mp4"} if files[0].suffix.lower() in VIDEO_EXTENSIONS else {".png", *TIFF}
     if ending not in wanted:
         raise InputError(f"{out}: {files[0].name} is written as {', '.join(sorted(wanted))}, not as {ending}")

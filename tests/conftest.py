@@ -1,11 +1,16 @@
-"""Small real images, in the layouts of DIV2K, of the benchmarks and of a user's folder."""
+"""Small real images, in the layouts of DIV2K, of the benchmarks and of a user's folder, and pictures to upscale."""
 
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import skimage.data
+import torch
 from helpers import write_set
+
+from data.image import read_picture
+from model.edsr import EDSR
 
 
 @pytest.fixture(scope="session")
@@ -63,3 +68,54 @@ def sr(data_dir, tmp_path, capsys):
             return [str(main_py), *where, *self.small.split(), *map(str, argv)]
 
     return Program()
+
+
+# ---------------------------------------------- pictures without ground truth
+
+
+@pytest.fixture(scope="session")
+def network():
+    """A small EDSR x2 that does no more than learn to keep its input: close to nearest-neighbour upsampling."""
+    torch.manual_seed(0)
+    net = EDSR(scale=2, n_resblocks=1, n_feats=8)
+    optimizer = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], lr=3e-3)
+    for _ in range(60):
+        lr = torch.rand(4, 3, 12, 12) * 255
+        loss = (net(lr) - lr.repeat_interleave(2, 2).repeat_interleave(2, 3)).abs().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return net.eval()
+
+
+@pytest.fixture
+def upscale(sr, tmp_path, network):
+    """upscale(source, *flags) runs the program on a file or folder; the outputs are in upscale.out."""
+
+    class Upscale:
+        out, weights = tmp_path / "out", tmp_path / "weights.pt"
+        bicubic = ("--model", "Bicubic", "--scale", 2)
+        edsr = ("--n_resblocks", 1, "--n_feats", 8, "--scale", 2, "--pre_train", weights)
+
+        def __call__(self, source, *flags, network=bicubic, out=out):
+            where = ["--dir_out", out] if out else []
+            return sr(*network, "--data_test", "Demo", "--dir_demo", source, "--test_only", "--cpu", *where, *flags)
+
+        def one(self, source, *flags, **more):
+            status, out, err = self(source, *flags, **more)
+            assert status == 0, out + err
+            return read_picture(self.out / f"{source.stem}.png")
+
+    torch.save(network.state_dict(), Upscale.weights)
+    return Upscale()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "in").mkdir()
+    return tmp_path / "in"
+
+
+@pytest.fixture
+def coffee(photographs):
+    return np.ascontiguousarray(photographs["coffee"][:61, :50])

@@ -70,6 +70,7 @@ def test_frames_rate_and_sound_are_kept(upscale, tmp_path):
     assert result.shape == (18, 72, 96, 3)
     assert (meta["fps"], meta["audio_codec"]) == (29.97, "aac")
     assert "bt709" in meta["pix_fmt"]
+    assert "unknown" not in meta["pix_fmt"], "a part of the colours is not said"
     assert meta["duration"] == pytest.approx(before["duration"], abs=0.03)
     for frame, lr in zip(result, source, strict=True):
         error = frame.astype(float) - imresize(lr, 2)
