@@ -97,7 +97,8 @@ def main(argv=None):
         _say(f"stopped: --load {args.save} goes on from here")
         return 128 + stopped.signum
     except KeyboardInterrupt:
-        _say(f"interrupted: --load {args.save} goes on from the last state that was saved")
+        hint = "" if args.test_only else f": --load {args.save} goes on from the last state that was saved"
+        _say(f"interrupted{hint}")
         return 130
     except distributed.PeerLost as error:
         _say(f"error: another process of the run has ended ({error}): --load {args.save} goes on from the last saved state")

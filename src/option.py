@@ -24,7 +24,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 # Flags that belong to one call of the program and are not taken from the experiment that --load goes on with.
 PER_CALL = {"load", "save", "resume", "reset", "test_only", "save_results", "save_gt", "pre_train", "template"}
-PER_CALL |= {"cpu", "n_GPUs", "n_threads", "print_model", "dir_experiment", "compile", "tf32"}
+PER_CALL |= {"cpu", "n_GPUs", "n_threads", "print_model", "dir_experiment", "compile", "tf32", "dir_out", "overwrite"}
 
 
 class _Bad(str):
@@ -159,7 +159,7 @@ def build_parser():
     flag, switch = group("data")
     flag("dir_data", str, str(PROJECT / "datasets"), "folder of the data sets")
     flag("dir_cache", str, None, "folder of decoded training images (default: DIR_DATA/cache)")
-    flag("dir_demo", str, str(PROJECT / "test"), "folder of images for --data_test Demo")
+    flag("dir_demo", str, str(PROJECT / "test"), "picture, video, or folder of them, for --data_test Demo")
     flag("testpath", str, None, "folder of the sets of --data_test MyImage")
     flag("testset", str, None, "name of the set of --data_test MyImage: images are in TESTPATH/TESTSET/xSCALE")
     flag("data_train", _checked(_names, "names joined by +"), ["DIV2K"], "training sets, joined by +")
@@ -244,12 +244,15 @@ def build_parser():
 
     flag, switch = group("test and output")
     switch("self_ensemble", "mean over the 8 flips and transposes")
-    switch("chop", "run large images in overlapping tiles")
+    switch("chop", "run large images in overlapping tiles; Demo and MyImage always do")
     flag("chop_size", _number(int, low=16), 192, "side of a tile, LR pixels")
     flag("chop_overlap", WHOLE, 48, "LR pixels that neighbouring tiles share, less than half a tile")
     flag("print_every", COUNT, 100, "steps between two lines of the training log")
     switch("save_models", "keep the weights and the training state of every epoch")
-    switch("save_results", "save the SR images")
+    switch("save_results", "save the SR images in the folder of the experiment")
+    flag("dir_out", str, None, "save the SR images of Demo and MyImage as DIR_OUT/NAME.png, and videos as DIR_OUT/NAME.mp4, "
+         "instead; DIR_OUT may also be a file that ends in .png, .tif or .mp4, for one input")  # fmt: skip
+    switch("overwrite", "let --dir_out replace files that are there")
     switch("save_gt", "save the LR and HR images beside them")
     switch("tensorboard", "curves and pictures of a training run for TensorBoard (pip install tensorboard)")
     return parser
@@ -320,6 +323,8 @@ def _problems(args):
         yield f"--resume {args.resume} and --reset exclude each other"
     if "MyImage" in args.data_test and not (args.testpath and args.testset):
         yield "--data_test MyImage needs --testpath and --testset"
+    if args.dir_out and not (args.test_only and set(args.data_test) <= WITHOUT_TRUTH):
+        yield f"--dir_out: is for --test_only of sets without ground truth ({', '.join(sorted(WITHOUT_TRUTH))})"
     if not args.test_only:
         for name in set(args.data_train) & WITHOUT_TRUTH:
             yield f"--data_train {name}: has no HR images to train on (sets: {', '.join(DATASETS)} or a folder of yours)"
@@ -382,7 +387,7 @@ def parse_args(argv=None):
     if args.resume is None:
         args.resume = -1 if args.load else 0
     args.save = args.load or args.save or "test"
-    for name in ("dir_experiment", "dir_data", "dir_cache", "dir_demo", "testpath", "vgg_path"):
+    for name in ("dir_experiment", "dir_data", "dir_cache", "dir_demo", "dir_out", "testpath", "vgg_path"):
         if getattr(args, name) is not None:  # config.txt must hold for a later run from another folder too
             setattr(args, name, str(Path(getattr(args, name)).resolve()))
     return args

@@ -12,6 +12,8 @@ from tqdm import tqdm
 
 import distributed
 from data.image import to_uint8, write_image
+from data.test import DemoSet
+from demo import upscale_all
 from errors import InputError, bullet_list
 from metric import calc_psnr, calc_ssim
 from model import is_multi_scale
@@ -231,12 +233,18 @@ class Trainer:
             precision="single" if args.precision == "auto" else self.precision,
             log=self.checkpoint.log,
         )
-        means = []
+        means, failed = [], []
         with torch.inference_mode():
             for images in self.data.tests:
+                if isinstance(images, DemoSet):
+                    if distributed.is_main():  # which alone writes
+                        failed += upscale_all(images, upscaler, args, self.device, self.checkpoint, epoch)
+                    continue
                 psnr = self._test_set(images, upscaler, epoch)
                 if psnr is not None:
                     means.append(psnr)
+        if failed and args.test_only:  # a training goes on: the log has them
+            raise InputError(f"{len(failed)} files were not upscaled:" + bullet_list(failed, len(failed)))
         if not means:
             return None
         mean = sum(means) / len(means)

@@ -1,4 +1,4 @@
-"""Small real images, in the layouts of DIV2K, of the benchmarks and of a user's folder."""
+"""Small real images, in the layouts of DIV2K, of the benchmarks and of a user's folder, and pictures to upscale."""
 
 import json
 from pathlib import Path
@@ -6,9 +6,7 @@ from pathlib import Path
 import pytest
 import skimage.data
 
-from data.resize import downsample
-from file_server import FileServer
-from helpers import png, tar_of, write_set
+from helpers import write_set
 
 
 @pytest.fixture(scope="session")
@@ -66,40 +64,3 @@ def sr(data_dir, tmp_path, capsys):
             return [str(main_py), *where, *self.small.split(), *map(str, argv)]
 
     return Program()
-
-
-@pytest.fixture
-def prepare(capsys):
-    """Run prepare_data.py in this process: prepare("folder", ...) gives (exit status, output, errors)."""
-    import prepare_data
-
-    def call(*argv):
-        status = prepare_data.main([*map(str, argv), "--jobs", "1"])
-        return status, *capsys.readouterr()
-
-    return call
-
-
-@pytest.fixture
-def set5(photographs):
-    """Give benchmark.tar with Set5 alone, HR and LR X2, and what does not belong there."""
-    hr = {name: photographs["coffee"][i : 60 + i, :70] for i, name in enumerate(["baby", "bird", "butterfly", "head", "woman"])}
-    files = {"benchmark/Set5/bin/baby.pkl": b"not wanted", "benchmark/Set5/HR/._baby.png": b"not wanted"}
-    for name, image in hr.items():
-        files[f"benchmark/Set5/HR/{name}.png"] = png(image)
-        files[f"benchmark/Set5/LR_bicubic/X2/{name}x2.png"] = png(downsample(image, 2))
-    return tar_of(files)
-
-
-@pytest.fixture
-def server(set5):
-    with FileServer({"benchmark.tar": set5}) as running:
-        yield running
-
-
-@pytest.fixture
-def benchmark(prepare, server, tmp_path):
-    """Run `benchmark` for Set5 from the local server into tmp_path/data."""
-    return lambda *argv: prepare(
-        "benchmark", "--sets", "Set5", "--scale", 2, "--dir_data", tmp_path / "data", "--url", server.url, "--retries", 1, *argv
-    )

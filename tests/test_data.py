@@ -181,18 +181,47 @@ def test_sixteen_bits_are_not_cut(photographs):
     assert to_tensor(wide).flatten().tolist() == pytest.approx([256 / 257, 511 / 257, 255])
 
 
-def test_a_png_that_would_be_cut_to_eight_bits_is_refused(tmp_path):
-    import struct
-    import zlib
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("ending", [".png", ".tif"])
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_what_is_written_is_read_again(tmp_path, photographs, channels, ending, kind):
+    rgb = photographs["coffee"]
+    image = np.concatenate([rgb, 255 - rgb], axis=2)[:, :, 6 - channels :].astype(kind)
+    if kind == np.uint16:
+        image = image * 256 + np.arange(image.size, dtype=np.uint16).reshape(image.shape) % 251  # low bytes of their own
+    write_image(tmp_path / f"one{ending}", image, b"what the numbers mean" if ending == ".png" else None)
+    stored = read_image(tmp_path / f"one{ending}", alpha=True)
+    assert stored.dtype == kind
+    assert np.array_equal(stored, image)
+    assert image_size(tmp_path / f"one{ending}") == image.shape[:2]
 
-    def chunk(kind, body):
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0))
-    pixels = chunk(b"IDAT", zlib.compress((b"\0" + bytes(12)) * 2))
-    (tmp_path / "wide.png").write_bytes(b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b""))
-    with pytest.raises(InputError, match=r"wide\.png.*16 bits"):
-        read_image(tmp_path / "wide.png")
+def test_sixteen_bits_of_other_programs(tmp_path, photographs):
+    import tifffile
+
+    wide = photographs["coffee"].astype(np.uint16) * 256 + photographs["rocket"]
+    cases = {
+        "big": {"data": wide, "byteorder": ">"},
+        "deflate": {"data": wide, "compression": "zlib", "predictor": True},
+        "planes": {"data": wide.transpose(2, 0, 1), "planarconfig": "separate"},
+        "tiles": {"data": wide, "tile": (32, 32)},
+    }
+    for name, how in cases.items():
+        tifffile.imwrite(tmp_path / f"{name}.tif", photometric="rgb", **how)
+        assert np.array_equal(read_image(tmp_path / f"{name}.tif"), wide), name
+    tifffile.imwrite(tmp_path / "negative.tif", wide[:, :, 0], photometric="miniswhite")
+    assert np.array_equal(read_image(tmp_path / "negative.tif")[:, :, 0], 65535 - wide[:, :, 0])
+    for orientation in range(1, 9):  # 8 bits are turned by Pillow, 16 bits here
+        turned = []
+        for image in (wide, (wide >> 8).astype(np.uint8)):
+            tag = [(274, "H", 1, orientation, True)]
+            tifffile.imwrite(tmp_path / "turned.tif", image, photometric="rgb", extratags=tag)
+            turned.append(read_image(tmp_path / "turned.tif"))
+            assert image_size(tmp_path / "turned.tif") == turned[-1].shape[:2]
+        assert np.array_equal(turned[0] >> 8, turned[1]), orientation
+    (tmp_path / "wide.ppm").write_bytes(b"P6 2 2 65535\n" + bytes(24))
+    with pytest.raises(InputError, match=r"wide\.ppm.*16 bits"):
+        read_image(tmp_path / "wide.ppm")
 
 
 def test_one_colour_is_luma(photographs):

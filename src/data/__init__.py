@@ -12,7 +12,7 @@ from stopping import deliver_on
 
 
 class Data:
-    """All data of a run: `train` is a DataLoader of Batch or None, `tests` a list of TestSet."""
+    """All data of a run: `train` is a DataLoader of Batch or None, `tests` a list of TestSet and DemoSet."""
 
     def __init__(self, args, log=print):
         """Find, check and decode what --data_train and --data_test name.
@@ -21,7 +21,7 @@ class Data:
             InputError: what is missing, broken or does not match, by file.
         """
         # imported here: layout.py, which option.py reads, must not pull in all of the data code
-        from data.test import build_test_sets
+        from data.test import DemoSet, build_test_sets
         from data.train import EpochSampler, build_train_set, collate
 
         ranges = parse_ranges(args.data_range)
@@ -30,7 +30,8 @@ class Data:
         if args.test_only:
             return
         for images in self.tests:  # a broken test image is found now rather than at the end of the first epoch
-            for index in range(*distributed.part(len(images))):
+            first, end = (0, 0) if isinstance(images, DemoSet) else distributed.part(len(images))
+            for index in range(first, end):
                 images[index]
         with distributed.one_first():
             samples = build_train_set(args, ranges[0], log)

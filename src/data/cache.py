@@ -18,7 +18,7 @@ from data.resize import downsample
 from errors import InputError, bullet_list
 from replacing import remove_leftovers, replacing
 
-VERSION = 1  # raise it when `read_image` or `downsample` gives other pixels
+VERSION = 2  # raise it when `read_image` or `downsample` gives other pixels
 
 
 def _cache_path(folder, source):

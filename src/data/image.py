@@ -1,73 +1,135 @@
 """Reading and writing image files, and their way into tensors. Arrays are (H, W, C), colour order RGB."""
 
+import io
 from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
+import tifffile
 import torch
+from PIL import Image, ImageCms, ImageOps
 
+from data.wide import is_cut, read_wide, read_wide_tiff, tiff_header, write_wide_png
 from errors import InputError
 from replacing import replacing
 
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+TIFF = {".tif", ".tiff"}
 
 # Y of ITU-R BT.601 for R, G, B in [0, 255]: 16 + the weighted sum / 255
 LUMA = (65.481, 128.553, 24.966)
 
 
+def _to_srgb(image, profile):
+    """Turn a CMYK image of Pillow's into sRGB: by its ICC profile if it has one, else by the plain rule 1 - min(1, C + K)."""
+    if not profile:
+        return image.convert("RGB")
+    intent, flags = ImageCms.Intent.RELATIVE_COLORIMETRIC, ImageCms.Flags.BLACKPOINTCOMPENSATION
+    source, target = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
+    return ImageCms.profileToProfile(image, source, target, renderingIntent=intent, outputMode="RGB", flags=flags)
+
+
+def _as_grey_or_colour(image, profile):
+    """Turn any mode of Pillow's into L, LA, RGB, RGBA or 16-bit grey; give it with the profile that still holds."""
+    if image.mode == "CMYK":
+        return _to_srgb(image, profile), None
+    see_through = "transparency" in image.info or image.mode in ("PA", "La", "RGBa")
+    grey = image.mode in ("1", "L", "La")
+    if see_through:
+        return image.convert("LA" if grey else "RGBA"), profile
+    wanted = {"1": "L", "P": "RGB", "YCbCr": "RGB", "HSV": "RGB"}.get(image.mode)
+    return (image.convert(wanted) if wanted else image), profile
+
+
 def _decode(path):
-    if path.suffix.lower() in (".tif", ".tiff"):
-        return iio.imread(path, plugin="tifffile")
-    with iio.imopen(path, "r", plugin="pillow") as file:
-        mode = file.metadata(index=0, exclude_applied=False)["mode"]
-        # CMYK and its like have four channels that would pass for RGBA; a palette may carry transparency
-        wanted = {"CMYK": "RGB", "YCbCr": "RGB", "LAB": "RGB", "HSV": "RGB", "1": "L", "P": "RGBA", "PA": "RGBA"}.get(mode)
-        image = file.read(index=0, mode=wanted, rotate=True)
-    with open(path, "rb") as file:
-        header = file.read(25)
-    if header.startswith(b"\x89PNG") and header[24] == 16 and image.dtype == np.uint8:
-        raise InputError(f"{path}: a PNG of 16 bits and several channels would be cut to 8 bits: save it as TIFF")
-    return image
+    """Give the pixels of an image file, (H, W[, C]), and its ICC profile or None."""
+    if path.suffix.lower() in TIFF:
+        wide = read_wide_tiff(path)
+        if wide is not None:
+            return wide
+    with Image.open(path) as file:
+        profile = file.info.get("icc_profile")
+        key = file.info.get("transparency")  # the colour that is transparent, in a file without alpha
+        if is_cut(file):
+            image = read_wide(path)
+            if isinstance(key, tuple):
+                opaque = (image != np.array(key, np.uint16)).any(axis=2, keepdims=True)
+                image = np.concatenate([image, opaque * np.uint16(65535)], axis=2)
+            return image, profile
+        layout = file.tile[0][3] if file.tile else None
+        if file.format == "PPM" and file.mode == "RGB" and isinstance(layout, tuple) and layout[-1] > 255:
+            raise InputError(f"{path}: a PPM of 16 bits would be cut to 8 bits: save it as PNG or TIFF")
+        whole_numbers = file.mode == "I" and file.format in ("PNG", "PPM")  # 16 bits in Pillow's 32-bit mode
+        image, profile = _as_grey_or_colour(ImageOps.exif_transpose(file), profile)
+    pixels = np.asarray(image)
+    return (pixels.astype(np.uint16) if whole_numbers else pixels), profile
 
 
-def read_image(path, alpha=False):
-    """Read an image file.
+def read_picture(path):
+    """Read an image file with all that is to be seen of it.
 
     Args:
-        path: the file: PNG, JPEG, BMP, TIFF, WebP, PPM. The EXIF orientation is applied, palettes become RGB.
-        alpha: keep the alpha channel; else colours are taken as they are stored and alpha is dropped.
+        path: the file: PNG, JPEG, BMP, TIFF, WebP, PPM; the first of several frames or pages. The EXIF orientation is
+            applied, palettes become RGB, 1 bit becomes 8, CMYK becomes sRGB (by its ICC profile, if it has one).
 
     Returns:
-        array (H, W, C), uint8 or uint16; C is 1 or 3, or 2 or 4 with alpha=True and an alpha channel in the file.
+        (pixels, profile): array (H, W, C), uint8 or uint16, C 1 (grey), 2 (and alpha), 3 (RGB) or 4 (and alpha), colours
+        as they are stored; the bytes of the ICC profile that says what they mean, or None.
 
     Raises:
         InputError: the file cannot be decoded or is no such image.
     """
     path = Path(path)
     try:
-        image = np.asarray(_decode(path))
-    except InputError:
-        raise
-    except MemoryError:
+        pixels, profile = _decode(path)
+    except (InputError, MemoryError):
         raise
     except Exception as error:  # decoders raise anything from OSError to struct.error for a broken file
         raise InputError(f"{path}: cannot be read as an image ({type(error).__name__}: {error})") from error
-    if image.ndim == 2:
-        image = image[:, :, None]
-    if image.ndim != 3 or image.shape[2] not in (1, 2, 3, 4) or image.dtype not in (np.uint8, np.uint16):
-        raise InputError(f"{path}: is no grey or RGB image of 8 or 16 bits (shape {image.shape}, {image.dtype})")
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, None]
+    if pixels.ndim != 3 or pixels.shape[2] not in (1, 2, 3, 4) or pixels.dtype not in (np.uint8, np.uint16):
+        raise InputError(f"{path}: is no grey or RGB image of 8 or 16 bits (shape {pixels.shape}, {pixels.dtype})")
+    return pixels, profile
+
+
+def read_image(path, alpha=False):
+    """Read the pixels of an image file; files and errors are those of `read_picture`.
+
+    Args:
+        path: the file.
+        alpha: keep the alpha channel; else colours are taken as they are stored and alpha is dropped.
+
+    Returns:
+        array (H, W, C), uint8 or uint16; C is 1 or 3, or 2 or 4 with alpha=True and transparency in the file.
+    """
+    image, _ = read_picture(path)
     if not alpha and image.shape[2] in (2, 4):
         image = image[:, :, :-1]
     return np.ascontiguousarray(image)
 
 
-def write_image(path, image):
-    """Write a (H, W) or (H, W, C) array as a lossless file (PNG, or TIFF for 16-bit colour), whole or not at all."""
+def write_image(path, image, profile=None):
+    """Write an image as a lossless file, whole or not at all.
+
+    Args:
+        path: the file; its ending says whether it is TIFF (.tif, .tiff) or PNG.
+        image: array (H, W) or (H, W, C), C 1 to 4, uint8 or uint16.
+        profile: bytes of an ICC profile that goes with it, or None.
+    """
     path = Path(path)
-    image = image[:, :, 0] if image.ndim == 3 and image.shape[2] == 1 else image
-    plugin = "tifffile" if path.suffix == ".tif" else "pillow"
+    image = image[:, :, None] if image.ndim == 2 else image
+    colours = {"photometric": "rgb" if image.shape[2] >= 3 else "minisblack", "planarconfig": "contig"}
     with replacing(path) as partial:
-        iio.imwrite(partial, image, extension=path.suffix, plugin=plugin)
+        if path.suffix.lower() in TIFF:
+            extra = ["unassalpha"] if image.shape[2] in (2, 4) else None
+            image = image[:, :, 0] if image.shape[2] == 1 else image
+            tifffile.imwrite(partial, image, extrasamples=extra, iccprofile=profile, metadata=None, **colours)
+        elif image.dtype == np.uint16:
+            write_wide_png(partial, image, profile)
+        else:
+            image = image[:, :, 0] if image.shape[2] == 1 else image
+            iio.imwrite(partial, image, extension=".png", plugin="pillow", icc_profile=profile)
 
 
 def to_channels(image, n_colors):
@@ -107,11 +169,11 @@ def image_size(path):
     """
     path = Path(path)
     try:
-        if path.suffix.lower() in (".tif", ".tiff"):
-            return tuple(iio.improps(path, plugin="tifffile").shape[:2])
-        with iio.imopen(path, "r", plugin="pillow") as file:
-            height, width = file.properties(index=0).shape[:2]
-            turned = file.metadata(index=0, exclude_applied=False).get("Orientation", 1) in (5, 6, 7, 8)
-            return (width, height) if turned else (height, width)
-    except Exception as error:  # as in read_image
+        if path.suffix.lower() in TIFF:
+            with tifffile.TiffFile(path) as file:
+                return tiff_header(file).size
+        with Image.open(path) as file:
+            turned = file.getexif().get(0x112, 1) >= 5
+            return file.size if turned else file.size[::-1]
+    except Exception as error:  # as in read_picture
         raise InputError(f"{path}: cannot be read as an image ({type(error).__name__}: {error})") from error

@@ -43,8 +43,9 @@ DATASETS = {
     "Manga109": _benchmark("Manga109"),
 }
 
-# Test sets without HR images: Demo reads --dir_demo, MyImage TESTPATH/TESTSET/xSCALE.
+# Test sets without HR images, a file or a folder of pictures and videos: Demo is --dir_demo, MyImage TESTPATH/TESTSET/xSCALE.
 WITHOUT_TRUTH = {"Demo", "MyImage"}
+VIDEO_EXTENSIONS = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg"}
 
 
 def layout(name):
@@ -87,6 +88,27 @@ def list_images(folder):
     if not paths:
         raise InputError(f"no images in {folder} (looked for {', '.join(sorted(EXTENSIONS))})")
     return paths
+
+
+def list_to_upscale(source):
+    """List the pictures and videos that a file or a folder is, sorted by name.
+
+    Returns:
+        (files, skipped): list of Path; names of what else the folder holds, hidden files left out.
+
+    Raises:
+        InputError: there is no such file or folder, or no picture or video in it.
+    """
+    source = Path(source)
+    known = EXTENSIONS | VIDEO_EXTENSIONS
+    if not source.exists():
+        raise InputError(f"no such file or folder of pictures: {source}")
+    found = sorted(source.iterdir()) if source.is_dir() else [source]
+    found = [path for path in found if not path.name.startswith(".") or path == source]
+    files = [path for path in found if path.is_file() and path.suffix.lower() in known]
+    if not files:
+        raise InputError(f"no pictures or videos in {source} (looked for {', '.join(sorted(known))})")
+    return files, [path.name + ("/" if path.is_dir() else "") for path in found if path not in set(files)]
 
 
 def _match(hr_paths, folder, scale, whole):

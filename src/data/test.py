@@ -1,4 +1,4 @@
-"""Test images: whole, with ground truth or without."""
+"""Test images: whole, with ground truth, or files without it."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -6,19 +6,19 @@ from typing import NamedTuple
 import torch
 
 from data.image import image_size, read_image, to_channels, to_tensor
-from data.layout import WITHOUT_TRUTH, find_pairs, layout, list_images, metric_border
+from data.layout import WITHOUT_TRUTH, find_pairs, layout, list_to_upscale, metric_border
 from data.resize import downsample
 from data.train import common_size
 from errors import InputError
 
 
 class TestImage(NamedTuple):
-    """One test image: lr (C,h,w) and hr (C,h*scale,w*scale) or None, white at 255, uint8 or float32; name without ending."""
+    """One test image: lr (C,h,w) and hr (C,h*scale,w*scale), white at 255, uint8 or float32; name without ending."""
 
     __test__ = False  # not a test of pytest's
 
     lr: torch.Tensor
-    hr: torch.Tensor | None
+    hr: torch.Tensor
     name: str
 
 
@@ -28,12 +28,10 @@ class TestSet:
     __test__ = False
 
     def __init__(self, name, scale, pairs, n_colors=3, benchmark=True):
-        """Keep the pairs of paths (HR or None, LR or None) and check from the files' headers that sizes match."""
+        """Keep the pairs of paths (HR, LR or None) and check from the files' headers that sizes match."""
         self.name, self.scale, self.pairs, self.n_colors, self.benchmark = name, scale, pairs, n_colors, benchmark
         border = metric_border(scale, benchmark)
         for hr, lr in pairs:
-            if hr is None:
-                continue
             size = image_size(hr)
             if lr is not None:
                 common_size(size, image_size(lr), scale, (hr, lr))
@@ -47,8 +45,6 @@ class TestSet:
 
     def __getitem__(self, index):
         hr_path, lr_path = self.pairs[index]
-        if hr_path is None:
-            return TestImage(self._tensor(read_image(lr_path)), None, lr_path.stem)
         hr = read_image(hr_path)
         lr = downsample(hr, self.scale) if lr_path is None else read_image(lr_path)
         height, width = common_size(hr.shape[:2], lr.shape[:2], self.scale, (hr_path, lr_path or hr_path))
@@ -59,8 +55,24 @@ class TestSet:
         return to_tensor(to_channels(image, self.n_colors))
 
 
+class DemoSet(NamedTuple):
+    """Pictures and videos without ground truth, to be upscaled; `demo.upscale_all` does it.
+
+    Attributes:
+        name: Demo or MyImage.
+        scale: int.
+        files: list of Path.
+        skipped: names of files and folders beside them that are neither.
+    """
+
+    name: str
+    scale: int
+    files: list
+    skipped: list
+
+
 def build_test_sets(args, data_range):
-    """Make a TestSet for each of --data_test at each of --scale.
+    """Make a TestSet, or a DemoSet where there is no ground truth, for each of --data_test at each of --scale.
 
     Raises:
         InputError: see `find_pairs` and `common_size`.
@@ -70,8 +82,8 @@ def build_test_sets(args, data_range):
         for scale in args.scale:
             if name in WITHOUT_TRUTH:
                 own = Path(args.testpath, args.testset, f"x{scale}") if name == "MyImage" else Path(args.dir_demo)
-                pairs = [(None, path) for path in list_images(own)]
-            else:
-                pairs = find_pairs(args.dir_data, name, scale, data_range)
+                sets.append(DemoSet(name, scale, *list_to_upscale(own)))
+                continue
+            pairs = find_pairs(args.dir_data, name, scale, data_range)
             sets.append(TestSet(name, scale, pairs, args.n_colors, layout(name).benchmark))
     return sets

@@ -38,31 +38,59 @@ def _ramps(spans, scale, overlap, like):
     return ramps
 
 
-def forward_tiled(forward, lr, scale, tile, overlap):
-    """Super-resolve in tiles that are blended where they overlap, in memory that depends on the tile alone.
+def tiled_bands(forward, size, scale, tile, overlap):
+    """Super-resolve in tiles that are blended where they overlap, and give what is done from the top to the bottom.
+
+    Memory depends on the tile and the width alone.
 
     Args:
-        forward: maps (B, C, h, w) to (B, C, h*scale, w*scale).
-        lr: (B, C, H, W).
+        forward: maps (top, bottom, left, right) in LR pixels to the SR (B, C, h*scale, w*scale) of that tile.
+        size: (height, width) of the LR image.
         scale: int.
         tile: side of a tile, LR pixels.
         overlap: LR pixels that neighbouring tiles share, less than half of `tile`. The result is that of the whole image
             where a quarter of it covers the receptive field.
 
+    Yields:
+        (top, bottom, sr): LR rows from top to bottom, and their SR, float32 (B, C, (bottom - top)*scale, W*scale).
+    """
+    rows, columns = _spans(size[0], tile, overlap), _spans(size[1], tile, overlap)
+    ends = [top for top, _ in rows[1:]] + [size[0]]
+    ramps = rest = None
+    for number, ((top, bottom), end) in enumerate(zip(rows, ends, strict=True)):
+        band = None
+        for column, (left, right) in enumerate(columns):
+            part = forward(top, bottom, left, right).float()
+            if band is None:
+                band = part.new_zeros(*part.shape[:2], (bottom - top) * scale, size[1] * scale)
+                ramps = ramps or (_ramps(rows, scale, overlap, part), _ramps(columns, scale, overlap, part))
+                if rest is not None:
+                    band[:, :, : rest.shape[2]] = rest
+            band[:, :, :, left * scale : right * scale] += part * (ramps[0][number][:, None] * ramps[1][column])
+        yield top, end, band[:, :, : (end - top) * scale]
+        rest = band[:, :, (end - top) * scale :]
+
+
+def forward_tiled(forward, lr, scale, tile, overlap):
+    """Super-resolve a whole tensor in tiles: `tiled_bands` put together.
+
+    Args:
+        forward: maps (B, C, h, w) to (B, C, h*scale, w*scale).
+        lr: (B, C, H, W).
+        scale, tile, overlap: as in `tiled_bands`.
+
     Returns:
-        (B, C, H*scale, W*scale) on the device of lr.
+        (B, C, H*scale, W*scale) on the device of the network's output.
     """
     if max(lr.shape[2:]) <= tile:
         return forward(lr)
-    batch, colors, height, width = lr.shape
-    rows, columns = _spans(height, tile, overlap), _spans(width, tile, overlap)
-    sr = lr.new_zeros(batch, colors, height * scale, width * scale, dtype=torch.float32)
-    row_ramps, column_ramps = _ramps(rows, scale, overlap, sr), _ramps(columns, scale, overlap, sr)
-    for (top, bottom), row_ramp in zip(rows, row_ramps, strict=True):
-        for (left, right), column_ramp in zip(columns, column_ramps, strict=True):
-            part = forward(lr[:, :, top:bottom, left:right]).float()
-            part *= row_ramp[:, None] * column_ramp
-            sr[:, :, top * scale : bottom * scale, left * scale : right * scale] += part
+    height, width = lr.shape[2:]
+    sr = None
+    parts = tiled_bands(lambda t, b, left, right: forward(lr[:, :, t:b, left:right]), (height, width), scale, tile, overlap)
+    for top, bottom, band in parts:
+        if sr is None:
+            sr = band.new_empty(*band.shape[:2], height * scale, width * scale)
+        sr[:, :, top * scale : bottom * scale] = band
     return sr
 
 
@@ -91,25 +119,56 @@ class Upscaler:
 
     def __call__(self, lr, scale):
         """Super-resolve lr (B, C, H, W) in [0, rgb_range] to float32 (B, C, H*scale, W*scale)."""
-        if not self.self_ensemble:
-            return self._once(lr, scale)
-        total = 0
-        for apply, undo in transforms():  # one at a time: the memory of one
-            total = total + undo(self._once(apply(lr).contiguous(), scale))
-        return total / 8
-
-    def _once(self, lr, scale):
         while True:
             try:
                 if self.chop:
-                    return forward_tiled(lambda x: self._forward(x, scale), lr, scale, self.tile, self.overlap)
-                return self._forward(lr, scale)
+                    return forward_tiled(lambda x: self.once(x, scale), lr, scale, self.tile, self.overlap)
+                return self.once(lr, scale)
             except OutOfMemoryError:
-                self._shrink(lr)
+                self._shrink(lr.shape[2:])
 
-    def _shrink(self, lr):
+    def bands(self, forward, size, scale, advance=lambda share: None):
+        """Super-resolve in tiles, whatever `chop` says, and give the rows that are done: see `tiled_bands`.
+
+        Args:
+            forward: maps (top, bottom, left, right) to the SR of that tile; it is to call `once`.
+            size, scale: as in `tiled_bands`.
+            advance: called after each tile with the share of the image that it is; below 0 where work is to be done again.
+
+        Yields:
+            (top, bottom, sr) as `tiled_bands`; after an accelerator ran out of memory once more from the top.
+        """
+        done = 0.0
+        while True:
+            share = 1 / (len(_spans(size[0], self.tile, self.overlap)) * len(_spans(size[1], self.tile, self.overlap)))
+
+            def counted(*box, share=share):
+                nonlocal done
+                sr = forward(*box)
+                done += share
+                advance(share)
+                return sr
+
+            try:
+                yield from tiled_bands(counted, size, scale, self.tile, self.overlap)
+                return
+            except OutOfMemoryError:
+                self._shrink(size)
+                advance(-done)
+                done = 0.0
+
+    def once(self, lr, scale):
+        """Run the network on lr (B, C, H, W) as a whole, as often as --self_ensemble asks for."""
+        if not self.self_ensemble:
+            return self._forward(lr, scale)
+        total = 0
+        for apply, undo in transforms():  # one at a time: the memory of one
+            total = total + undo(self._forward(apply(lr).contiguous(), scale))
+        return total / 8
+
+    def _shrink(self, size):
         """Halve the tile after the accelerator ran out of memory; give up below 32 pixels."""
-        tile = min(self.tile, max(lr.shape[2:])) // 2
+        tile = min(self.tile, max(size)) // 2
         if tile < 32:
             raise
         self.chop, self.tile, self.overlap = True, tile, min(self.overlap, tile // 2 - 1)

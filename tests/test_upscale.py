@@ -1,0 +1,193 @@
+"""Upscaling pictures without ground truth: where the outputs go, what goes wrong, and the script."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+
+import demo
+from data.image import read_image
+from data.resize import imresize
+from helpers import state_of
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+# ----------------------------------------------------------------- outputs
+
+
+def test_same_name_and_other_ending_both_come_out(upscale, folder, coffee):
+    iio.imwrite(folder / "a.png", coffee)
+    iio.imwrite(folder / "a.jpg", 255 - coffee, quality=95)
+    iio.imwrite(folder / "b.png", coffee)
+    assert upscale(folder)[0] == 0
+    assert sorted(path.name for path in upscale.out.iterdir()) == ["a.jpg.png", "a.png.png", "b.png"]
+    difference = read_image(upscale.out / "a.jpg.png").astype(int) + read_image(upscale.out / "a.png.png") - 255
+    assert np.abs(difference).mean() < 10
+
+
+def test_nothing_is_overwritten_unasked(upscale, folder, coffee):
+    iio.imwrite(folder / "a.png", coffee)
+    iio.imwrite(folder / "b.png", coffee)
+    upscale.out.mkdir()
+    (upscale.out / "a.png").write_text("precious")
+    status, _, err = upscale(folder)
+    assert status == 1
+    assert "1 files were not upscaled" in err
+    assert str(upscale.out / "a.png") in err
+    assert "--overwrite" in err
+    assert (upscale.out / "a.png").read_text() == "precious"
+    assert (upscale.out / "b.png").is_file(), "the other is done"
+    status, out, _ = upscale(folder, "--overwrite")
+    assert status == 0
+    assert "(replaced)" in out
+    assert read_image(upscale.out / "a.png").shape == (122, 100, 3)
+    before = (folder / "a.png").read_bytes()
+    status, _, err = upscale(folder, "--overwrite", out=folder)
+    assert status == 1
+    assert "is an input" in err
+    assert (folder / "a.png").read_bytes() == before
+
+
+def test_one_file_to_one_file(upscale, folder, coffee):
+    iio.imwrite(folder / "a.png", coffee)
+    for name in ("big.png", "big.tif"):
+        assert upscale(folder / "a.png", out=upscale.out / name)[0] == 0
+        assert np.array_equal(read_image(upscale.out / name), imresize(coffee, 2))
+    for source, name, word in (("a.png", "big.jpg", ".png, .tif, .tiff"), ("a.png", "clip.mp4", ".png")):
+        status, _, err = upscale(folder / source, out=upscale.out / name)
+        assert status == 1
+        assert word in err
+        assert not (upscale.out / name).exists()
+    iio.imwrite(folder / "b.png", coffee)
+    status, _, err = upscale(folder, out=upscale.out / "other.png")
+    assert status == 1
+    assert "give a folder" in err
+    (upscale.out / "folder.png").mkdir()
+    assert upscale(folder, out=upscale.out / "folder.png")[0] == 0
+    assert (upscale.out / "folder.png/b.png").is_file()
+
+
+def test_results_of_the_experiment(upscale, folder, coffee, sr):
+    iio.imwrite(folder / "a.png", coffee)
+    results = sr.folder("test") / "results-Demo"
+    for times in range(2):
+        status, out, _ = upscale(folder, "--save_results", "--save_gt", out=None)
+        assert status == 0
+        assert ("(replaced)" in out) == bool(times)
+    assert np.array_equal(read_image(results / "a_x2_SR.png"), imresize(coffee, 2))
+    assert np.array_equal(read_image(results / "a_x2_LR.png"), coffee)
+    status, out, _ = upscale(folder, out=None)
+    assert status == 0
+    assert "nothing is written" in out
+    two = ("--model", "Bicubic", "--scale", "2+3")
+    assert upscale(folder, network=two)[0] == 0
+    assert {path.name for path in upscale.out.iterdir()} == {"a_x2.png", "a_x3.png"}
+
+
+def test_my_image(sr, tmp_path, coffee):
+    (tmp_path / "LR/Mine/x2").mkdir(parents=True)
+    iio.imwrite(tmp_path / "LR/Mine/x2/a.png", coffee)
+    where = ("--testpath", tmp_path / "LR", "--testset", "Mine", "--save_results", "--test_only", "--cpu")
+    assert sr("--model", "Bicubic", "--scale", 2, "--data_test", "MyImage", *where)[0] == 0
+    assert (sr.folder("test") / "results-MyImage/a_x2_SR.png").is_file()
+
+
+# --------------------------------------------------------- what goes wrong
+
+
+def test_broken_files_are_named_and_the_others_done(upscale, folder, coffee):
+    iio.imwrite(folder / "good.png", coffee)
+    iio.imwrite(folder / "last.jpg", coffee)
+    (folder / "cut.jpg").write_bytes((folder / "last.jpg").read_bytes()[:900])
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "letter.png").write_text("Dear")
+    (folder / "notes.txt").write_text("no picture")
+    (folder / "more").mkdir()
+    (folder / ".hidden").write_text("")
+    status, out, err = upscale(folder)
+    assert status == 1
+    assert "3 files were not upscaled" in err
+    for name in ("cut.jpg", "empty.png", "letter.png"):
+        assert f"{folder / name}: cannot be read" in err
+    skipped = out[out.index("skipped") :].split("good.png")[0]
+    assert "notes.txt" in skipped
+    assert "more/" in skipped
+    assert ".hidden" not in out
+    assert sorted(path.name for path in upscale.out.iterdir()) == ["good.png", "last.png"]
+    assert "2 of 5 files" in out
+
+
+def test_nothing_to_upscale(upscale, folder, coffee):
+    for source, word in ((folder / "none.png", "none.png"), (folder, "no pictures or videos")):
+        status, _, err = upscale(source)
+        assert status == 1
+        assert word in err
+    iio.imwrite(folder / "a.png", coffee)
+    status, _, err = upscale(folder, network=("--scale", 2))
+    assert status == 1
+    assert "needs weights" in err
+    assert not upscale.out.exists()
+
+
+def test_a_full_disk_leaves_no_half_file(upscale, folder, coffee, monkeypatch):
+    iio.imwrite(folder / "a.png", coffee)
+    iio.imwrite(folder / "b.png", coffee)
+    write = demo.write_image
+
+    def full(path, *more):
+        if path.name == "a.png":
+            raise OSError(28, "No space left on device")
+        write(path, *more)
+
+    monkeypatch.setattr(demo, "write_image", full)
+    status, _, err = upscale(folder)
+    assert status == 1
+    assert "a.png" in err
+    assert "No space left" in err
+    assert [path.name for path in upscale.out.iterdir()] == ["b.png"]
+
+
+def test_flags_of_another_use(sr):
+    for flags in ("--dir_out x", "--dir_out x --data_test Demo", "--dir_out x --test_only --data_test Demo+Set5"):
+        status, _, err = sr.train(*flags.split())
+        assert status == 2
+        assert "--dir_out" in err
+
+
+def test_pictures_are_upscaled_while_training(sr, folder, coffee):
+    iio.imwrite(folder / "a.png", coffee)
+    (folder / "broken.png").write_text("no")
+    flags = ("--data_test", "Demo+Set5", "--dir_demo", folder, "--save_results", "--epochs", 1, "--save", "run")
+    status, out, _ = sr.train(*flags)
+    assert status == 0
+    assert "failed: " in out
+    assert (sr.folder("run") / "results-Demo/a_x2_SR.png").is_file()
+    assert state_of(sr.folder("run"))["epoch"] == 1
+
+
+# ------------------------------------------------------------------ script
+
+
+def script(*argv, **env):
+    command = ["bash", str(ROOT / "scripts/upscale.sh"), *map(str, argv)]
+    return subprocess.run(command, env={**os.environ, "PYTHON": sys.executable, **env}, capture_output=True, text=True)
+
+
+def test_the_script(upscale, folder, coffee, sr):
+    iio.imwrite(folder / "ein Bild.png", coffee)
+    flags = ("--dir_experiment", sr.experiments, "--cpu", *upscale.edsr)
+    run = script(folder / "ein Bild.png", upscale.out, *flags)
+    assert run.returncode == 0, run.stderr
+    assert run.stderr == ""
+    assert "\r" not in run.stdout
+    assert read_image(upscale.out / "ein Bild.png").shape == (122, 100, 3)
+    assert (sr.experiments / "upscale/log.txt").is_file()
+    assert script().returncode == 2
+    help_text = script("--help")
+    assert help_text.returncode == 0
+    assert "IN OUT" in help_text.stdout
+    assert "--save" not in script("a", "b", "--load", "run", PYTHON="echo").stdout
