@@ -3,10 +3,16 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import skimage.data
+import torch
 
-from helpers import write_set
+from data.image import read_picture
+from data.resize import downsample
+from file_server import FileServer
+from helpers import png, tar_of, write_set
+from model.edsr import EDSR
 
 
 @pytest.fixture(scope="session")
@@ -64,3 +70,91 @@ def sr(data_dir, tmp_path, capsys):
             return [str(main_py), *where, *self.small.split(), *map(str, argv)]
 
     return Program()
+
+
+@pytest.fixture
+def prepare(capsys):
+    """Run prepare_data.py in this process: prepare("folder", ...) gives (exit status, output, errors)."""
+    import prepare_data
+
+    def call(*argv):
+        status = prepare_data.main([*map(str, argv), "--jobs", "1"])
+        return status, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def set5(photographs):
+    """Give benchmark.tar with Set5 alone, HR and LR X2, and what does not belong there."""
+    hr = {name: photographs["coffee"][i : 60 + i, :70] for i, name in enumerate(["baby", "bird", "butterfly", "head", "woman"])}
+    files = {"benchmark/Set5/bin/baby.pkl": b"not wanted", "benchmark/Set5/HR/._baby.png": b"not wanted"}
+    for name, image in hr.items():
+        files[f"benchmark/Set5/HR/{name}.png"] = png(image)
+        files[f"benchmark/Set5/LR_bicubic/X2/{name}x2.png"] = png(downsample(image, 2))
+    return tar_of(files)
+
+
+@pytest.fixture
+def server(set5):
+    with FileServer({"benchmark.tar": set5}) as running:
+        yield running
+
+
+@pytest.fixture
+def benchmark(prepare, server, tmp_path):
+    """Run `benchmark` for Set5 from the local server into tmp_path/data."""
+    return lambda *argv: prepare(
+        "benchmark", "--sets", "Set5", "--scale", 2, "--dir_data", tmp_path / "data", "--url", server.url, "--retries", 1, *argv
+    )
+
+
+# ---------------------------------------------- pictures without ground truth
+
+
+@pytest.fixture(scope="session")
+def network():
+    """A small EDSR x2 that does no more than learn to keep its input: close to nearest-neighbour upsampling."""
+    torch.manual_seed(0)
+    net = EDSR(scale=2, n_resblocks=1, n_feats=8)
+    optimizer = torch.optim.Adam([p for p in net.parameters() if p.requires_grad], lr=3e-3)
+    for _ in range(60):
+        lr = torch.rand(4, 3, 12, 12) * 255
+        loss = (net(lr) - lr.repeat_interleave(2, 2).repeat_interleave(2, 3)).abs().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return net.eval()
+
+
+@pytest.fixture
+def upscale(sr, tmp_path, network):
+    """upscale(source, *flags) runs the program on a file or folder; the outputs are in upscale.out."""
+
+    class Upscale:
+        out, weights = tmp_path / "out", tmp_path / "weights.pt"
+        bicubic = ("--model", "Bicubic", "--scale", 2)
+        edsr = ("--n_resblocks", 1, "--n_feats", 8, "--scale", 2, "--pre_train", weights)
+
+        def __call__(self, source, *flags, network=bicubic, out=out):
+            where = ["--dir_out", out] if out else []
+            return sr(*network, "--data_test", "Demo", "--dir_demo", source, "--test_only", "--cpu", *where, *flags)
+
+        def one(self, source, *flags, **more):
+            status, out, err = self(source, *flags, **more)
+            assert status == 0, out + err
+            return read_picture(self.out / f"{source.stem}.png")
+
+    torch.save(network.state_dict(), Upscale.weights)
+    return Upscale()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "in").mkdir()
+    return tmp_path / "in"
+
+
+@pytest.fixture
+def coffee(photographs):
+    return np.ascontiguousarray(photographs["coffee"][:61, :50])
