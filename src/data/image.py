@@ -152,7 +152,7 @@ def to_tensor(image):
     """
     if image.dtype == np.uint16:
         image = image.astype(np.float32) * np.float32(255 / 65535)
-    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+    return torch.from_numpy(np.require(image, requirements=["C", "W"])).permute(2, 0, 1)
 
 
 def to_uint8(tensor, rgb_range):
