@@ -37,7 +37,7 @@ def run_file(path, lr):
     return torch.from_numpy(session.run(["sr"], {"lr": lr.numpy()})[0]), session.get_modelmeta().custom_metadata_map
 
 
-@pytest.mark.parametrize("name", [*(n for n in NETWORKS if n != "RCAN"), pytest.param("RCAN", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["EDSR", "HAN", *(pytest.param(name, marks=pytest.mark.slow) for name in ("RCAN", "NLSN"))])
 def test_a_file_gives_the_results_of_the_network(name, tmp_path, capsys, monkeypatch):
     flags, net, weights = network(name, tmp_path)
     monkeypatch.setattr(export_onnx, "SIZES", ((1, 20, 33),))  # the other sizes are tried here
