@@ -201,13 +201,26 @@ def _n_pixels(path):
 # --------------------------------------------------------------------- runs
 
 
-def _upscale_file(source, target, engine, advance, keep_lr):
+def counting(update, n_pixels):
+    """Turn `update`, which takes whole pixels, into a function that takes shares of a picture; their sum comes out exact."""
+    done, shown = 0.0, 0
+
+    def advance(share):
+        nonlocal done, shown
+        done += share
+        update(round(done * n_pixels) - shown)
+        shown = round(done * n_pixels)
+
+    return advance
+
+
+def _upscale_file(source, target, engine, update, keep_lr):
     """Upscale a picture or a video; give what to log of it."""
     began = time.perf_counter()
     replaced = " (replaced)" if target and target.exists() else ""
 
     def upscale(pixels):
-        return upscale_pixels(pixels, engine, lambda share: advance(share * pixels.shape[0] * pixels.shape[1]))
+        return upscale_pixels(pixels, engine, counting(update, pixels.shape[0] * pixels.shape[1]))
 
     if source.suffix.lower() in VIDEO_EXTENSIONS:
         before, after = video.upscale(source, target, upscale)

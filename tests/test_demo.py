@@ -215,6 +215,11 @@ def test_rows_come_as_they_are_done_and_progress_ends_at_one(network, photograph
     assert len(shares) > 8
     assert min(shares) < 0, "work that is done again is counted twice"
     assert sum(shares) == pytest.approx(1)
+    pixels = []
+    advance = demo.counting(pixels.append, 1000)
+    for share in shares:
+        advance(share)
+    assert sum(pixels) == 1000, "tqdm warns of more than all"
     again = rows[max(number for number, (top, _) in enumerate(rows) if top == 0) :]
     assert len(again) > 2
     assert again[-1][1] == 98
