@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts/bench.py"
 
 
@@ -33,6 +35,7 @@ def test_every_case_ends_in_its_figure_and_goes_into_the_json(tmp_path):
     assert results[1]["gflops"] * results[1]["seconds"] > 1.1 * results[0]["gflops"] * results[0]["seconds"]
 
 
+@pytest.mark.slow
 def test_the_input_pipeline_is_timed_on_images_of_the_size_of_div2k():
     status, out, errors = bench("--repeats", 1, "pipeline", "--scale", 4, "--cpu", "--n_threads", 1, "--batch_size", 64)
     assert status == 0, errors
