@@ -175,7 +175,7 @@ def draw(path, title, panels, box):
         place(left, top, CROP, CROP, panel.image[y : y + side, x : x + side], panel.text)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
-        figure.savefig(partial, dpi=150, format=path.suffix[1:])
+        figure.savefig(partial, dpi=100, format=path.suffix[1:])
 
 
 def draw_all(path, experiments, data_test, images, scale=None, box=None):
