@@ -16,6 +16,7 @@ from metric import calc_psnr, calc_ssim
 from replacing import replacing
 
 # sizes in inches; at 150 dots an inch a crop is 285 pixels wide and its label 21 pixels high
+DPI = 100
 CROP, LABEL, GAP, MARGIN = 1.9, 0.42, 0.08, 0.05
 FONT = 10  # points
 
@@ -175,7 +176,7 @@ def draw(path, title, panels, box):
         place(left, top, CROP, CROP, panel.image[y : y + side, x : x + side], panel.text)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
-        figure.savefig(partial, dpi=100, format=path.suffix[1:])
+        figure.savefig(partial, dpi=DPI, format=path.suffix[1:])
 
 
 def draw_all(path, experiments, data_test, images, scale=None, box=None):

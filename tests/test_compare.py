@@ -137,10 +137,11 @@ def test_pictures_of_crops(sr, run, tmp_path):
     assert (status, out.count("drawn: ")) == (0, 2)
     picture = read_image(tmp_path / "pic/a_coffee.png").astype(float)
     hr = read_image(sr.folder("net") / "results-Set5/coffee_x2_HR.png")
-    side = round(150 * compare_crops.CROP)
+    side = round(compare_crops.DPI * compare_crops.CROP)
     assert picture.shape[0] < 2 * side  # bicubic, net, HR: one row
     # the last crop is HR in the box, each pixel a square
-    left, top = picture.shape[1] - side - round(150 * compare_crops.MARGIN), round(150 * compare_crops.MARGIN)
+    top = round(compare_crops.DPI * compare_crops.MARGIN)
+    left = picture.shape[1] - side - top
     centres = np.round((np.arange(30) + 0.5) * side / 30).astype(int)
     shown = picture[top + centres][:, left + centres]
     assert np.abs(shown - hr[12:42, 40:70]).max() == 0
