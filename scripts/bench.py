@@ -32,6 +32,7 @@ from torch.nn.functional import l1_loss
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
+from allocation import keep_freed_memory
 from data import Data
 from data.image import write_image
 from data.train import Batch
@@ -216,6 +217,7 @@ def main(argv=None):
     words = list(sys.argv[1:] if argv is None else argv)
     cut = words.index("--") if "--" in words else len(words)
     own, first = parser.parse_known_args(words[:cut])
+    keep_freed_memory()
     try:
         cases = [Case(kind, parse_args(flags), own.size) for kind, flags in split_cases([*first, *words[cut:]])]
         for case in cases:

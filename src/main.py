@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 import distributed
+from allocation import keep_freed_memory
 from checkpoint import Checkpoint
 from data import Data
 from errors import InputError
@@ -86,6 +87,7 @@ def main(argv=None):
         return 2
     if args.n_GPUs > 1 and not distributed.is_started_by_torchrun():
         return distributed.launch(argv, args.n_GPUs, args.save)
+    keep_freed_memory()
     try:
         device = choose_device(args.cpu)
         with distributed.group(device):

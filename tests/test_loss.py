@@ -13,7 +13,7 @@ from errors import InputError
 from helpers import same_bits, state_of
 from loss import LOSSES, Loss, parse_loss
 from loss.adversarial import KINDS, Adversarial, dual_contrastive
-from loss.contrast import contrastive, info_nce, similarity
+from loss.contrast import contrastive, info_nce, similarities
 from loss.discriminator import Discriminator
 from loss.samples import SampleMaker, gaussian_blur, quantize, sharpen
 from loss.vgg import VGGFeatures, build_layers
@@ -71,10 +71,12 @@ def test_dual_contrastive_is_its_definition():
 def test_info_nce_is_its_definition():
     a, *others = torch.randn(5, 2, 6, 4, 4)
     pos, neg = others[:2], others[2:]
-    assert similarity(a, a).tolist() == pytest.approx([1, 1])
+    assert similarities(a, [a])[0].tolist() == pytest.approx([1, 1])
+    cosine = torch.cosine_similarity(a, pos[0]).mean((1, 2))
+    assert similarities(a, pos)[0].tolist() == pytest.approx(cosine.tolist(), abs=1e-6)
     want = 0
     for p, image in itertools.product(pos, range(2)):
-        s = [float(similarity(a, x)[image]) for x in (p, *neg)]
+        s = similarities(a, [p, *neg])[:, image].tolist()
         want += -math.log(math.exp(s[0]) / sum(map(math.exp, s))) / 4
     assert float(info_nce(a, pos, neg)) == pytest.approx(want, rel=1e-5)
 
@@ -152,7 +154,7 @@ def test_features_are_before_or_after_the_activation(before):
     features = dis(hr, return_features=True)[1]
     assert len(features) == 8
     for number, feature in enumerate(features):
-        negative = float(feature.min())
+        negative = float(feature.detach().min())
         activated = torch.nn.functional.leaky_relu(feature, 0.2)
         after_next = dis.features[2 * number + 2](activated if before else feature) if number < 7 else None
         if after_next is not None and before:

@@ -65,28 +65,36 @@ def test_networks_keep_colours_in_32_bits_and_compute_in_16(model):
 
 
 def test_the_embedding_convolves_in_16_bits_and_normalises_in_32():
-    dis = Discriminator(parse_args(["--loss", "1*L1+1*CL-patchD", "--patch_size", "32"]))
+    dis = Discriminator(parse_args(["--loss", "1*L1+1*CL-patchD", "--patch_size", "32", "--before_relu"]))
     seen = {}
-    for module in dis.modules():
+
+    def note(module, inputs, output):
+        seen.setdefault(type(module).__name__, []).append((inputs[0].detach(), output.detach()))
+
+    for module in dis.features.modules():
         if isinstance(module, (nn.Conv2d, nn.BatchNorm2d)):
-            module.register_forward_hook(
-                lambda m, x, y: seen.setdefault(type(m).__name__, set()).add((x[0].dtype, y.dtype)) if m.weight.dim() else None
-            )
+            module.register_forward_hook(note)
     dis.precision = "bf16"
     sets = [torch.rand(2, 3, 32, 32) * 255 for _ in range(3)]
-    logits = dis.logits(sets)
-    assert seen["BatchNorm2d"] == {(torch.float32, torch.float32)}
-    assert {after for _, after in seen["Conv2d"]} == {torch.bfloat16}
-    assert {x.dtype for x in logits} == {torch.float32}
+    assert {x.dtype for x in dis.logits(sets)} == {torch.float32}
+    assert {after.dtype for _, after in seen["Conv2d"]} == {torch.bfloat16}
+    for before, after in seen["BatchNorm2d"]:
+        exact = nn.functional.batch_norm(before.float(), None, None, training=True)
+        assert torch.allclose(after.float(), exact, rtol=2**-8, atol=1e-5), "more than the rounding of the result"
+    seen.clear()
+    embedded = dis.embed(sets, [1, 3])
+    assert len(seen["Conv2d"]) == 4, "deeper than it needs to be"
+    assert [[features.dtype for features in one] for one in embedded] == [[torch.float32] * 2] * 3
+    assert torch.equal(embedded[0][1], seen["BatchNorm2d"][9][1]), "the features that are kept were rounded"
 
 
 def test_sets_in_one_pass_keep_their_statistics_apart():
     torch.manual_seed(0)
     dis = Discriminator(parse_args(["--loss", "1*L1+1*CL-patchD", "--patch_size", "32", "--before_relu"]))
     sets = [torch.rand(2, 3, 32, 32) * white for white in (255, 30, 120)]
-    together = dis.embed(sets, 4)
+    together = dis.embed(sets, range(5))
     for images, features in zip(sets, together, strict=True):
-        (alone,) = dis.embed([images], 4)
+        (alone,) = dis.embed([images], range(5))
         assert len(features) == 5
         for a, b in zip(alone, features, strict=True):
             assert torch.allclose(a, b, atol=1e-5)

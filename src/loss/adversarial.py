@@ -173,17 +173,13 @@ class Adversarial(nn.Module):
 
     def _contrast(self, sr, positives, negatives):
         """Step 2: the contrastive loss in the features of --cl_layer, computed no deeper than the last of them."""
-        last = max(self.layers)
-
-        def features(sets):
-            return [[kept[i] for i in self.layers] for kept in self.dis.embed(sets, last)]
-
         with torch.no_grad():
-            positives, negatives = features(positives), features(negatives)
+            positives, negatives = (self.dis.embed(sets, self.layers) for sets in (positives, negatives))
         if self.args.shuffle_neg:
             negatives += self._from_other_images(positives[0])
+        (anchor,) = self.dis.embed([sr], self.layers)
         weights = [0.5**i for i in self.layers] if self.args.layer_weight else None
-        loss, report = contrastive(self.args.cl_loss_type, features([sr])[0], positives, negatives, weights)
+        loss, report = contrastive(self.args.cl_loss_type, anchor, positives, negatives, weights)
         self.report |= report
         return loss
 

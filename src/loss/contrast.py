@@ -4,17 +4,14 @@ s(a, b) is the mean over places of the cosine along the channels. The anchor is 
 """
 
 import torch
-from torch.nn.functional import cosine_similarity, l1_loss
-
-
-def similarity(a, b):
-    """Give s(a, b) of each image: (B,) of features (B, C, H, W)."""
-    return cosine_similarity(a, b, dim=1).flatten(1).mean(1)
+from torch.nn.functional import l1_loss, normalize
 
 
 def similarities(anchor, others):
-    """Give s(anchor, o) for each of a list of features (B, C, H, W): (len(others), B)."""
-    return torch.stack([similarity(anchor, other) for other in others])
+    """Give s(anchor, o) of each image for each of a list of features (B, C, H, W): (len(others), B)."""
+    places = anchor.shape[2] * anchor.shape[3]
+    anchor, *others = (normalize(x, dim=1, eps=1e-8).permute(0, 2, 3, 1).flatten(1) for x in (anchor, *others))
+    return torch.stack([torch.einsum("bi,bi->b", anchor, other) for other in others]) / places
 
 
 def _info_nce(to_positives, to_negatives):
@@ -49,8 +46,11 @@ def contrastive(kind, anchor, positives, negatives, weights=None):
         (loss, report): a scalar, and the mean similarities to positives and negatives for the log.
     """
     weights = weights or [1.0] * len(anchor)
-    to_pos = [similarities(a, [p[i] for p in positives]) for i, a in enumerate(anchor)]
-    to_neg = [similarities(a, [n[i] for n in negatives]) for i, a in enumerate(anchor)]
+    to_pos, to_neg = [], []
+    for i, a in enumerate(anchor):
+        to_all = similarities(a, [other[i] for other in (*positives, *negatives)])
+        to_pos.append(to_all[: len(positives)])
+        to_neg.append(to_all[len(positives) :])
     with torch.no_grad():
         report = {"s_pos": torch.stack(to_pos).mean(), "s_neg": torch.stack(to_neg).mean()}
     pairs = list(zip(weights, to_pos, to_neg, strict=True))

@@ -6,6 +6,7 @@ was in place and overwrote them.
 
 import torch
 from torch import nn
+from torch.nn.functional import leaky_relu
 
 from errors import InputError
 from loss.wavelet import haar_high
@@ -14,6 +15,7 @@ from precision import autocast
 WIDTHS = (64, 64, 128, 128, 256, 256, 512, 512)
 STRIDES = (1, 2, 1, 2, 1, 2, 1, 2)
 N_LAYERS = len(WIDTHS)
+SLOPE = 0.2  # of LeakyReLU
 
 
 class Discriminator(nn.Module):
@@ -47,8 +49,7 @@ class Discriminator(nn.Module):
         blocks = []
         for n_out, stride in zip(WIDTHS, STRIDES, strict=True):
             convolution = nn.Conv2d(n_in, n_out, 3, stride=stride, padding=1, bias=False)
-            blocks.append(nn.Sequential(convolution, nn.BatchNorm2d(n_out)))
-            blocks.append(nn.LeakyReLU(0.2, inplace=not args.before_relu))
+            blocks += [nn.Sequential(convolution, nn.BatchNorm2d(n_out)), nn.LeakyReLU(SLOPE)]
             n_in = n_out
             side = (side - 1) // stride + 1
         if side == 1 and args.batch_size // args.split_batch == 1:
@@ -59,7 +60,7 @@ class Discriminator(nn.Module):
             self.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Conv2d(n_in, 1, 1))
         else:
             self.classifier = nn.Sequential(
-                nn.Flatten(), nn.Linear(n_in * side**2, 1024), nn.LeakyReLU(0.2, inplace=True), nn.Linear(1024, 1)
+                nn.Flatten(), nn.Linear(n_in * side**2, 1024), nn.LeakyReLU(SLOPE, inplace=True), nn.Linear(1024, 1)
             )
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -69,30 +70,37 @@ class Discriminator(nn.Module):
         """Give what the first block sees of images (B, C, H, W): their Haar high frequencies with --use_wavelet."""
         return haar_high(x) if self.use_wavelet else x
 
-    def embed(self, sets, last):
-        """Give the features of blocks 0 to `last`, no deeper, of sets of prepared images: a list, one a block, for each."""
-        blocks = [kept for kept, _ in self._blocks(sets, last)]
-        return [list(features) for features in zip(*blocks, strict=True)]
+    def embed(self, sets, layers):
+        """Give the features of the blocks `layers`, (B, C, H, W) in 32 bits, of sets of prepared images: a list for each set.
+
+        Blocks after the last of them are not computed.
+        """
+        kept = {}
+        for number, (features, _) in zip(range(max(layers) + 1), self._blocks(sets, layers), strict=False):
+            kept[number] = features
+        return [[kept[number][i].float() for number in layers] for i in range(len(sets))]
 
     def logits(self, sets):
         """Give the logits of sets of prepared images, in a list."""
         *_, (_, x) = self._blocks(sets)
         return self._head(x).split([len(images) for images in sets])
 
-    def _blocks(self, sets, last=N_LAYERS - 1):
-        """Yield each block's features of the sets, before the activation with --before_relu, and what the next block sees.
+    def _blocks(self, sets, layers=()):
+        """Yield, for each block, its features of the sets if it is one of `layers`, and what the next block sees.
 
-        All sets go through a convolution in one pass; each is normalised by its own statistics, in 32 bits.
+        All sets go through a convolution in one pass; each is normalised by its own statistics, computed in 32 bits. In bf16
+        the result is rounded to 16 bits, as the next convolution would do, but where it is to be kept.
         """
         sizes = [len(images) for images in sets]
         x = torch.cat(sets) if len(sets) > 1 else sets[0]
-        for block, activation in zip(self.features[: 2 * last + 1 : 2], self.features[1::2], strict=False):
-            convolution, normalisation = block
+        for number, (convolution, normalisation) in enumerate(self.features[::2]):
             with autocast(x.device, self.precision):
                 x = convolution(x)
-            before = [normalisation(images.float()) for images in x.split(sizes)]
-            x = activation(torch.cat(before) if len(sets) > 1 else before[0])
-            yield (before if self.before_relu else x.split(sizes)), x
+            before = number in layers and self.before_relu
+            parts = [normalisation(images.float() if before else images) for images in x.split(sizes)]
+            # in place but where the features before it are kept
+            x = leaky_relu(torch.cat(parts) if len(sets) > 1 else parts[0], SLOPE, inplace=not before or len(sets) > 1)
+            yield (parts if before else x.split(sizes) if number in layers else None), x
 
     def _head(self, x):
         with autocast(x.device, self.precision):
@@ -103,6 +111,6 @@ class Discriminator(nn.Module):
 
         With return_features: (logits, list of the features of all eight blocks).
         """
-        kept, outputs = zip(*self._blocks([self.prepare(x)]), strict=True)
+        kept, outputs = zip(*self._blocks([self.prepare(x)], range(N_LAYERS)), strict=True)
         logits = self._head(outputs[-1])
         return (logits, [features for (features,) in kept]) if return_features else logits
