@@ -11,7 +11,7 @@
     scripts/bench.py forward --template NLSN --scale 2 -- pipeline --scale 4 --n_threads 2
 
 The cases are timed in turn, so that a disturbance meets all of them. Each prints the median of the seconds, patches or images
-per second, GFLOP/s and their share of the largest matrix product's in the same run and number format, the peak memory, and
+per second, GFLOP/s and their share of those of a large matrix product in the same run and number format, the peak memory, and
 how many times the first case's time it takes; its last line reads `step 0.71 s`, `forward 0.48 s` or `patches/s 5000`.
 """
 
@@ -34,8 +34,8 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 from allocation import keep_freed_memory
 from data import Data
+from data.batch import Batch
 from data.image import write_image
-from data.train import Batch
 from errors import InputError
 from loss import Loss
 from model import build_network, choose_device
@@ -150,8 +150,8 @@ class Case:
         self.run()
         self.seconds.append(time.perf_counter() - began)
 
-    def result(self, peak, first):
-        """Give the figures of the case: `peak` in GFLOP/s for its precision, `first` the median seconds of the first case."""
+    def result(self, gemm, first):
+        """Give the figures; `gemm` are the GFLOP/s of a matrix product, `first` the median seconds of the first case."""
         seconds, args = statistics.median(self.seconds), self.args
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         if self.device.type == "cuda":
@@ -161,25 +161,22 @@ class Case:
             "case": self.kind, "model": args.model, "scale": args.scale[0], "loss": args.loss, "batch_size": args.batch_size,
             "patch_size": args.patch_size, "precision": self.precision, "seconds": seconds, "fastest": min(self.seconds),
             "slowest": max(self.seconds), "unit": f"{self.unit}/s", "rate": self.count / seconds, "gflops": rate,
-            "share_of_gemm": rate / peak if peak else None, "peak_memory_gib": memory / 2**30, "times_first": seconds / first,
+            "share_of_gemm": rate / gemm if gemm else None, "peak_memory_gib": memory / 2**30, "times_first": seconds / first,
         }  # fmt: skip
 
 
-def gemm_peak(device, precision):
-    """Measure the GFLOP/s of the largest matrix product that takes no more than a second or so."""
+def gemm_rate(device, precision):
+    """Measure the GFLOP/s of a matrix product that takes 0.1 s or more: a rate that is kept up, unlike that of a burst."""
     dtype = {"half": torch.float16, "bf16": torch.bfloat16}.get(precision, torch.float32)
-    best, size = 0.0, 256
-    while size <= 8192:
+    size, seconds = 512, [0.0]
+    while statistics.median(seconds) < 0.1 and size < 32768:
+        size, seconds = 2 * size, []
         a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-        for _ in range(3):
+        for _ in range(5):
             began = time.perf_counter()
             (a @ b)[0, 0].item()
-            seconds = time.perf_counter() - began
-            best = max(best, 2 * size**3 / seconds / 1e9)
-        if seconds > 0.15:
-            break
-        size *= 2
-    return best
+            seconds.append(time.perf_counter() - began)
+    return 2 * size**3 / statistics.median(seconds) / 1e9
 
 
 def describe(result):
@@ -228,14 +225,14 @@ def main(argv=None):
         for case in cases:
             case.close()
         timed = {(case.device, case.precision) for case in cases if case.flops}
-        peaks = {key: gemm_peak(*key) for key in timed}
+        rates = {key: gemm_rate(*key) for key in timed}
         base = statistics.median(cases[0].seconds)
-        results = [case.result(peaks.get((case.device, case.precision)), base) for case in cases]
+        results = [case.result(rates.get((case.device, case.precision)), base) for case in cases]
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    for (_, precision), peak in peaks.items():
-        print(f"matrix product, {precision}: {peak:.0f} GFLOP/s")
+    for (_, precision), rate in rates.items():
+        print(f"matrix product, {precision}: {rate:.0f} GFLOP/s")
     for result in results:
         print("\n".join(describe(result)))
     if own.json:

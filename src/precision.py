@@ -2,16 +2,15 @@
 
 import contextlib
 import functools
-import time
+import re
+from pathlib import Path
 
 import torch
-from torch.nn.functional import conv2d
 
 from errors import InputError
 
 PRECISIONS = ("single", "half", "bf16", "auto")
 _DTYPES = {"half": torch.float16, "bf16": torch.bfloat16}
-WORTH = 1.2  # how much faster bf16 must be for `auto` to take it
 
 
 def autocast(device, precision):
@@ -34,27 +33,21 @@ def to_autocast(x):
 
 
 @functools.cache
-def bf16_gain():
-    """Measure how many times as fast as single precision bf16 is on this CPU, in training a convolution."""
-    weight = torch.ones(64, 64, 3, 3).contiguous(memory_format=torch.channels_last).requires_grad_()
-    images = torch.ones(2, 64, 24, 24).contiguous(memory_format=torch.channels_last)
-
-    def seconds(precision):
-        best = float("inf")
-        for _ in range(4):
-            began = time.perf_counter()
-            with autocast(images.device, precision):
-                conv2d(images, weight, padding=1).float().sum().backward()
-            best = min(best, time.perf_counter() - began)
-        return best
-
-    return seconds("single") / seconds("bf16")
+def bf16_units():
+    """Name the instructions of this CPU for products of bf16, AMX or AVX-512; "" for none, or where no Linux tells."""
+    try:
+        flags = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.M)
+    except OSError:
+        flags = None
+    flags = flags[1].split() if flags else []
+    return "AMX" if "amx_bf16" in flags else "AVX-512 BF16" if "avx512_bf16" in flags else ""
 
 
 def choose_precision(name, device, log=print):
     """Turn --precision into single, half or bf16; `auto` takes the fastest on this device and logs why.
 
-    CUDA: bf16 from compute capability 8 (Ampere) on, half from 7 (Volta) on, whose matrix units have it. CPU: measured.
+    CUDA: bf16 from compute capability 8 (Ampere) on, half from 7 (Volta) on, whose matrix units have it. CPU: see `bf16_units`.
+    It is known rather than measured: a measurement that came out otherwise would change the bits of a run made again.
 
     Raises:
         InputError: the GPU has no bf16.
@@ -66,13 +59,11 @@ def choose_precision(name, device, log=print):
         if name == "auto":
             name = "bf16" if capability >= (8, 0) else "half" if capability >= (7, 0) else "single"
             log(f"--precision auto: {name} on {torch.cuda.get_device_name(device)}")
-    elif device.type == "cpu" and name != "single":
-        gain = bf16_gain()
-        if name == "auto":
-            name = "bf16" if gain >= WORTH else "single"
-            log(f"--precision auto: {name} (bf16 runs at {gain:.2g} times the speed of single here)")
-        elif gain < 1:
-            log(f"WARNING: --precision {name}: bf16 runs at {gain:.2g} times the speed of single on this CPU")
+    elif device.type == "cpu" and name == "auto":
+        name = "bf16" if bf16_units() else "single"
+        log(f"--precision auto: {name} (this CPU has {bf16_units() or 'no units for bf16'})")
+    elif device.type == "cpu" and name != "single" and not bf16_units():
+        log(f"WARNING: --precision {name}: this CPU has no units for bf16, single will be faster")
     elif name == "auto":
         name = "single"
     return name

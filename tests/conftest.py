@@ -45,7 +45,7 @@ def sr(data_dir, tmp_path, capsys):
     class Program:
         data, experiments = data_dir, tmp_path / "experiment"
         small = "--model EDSR --n_resblocks 1 --n_feats 8 --scale 2 --patch_size 32 --batch_size 4 --test_every 4 --lr 1e-3 "
-        small += "--data_range 1-3/4-4 --data_test Set5 --n_threads 0 --print_every 2 --cpu"
+        small += "--data_range 1-3/4-4 --data_test Set5 --n_threads 0 --print_every 2 --cpu --precision single"
 
         def __call__(self, *argv, data=data_dir):
             where = ["--dir_data", str(data), "--dir_experiment", str(self.experiments)]

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import time
 
 import imageio.v3 as iio
 import numpy as np
@@ -9,12 +10,15 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from data import Data
+from data.batch import collate
 from data.cache import decoded
 from data.image import image_size, read_image, to_channels, to_tensor, write_image
 from data.resize import downsample
-from data.train import EpochSampler, TrainSet, collate
+from data.train import EpochSampler, TrainSet
 from errors import InputError
 from helpers import write_set
+from option import parse_args
 
 
 def pairs_of(photographs, scale=2):
@@ -37,6 +41,39 @@ def test_workers_do_not_change_the_patches(photographs, method):
         assert torch.equal(plain.lr, other.lr)
         assert torch.equal(plain.hr, other.hr)
         assert plain.names == other.names
+
+
+def data_of(folder, workers, *flags):
+    """The Data of small runs on the sets in a folder, with --n_threads."""
+    small = "--scale 2 --patch_size 32 --batch_size 4 --test_every 30 --data_train Mine --data_test Mine --cpu".split()
+    return Data(parse_args([*small, "--dir_data", str(folder), "--n_threads", str(workers), *flags]), print)
+
+
+@pytest.mark.parametrize("flags", [[], ["--n_colors", "1"], ["--ext", "img"]])
+def test_loader_processes_hand_over_the_same_batches_and_leave_the_one_in_use_alone(data_dir, monkeypatch, flags):
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    plain, loaded = (data_of(data_dir, workers, *flags) for workers in (0, 3))
+    for epoch in (1, 2):
+        asked_before = None
+        for one, other in zip(*(data.epoch(epoch, 0, torch.device("cpu")) for data in (plain, loaded)), strict=True):
+            time.sleep(0.005)  # the processes fill all they may
+            for batch, same in filter(None, [(one, other), asked_before]):
+                assert batch.names == same.names
+                assert torch.equal(batch.lr, same.lr)
+                assert torch.equal(batch.hr, same.hr)
+            asked_before = one, other
+    loaded.close()
+
+
+def test_loader_processes_hand_over_batches_of_8_and_16_bits_mixed(tmp_path, photographs, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    images = {"eight": photographs["coffee"], "sixteen": photographs["rocket"].astype(np.uint16) * 257}
+    write_set(tmp_path / "Mine/HR", images)
+    plain, loaded = (data_of(tmp_path, workers, "--batch_size", "2", "--ext", "img") for workers in (0, 2))
+    for one, other in zip(*(data.epoch(1, 0, torch.device("cpu")) for data in (plain, loaded)), strict=True):
+        assert other.hr.dtype == torch.float32
+        assert torch.equal(one.hr, other.hr)
+    loaded.close()
 
 
 def test_epochs_and_seeds_differ(photographs):

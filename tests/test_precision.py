@@ -7,7 +7,7 @@ from torch import nn
 from helpers import state_of
 from loss.discriminator import Discriminator
 from option import parse_args
-from precision import autocast
+from precision import autocast, bf16_units
 
 
 def test_weights_figures_and_states_stay_in_32_bits(sr):
@@ -16,7 +16,7 @@ def test_weights_figures_and_states_stay_in_32_bits(sr):
             "--save", precision, "--epochs", 1, "--precision", precision, "--template", "PCL", "--mcl_neg", 1
         )
         assert status == 0, precision
-        assert ("speed of single on this CPU" in out) in (False, precision != "single")
+        assert ("WARNING: --precision" in out) == (precision != "single" and not bf16_units())
         state = state_of(sr.folder(precision))
         assert state["precision"] == ["cpu", precision]
         tensors = [*state["net"].values(), *state["loss"].values(), *state["optimizer"]["state"][0].values()]
@@ -26,15 +26,18 @@ def test_weights_figures_and_states_stay_in_32_bits(sr):
     assert psnr[1] != psnr[0]  # it did compute in 16 bits
 
 
-def test_auto_is_the_default_says_what_it_chose_and_tests_in_single(sr):
-    status, out, _ = sr.train("--save", "run", "--epochs", 1)
+@pytest.mark.parametrize(("units", "chosen"), [("AMX", "bf16"), ("", "single")])
+def test_auto_is_the_default_says_what_it_chose_and_tests_in_single(sr, monkeypatch, units, chosen):
+    monkeypatch.setattr("precision.bf16_units", lambda: units)
+    default = sr.small.split()
+    del default[default.index("--precision") : default.index("--precision") + 2]
+    status, out, _ = sr(*default, "--save", "run", "--epochs", 1)
     assert status == 0
-    chosen = state_of(sr.folder("run"))["precision"]
-    assert chosen[0] == "cpu"
-    assert f"--precision auto: {chosen[1]} (bf16 runs at " in out
+    assert state_of(sr.folder("run"))["precision"] == ["cpu", chosen]
+    assert f"--precision auto: {chosen} (this CPU has {units or 'no units for bf16'})" in out
     weights = sr.folder("run") / "model/model_latest.pt"
-    for name, flags in {"auto": [], "single": ["--precision", "single"]}.items():
-        assert sr.train("--save", name, "--test_only", "--pre_train", weights, *flags)[0] == 0
+    for name, flags in {"auto": default, "single": [*default, "--precision", "single"]}.items():
+        assert sr(*flags, "--save", name, "--test_only", "--pre_train", weights)[0] == 0
     assert sr.metrics("auto") == sr.metrics("single")
 
 

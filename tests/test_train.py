@@ -28,7 +28,7 @@ def compare_runs(sr, one, two):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("flags", [[], ALL_KINDS], ids=["plain", "ema-clip-cosine"])
+@pytest.mark.parametrize("flags", [[], ALL_KINDS, ["--precision", "bf16"]], ids=["plain", "ema-clip-cosine", "bf16"])
 def test_stopped_and_resumed_is_the_same_to_the_last_bit(sr, workers, flags):
     assert sr.train("--save", "whole", "--epochs", 4, *flags)[0] == 0
     assert sr.train("--save", "parts", "--epochs", 2, "--n_threads", workers, *flags)[0] == 0

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import sys
 
 import torch
 from torch.utils.data import DataLoader
@@ -12,7 +13,7 @@ from stopping import deliver_on
 
 
 class Data:
-    """All data of a run: `train` is a DataLoader of Batch or None, `tests` a list of TestSet and DemoSet."""
+    """All data of a run: `epoch` gives the training batches, `tests` a list of TestSet and DemoSet."""
 
     def __init__(self, args, log=print):
         """Find, check and decode what --data_train and --data_test name.
@@ -21,8 +22,9 @@ class Data:
             InputError: what is missing, broken or does not match, by file.
         """
         # imported here: layout.py, which option.py reads, must not pull in all of the data code
+        from data.batch import PREFETCH, SharedBatches, collate
         from data.test import DemoSet, build_test_sets
-        from data.train import EpochSampler, build_train_set, collate
+        from data.train import EpochSampler, build_train_set
 
         ranges = parse_ranges(args.data_range)
         self.tests = build_test_sets(args, ranges[-1])
@@ -37,12 +39,15 @@ class Data:
             samples = build_train_set(args, ranges[0], log)
         self.sampler = EpochSampler(args.test_every, args.batch_size, len(args.scale), args.seed)
         workers = min(args.n_threads, max(1, (os.cpu_count() or 1) // distributed.local_world_size()))
+        forks = workers > 0 and sys.platform.startswith("linux")  # elsewhere they are started anew and share no memory
+        self.shared = SharedBatches(workers, args.batch_size * samples.bytes_per_sample()) if forks else None
         self.train = DataLoader(
             samples,
             batch_sampler=self.sampler,
             num_workers=workers,
-            collate_fn=collate,
-            pin_memory=torch.cuda.is_available() and not args.cpu,
+            collate_fn=self.shared.put if forks else collate,
+            multiprocessing_context="fork" if forks else None,
+            prefetch_factor=PREFETCH if workers else None,
             persistent_workers=workers > 0,
             generator=torch.Generator(),  # else workers would draw from the generator of the training
             worker_init_fn=deliver_on,
@@ -51,7 +56,8 @@ class Data:
     def epoch(self, number, start, device):
         """Give the batches of an epoch, numbered from 1, on the device, without the first `start` of them."""
         self.sampler.set_epoch(number, start)
-        return _on_device(self.train, device)
+        batches = map(self.shared.take, self.train) if self.shared else self.train
+        return _on_device(batches, device)
 
     def close(self):
         """End the loader processes."""
@@ -68,8 +74,9 @@ def _on_device(batches, device):
     for batch in itertools.chain(batches, [None]):
         coming = None
         if batch is not None:
-            with torch.cuda.stream(stream):
-                coming = batch._replace(lr=batch.lr.to(device, non_blocking=True), hr=batch.hr.to(device, non_blocking=True))
+            with torch.cuda.stream(stream):  # from pinned memory, which alone is copied beside the work
+                lr, hr = (images.pin_memory().to(device, non_blocking=True) for images in (batch.lr, batch.hr))
+                coming = batch._replace(lr=lr, hr=hr)
         if ready is not None:
             yield ready
         if coming is not None:

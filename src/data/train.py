@@ -4,10 +4,8 @@ What a sample is depends on (seed, epoch, index) alone: neither the number of wo
 """
 
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-import torch
 from torch.utils.data import Dataset, Sampler
 
 import distributed
@@ -16,32 +14,6 @@ from data.image import image_size, read_image, to_channels, to_tensor
 from data.layout import find_pairs
 from data.resize import downsample
 from errors import InputError
-
-
-class Batch(NamedTuple):
-    """Patches of one training step: lr (B,C,h,w) and hr (B,C,h*scale,w*scale) with white at 255, uint8 or float32."""
-
-    lr: torch.Tensor
-    hr: torch.Tensor
-    names: list
-    scale: int
-
-
-def _stack(images):
-    """Stack images (C, H, W) of any strides in channels_last, which images on disk and fast convolutions have in common."""
-    channels, height, width = images[0].shape
-    stacked = torch.empty(len(images), height, width, channels, dtype=images[0].dtype).permute(0, 3, 1, 2)
-    for place, image in zip(stacked, images, strict=True):
-        place.copy_(image)
-    return stacked
-
-
-def collate(samples):
-    """Make a Batch of samples (lr, hr, name, scale); 8-bit and other samples mixed become float32."""
-    lr, hr, names, scales = zip(*samples, strict=True)
-    if len({t.dtype for t in (*lr, *hr)}) > 1:
-        lr, hr = [t.float() for t in lr], [t.float() for t in hr]
-    return Batch(_stack(lr), _stack(hr), list(names), scales[0])
 
 
 def common_size(hr_size, lr_size, scale, names):
@@ -105,6 +77,11 @@ class TrainSet(Dataset):
 
     def __len__(self):
         return len(self.pairs[0])
+
+    def bytes_per_sample(self):
+        """Give the bytes that a sample of 8-bit colours, or of luma in 32 bits, takes at the most."""
+        pixels = max(side**2 * (1 + scale**2) for side, scale in zip(self.lr_patch, self.scales, strict=True))
+        return pixels * (3 if self.n_colors == 3 else 4)
 
     def _image_number(self, epoch, index):
         """Every image once, in an order of its own for each pass over the set."""

@@ -12,6 +12,18 @@ from torch.nn.functional import conv2d
 
 from model.attention import GroupedNetwork
 from model.common import conv
+from precision import exact
+
+PART = 2**16  # values of each map that are in 32 bits at a time
+
+
+def _affinities(maps):
+    """Give the products of N maps (B, C, H, W) with each other, (B, N, N) in 32 bits, without all of them side by side."""
+    energy = 0.0
+    for parts in zip(*(x.permute(0, 2, 3, 1).flatten(1).split(PART, dim=1) for x in maps), strict=True):
+        part = torch.stack(parts, dim=1).float()
+        energy = energy + part @ part.transpose(1, 2)
+    return energy
 
 
 class LayerAttention(nn.Module):
@@ -32,9 +44,9 @@ class LayerAttention(nn.Module):
     def forward(self, maps):
         """Mix a list of N maps (B, C, H, W) to (B, N*C, H, W)."""
         stack = torch.stack(maps, dim=1).flatten(2)  # (B, N, C*H*W)
-        with torch.autocast(stack.device.type, enabled=False):  # sums over C*H*W overflow in half precision
-            exact = stack.float()
-            mix = self.mix(exact @ exact.transpose(1, 2))
+        with exact(stack):  # sums over C*H*W overflow in half precision
+            wide = stack.float()
+            mix = self.mix(wide @ wide.transpose(1, 2))
         mixed = mix.to(stack.dtype) @ stack  # gamma * (A V) + V, in one product
         return mixed.view(stack.shape[0], -1, *maps[0].shape[2:])
 
@@ -43,12 +55,11 @@ class LayerAttention(nn.Module):
 
         Mixing is linear, so the matrix goes into the kernel of the convolution that follows. For inference.
         """
-        rows = [torch.stack([(a.float() * b).sum((1, 2, 3)) for b in maps], -1) for a in maps]
-        energy = torch.stack(rows, -2)  # (B, N, N)
-        mix = self.mix(energy)
+        with exact(maps[0]):  # as above
+            mix = self.mix(_affinities(maps))
         kernel = last_conv.weight.unflatten(1, (len(maps), -1))  # (C', N, C, 3, 3)
         results = []
-        for i in range(len(energy)):
+        for i in range(len(mix)):
             parts = torch.einsum("onchw,nm->mochw", kernel, mix[i])
             y = last_conv.bias.view(1, -1, 1, 1)
             for x, part in zip(maps, parts, strict=True):
