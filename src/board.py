@@ -7,6 +7,7 @@ them. Nothing here draws random numbers or touches the network: a run ends in th
 
 from data.image import to_uint8
 from errors import InputError
+from replacing import naming
 
 SIDE = 320  # pixels that pictures are cut to: an epoch of a set takes at most some 300 kB of the event file
 
@@ -50,18 +51,19 @@ class Board:
 
         None, which stands for nan and infinity there, is left out.
         """
-        epoch = line["epoch"]
-        if "loss" in line:
-            values = {f"loss/{term}": value for term, value in line["loss"].items()} | {"lr": line["lr"]}
-        else:
-            label = f"{line['dataset']} x{line['scale']}"
-            values = {f"PSNR/{label}": line["psnr"], f"SSIM/{label}": line["ssim"]}
-            for tag, picture in self._pictures.pop(label, {}).items():
-                self._writer().add_image(tag, picture, epoch, dataformats="HWC")
-        for tag, value in values.items():
-            if value is not None:
-                self._writer().add_scalar(tag, value, epoch)
-        self._writer().flush()  # waits for its thread: the state of the epoch, saved next, must not be ahead of it
+        with naming(self.folder):
+            epoch = line["epoch"]
+            if "loss" in line:
+                values = {f"loss/{term}": value for term, value in line["loss"].items()} | {"lr": line["lr"]}
+            else:
+                label = f"{line['dataset']} x{line['scale']}"
+                values = {f"PSNR/{label}": line["psnr"], f"SSIM/{label}": line["ssim"]}
+                for tag, picture in self._pictures.pop(label, {}).items():
+                    self._writer().add_image(tag, picture, epoch, dataformats="HWC")
+            for tag, value in values.items():
+                if value is not None:
+                    self._writer().add_scalar(tag, value, epoch)
+            self._writer().flush()  # waits for its thread: the state of the epoch, saved next, must not be ahead of it
 
     def show(self, label, image, sr, rgb_range):
         """Keep the middle of an image for the next line of its test set: of SR, and, the first time, of HR.

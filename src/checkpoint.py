@@ -18,7 +18,6 @@ import csv
 import io
 import json
 import math
-import os
 import random
 import shutil
 import sys
@@ -34,30 +33,12 @@ from board import Board
 from errors import InputError
 from lock import Lock
 from model.weights import load_exactly, load_file, read_weights
-from replacing import replacing
+from replacing import append, end_line, writing
 
 MARKER = "# An experiment of this program. `python src/main.py --load NAME` goes on with these flags."
 # Flags of a state: a run that goes on from it cannot change them.
 FIXED = ("model", "scale", "n_resblocks", "n_resgroups", "n_feats", "res_scale", "reduction", "n_colors", "rgb_range")
 FIXED += ("nlsn_n_hashes", "nlsn_chunk_size", "optimizer")
-
-
-@contextlib.contextmanager
-def writing(path):
-    """Open a temporary file that takes the place of `path` when all is written; on an error `path` stays as it was.
-
-    Raises:
-        InputError: it cannot be written: disk full, no permission.
-    """
-    path = Path(path)
-    try:
-        with replacing(path) as partial, open(partial, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-    except (OSError, RuntimeError) as error:  # torch.save gives RuntimeError for a full disk
-        kept = " (the former file is whole)" if path.exists() else ""
-        raise InputError(f"{path}: cannot be written: {error}{kept}") from error
 
 
 def save_tensors(path, value):
@@ -109,7 +90,7 @@ class Checkpoint:
         self.metrics = []  # lines of metrics.jsonl
         self.best = {"psnr": None, "epoch": 0}
         self._early = []  # lines logged before the folder is there
-        self._log = self._lock = self.board = None
+        self._log = self._lock = self.board = None  # path of log.txt once it is there
         self._scores = {}  # content of the files in per_image of the last test
         if not self.writes:
             return
@@ -166,9 +147,10 @@ class Checkpoint:
         if not (self.args.test_only and config.exists()):
             with writing(config) as file:
                 file.write("\n".join([MARKER, *config_lines, ""]).encode())
-        self._log = open(self.dir / "log.txt", "a", encoding="utf-8")  # noqa: SIM115 (open as long as the run)
-        self._log.write("\n".join([time.strftime("%Y-%m-%d %H:%M:%S"), *self._early, ""]))
-        self._log.flush()
+        self._log = self.dir / "log.txt"
+        for path in (self._log, self.dir / "metrics.jsonl"):
+            end_line(path)
+        append(self._log, "\n".join([time.strftime("%Y-%m-%d %H:%M:%S"), *self._early, ""]))
         self.metrics = self._read_metrics()
 
     def log(self, text):
@@ -180,8 +162,7 @@ class Checkpoint:
         if self._log is None:
             self._early.append(str(text))
         else:
-            self._log.write(f"{text}\n")
-            self._log.flush()
+            append(self._log, f"{text}\n")
 
     def _read_metrics(self):
         path, lines = self.dir / "metrics.jsonl", []
@@ -197,8 +178,7 @@ class Checkpoint:
         self.metrics.append(line)
         if not self.writes:
             return
-        with open(self.dir / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        append(self.dir / "metrics.jsonl", json.dumps(line) + "\n")
         if self.board:
             self.board.record(line)
 

@@ -5,6 +5,7 @@ import os
 import socket
 
 from errors import InputError
+from replacing import naming
 
 try:
     import fcntl
@@ -21,7 +22,7 @@ class Lock:
     def test(self):
         """Raise InputError if another process holds the lock; leaves no trace."""
         if self.path.is_file():
-            with open(self.path, "r+", encoding="utf-8") as file:
+            with open(self.path, "rb+") as file:
                 self._try(file)
 
     def take(self):
@@ -30,11 +31,11 @@ class Lock:
         Raises:
             InputError: another process holds it.
         """
-        self._file = open(self.path, "a+", encoding="utf-8")  # noqa: SIM115 (open as long as the run)
-        self._try(self._file)
-        self._file.truncate(0)
-        self._file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        self._file.flush()
+        with naming(self.path):
+            self._file = open(self.path, "ab+", buffering=0)  # noqa: SIM115 (open as long as the run)
+            self._try(self._file)
+            self._file.truncate(0)
+            self._file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
 
     def _try(self, file):
         if fcntl is None:
@@ -43,8 +44,9 @@ class Lock:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock not inherited by loader processes
         except (BlockingIOError, PermissionError) as error:
             file.seek(0)
+            owner = file.read().decode(errors="replace").strip()
             raise InputError(
-                f"{self.folder}: another run is at work here ({file.read().strip()}); give another --save, and to test its "
+                f"{self.folder}: another run is at work here ({owner}); give another --save, and to test its "
                 "weights meanwhile --pre_train"
             ) from error
         except OSError:  # a file system without locks

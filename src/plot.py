@@ -6,6 +6,8 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.ticker import MaxNLocator
 
+from replacing import writing
+
 
 def draw(folder, name, panels, ylabel, endings=("pdf", "png")):
     """Draw curves over epochs into folder/name.pdf and .png, one panel beside the other.
@@ -37,7 +39,8 @@ def draw(folder, name, panels, ylabel, endings=("pdf", "png")):
         axis.set_xlabel("epoch")
     figure.tight_layout()
     for ending in endings:
-        figure.savefig(folder / f"{name}.{ending}", dpi=110)
+        with writing(folder / f"{name}.{ending}") as file:
+            figure.savefig(file, format=ending, dpi=110)
     plt.close(figure)
 
 

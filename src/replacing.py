@@ -1,9 +1,11 @@
-"""Files that appear whole or not at all."""
+"""Writing files: whole or not at all, and with the name of the file in what goes wrong."""
 
 import contextlib
 import os
 import re
 from pathlib import Path
+
+from errors import InputError
 
 
 @contextlib.contextmanager
@@ -19,6 +21,55 @@ def replacing(path):
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def naming(path):
+    """Turn an error of writing in a `with` block into an InputError that names the file; the system's own often does not."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def writing(path):
+    """Open a temporary file that takes the place of `path` when all is written; on an error `path` stays as it was.
+
+    Raises:
+        InputError: it cannot be written: disk full, no permission.
+    """
+    path = Path(path)
+    try:
+        with replacing(path) as partial, open(partial, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+    except (OSError, RuntimeError) as error:  # torch.save gives RuntimeError for a full disk
+        kept = " (the former file is whole)" if path.exists() else ""
+        raise InputError(f"{path}: cannot be written: {error}{kept}") from error
+
+
+def append(path, text):
+    """Add text to the end of a file; what a full disk leaves out is found by `end_line`.
+
+    Raises:
+        InputError: see `naming`.
+    """
+    with naming(path), open(path, "ab", buffering=0) as file:  # a buffer would be written again at the end of the program
+        rest = memoryview(text.encode())
+        while rest:
+            rest = rest[file.write(rest) :]
+
+
+def end_line(path):
+    """End the last line of a file if a crash or a full disk has cut it, so that the next one is a line of its own."""
+    if path.is_file() and path.stat().st_size:
+        with open(path, "rb") as file:
+            file.seek(-1, os.SEEK_END)
+            cut = file.read() != b"\n"
+        if cut:
+            append(path, "\n")
 
 
 def remove_leftovers(folder):

@@ -1,6 +1,7 @@
 """What several tests use."""
 
 import io
+import json
 import tarfile
 import zipfile
 
@@ -42,6 +43,17 @@ def same_bits(a, b, path=""):
 def state_of(folder):
     """Load the training state of an experiment folder."""
     return torch.load(folder / "model/state.pt", weights_only=True)
+
+
+def is_whole(folder):
+    """Every file of the experiment can be read: weights and states load, lines of JSON parse."""
+    for path in folder.rglob("*"):
+        if path.suffix == ".pt":
+            torch.load(path, weights_only=True)
+        elif path.suffix == ".jsonl":
+            for line in path.read_text().splitlines():
+                json.loads(line)
+    return True
 
 
 def png(image):

@@ -3,7 +3,6 @@
 import io
 from pathlib import Path
 
-import imageio.v3 as iio
 import numpy as np
 import tifffile
 import torch
@@ -11,7 +10,7 @@ from PIL import Image, ImageCms, ImageOps
 
 from data.wide import is_cut, read_wide, read_wide_tiff, tiff_header, write_wide_png
 from errors import InputError
-from replacing import replacing
+from replacing import naming, replacing
 
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 TIFF = {".tif", ".tiff"}
@@ -116,20 +115,23 @@ def write_image(path, image, profile=None):
         path: the file; its ending says whether it is TIFF (.tif, .tiff) or PNG.
         image: array (H, W) or (H, W, C), C 1 to 4, uint8 or uint16.
         profile: bytes of an ICC profile that goes with it, or None.
+
+    Raises:
+        InputError: it cannot be written.
     """
     path = Path(path)
     image = image[:, :, None] if image.ndim == 2 else image
     colours = {"photometric": "rgb" if image.shape[2] >= 3 else "minisblack", "planarconfig": "contig"}
-    with replacing(path) as partial:
+    with naming(path), replacing(path) as partial, open(partial, "wb") as file:
         if path.suffix.lower() in TIFF:
             extra = ["unassalpha"] if image.shape[2] in (2, 4) else None
             image = image[:, :, 0] if image.shape[2] == 1 else image
-            tifffile.imwrite(partial, image, extrasamples=extra, iccprofile=profile, metadata=None, **colours)
+            tifffile.imwrite(file, image, extrasamples=extra, iccprofile=profile, metadata=None, **colours)
         elif image.dtype == np.uint16:
-            write_wide_png(partial, image, profile)
+            write_wide_png(file, image, profile)
         else:
             image = image[:, :, 0] if image.shape[2] == 1 else image
-            iio.imwrite(partial, image, extension=".png", plugin="pillow", icc_profile=profile)
+            Image.fromarray(image).save(file, format="PNG", icc_profile=profile)
 
 
 def to_channels(image, n_colors):

@@ -109,28 +109,27 @@ def read_wide_tiff(path):
     return _oriented(image.astype(image.dtype.newbyteorder("=")), header.orientation), profile
 
 
-def write_wide_png(path, image, profile=None):
-    """Write (H, W, C) uint16, C 1 to 4, as PNG (W3C specification, third edition), in memory of a few rows.
+def write_wide_png(file, image, profile=None):
+    """Write (H, W, C) uint16, C 1 to 4, to a binary file as PNG (W3C specification, third edition), in memory of a few rows.
 
     Each row is stored as its difference to the row above (filter Up), which suits photographs and needs no choice.
     """
     height, width, channels = image.shape
-    with open(path, "wb") as file:
 
-        def chunk(kind, body):
-            file.write(struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)))
+    def chunk(kind, body):
+        file.write(struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)))
 
-        file.write(b"\x89PNG\r\n\x1a\n")
-        chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, PNG_COLOUR_TYPES[channels], 0, 0, 0))
-        if profile:
-            chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(profile))
-        packer = zlib.compressobj(6)
-        above = np.zeros((1, width * channels * 2), np.uint8)
-        for top in range(0, height, 64):
-            rows = np.ascontiguousarray(image[top : top + 64], ">u2").view(np.uint8).reshape(-1, above.shape[1])
-            filtered = np.full((len(rows), above.shape[1] + 1), 2, np.uint8)
-            filtered[:, 1:] = rows - np.concatenate([above, rows[:-1]])
-            above = rows[-1:]
-            chunk(b"IDAT", packer.compress(filtered.tobytes()))
-        chunk(b"IDAT", packer.flush())
-        chunk(b"IEND", b"")
+    file.write(b"\x89PNG\r\n\x1a\n")
+    chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, PNG_COLOUR_TYPES[channels], 0, 0, 0))
+    if profile:
+        chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(profile))
+    packer = zlib.compressobj(6)
+    above = np.zeros((1, width * channels * 2), np.uint8)
+    for top in range(0, height, 64):
+        rows = np.ascontiguousarray(image[top : top + 64], ">u2").view(np.uint8).reshape(-1, above.shape[1])
+        filtered = np.full((len(rows), above.shape[1] + 1), 2, np.uint8)
+        filtered[:, 1:] = rows - np.concatenate([above, rows[:-1]])
+        above = rows[-1:]
+        chunk(b"IDAT", packer.compress(filtered.tobytes()))
+    chunk(b"IDAT", packer.flush())
+    chunk(b"IEND", b"")

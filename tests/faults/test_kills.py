@@ -3,7 +3,6 @@
 `scripts/test.sh --slow tests/faults/test_kills.py` makes 50 stops of each kind at random instants.
 """
 
-import json
 import os
 import random
 import signal
@@ -14,7 +13,7 @@ import time
 import pytest
 import torch
 
-from helpers import same_bits, state_of
+from helpers import is_whole, same_bits, state_of
 
 # PCL-SR with a moving average, augmentation, two loader workers: all that has a state
 PCL = (
@@ -42,17 +41,6 @@ def start(sr, *flags):
     )  # fmt: skip
     STARTED.append(process)
     return process
-
-
-def is_whole(folder):
-    """Every file of the experiment can be read: weights and states load, lines of JSON parse."""
-    for path in folder.rglob("*"):
-        if path.suffix == ".pt":
-            torch.load(path, weights_only=True)
-        elif path.suffix == ".jsonl":
-            for line in path.read_text().splitlines():
-                json.loads(line)
-    return True
 
 
 def stopped_again_and_again(sr, name, signum, rng, span, most):
