@@ -47,7 +47,7 @@ def writing(path):
             os.fsync(file.fileno())
     except (OSError, RuntimeError) as error:  # torch.save gives RuntimeError for a full disk
         kept = " (the former file is whole)" if path.exists() else ""
-        raise InputError(f"{path}: cannot be written: {error}{kept}") from error
+        raise InputError(f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}{kept}") from error
 
 
 def append(path, text):

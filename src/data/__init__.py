@@ -22,21 +22,32 @@ class Data:
             InputError: what is missing, broken or does not match, by file.
         """
         # imported here: layout.py, which option.py reads, must not pull in all of the data code
-        from data.batch import PREFETCH, SharedBatches, collate
+        from data.checks import MOST_FILES, Looks, problems_of_training, spread
         from data.test import DemoSet, build_test_sets
-        from data.train import EpochSampler, build_train_set
+        from data.train import build_train_set
 
         ranges = parse_ranges(args.data_range)
         self.tests = build_test_sets(args, ranges[-1])
         self.train = None
-        if args.test_only:
-            return
-        for images in self.tests:  # a broken test image is found now rather than at the end of the first epoch
-            first, end = (0, 0) if isinstance(images, DemoSet) else distributed.part(len(images))
-            for index in range(first, end):
-                images[index]
-        with distributed.one_first():
-            samples = build_train_set(args, ranges[0], log)
+        looks, problems = Looks(), []
+        for images in (images for images in self.tests if not isinstance(images, DemoSet)):
+            first, end = distributed.part(len(images))
+            # all before a training, so that a broken one is found now rather than at the end of the first epoch
+            numbers = spread(end - first, MOST_FILES) if args.test_only else range(end - first)
+            problems += looks.problems_of_tests(images, [first + number for number in numbers])
+        if not args.test_only:
+            with distributed.one_first():
+                samples = build_train_set(args, ranges[0], log)
+            problems += looks.found_in(samples) + (problems_of_training(samples) if distributed.is_main() else [])
+        for problem in itertools.chain(*distributed.gather(problems)):
+            log(f"WARNING: {problem}")
+        if not args.test_only:
+            self._load(args, samples)
+
+    def _load(self, args, samples):
+        from data.batch import PREFETCH, SharedBatches, collate
+        from data.train import EpochSampler
+
         self.sampler = EpochSampler(args.test_every, args.batch_size, len(args.scale), args.seed)
         workers = min(args.n_threads, max(1, (os.cpu_count() or 1) // distributed.local_world_size()))
         forks = workers > 0 and sys.platform.startswith("linux")  # elsewhere they are started anew and share no memory

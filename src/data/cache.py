@@ -29,7 +29,8 @@ def _cache_path(folder, source):
 def _write(path, image):
     try:
         with replacing(path) as partial, open(partial, "wb") as file:
-            np.lib.format.write_array(file, image, allow_pickle=False)
+            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(image))
+            file.write(np.ascontiguousarray(image).data)  # numpy's own writing does not say what went wrong
     except OSError as error:
         raise InputError(f"{path}: the cache cannot be written ({error}); --dir_cache takes another folder") from error
 

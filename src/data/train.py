@@ -37,7 +37,8 @@ def fetch(image):
     return mapped(image) if image.suffix == ".npy" else read_image(image)
 
 
-def _size(image):
+def size_of(image):
+    """Give (height, width) of what `fetch` takes, of an image file from its header."""
     if isinstance(image, np.ndarray) or image.suffix == ".npy":
         return fetch(image).shape[:2]
     return image_size(image)
@@ -65,8 +66,8 @@ class TrainSet(Dataset):
         self._order = self._draws = (None, None)
         for scale, side, triples in zip(scales, self.lr_patch, pairs, strict=True):
             for hr, lr, name in triples:
-                size = _size(hr)
-                lr_size = tuple(s // scale for s in size) if lr is None else _size(lr)
+                size = size_of(hr)
+                lr_size = tuple(s // scale for s in size) if lr is None else size_of(lr)
                 names = [getattr(image, "name", name) if not isinstance(image, Path) else image for image in (hr, lr)]
                 if min(common_size(size, lr_size, scale, names)) < side:
                     width, height = size[1], size[0]

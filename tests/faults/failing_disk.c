@@ -66,7 +66,10 @@ size_t fwrite(const void *items, size_t size, size_t number, FILE *file) {
 
 int fsync(int fd) { return faulty_fd("fsync", fd) ? (errno = fail_with, -1) : REAL(fsync)(fd); }
 
-int mkdir(const char *path, mode_t mode) { return faulty("mkdir", path) ? (errno = fail_with, -1) : REAL(mkdir)(path, mode); }
+int mkdir(const char *path, mode_t mode) {
+    if (access(path, F_OK) == 0) return errno = EEXIST, -1; /* a disk would say so first */
+    return faulty("mkdir", path) ? (errno = fail_with, -1) : REAL(mkdir)(path, mode);
+}
 
 int rename(const char *from, const char *to) {
     return faulty("rename", to) ? (errno = fail_with, -1) : REAL(rename)(from, to);
