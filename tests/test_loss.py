@@ -235,13 +235,22 @@ def test_features_go_no_deeper_than_the_layers_need():
     assert calls.count(5) == 1
 
 
-def test_a_term_without_gradient_is_reported():
-    args = parse_args([*PCL, "--loss", "1*L1+1*CL-patchD"])
-    loss = Loss(args)
-    loss.terms["CL-patchD"].forward = lambda sr, *rest: (sr.detach() ** 2).mean() + 0 * torch.ones(1, requires_grad=True).sum()
-    lr, hr = pictures()
-    with pytest.raises(InputError, match="CL-patchD sends no gradient"):
-        loss(hr.clone().requires_grad_(), hr, lr, measure=True)
+@pytest.mark.parametrize(
+    "value",
+    [
+        lambda sr: (sr.detach() ** 2).mean(),  # as in the published release of PCL-SR
+        lambda sr: (sr.detach() ** 2).mean() * torch.ones(1, requires_grad=True).sum(),
+        lambda sr: 0 * sr.mean(),
+    ],
+)
+@pytest.mark.parametrize(("text", "name"), [("1*L1+1*CL-patchD", "CL-patchD"), ("1*L1", "L1")])
+def test_a_term_without_gradient_ends_the_training_at_the_first_step(sr, monkeypatch, text, name, value):
+    module, cls = LOSSES[name].split(":")
+    monkeypatch.setattr(f"{module}.{cls}.forward", lambda self, sr, *rest: value(sr))
+    status, _, err = sr.train("--loss", text, "--no_ad_loss", "--save", "run", "--epochs", 1)
+    assert status == 1
+    assert err == f"error: --loss: {name} sends no gradient to the network\n"
+    assert state_of(sr.folder("run"))["step"] == 0
 
 
 # ---------------------------------------------------------------- program

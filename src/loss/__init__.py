@@ -119,7 +119,7 @@ class Loss(nn.Module):
             value = term(sr, *samples, hr) if takes_samples else term(sr, hr, lr)
             values[name] = self.weights[name] * value
         total = sum(values.values())
-        if measure and len(values) > 1:
+        if measure:
             self._measure(values, sr, share)
         for name, value in values.items():
             self._note(name, value, share)
@@ -131,10 +131,14 @@ class Loss(nn.Module):
     def _measure(self, values, sr, share):
         norms = {}
         for name, value in values.items():
-            (gradient,) = torch.autograd.grad(value, sr, retain_graph=True, allow_unused=True)
-            if gradient is None:
+            gradient = None
+            if value.requires_grad:
+                (gradient,) = torch.autograd.grad(value, sr, retain_graph=True, allow_unused=True)
+            norms[name] = 0.0 if gradient is None else float(gradient.norm())
+            if not norms[name] and self.weights[name]:
                 raise InputError(f"--loss: {name} sends no gradient to the network")
-            norms[name] = float(gradient.norm())
+        if len(norms) == 1:
+            return
         reference = norms.get("L1") or 1.0
         for name, norm in norms.items():
             if name != "L1" or "L1" not in norms:

@@ -1,0 +1,106 @@
+"""What would spoil a result without any error is reported."""
+
+import shutil
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import torch
+
+from data.checks import pair_problem
+from data.image import read_image, write_image
+from data.resize import downsample
+from helpers import write_set
+from metric import calc_psnr, calc_ssim
+
+
+@pytest.fixture
+def copy(data_dir, tmp_path):
+    """A copy of the data to change."""
+    shutil.copytree(data_dir, tmp_path / "datasets", ignore=shutil.ignore_patterns("cache"))
+    return tmp_path / "datasets"
+
+
+def warnings(result, trained_on=False):
+    """The warnings of a run, of test images that are trained on or all others: in the small data of the tests some are."""
+    status, out, err = result
+    assert status == 0, err
+    lines = [line.removeprefix("WARNING: ") for line in out.splitlines() if line.startswith("WARNING: ")]
+    return [line for line in lines if ("is also a training image" in line) == trained_on]
+
+
+def test_matching_pairs_of_all_sets_are_not_reported(sr):
+    assert warnings(sr.train("--save", "run", "--epochs", 1)) == []
+    assert warnings(sr.train("--save", "four", "--epochs", 1, "--scale", 4, "--n_colors", 1)) == []
+
+
+@pytest.mark.parametrize(
+    ("shift", "words", "flags"),
+    [
+        ((0, 1), "1 left", ["--ext", "sep"]),
+        ((-2, 0), "2 down", ["--ext", "img"]),
+        ((1, -1), "1 up and 1 right", ["--n_colors", "1"]),
+    ],
+)
+def test_hr_shifted_by_a_pixel_is_reported(sr, copy, shift, words, flags):
+    hr = copy / "DIV2K/DIV2K_train_HR/0002.png"
+    write_image(hr, np.roll(read_image(hr), shift, (0, 1)))
+    found = warnings(sr.train("--save", "run", "--epochs", 1, *flags, data=copy))
+    assert found == [f"{hr}: its LR image of scale 2 is shifted against its HR image, by {words} (HR pixels)"]
+
+
+def test_lr_images_in_another_order_are_reported(sr, copy):
+    lr = copy / "DIV2K/DIV2K_train_LR_bicubic/X2"
+    images = [read_image(lr / f"000{i}x2.png") for i in (1, 2, 3)]
+    for i in (1, 2, 3):
+        write_image(lr / f"000{i}x2.png", images[i % 3])
+    found = warnings(sr.train("--save", "run", "--epochs", 1, data=copy))
+    assert found == [
+        f"{copy}/DIV2K/DIV2K_train_HR/000{i}.png: its LR image of scale 2 does not show the same as its HR image"
+        for i in (1, 2, 3)
+    ]
+
+
+@pytest.mark.parametrize("test_only", [False, True])
+def test_lr_images_of_a_test_are_looked_at_too(sr, copy, test_only):
+    lr = copy / "benchmark/Set5/LR_bicubic/X2/coffeex2.png"
+    write_image(lr, np.roll(read_image(lr), 1, 0))
+    bicubic = ["--model", "Bicubic", "--test_only", "--data_test", "Set5", "--scale", 2, "--cpu"]
+    result = sr(*bicubic, data=copy) if test_only else sr.train("--save", "run", "--epochs", 1, data=copy)
+    assert warnings(result) == [f"{lr} is shifted against its HR image, by 2 down (HR pixels)"]
+
+
+@pytest.mark.parametrize("name", ["astronaut", "chelsea", "coffee", "rocket"])
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_lr_that_was_made_otherwise_is_not_reported(photographs, name, scale):
+    hr = photographs[name][: 98 // scale * scale, : 121 // scale * scale]
+    lr = downsample(hr, scale)
+    noise = np.random.default_rng(0).normal(0, 12, lr.shape)
+    boxes = hr.reshape(lr.shape[0], scale, lr.shape[1], scale, 3).mean((1, 3)).astype(np.uint8)
+    for other in (np.clip(lr + noise, 0, 255).astype(np.uint8), (255 * (lr / 255) ** 0.6).astype(np.uint8), boxes):
+        assert pair_problem(hr, other, scale) is None
+
+
+def test_test_images_that_are_trained_on_are_reported(sr, copy):
+    other = copy / "Other/HR"
+    own = read_image(copy / "Mine/HR/coffee.png")
+    write_set(other, {"mine_a": own, "mine_b": own[::-1]})
+    iio.imwrite(other / "mine_c.jpg", read_image(copy / "Mine/HR/rocket.png"), quality=92)
+    flags = ["--data_train", "Mine", "--data_test", "Other"]
+    found = warnings(sr.train("--save", "run", "--epochs", 1, *flags, data=copy), trained_on=True)
+    expected = [
+        f"{other}/mine_a.png is also a training image: {copy}/Mine/HR/coffee.png",
+        f"{other}/mine_c.jpg is also a training image: {copy}/Mine/HR/rocket.png",
+    ]
+    assert found == expected
+    result = sr.train("--save", "img", "--epochs", 1, "--ext", "img", "--scale", 4, *flags, data=copy)
+    assert warnings(result, trained_on=True) == expected
+    # the DIV2K of the tests trains on astronaut, chelsea and coffee; Set5 has the last two of them
+    assert len(warnings(sr.train("--save", "set5", "--epochs", 1, "--n_colors", 1, data=copy), trained_on=True)) == 2
+
+
+@pytest.mark.parametrize("function", [calc_psnr, calc_ssim])
+@pytest.mark.parametrize("shape", [(3, 20, 21), (3, 19, 20), (1, 20, 20), (2, 3, 20, 20)])
+def test_metrics_of_images_of_different_sizes_are_an_error(function, shape):
+    with pytest.raises(ValueError, match="same shape"):
+        function(torch.zeros(3, 20, 20), torch.zeros(shape), 2, 255)
