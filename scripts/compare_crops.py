@@ -15,8 +15,9 @@ from errors import InputError
 from metric import calc_psnr, calc_ssim
 from replacing import replacing
 
-# sizes in inches; at 150 dots an inch a crop is 285 pixels wide and its label 21 pixels high
+# sizes in inches; at 100 dots an inch a crop is 190 pixels wide and a line of its label 14 pixels high
 DPI = 100
+DPI_OF_VECTORS = 300  # of the images in formats that are printed and zoomed into
 CROP, LABEL, GAP, MARGIN = 1.9, 0.42, 0.08, 0.05
 FONT = 10  # points
 
@@ -41,7 +42,8 @@ def _stem(results, image, scale, data_test):
 def _missing(experiment, data_test, what, scale=None):
     """Make the error for a picture that was not saved, with the command that saves it."""
     folder, results = experiment.folder, f"results-{data_test.replace('/', '_')}"
-    names = sorted(path.stem.rpartition("_")[0] for path in folder.glob(f"{results}/*{what.rpartition('_')[2]}"))
+    stems = sorted(path.stem for path in folder.glob(f"{results}/*{what.rpartition('_')[2]}"))
+    names = [re.sub(r"_x(\d+)_[A-Z]+$", r" (x\1)", stem) for stem in stems]
     start = f"{folder / results} has no {what}"
     if names:
         return InputError(f"{start}; the images there: {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}")
@@ -156,27 +158,32 @@ def draw(path, title, panels, box):
     wide = min(high * hr.shape[1] / hr.shape[0], 1.8 * high)
     size = (2 * MARGIN + wide + columns * (GAP + CROP), 2 * MARGIN + rows * (CROP + LABEL))
     figure = Figure(size)
+    dpi = DPI_OF_VECTORS if path.suffix in (".pdf", ".svg", ".eps", ".ps") else DPI
     if path.suffix[1:] not in figure.canvas.get_supported_filetypes():
         raise InputError(f"--figure {path}: {path.suffix!r} is no format of pictures; .png and .pdf are")
 
-    def place(left, top, width, height, image, text):
+    def fitting(width, *texts):  # in points; a letter is 0.55 of its size wide
+        return min(FONT, width * 72 / (0.55 * max(len(line) for text in texts for line in text.split("\n"))))
+
+    def place(left, top, width, height, image, text, points):
         axis = figure.add_axes((left / size[0], 1 - (top + height) / size[1], width / size[0], height / size[1]))
-        axis.imshow(image, interpolation="nearest")
+        smaller = image.shape[1] > width * dpi  # where single pixels cannot be shown, they are averaged lest stripes alias
+        axis.imshow(image, interpolation="hanning" if smaller else "nearest")
         axis.set_axis_off()
-        points = min(FONT, width * 72 / (0.55 * max(map(len, text.split("\n")))))  # a letter is 0.55 of its size wide
         x_text, y_text = (left + width / 2) / size[0], 1 - (top + height + 0.04) / size[1]
         figure.text(x_text, y_text, text, ha="center", va="top", fontsize=points)
         return axis
 
-    axis = place(MARGIN, MARGIN, wide, high, hr, title)
+    axis = place(MARGIN, MARGIN, wide, high, hr, title, fitting(wide, title))
     axis.add_patch(Rectangle((x - 0.5, y - 0.5), side, side, fill=False, edgecolor="red", linewidth=1.5))
+    points = fitting(CROP, *(panel.text for panel in panels))
     for number, panel in enumerate(panels):
         row, column = divmod(number, columns)
         left, top = MARGIN + wide + GAP + column * (GAP + CROP), MARGIN + row * (CROP + LABEL)
-        place(left, top, CROP, CROP, panel.image[y : y + side, x : x + side], panel.text)
+        place(left, top, CROP, CROP, panel.image[y : y + side, x : x + side], panel.text, points)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
-        figure.savefig(partial, dpi=DPI, format=path.suffix[1:])
+        figure.savefig(partial, dpi=dpi, format=path.suffix[1:])
 
 
 def draw_all(path, experiments, data_test, images, scale=None, box=None):

@@ -16,13 +16,17 @@ from replacing import replacing
 
 QUALITY = ["-crf", "14", "-preset", "medium"]  # visually lossless; 0 is lossless, 23 libx264's default
 BT709 = ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"]
+# without these flags swscale takes short cuts between RGB and 4:2:0 that make each reading 1 to 1.5 steps darker
+EXACT = "flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
+# chroma samples of 4:2:0 are at the left luma sample of two (MPEG-2 and later), not between them, as swscale takes it
 TO_BT709 = [
     "-vf",
-    "scale=out_color_matrix=bt709:out_range=tv:flags=bicubic+accurate_rnd+full_chroma_int,"
+    f"scale={EXACT}:out_color_matrix=bt709:out_range=tv:out_h_chr_pos=0,"
     "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv",
 ]
 AUDIO_OF_MP4 = {"aac", "mp3", "ac3", "eac3", "alac", "opus", "flac"}
 MATRICES = ("bt709", "bt470bg", "smpte170m", "bt601", "bt2020", "gbr")
+CENTRED = ("mjpeg", "mpeg1video")  # codecs whose chroma samples are between the luma samples
 HDR = ("smpte2084", "arib-std-b67")
 
 
@@ -81,10 +85,15 @@ def _even(frame):
     return np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), mode="edge")
 
 
-def _colour_of_input(meta):
-    """Tell ffmpeg the colours of a video of 720 lines or more that does not say them: BT.709, by which players show it."""
+def _to_rgb(meta):
+    """Give ffmpeg's options for reading frames as RGB to half a step.
+
+    A video of 720 lines or more that does not say its colours is BT.709, by which players show it; ffmpeg takes BT.601.
+    """
     tagged = any(name in meta["pix_fmt"] for name in MATRICES)
-    return [] if tagged or meta["size"][1] < 720 else ["-vf", "scale=in_color_matrix=bt709"]
+    matrix = "" if tagged or meta["size"][1] < 720 else ":in_color_matrix=bt709"
+    chroma = "" if meta["codec"] in CENTRED else ":in_h_chr_pos=0"
+    return ["-vf", f"scale={EXACT}{matrix}{chroma}"]
 
 
 def _frames(reader, source, width, height):
@@ -146,7 +155,7 @@ def upscale(source, target, upscale_frame):
     expected = meta["duration"] * meta["fps"]
     count, size, send = 0, None, None
     with contextlib.ExitStack() as stack:  # closed in reverse: the writer, then the file takes its name
-        _, reader = _open(source, [*_colour_of_input(meta), "-r", str(rate)])
+        _, reader = _open(source, [*_to_rgb(meta), "-r", str(rate)])
         stack.enter_context(contextlib.closing(reader))
         partial = stack.enter_context(replacing(target)) if target else None
         for frame in _frames(reader, source, width, height):

@@ -20,9 +20,63 @@ except ImportError:
 needs_ffmpeg = pytest.mark.skipif(imageio_ffmpeg is None, reason="imageio-ffmpeg is not installed: pip install imageio-ffmpeg")
 
 
-def ffmpeg(*argv):
+KR_KB = {"bt709": (0.2126, 0.0722), "smpte170m": (0.299, 0.114)}  # weights of red and blue in luma; the second is BT.601
+
+
+def ffmpeg(*argv, data=b""):
+    """Run ffmpeg on `data` at its stdin; gives what it writes to its stdout."""
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-hide_banner", "-loglevel", "error", *map(str, argv)]
-    subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+    return subprocess.run(command, check=True, input=data, capture_output=True).stdout
+
+
+def rgb_of(yuv, matrix, full=False):
+    """Turn Y, U, V in [0, 255] (last axis) into RGB in [0, 255] by the formula of the standard, without rounding."""
+    kr, kb = KR_KB[matrix]
+    black, steps, chroma_steps = (0, 255, 255) if full else (16, 219, 224)
+    y, u, v = (yuv[..., 0] - black) * (255 / steps), *((yuv[..., i] - 128) * (255 / chroma_steps) for i in (1, 2))
+    red, blue = y + 2 * (1 - kr) * v, y + 2 * (1 - kb) * u
+    return np.stack([red, (y - kr * red - kb * blue) / (1 - kr - kb), blue], axis=-1)
+
+
+def known_colours(x, y):
+    """Give Y, U, V at x, y (luma pixels, 64 x 48): waves of colour above, patches of 16 pixels below."""
+    wave = 2 * np.abs(x % 32 - 16) + (y - 0.5) / 2  # whole numbers at the chroma samples
+    waves = np.stack([90 + x + y, 112 + wave, 144 - wave], axis=-1)
+    number = x // 16 + 4 * (y // 16 - 1)
+    patches = np.stack([60 + 19 * number, 116 + 11 * number % 25, 116 + 17 * number % 25], axis=-1)
+    return np.where((y < 16)[..., None], waves, patches)
+
+
+def check_colours(rgb, yuv, matrix, full, most):
+    """Compare rgb (48, 64, 3) of `known_colours` with the exact values of yuv, away from edges."""
+    error = rgb - rgb_of(yuv, matrix, full)
+    waves, patches = error[2:12].reshape(10, 2, 32, 3), error[16:].reshape(2, 16, 4, 16, 3)[:, 4:12, :, 4:12]
+    falling, rising = waves[:, :, 4:13], waves[:, :, 20:29]
+    assert max(np.abs(part).max() for part in (patches, falling, rising)) < most
+    assert np.abs(patches.mean((0, 1, 2, 3))).max() < 0.5, "the colours are shifted"
+    assert np.abs((falling + rising).mean((0, 1, 2))).max() / 2 < 0.7, "the colours are shifted"
+    assert np.abs((falling - rising).mean((0, 1, 2))).max() / 2 < 0.6, "the colours are not where they belong"
+
+
+def grid(width, height):
+    return np.meshgrid(np.arange(width, dtype=float), np.arange(height, dtype=float))
+
+
+def planes_of(yuv_at, x, y):
+    """Sample Y at the pixels x, y; U and V of 4:2:0 at the left and halfway down each square of four, where they belong."""
+    chroma = yuv_at(x[::2, ::2], y[::2, ::2] + 0.5)
+    return yuv_at(x, y)[..., 0], chroma[..., 1], chroma[..., 2]
+
+
+def clip_of_known_colours(path, matrix, full, tagged, lines):
+    """Write 4 frames of `known_colours`, without loss and without any conversion by ffmpeg; below line 48 its last line."""
+    x, y = grid(64, lines)
+    planes = planes_of(lambda x, y: known_colours(x, np.minimum(y, 47)), x, y)
+    data = b"".join(np.rint(plane).astype(np.uint8).tobytes() for plane in planes)
+    colours = f"setparams=range={'pc' if full else 'tv'}:colorspace={matrix if tagged else 'unknown'}"
+    raw = ("-f", "rawvideo", "-pix_fmt", "yuv420p", "-s", f"64x{lines}", "-r", 10)
+    ffmpeg(*raw, "-i", "-", "-vf", colours, "-c:v", "libx264", "-qp", 0, path, data=4 * data)
+    return path
 
 
 def make(path, *codec, size="48x36", rate="25", seconds=0.6, filters="null", sound=()):
@@ -33,8 +87,9 @@ def make(path, *codec, size="48x36", rate="25", seconds=0.6, filters="null", sou
 
 
 def frames_of(path):
-    """Give what is known of a video, and its frames as an array (N, H, W, 3)."""
-    reader = imageio_ffmpeg.read_frames(str(path))
+    """Give what is known of a video with chroma at the left, and its frames as an array (N, H, W, 3)."""
+    exact = ["-vf", f"scale={video.EXACT}:in_h_chr_pos=0"]
+    reader = imageio_ffmpeg.read_frames(str(path), output_params=exact)
     meta = next(reader)
     frames = [np.frombuffer(frame, np.uint8).reshape(*meta["size"][::-1], 3) for frame in reader]
     return meta, np.stack(frames)
@@ -75,7 +130,6 @@ def test_frames_rate_and_sound_are_kept(upscale, tmp_path):
     for frame, lr in zip(result, source, strict=True):
         error = frame.astype(float) - imresize(lr, 2)
         assert np.abs(error).mean() < 8  # what 8 bits in 4:2:0 leave of these saturated colours
-        assert np.abs(error.mean((0, 1))).max() < 2, "the colours are shifted"
 
 
 @needs_ffmpeg
@@ -93,14 +147,36 @@ def test_odd_sizes_and_other_containers(upscale, tmp_path):
     assert (meta["fps"], meta["audio_codec"], len(result)) == (10, "aac", 6)
 
 
+KINDS = [  # matrix, full range, whether the file says so, lines
+    ("smpte170m", False, True, 48),
+    ("smpte170m", False, False, 48),
+    ("smpte170m", True, True, 48),
+    ("bt709", False, True, 48),
+    ("bt709", True, True, 48),
+    ("bt709", False, False, 720),
+]
+
+
 @needs_ffmpeg
-@pytest.mark.parametrize(("tag", "lines"), [("bt709", 36), ("smpte170m", 36), ("unknown", 36), ("unknown", 720)])
-def test_colours_of_every_matrix(upscale, tmp_path, tag, lines):
-    matrix = "bt709" if tag == "bt709" or lines >= 720 else "smpte170m"
-    filters = f"lutrgb=r=190:g=45:b=30,scale=out_color_matrix={matrix},format=yuv420p,setparams=colorspace={tag}"
-    clip = make(tmp_path / "red.mp4", "-crf", 1, size=f"16x{lines}", rate=10, seconds=0.2, filters=filters)
-    assert upscale(clip)[0] == 0
-    assert np.abs(frames_of(upscale.out / "red.mp4")[1].astype(int) - (190, 45, 30)).max() <= 4
+@pytest.mark.parametrize("kind", KINDS)
+def test_frames_are_read_in_their_exact_colours(tmp_path, kind):
+    frames = []
+    video.upscale(clip_of_known_colours(tmp_path / "clip.mp4", *kind), None, lambda frame: frames.append(frame) or frame)
+    check_colours(frames[2][:48], known_colours(*grid(64, 48)), *kind[:2], most=0.7)  # of the rounding of RGB
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize("kind", KINDS)
+def test_colours_stay_from_file_to_file(upscale, tmp_path, kind):
+    assert upscale(clip_of_known_colours(tmp_path / "clip.mp4", *kind))[0] == 0
+    width, height = 128, 2 * kind[3]
+    raw = np.frombuffer(ffmpeg("-i", upscale.out / "clip.mp4", "-f", "rawvideo", "-"), np.uint8)  # planes as they are stored
+    raw, sizes = raw.reshape(4, -1)[2].astype(float), np.cumsum([width * height, width * height // 4])
+    luma, *chroma = (part.reshape(-1, side) for part, side in zip(np.split(raw, sizes), (width, 64, 64), strict=True))
+    luma = (luma[::2, ::2] + luma[1::2, ::2]) / 2  # where the chroma samples are
+    result = rgb_of(np.stack([luma, *chroma], axis=-1), "bt709")
+    x, y = grid(64, 48)
+    check_colours(result[:48], known_colours(x - 0.25, y), *kind[:2], most=6)  # of the rounding of U and V, and x264
 
 
 @needs_ffmpeg
