@@ -117,7 +117,7 @@ def _check_state(state, path):
         raise InputError(f"{path} is no training state of this program")
     wrong = [name for name, kind in STATE.items() if not isinstance(state[name], kind)]
     wrong += [name for name in ("epoch", "step") if name not in wrong and not (_is_number(state[name]) and state[name] >= 0)]
-    if "best" not in wrong and not (_is_number(state["best"].get("epoch"), int) and _is_metric({"epoch": 0, **state["best"]})):
+    if "best" not in wrong and not (_is_metric(state["best"]) and "psnr" in state["best"]):
         wrong.append("best")
     if "progress" not in wrong:
         sums, counts = (state["progress"].get(name) for name in ("sums", "counts"))

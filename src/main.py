@@ -73,7 +73,7 @@ def _sentence(error):
 
 
 def _is_out_of_memory(error):
-    """Tell whether an error is numpy's or Python's for memory, or one of torch's, which have no type of their own on the CPU."""
+    """Tell whether an error is numpy's or Python's for memory, or one of torch's, which has no type for it on the CPU."""
     return isinstance(error, (MemoryError, OutOfMemoryError)) or "allocate memory" in str(error)
 
 
@@ -110,7 +110,7 @@ def main(argv=None):
         if not _is_out_of_memory(error):
             raise
         what = str(error).splitlines()[0] if str(error) else "no more is to be had"
-        _say(f"error: out of memory: smaller --batch_size, --patch_size or network, --split_batch or --chop need less: {what}")
+        _say(f"error: out of memory: smaller --batch_size, --patch_size or network, --split_batch or --chop help: {what}")
         return 1
     except Stopped as stopped:
         _say(f"stopped: --load {args.save} goes on from here")

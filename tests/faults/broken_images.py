@@ -98,8 +98,8 @@ def bombs():
                     st.sampled_from([1, 8]))  # fmt: skip
     ppm = st.builds(lambda w, h, m: (".ppm", b"P6\n%d %d\n%d\n" % (w, h, m) + b"\0" * 100), side, side,
                     st.sampled_from([255, 65535]))  # fmt: skip
-    bmp = st.builds(lambda w, h: (".bmp", b"BM" + struct.pack("<IIIIiiHHIIIIII", 200, 0, 54, 40, w, h, 1, 24, *[0] * 6) + b"\0" * 100),
-                    side, side)  # fmt: skip
+    header = struct.Struct("<IIIIiiHHIIIIII")
+    bmp = st.builds(lambda w, h: (".bmp", b"BM" + header.pack(200, 0, 54, 40, w, h, 1, 24, *[0] * 6) + b"\0" * 100), side, side)
     return png | tif | ppm | bmp
 
 

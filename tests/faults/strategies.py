@@ -48,7 +48,7 @@ FIT = {name: [word for word in WORDS if _is_taken(action, word)] for name, actio
 
 @st.composite
 def flags(draw, most=4):
-    """A list of words: flags, half of them with values of their kind, the others with 0 to 3 of any, or unknown; stray words."""
+    """A list of words: flags, half of them with values of their kind, the others with 0 to 3 of any, or unknown."""
     argv = []
     for _ in range(draw(st.integers(1, most))):
         name = draw(st.sampled_from(FLAGS))
