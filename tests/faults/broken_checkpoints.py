@@ -106,7 +106,8 @@ def _rezipped(content, change):
 def _zip_bomb(content, kind, at):
     """Make a zip whose members are compressed, or declare more bytes than the file has."""
     if kind == "deflated":
-        return _rezipped(content, lambda name, data: (data + b"\0" * 10**6 * name.endswith("data/0"), zipfile.ZIP_DEFLATED))
+        more = b"\0" * 10**6 * (at % 2)  # without them it is a whole checkpoint
+        return _rezipped(content, lambda name, data: (data + more * name.endswith("data/0"), zipfile.ZIP_DEFLATED))
     number = (
         (1 << 40 if kind == "declared64" else 0xF0000000).to_bytes(8, "little")[:4] if kind != "declared64" else b"\xfe" * 4
     )

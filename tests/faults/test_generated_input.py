@@ -49,7 +49,7 @@ def write(path, image):
 # -------------------------------------------------------------------- flags
 
 
-@examples(200)
+@examples(500)
 def test_flags(sr, tmp_path, monkeypatch, examples):
     """Whatever the flags are, they are refused by name, or parsed, and --load reads back the same from config.txt."""
     tally, seen = Tally("flags, parsed"), []
@@ -71,7 +71,7 @@ def test_flags(sr, tmp_path, monkeypatch, examples):
     for_all(tally, flags(), check, examples * 2)
 
 
-@examples(20)
+@examples(60)
 def test_flags_of_whole_runs(sr, tmp_path, examples):
     """Flags go through the whole program; the sizes of what is run are held small by flags at the end."""
     tally = Tally("flags, whole runs")
@@ -107,7 +107,7 @@ def test_flags_of_whole_runs(sr, tmp_path, examples):
 # ------------------------------------------------------------------- images
 
 
-@examples(40)
+@examples(120)
 def test_images(sr, photographs, tmp_path, examples):
     """A broken or unusual image among those of training, of a test, or among pictures to upscale."""
     tally = Tally("images")
@@ -155,7 +155,7 @@ def test_images(sr, photographs, tmp_path, examples):
 # ------------------------------------------------------------------ folders
 
 
-@examples(60)
+@examples(200)
 def test_folders(sr, photographs, tmp_path, examples):
     """Deeds on the folders of a set: files missing, left over, of another scale, links, folders in place of files."""
     tally = Tally("folders")
@@ -210,7 +210,7 @@ def judge(kind, name, status, err):
     assert kind != "not finite" or name in err, err
 
 
-@examples(80)
+@examples(120)
 def test_checkpoints(sr, tmp_path, examples):
     """Weights of --pre_train, for a test and for training."""
     tally, path, marker = Tally("checkpoints"), tmp_path / "given.pt", tmp_path / "code_ran"
@@ -230,7 +230,7 @@ def test_checkpoints(sr, tmp_path, examples):
     for_all(tally, st.tuples(checkpoints(dict(good), marker), st.booleans()), check, examples)
 
 
-@examples(40)
+@examples(80)
 def test_states(sr, trained, tmp_path, examples):
     """The training state of a run that is gone on with."""
     tally, marker = Tally("training states"), tmp_path / "code_ran"
@@ -251,7 +251,7 @@ def test_states(sr, trained, tmp_path, examples):
     for_all(tally, checkpoints(good, marker), check, examples)
 
 
-@examples(40)
+@examples(100)
 def test_weights_of_an_experiment(sr, trained, tmp_path, examples):
     """The weights of an experiment that is tested."""
     tally, marker = Tally("weights of experiments"), tmp_path / "code_ran"
@@ -272,7 +272,7 @@ def test_weights_of_an_experiment(sr, trained, tmp_path, examples):
 # -------------------------------------------------------------- experiments
 
 
-@examples(60)
+@examples(150)
 def test_experiments(sr, trained, examples):
     """A folder of an experiment with damaged files: gone on with, or tested."""
     tally = Tally("damaged experiments")
