@@ -93,6 +93,17 @@ def _spoilt(tensor, kind, at):
         }[kind]()
 
 
+def _flipped(content, at, bits):
+    """Change one byte of the largest tensor in a zip."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        largest = max(archive.infolist(), key=lambda member: member.file_size)
+    header = content[largest.header_offset :][:30]
+    start = largest.header_offset + 30 + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+    changed = bytearray(content)
+    changed[start + at % largest.file_size] ^= bits
+    return bytes(changed)
+
+
 def _rezipped(content, change):
     """Write the members of a zip anew: change(file name, bytes) gives (bytes, compression)."""
     file = io.BytesIO()
@@ -106,7 +117,7 @@ def _rezipped(content, change):
 def _zip_bomb(content, kind, at):
     """Make a zip whose members are compressed, or declare more bytes than the file has."""
     if kind == "deflated":
-        more = b"\0" * 10**6 * (at % 2)  # without them it is a whole checkpoint
+        more = b"\0" * 10**6 * (at % 4 == 1)  # without them it is a whole checkpoint
         return _rezipped(content, lambda name, data: (data + more * name.endswith("data/0"), zipfile.ZIP_DEFLATED))
     number = (
         (1 << 40 if kind == "declared64" else 0xF0000000).to_bytes(8, "little")[:4] if kind != "declared64" else b"\xfe" * 4
@@ -133,7 +144,9 @@ def checkpoints(good, marker):
 def _checkpoints(draw, good, marker):
     legacy, number = draw(st.booleans()), draw(st.integers(0, 10**6))
     kind = draw(
-        st.sampled_from(["cut", "flip", "flip", "zip", "junk", "junk", "drop", "rename", "tensor", "tensor", "code", "wrap"])
+        st.sampled_from(
+            ["cut", "flip", "flip", "bits", "zip", "zip", "junk", "junk", "drop", "rename", "tensor", "tensor", "code", "wrap"]
+        )
     )
     whole, value = _saved(good, legacy), _copied(good)
     places = list(_places(good))
@@ -145,8 +158,10 @@ def _checkpoints(draw, good, marker):
         at = number % len(whole) if draw(st.booleans()) else number % min(4000, len(whole))
         content[at] ^= draw(st.integers(1, 255))
         return kind, bytes(content), ""
+    if kind == "bits":
+        return kind, _flipped(_saved(value, False), number, draw(st.integers(1, 255))), ""
     if kind == "zip":
-        bomb = draw(st.sampled_from(["deflated", "declared", "declared64", "uncompressed"]))
+        bomb = draw(st.sampled_from(["deflated", "deflated", "declared", "declared64", "uncompressed"]))
         return kind, _zip_bomb(_saved(good, False), bomb, number), ""
     if kind == "wrap":
         junk = draw(st.sampled_from(JUNK))

@@ -47,13 +47,13 @@ FIT = {name: [word for word in WORDS if _is_taken(action, word)] for name, actio
 
 
 @st.composite
-def flags(draw, most=4):
-    """A list of words: flags, half of them with values of their kind, the others with 0 to 3 of any, or unknown."""
+def flags(draw, most=4, wild=7):
+    """A list of words: flags with values of their kind; `wild` of 14 have 0 to 3 of any, or are unknown."""
     argv = []
     for _ in range(draw(st.integers(1, most))):
         name = draw(st.sampled_from(FLAGS))
         kind, count = draw(st.integers(0, 13)), ACTIONS[name].nargs if isinstance(ACTIONS[name].nargs, int) else 1
-        values = st.sampled_from(FIT[name]) if kind > 6 and FIT[name] else words()
+        values = st.sampled_from(FIT[name]) if kind >= wild and FIT[name] else words()
         count = {1: 0, 2: 2, 3: 3}.get(kind, count)
         values = draw(st.lists(values, min_size=count, max_size=count))
         name = name[:-1] if kind == 0 else name  # unknown, unless it is the name of another flag
@@ -124,8 +124,18 @@ LINES += [
     '{"epoch": 1, "dataset": "../x", "scale": 2, "psnr": 30}',
     '{"epoch": 1, "dataset": "Set5", "scale": 2, "psnr": Infinity}',
 ]
-LINES += ["--epochs", "--n_feats 0", "--scale '2", "--nosuch 1", "stray", "--load other", "--resume 3", "# nothing", "--seed x"]
-LINES += [
+SETTINGS = [
+    "--epochs",
+    "--n_feats 0",
+    "--scale '2",
+    "--nosuch 1",
+    "stray",
+    "--load other",
+    "--resume 3",
+    "# nothing",
+    "--seed x",
+]
+SETTINGS += [
     "--epochs 9\0",
     "--data_train $(touch ran)",
     "--test_only",
@@ -141,8 +151,11 @@ def damages():
     """A list of damages to an experiment: (file, kind, number in [0, 1], bytes, line)."""
     kinds = st.sampled_from(["cut", "flip", "garbage", "line", "line", "line", "gone", "folder", "empty"])
     share = st.floats(0, 1, exclude_max=True)
-    damage = st.tuples(st.sampled_from(DAMAGED), kinds, share, st.binary(min_size=1, max_size=30), st.sampled_from(LINES))
-    return st.lists(damage, min_size=1, max_size=2)
+    content = st.binary(min_size=1, max_size=30)
+    any_file = st.tuples(st.sampled_from(DAMAGED), kinds, share, content, st.sampled_from(LINES + SETTINGS))
+    metrics = st.tuples(st.just("metrics.jsonl"), st.just("line"), share, content, st.sampled_from(LINES))
+    config = st.tuples(st.just("config.txt"), st.just("line"), share, content, st.sampled_from(SETTINGS))
+    return st.lists(any_file | metrics | config, min_size=1, max_size=2)
 
 
 def damage(folder, file, kind, share, content, line):

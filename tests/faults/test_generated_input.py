@@ -23,7 +23,7 @@ from helpers import state_of
 from model.edsr import EDSR
 from option import parse_args
 
-NEVER_USED = {"cut", "zip", "code", "not finite", "sparse", "quantized", "meta", "expanded"}
+NEVER_USED = {"cut", "bits", "zip", "code", "not finite", "sparse", "quantized", "meta", "expanded"}
 BICUBIC = ["--model", "Bicubic", "--test_only", "--scale", 2, "--cpu"]
 ONE_STEP = ["--epochs", 2, "--test_every", 1, "--batch_size", 1, "--patch_size", 8, "--n_threads", 0, "--print_every", 1]
 
@@ -49,7 +49,7 @@ def write(path, image):
 # -------------------------------------------------------------------- flags
 
 
-@examples(500)
+@examples(300)
 def test_flags(sr, tmp_path, monkeypatch, examples):
     """Whatever the flags are, they are refused by name, or parsed, and --load reads back the same from config.txt."""
     tally, seen = Tally("flags, parsed"), []
@@ -68,7 +68,7 @@ def test_flags(sr, tmp_path, monkeypatch, examples):
             again = parse_args(where)
             assert list(config_lines(again)) == list(config_lines(args))
 
-    for_all(tally, flags(), check, examples * 2)
+    for_all(tally, flags(most=3, wild=3), check, examples * 2)
 
 
 @examples(60)
@@ -101,7 +101,7 @@ def test_flags_of_whole_runs(sr, tmp_path, examples):
         with fresh(sr.experiments), little_memory():
             tally.run(lambda: sr(*first, *argv, *small), [*names, "the loss is"], [sr.experiments, tmp_path / "cache"])
 
-    for_all(tally, st.tuples(flags(most=2), st.booleans()), check, examples)
+    for_all(tally, st.tuples(flags(most=2, wild=1), st.booleans()), check, examples)
 
 
 # ------------------------------------------------------------------- images
@@ -115,7 +115,7 @@ def test_images(sr, photographs, tmp_path, examples):
     made = sources(good)
 
     def check(case):
-        (ending, content, whole), where, ext = case
+        (ending, content), where, ext = case
         with fresh(tmp_path / "data") as data, fresh(sr.experiments), fresh(tmp_path / "out") as out, little_memory():
             for name in ("Mine", "Probe"):
                 for stem in ("a", "b"):
@@ -125,7 +125,7 @@ def test_images(sr, photographs, tmp_path, examples):
             (folder / "b.png").unlink()
             (folder / f"b{ending}").write_bytes(content)
             names = [folder / f"b{ending}", "sizes do not match"]
-            if where.startswith("Probe/HR") and whole:
+            if where.startswith("Probe/HR") and ext != "bin":
                 argv = [*BICUBIC, "--data_test", "Demo", "--dir_demo", folder, "--dir_out", out]
             elif where.startswith("Probe"):
                 argv = [*BICUBIC, "--data_test", "Probe"]
@@ -144,7 +144,8 @@ def test_images(sr, photographs, tmp_path, examples):
                     *ONE_STEP,
                 ]
                 argv += ["--epochs", 1, "--ext", ext, "--cpu"]
-            status, *_ = tally.run(lambda: sr(*argv, data=data), names, [data / "cache", sr.experiments, out])
+            status, _, err = tally.run(lambda: sr(*argv, data=data), names, [data / "cache", sr.experiments, out])
+            assert "memory" not in err, "only failing to get it has stopped the program from taking gigabytes"
             if status and "--test_only" not in argv and ext != "img":
                 assert not list(sr.experiments.iterdir()), "something was written"
 
