@@ -31,12 +31,12 @@ from tqdm import tqdm
 
 import distributed
 from board import Board
+from config import MARKER
 from errors import InputError
 from lock import Lock
 from model.weights import check_tensors, load_exactly, load_file, read_weights
 from replacing import replacing
 
-MARKER = "# An experiment of this program. `python src/main.py --load NAME` goes on with these flags."
 # Flags of a state: a run that goes on from it cannot change them.
 FIXED = ("model", "scale", "n_resblocks", "n_resgroups", "n_feats", "res_scale", "reduction", "n_colors", "rgb_range")
 FIXED += ("nlsn_n_hashes", "nlsn_chunk_size", "optimizer")
@@ -201,7 +201,7 @@ class Checkpoint:
         config = self.dir / "config.txt"
         if not (self.args.test_only and config.exists()):
             with writing(config) as file:
-                file.write("\n".join([MARKER, *config_lines, ""]).encode())
+                file.write("\n".join([*config_lines, ""]).encode())
         path = self.dir / "log.txt"
         self._log = open(path, "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115 (open as long as the run)
         self._log.write("\n".join([time.strftime("%Y-%m-%d %H:%M:%S"), *self._early, ""]))

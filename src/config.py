@@ -5,14 +5,17 @@ import shlex
 
 from errors import InputError
 
+MARKER = "# An experiment of this program. `python src/main.py --load NAME` goes on with these flags."
+
 # Flags that belong to one call of the program and are not taken from the experiment that --load goes on with.
 PER_CALL = {"load", "save", "resume", "reset", "test_only", "save_results", "save_gt", "pre_train", "template"}
 PER_CALL |= {"cpu", "n_GPUs", "n_threads", "print_model", "dir_experiment", "compile", "tf32", "dir_out", "overwrite"}
 
 
 def config_lines(args):
-    """Give the flags of a run, one a line, in the form that `--load` reads back; first a comment that has their number."""
+    """Give the flags of a run, one a line, in the form that `--load` reads back, after what they are and their number."""
     kept = [(name, value) for name, value in sorted(vars(args).items()) if value is not None and name not in PER_CALL]
+    yield MARKER
     yield f"# {len(kept)} flags"
     for name, value in kept:
         if value == "sep_reset":  # asked for once, not at every resume
@@ -34,11 +37,14 @@ def read_config(path):
     if not path.is_file():
         raise InputError(f"--load {path.parent.name}: there is no experiment in {path.parent} (no config.txt)")
     try:
+        text = path.read_text(encoding="utf-8")
         # not splitlines, which takes more than the newline for the end of a line
-        lines = [shlex.split(line, comments=True) for line in path.read_text(encoding="utf-8").split("\n")]
+        lines = [shlex.split(line, comments=True) for line in text.split("\n")]
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: is damaged ({error})") from error
-    count = re.search(r"^# (\d{1,9}) flags$", path.read_text(encoding="utf-8"), re.M)
+    count = re.search(r"^# (\d{1,9}) flags$", text, re.M)
+    if not text.startswith(MARKER[:20]):
+        raise InputError(f"{path}: is damaged: it does not begin with {MARKER[:20]!r}")
     flags = [words for words in lines if words]
     if len(flags) < (int(count[1]) if count else 1):
         raise InputError(f"{path}: is damaged: it holds {len(flags)} flags{f' of {count[1]}' if count else ''}")

@@ -94,7 +94,7 @@ def bombs():
     zeros = zlib.compress(b"\0" * 100000)
     png = st.builds(lambda w, h, b, c: (".png", png_of_declared(w, h, b, c, zeros)), side, side, st.sampled_from([8, 16]),
                     st.sampled_from([0, 2, 6]))  # fmt: skip
-    tif = st.builds(lambda w, h, b, c: (".tif", _tiff_of_declared(w, h, b, c)), side, side, st.sampled_from([8, 16]),
+    tif = st.builds(lambda w, h, b, c: (".tif", _tiff_of_declared(w, h, b, c)), side, side, st.sampled_from([8, 16, 16]),
                     st.sampled_from([1, 8]))  # fmt: skip
     ppm = st.builds(lambda w, h, m: (".ppm", b"P6\n%d %d\n%d\n" % (w, h, m) + b"\0" * 100), side, side,
                     st.sampled_from([255, 65535]))  # fmt: skip

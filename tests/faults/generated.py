@@ -91,8 +91,8 @@ class Content(bytes):
         return f"<{len(self)} bytes>"
 
 
-def for_all(tally, strategy, check, examples):
-    """Call check(example) for examples of a strategy, the same ones in each run, and print the counts.
+def for_all(tally, strategy, check, examples, also=()):
+    """Call check(example) for those of `also` and for examples of a strategy, the same ones in each run, and print the counts.
 
     All examples are tried, whatever fails; then each failure that has a place of its own is told. The counts are also added
     as a line to the file that the environment variable GENERATED_SUMMARY names.
@@ -105,12 +105,17 @@ def for_all(tally, strategy, check, examples):
     )  # fmt: skip
     @given(strategy)
     def run(example):
+        attempt(example)
+
+    def attempt(example):
         try:
             check(example)
         except Exception as error:
             places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
             failures.setdefault((type(error), places[-1], str(error)[:60]), (example, error))
 
+    for example in also:
+        attempt(example)
     run()
     print(f"\n{tally}")
     if os.environ.get("GENERATED_SUMMARY"):

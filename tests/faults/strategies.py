@@ -39,11 +39,21 @@ def words():
 
 
 def _is_taken(action, word):
+    if action.type is str and not word.isprintable():
+        return True  # most of what is wrong with a name or a file
+    if action.type is str and word.isascii() and word.replace(" ", "").isalnum():
+        return False
     return isinstance(action.const, bool) or type(action.type(word) if action.type else word) is not _Bad
 
 
 ACTIONS = {name: action for action in build_parser()._actions for name in action.option_strings if name in FLAGS}
 FIT = {name: [word for word in WORDS if _is_taken(action, word)] for name, action in ACTIONS.items()}
+
+
+# what cannot be printed is rare among all words, and every flag that takes a text takes it
+UNPRINTABLE = [
+    [name, word] for name, action in ACTIONS.items() if action.type is str for word in WORDS if not word.isprintable()
+]
 
 
 @st.composite
