@@ -34,14 +34,16 @@ def read_config(path):
     Raises:
         InputError: it cannot be read, or was cut.
     """
-    if not path.is_file():
-        raise InputError(f"--load {path.parent.name}: there is no experiment in {path.parent} (no config.txt)")
     try:
+        if not path.is_file():  # OSError: a name that is too long
+            raise InputError(f"--load {path.parent.name}: there is no experiment in {path.parent} (no config.txt)")
         text = path.read_text(encoding="utf-8")
         # not splitlines, which takes more than the newline for the end of a line
         lines = [shlex.split(line, comments=True) for line in text.split("\n")]
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: is damaged ({error})") from error
+        raise InputError(f"{path}: cannot be read ({error})") from error
     count = re.search(r"^# (\d{1,9}) flags$", text, re.M)
     if not text.startswith(MARKER[:20]):
         raise InputError(f"{path}: is damaged: it does not begin with {MARKER[:20]!r}")

@@ -353,10 +353,13 @@ def parse_args(argv=None):
         InputError: with all problems found: unknown flags, unknown names, bad values, flags that exclude each other.
     """
     parser = build_parser()
+    argv = sys.argv[1:] if argv is None else list(argv)
+    for word in argv:
+        if word.startswith("--") and word.endswith("=--"):  # of which argparse would make an empty list
+            raise InputError(f"{word}: -- is no value")
     first, _ = parser.parse_known_args(argv)
     for name in (first.template or "").split("+"):
         parser.set_defaults(**TEMPLATES.get(name, {}))
-    argv = sys.argv[1:] if argv is None else list(argv)
     if first.load:
         config = Path(first.dir_experiment, first.load, "config.txt")
         argv = read_config(config) + argv
