@@ -30,15 +30,19 @@ from tqdm import tqdm
 
 import distributed
 from board import Board
+from config import MARKER
 from errors import InputError
 from lock import Lock
-from model.weights import load_exactly, load_file, read_weights
+from model.weights import check_tensors, load_exactly, load_file, read_weights
 from replacing import append, end_line, writing
 
-MARKER = "# An experiment of this program. `python src/main.py --load NAME` goes on with these flags."
 # Flags of a state: a run that goes on from it cannot change them.
 FIXED = ("model", "scale", "n_resblocks", "n_resgroups", "n_feats", "res_scale", "reduction", "n_colors", "rgb_range")
 FIXED += ("nlsn_n_hashes", "nlsn_chunk_size", "optimizer")
+
+# What a state holds besides: name and type.
+STATE = {"net": dict, "optimizer": dict, "loss": dict, "scaler": dict, "progress": dict, "random": dict, "best": dict}
+STATE |= {"fixed": dict, "epoch": int, "step": int, "last_loss": float, "precision": list, "ema": (dict, type(None))}
 
 
 def save_tensors(path, value):
@@ -72,6 +76,38 @@ def set_random_states(states):
 def _plain(number):
     """Give a number as JSON has it: null for nan and infinity."""
     return number if number is not None and math.isfinite(number) else None
+
+
+def _is_number(value, kinds=(int, float)):
+    return isinstance(value, kinds) and not isinstance(value, bool) and abs(value) <= 1e30  # nan is refused, too
+
+
+def _is_metric(line):
+    """Tell whether a value is what `record` writes: of a test, or of a training epoch."""
+    if not isinstance(line, dict) or not _is_number(line.get("epoch"), int):
+        return False
+    losses, dataset = line.get("loss", {}), line.get("dataset", "")
+    numbers = [*losses.values(), line.get("psnr"), line.get("ssim")] if isinstance(losses, dict) else [""]
+    test = not dataset or (isinstance(dataset, str) and _is_number(line.get("scale"), int) and "psnr" in line)
+    return test and all(number is None or _is_number(number) for number in numbers)
+
+
+def _check_state(state, path):
+    """Raise InputError for a value that is no training state as `Checkpoint.save` writes it."""
+    if not isinstance(state, dict) or not set(state) >= set(STATE):
+        raise InputError(f"{path} is no training state of this program")
+    wrong = [name for name, kind in STATE.items() if not isinstance(state[name], kind)]
+    wrong += [name for name in ("epoch", "step") if name not in wrong and not (_is_number(state[name]) and state[name] >= 0)]
+    if "best" not in wrong and not (_is_metric(state["best"]) and "psnr" in state["best"]):
+        wrong.append("best")
+    if "progress" not in wrong:
+        sums, counts = (state["progress"].get(name) for name in ("sums", "counts"))
+        known = isinstance(sums, dict) and isinstance(counts, dict) and set(sums) == set(counts)
+        if not known or not all(map(_is_number, [*sums.values(), *counts.values()])) or 0 in counts.values():
+            wrong.append("progress")
+    if wrong:
+        raise InputError(f"{path}: is damaged: {', '.join(wrong)}")
+    check_tensors(state, path)
 
 
 class Checkpoint:
@@ -146,7 +182,7 @@ class Checkpoint:
         config = self.dir / "config.txt"
         if not (self.args.test_only and config.exists()):
             with writing(config) as file:
-                file.write("\n".join([MARKER, *config_lines, ""]).encode())
+                file.write("\n".join([*config_lines, ""]).encode())
         self._log = self.dir / "log.txt"
         for path in (self._log, self.dir / "metrics.jsonl"):
             end_line(path)
@@ -166,11 +202,14 @@ class Checkpoint:
 
     def _read_metrics(self):
         path, lines = self.dir / "metrics.jsonl", []
-        if path.is_file():
-            for text in path.read_text(encoding="utf-8").splitlines():
-                with contextlib.suppress(json.JSONDecodeError):  # a line that was cut by a crash
-                    lines.append(json.loads(text))
-        return lines
+        written = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []
+        for text in filter(None, written):
+            with contextlib.suppress(ValueError, RecursionError):  # a line that was cut by a crash
+                lines.append(json.loads(text))
+        kept = [line for line in lines if _is_metric(line)]
+        if len(kept) < sum(map(bool, written)):
+            self.log(f"WARNING: {path}: {sum(map(bool, written)) - len(kept)} damaged lines are left out")
+        return kept
 
     def record(self, line):
         """Append a dict to metrics.jsonl."""
@@ -203,7 +242,7 @@ class Checkpoint:
         rows.writerow(["image", "psnr", "ssim"])
         rows.writerows([name, repr(psnr), repr(ssim)] for name, (psnr, ssim) in zip(names, scores, strict=True))
         name = f"{dataset.replace('/', '_')}_x{scale}.csv"
-        self._scores[name] = text.getvalue().encode()
+        self._scores[name] = text.getvalue().encode("utf-8", "backslashreplace")  # as names of files may be no text
         self._write_scores("per_image", name)
 
     def _write_scores(self, folder, name):
@@ -280,8 +319,27 @@ class Checkpoint:
         self.log(f"Weights from {path}")
         if self.args.resume > 0:
             return self.args.resume
-        state = self._state_file()
-        return load_file(state)["epoch"] if state.is_file() else 0
+        path = self._state_file()
+        return self._read_state(path)["epoch"] if path.is_file() else 0
+
+    @staticmethod
+    def _read_state(path):
+        state = load_file(path)
+        _check_state(state, path)
+        return state
+
+    @contextlib.contextmanager
+    def going_on(self):
+        """Turn what a damaged state raises while it is taken over into InputError."""
+        epoch = self.args.resume
+        try:
+            yield
+        except InputError:
+            raise
+        except Exception as error:  # from KeyError to RuntimeError, as any part of it may be anything
+            path = self._state_file(None if epoch == -1 else epoch)
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise InputError(f"{path}: is damaged, or of another version of this program ({reason})") from error
 
     def load_state(self, net):
         """Load the trained weights that --resume names into the network and give the state to go on from.
@@ -299,9 +357,7 @@ class Checkpoint:
             load_exactly(net, read_weights(weights), weights)
             self.log(f"WARNING: {path} is missing: going on from the weights of epoch {epoch} with a new optimizer")
             return None
-        state = load_file(path)
-        if not isinstance(state, dict) or not {"net", "optimizer", "epoch", "step", "random"} <= set(state):
-            raise InputError(f"{path} is no training state of this program")
+        state = self._read_state(path)
         changed = [f"--{name} {value}" for name, value in state["fixed"].items() if getattr(self.args, name) != value]
         if changed:
             raise InputError(f"{path} was trained with other flags, which cannot be changed: {' '.join(changed)}")

@@ -10,12 +10,14 @@ import torch
 import distributed
 from allocation import keep_freed_memory
 from checkpoint import Checkpoint
+from config import config_lines
 from data import Data
 from errors import InputError
 from loss import Loss
 from model import build_network, choose_device, count_parameters
+from model.inference import OutOfMemoryError
 from model.weights import load_pre_train
-from option import config_lines, parse_args
+from option import parse_args
 from stopping import Stopped
 from trainer import Trainer
 
@@ -57,7 +59,8 @@ def run(args, device):
         trainer.test(epoch)
         return
     if args.resume != 0:
-        trainer.resume()
+        with checkpoint.going_on():
+            trainer.resume()
     checkpoint.open(config_lines(args))
     trainer.train()
     data.close()
@@ -67,6 +70,11 @@ def _sentence(error):
     """Give the message of an error; one that a loader process raised comes with that process's traceback around it."""
     text = str(error)
     return text.rpartition("InputError: ")[2].strip() if "Original Traceback" in text else text
+
+
+def _is_out_of_memory(error):
+    """Tell whether an error is numpy's or Python's for memory, or one of torch's, which has no type for it on the CPU."""
+    return isinstance(error, (MemoryError, OutOfMemoryError)) or "allocate memory" in str(error)
 
 
 def _say(text):
@@ -80,6 +88,9 @@ def _say(text):
 def main(argv=None):
     """Run the program; gives its exit status: 0, 2 for bad flags, 1 for other bad input, 128 + N when stopped by signal N."""
     argv = sys.argv[1:] if argv is None else argv
+    for stream in (sys.stdout, sys.stderr):  # the name of a file may be no text in the encoding of a terminal
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
         args = parse_args(argv)
     except InputError as error:
@@ -94,6 +105,12 @@ def main(argv=None):
             run(args, device)
     except (InputError, OSError) as error:
         _say(f"error: {_sentence(error)}")
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        what = str(error).splitlines()[0] if str(error) else "no more is to be had"
+        _say(f"error: out of memory: smaller --batch_size, --patch_size or network, --split_batch or --chop help: {what}")
         return 1
     except Stopped as stopped:
         _say(f"stopped: --load {args.save} goes on from here")

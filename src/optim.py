@@ -5,6 +5,13 @@ import math
 
 import torch
 
+# what each keeps of a parameter
+MOMENTS = {
+    torch.optim.Adam: {"step", "exp_avg", "exp_avg_sq"},
+    torch.optim.RMSprop: {"step", "square_avg"},
+    torch.optim.SGD: {"momentum_buffer"},
+}
+
 
 def build_optimizer(args, parameters, lr=None):
     """Make the optimizer of --optimizer for the parameters that train; `lr` overrides --lr."""
@@ -16,6 +23,28 @@ def build_optimizer(args, parameters, lr=None):
     if args.optimizer == "SGD":
         return torch.optim.SGD(parameters, momentum=args.momentum, **common)
     return torch.optim.Adam(parameters, betas=tuple(args.betas), eps=args.epsilon, **common)
+
+
+def load_optimizer(optimizer, state):
+    """Take over the moments of an optimizer of the same kind; its numbers (betas, epsilon) stay those of the flags.
+
+    Raises:
+        ValueError: the state is damaged, or another optimizer's.
+    """
+    own = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, numbers in zip(optimizer.param_groups, own, strict=True):
+        for key in set(group) - {"params"}:
+            del group[key]
+        group.update(numbers)
+    names = MOMENTS[type(optimizer)]
+    for parameter, kept in optimizer.state.items():
+        fits = isinstance(kept, dict) and set(kept) in (names, set())  # none before the first step
+        for value in kept.values() if fits else ():
+            tensor = isinstance(value, torch.Tensor) and value.is_floating_point()
+            fits &= value is None or (tensor and value.shape in ((), parameter.shape))
+        if not fits:
+            raise ValueError(f"the moments of a parameter of shape {tuple(parameter.shape)} do not fit it")
 
 
 def _cosine(lr, eta_min, done):

@@ -6,11 +6,12 @@ All problems that can be seen without touching data are found here and reported 
 
 import argparse
 import difflib
-import math
+import os
 import re
-import shlex
+import sys
 from pathlib import Path
 
+from config import read_config
 from data.layout import DATASETS, WITHOUT_TRUTH, parse_ranges
 from errors import InputError, bullet_list
 from loss import LOSSES, parse_loss
@@ -21,10 +22,6 @@ from template import TEMPLATES
 
 CL_LOSSES = ("InfoNCE", "LMCL", "cosine", "l2", "l1")
 PROJECT = Path(__file__).resolve().parent.parent
-
-# Flags that belong to one call of the program and are not taken from the experiment that --load goes on with.
-PER_CALL = {"load", "save", "resume", "reset", "test_only", "save_results", "save_gt", "pre_train", "template"}
-PER_CALL |= {"cpu", "n_GPUs", "n_threads", "print_model", "dir_experiment", "compile", "tf32", "dir_out", "overwrite"}
 
 
 class _Bad(str):
@@ -48,16 +45,19 @@ def _checked(convert, expected):
     return parse
 
 
-def _number(kind, low=None, above=None):
+def _number(kind, low=None, above=None, high=None):
+    """Make the type of a number; without `high` it is held to what 32 bits take, in which networks compute."""
+    high = high or (2**31 - 1 if kind is int else 1e30)
+
     def convert(text):
         value = kind(text)
-        if not math.isfinite(value) or (low is not None and value < low) or (above is not None and value <= above):
+        if not (low is None or value >= low) or not (above is None or value > above) or not value <= high:
             raise ValueError
         return value
 
     noun = "a whole number" if kind is int else "a number"
     bound = f" of at least {low}" if low is not None else f" above {above}" if above is not None else ""
-    return _checked(convert, noun + bound)
+    return _checked(convert, f"{noun}{bound} and at most {high:,}" if kind is int else f"{noun}{bound} and at most {high:g}")
 
 
 def _choice(names):
@@ -112,6 +112,8 @@ def integers(text, separator):
 
 
 COUNT = _number(int, low=1)
+DEPTH = _number(int, low=1, high=1000)  # far beyond any network that trains, and built in seconds
+WIDTH = _number(int, low=1, high=8192)
 WHOLE = _number(int, low=0)
 POSITIVE = _number(float, above=0)
 NOT_NEGATIVE = _number(float, low=0)
@@ -144,9 +146,9 @@ def build_parser():
     flag("resume", _number(int, low=-1), None, "-1: latest state, 0: none, N: that epoch (default: -1 with --load)")
     switch("reset", "empty the folder of the experiment first")
     switch("test_only", "test and stop")
-    flag("seed", WHOLE, 1, "seed of weights, patches and augmentation")
+    flag("seed", _number(int, low=0, high=2**32 - 1), 1, "seed of weights, patches and augmentation")
     switch("cpu", "use the CPU even where an accelerator is at hand")
-    flag("n_GPUs", COUNT, 1, "processes on this machine, one a GPU (with --cpu: on the CPU); several machines: torchrun")
+    flag("n_GPUs", DEPTH, 1, "processes on this machine, one a GPU (with --cpu: on the CPU); several machines: torchrun")
     flag("n_threads", WHOLE, 6, "worker processes that load data")
     flag("precision", _choice(PRECISIONS), "auto", "format that networks compute in; weights stay in single precision. "
          "half: float16 on CUDA; auto: the fastest here for training, single for tests")  # fmt: skip
@@ -169,16 +171,16 @@ def build_parser():
          "images; sep_reset, the same made anew; bin, the cache held in memory; img, the files")  # fmt: skip
     flag("scale", _checked(_scales, "scales joined by +"), [4], "scales, joined by +")
     flag("patch_size", COUNT, 192, "side of an HR training patch, pixels")
-    flag("rgb_range", POSITIVE, 255.0, "value of white")
+    flag("rgb_range", _number(float, low=0.001, high=65535), 255.0, "value of white")
     flag("n_colors", _number(int, low=1), 3, "3: RGB, 1: luma (Y of BT.601)")
     switch("no_augment", "no random flips and transposes")
 
     flag, switch = group("network")
     flag("model", _choice(NETWORKS), "EDSR", "network")
     flag("pre_train", str, None, "weights to start from: a file, or `download` for the published EDSR")
-    flag("n_resblocks", COUNT, 16, "residual blocks (of a group, for RCAN and HAN)")
-    flag("n_resgroups", COUNT, 10, "residual groups (RCAN, HAN)")
-    flag("n_feats", COUNT, 64, "feature channels")
+    flag("n_resblocks", DEPTH, 16, "residual blocks (of a group, for RCAN and HAN)")
+    flag("n_resgroups", DEPTH, 10, "residual groups (RCAN, HAN)")
+    flag("n_feats", WIDTH, 64, "feature channels")
     flag("res_scale", POSITIVE, 1.0, "factor of a residual branch (EDSR, NLSN)")
     flag("reduction", COUNT, 16, "channel reduction of channel attention (RCAN, HAN)")
     flag("nlsn_n_hashes", COUNT, 4, "hash rounds (NLSN); also --n_hashes")
@@ -258,39 +260,14 @@ def build_parser():
     return parser
 
 
-def _read_config(folder):
-    """Give the flags that config.txt of an experiment holds, as argv."""
-    path = folder / "config.txt"
-    if not path.is_file():
-        raise InputError(f"--load {folder.name}: there is no experiment in {folder} (no config.txt)")
-    argv = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        words = shlex.split(line, comments=True)
-        if words and words[0].removeprefix("--") not in PER_CALL:
-            argv += words
-    return argv
-
-
-def config_lines(args):
-    """Give the flags of a run, one a line, in the form that `--load` reads back."""
-    for name, value in sorted(vars(args).items()):
-        if value is None or name in PER_CALL:
-            continue
-        if value == "sep_reset":  # asked for once, not at every resume
-            value = "sep"
-        if isinstance(value, (list, tuple)):
-            joined = "+".join(map(str, value)) if name != "betas" else None
-            text = shlex.quote(joined) if joined else " ".join(map(str, value))
-        else:
-            text = shlex.quote(str(value).lower() if isinstance(value, bool) else str(value))
-        yield f"--{name} {text}"
-
-
 def _bad_values(args):
     for name, value in vars(args).items():
         for part in value if isinstance(value, list) else [value]:
             if isinstance(part, _Bad):
                 yield f"--{name}: {part}"
+            elif isinstance(part, str) and re.search(r"[\0-\x1f\x7f\ud800-\udfff]", part):
+                # such a name cannot be a file's, or not be written into config.txt and the log
+                yield f"--{name}: {part!r} holds a control character, or bytes that are no text in UTF-8"
 
 
 def _problems(args):
@@ -334,8 +311,6 @@ def _problems(args):
         yield f"--chop_overlap {args.chop_overlap}: is not less than half of --chop_size {args.chop_size}"
     if "--betas" not in broken and max(args.betas) >= 1:
         yield f"--betas: {max(args.betas)} is not below 1"
-    if "--seed" not in broken and args.seed >= 2**32:
-        yield f"--seed {args.seed}: is not below 2^32"
     if args.pre_train and (args.resume or (args.load and args.resume is None)):
         yield "--pre_train and --resume (or --load) exclude each other: both say where the weights come from"
     if args.n_colors not in (1, 3):
@@ -356,6 +331,14 @@ def _unknown(words, parser):
             yield f"{word!r} belongs to no flag"
 
 
+def _parse(parser, argv):
+    args, unknown = parser.parse_known_args(argv)
+    problems = [*_unknown(unknown, parser), *_problems(args)]
+    if problems:
+        raise InputError("bad flags:" + bullet_list(problems) if len(problems) > 1 else problems[0])
+    return args
+
+
 def parse_args(argv=None):
     """Parse the command line.
 
@@ -370,24 +353,27 @@ def parse_args(argv=None):
         InputError: with all problems found: unknown flags, unknown names, bad values, flags that exclude each other.
     """
     parser = build_parser()
+    argv = sys.argv[1:] if argv is None else list(argv)
+    for word in argv:
+        if word.startswith("--") and word.endswith("=--"):  # of which argparse would make an empty list
+            raise InputError(f"{word}: -- is no value")
     first, _ = parser.parse_known_args(argv)
     for name in (first.template or "").split("+"):
         parser.set_defaults(**TEMPLATES.get(name, {}))
-    if argv is None:
-        import sys
-
-        argv = sys.argv[1:]
     if first.load:
-        argv = _read_config(Path(first.dir_experiment) / first.load) + list(argv)
-    args, unknown = parser.parse_known_args(argv)
-    problems = [*_unknown(unknown, parser), *_problems(args)]
-    if problems:
-        raise InputError("bad flags:" + bullet_list(problems) if len(problems) > 1 else problems[0])
+        config = Path(first.dir_experiment, first.load, "config.txt")
+        argv = read_config(config) + argv
+    try:
+        args = _parse(parser, argv)
+    except InputError as error:
+        raise InputError(
+            f"{error}\nflags that are not on the command line are from {config}" if first.load else error
+        ) from error
     args.rgb_range = int(args.rgb_range) if args.rgb_range == int(args.rgb_range) else args.rgb_range
     if args.resume is None:
         args.resume = -1 if args.load else 0
     args.save = args.load or args.save or "test"
     for name in ("dir_experiment", "dir_data", "dir_cache", "dir_demo", "dir_out", "testpath", "vgg_path"):
         if getattr(args, name) is not None:  # config.txt must hold for a later run from another folder too
-            setattr(args, name, str(Path(getattr(args, name)).resolve()))
+            setattr(args, name, os.path.realpath(getattr(args, name)))
     return args

@@ -57,7 +57,7 @@ def append(path, text):
         InputError: see `naming`.
     """
     with naming(path), open(path, "ab", buffering=0) as file:  # a buffer would be written again at the end of the program
-        rest = memoryview(text.encode())
+        rest = memoryview(text.encode("utf-8", "backslashreplace"))
         while rest:
             rest = rest[file.write(rest) :]
 

@@ -18,7 +18,7 @@ from errors import InputError, bullet_list
 from metric import calc_psnr, calc_ssim
 from model import is_multi_scale
 from model.inference import Upscaler
-from optim import EMA, build_optimizer, learning_rate, set_learning_rate
+from optim import EMA, build_optimizer, learning_rate, load_optimizer, set_learning_rate
 from precision import autocast, choose_precision
 from stopping import Stopped, StopRequest
 
@@ -69,7 +69,7 @@ class Trainer:
         if state is None:
             self.epoch = self.args.resume
         else:
-            self.optimizer.load_state_dict(state["optimizer"])
+            load_optimizer(self.optimizer, state["optimizer"])
             try:
                 self.loss.load_state_dict(state["loss"])
             except (RuntimeError, ValueError) as error:

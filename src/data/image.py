@@ -81,8 +81,10 @@ def read_picture(path):
     path = Path(path)
     try:
         pixels, profile = _decode(path)
-    except (InputError, MemoryError):
+    except InputError:
         raise
+    except MemoryError as error:
+        raise InputError(f"{path}: needs more memory than there is") from error
     except Exception as error:  # decoders raise anything from OSError to struct.error for a broken file
         raise InputError(f"{path}: cannot be read as an image ({type(error).__name__}: {error})") from error
     if pixels.ndim == 2:

@@ -62,7 +62,7 @@ def parse_ranges(text):
     """Read '1-800/801-810' as [(1, 800), (801, 810)]: one or two ranges of positions, the first is 1, ends included."""
     ranges = []
     for part in str(text).split("/"):
-        match = re.fullmatch(r"(\d+)-(\d+)", part)
+        match = re.fullmatch(r"(\d{1,9})-(\d{1,9})", part)
         if not match or not 1 <= int(match[1]) <= int(match[2]):
             raise InputError(f"--data_range {text}: {part!r} is not a range FIRST-LAST with 1 <= FIRST <= LAST")
         ranges.append((int(match[1]), int(match[2])))
@@ -75,12 +75,16 @@ def list_images(folder):
     """List the image files of a folder, sorted by name.
 
     Raises:
-        InputError: the folder is missing or holds no image.
+        InputError: the folder is missing or holds no image, or something with an image's name that is no file.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"no such data folder: {folder}")
     paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS and not p.name.startswith("."))
+    # a folder, a link to nowhere, or a pipe, which reading would wait for without end
+    unfit = [str(path) for path in paths if not path.is_file()]
+    if unfit:
+        raise InputError("these have an image's name, but are no files:" + bullet_list(unfit))
     stems = [path.stem for path in paths]
     twice = sorted({str(folder / stem) for stem in stems if stems.count(stem) > 1}) if len(set(stems)) < len(stems) else []
     if twice:

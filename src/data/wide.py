@@ -66,11 +66,15 @@ class TiffHeader(NamedTuple):
 
 
 def tiff_header(file):
-    """Read the header of an opened tifffile.TiffFile."""
+    """Read the header of an opened tifffile.TiffFile; raises ValueError for more pixels than Pillow would read."""
     page = file.pages.first
     tag = page.tags.get("Orientation")
     orientation = int(tag.value) if tag else 1
     size = (page.imagelength, page.imagewidth)
+    if size[0] * size[1] > 2 * Image.MAX_IMAGE_PIXELS:  # as Pillow does: a small file may declare any size
+        raise ValueError(
+            f"{page.imagewidth}x{page.imagelength} pixels are more than the {2 * Image.MAX_IMAGE_PIXELS:,} of a picture"
+        )
     return TiffHeader(size[::-1] if orientation >= 5 else size, page.bitspersample, page, orientation)
 
 

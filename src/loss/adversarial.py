@@ -16,7 +16,7 @@ from errors import InputError
 from loss.contrast import contrastive
 from loss.discriminator import Discriminator
 from loss.samples import quantize, upsample
-from optim import build_optimizer, learning_rate, set_learning_rate
+from optim import build_optimizer, learning_rate, load_optimizer, set_learning_rate
 
 WGAN_CLIP = 0.01  # Arjovsky et al., ICML 2017, algorithm 1
 GP_WEIGHT = 10.0  # Gulrajani et al., NeurIPS 2017, algorithm 1
@@ -104,7 +104,7 @@ class Adversarial(nn.Module):
 
     def set_extra_state(self, state):
         """Take the optimizer's state from load_state_dict()."""
-        self.optimizer.load_state_dict(state)
+        load_optimizer(self.optimizer, state)
 
     def forward(self, sr, positives, negatives, hr=None):
         """Update the embedding, then give the loss of sr.

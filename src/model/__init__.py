@@ -28,6 +28,8 @@ def build_network(args):
         net = importlib.import_module(NETWORKS[args.model]).make_model(args)
     except ValueError as error:
         raise InputError(str(error)) from error
+    except RuntimeError as error:  # torch's for a tensor that memory cannot hold
+        raise InputError(f"--model {args.model}: cannot be built in this size: {str(error).splitlines()[0]}") from error
     if len(args.scale) > 1 and not is_multi_scale(net):
         scales = "+".join(map(str, args.scale))
         raise InputError(f"--scale {scales}: {args.model} is a network of one scale")

@@ -1,7 +1,9 @@
 """Reading weights: checkpoints of this program, of the published repositories, and EDSR's downloads."""
 
+import contextlib
 import pickle
 import re
+import zipfile
 from pathlib import Path
 
 import torch
@@ -24,17 +26,52 @@ EDSR_FILES = {
 }
 
 
+def _check_members(path, what):
+    """Check the zip that torch.save writes before anything in it is loaded: torch itself takes no notice of checksums.
+
+    Raises:
+        InputError: a member is damaged, or compressed or larger than the file, which would fill the memory.
+    """
+    with open(path, "rb") as file:
+        if file.read(4) != b"PK\3\4":  # the form from before torch 1.6, or no checkpoint
+            return
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        if any(m.compress_type for m in members) or sum(m.file_size for m in members) > path.stat().st_size:
+            raise InputError(f"{what} {path}: is compressed, or declares more bytes than it has: it was not loaded")
+        damaged = archive.testzip()
+    if damaged:
+        raise InputError(f"{what} {path}: is damaged at {damaged} (wrong checksum): it was not loaded")
+
+
+def _tensors(value):
+    """Yield (name, tensor) of all tensors in nested dicts, lists and tuples, each once; names are joined by /."""
+    left, seen = [("", value)], set()  # no recursion, and no value twice: nesting may be deep, and shared without end
+    while left:
+        name, value = left.pop()
+        if isinstance(value, torch.Tensor):
+            yield name, value
+        elif isinstance(value, (dict, list, tuple)) and id(value) not in seen:
+            seen.add(id(value))
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            left += [(f"{name}/{key}" if name else str(key), inner) for key, inner in items]
+
+
 def load_file(path, what="checkpoint"):
     """Load a file of tensors onto the CPU. No code in it is run (weights_only).
 
     Raises:
-        InputError: the file is missing, broken, or holds anything but tensors and plain values.
+        InputError: the file is missing, broken, or holds anything but tensors and plain values; or it declares more than it
+            has, which is found before memory is taken for it.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{what}: no such file: {path}")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        _check_members(path, what)
+        value = torch.load(path, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
     except pickle.UnpicklingError as error:
         raise InputError(
             f"{what} {path}: holds more than tensors and plain values, or is no checkpoint; it was not loaded, "
@@ -42,31 +79,64 @@ def load_file(path, what="checkpoint"):
         ) from error
     except Exception as error:  # torch.load raises anything from EOFError to KeyError for a broken file
         raise InputError(f"{what} {path}: cannot be read, it is broken or no checkpoint ({type(error).__name__})") from error
+    for name, tensor in _tensors(value):
+        if tensor.numel() * tensor.element_size() > path.stat().st_size:  # one number, expanded
+            raise InputError(f"{what} {path}: {name} declares a shape of {tuple(tensor.shape)}, more than the file holds")
+    return value
+
+
+def check_tensors(value, path):
+    """Check all tensors in nested dicts and lists that `load_file` gave.
+
+    Raises:
+        InputError: some are sparse, quantized or without data, or hold nan or infinity (also where 32 bits cannot hold a
+            number): each is named.
+    """
+    problems = []
+    for name, tensor in _tensors(value):
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+            problems.append(f"{name}: is sparse, quantized or without data")
+        elif not (tensor.float() if tensor.is_floating_point() else tensor).isfinite().all():
+            problems.append(f"{name}: holds nan or infinity")
+    if problems:
+        raise InputError(f"checkpoint {path}: tensors that cannot be used:" + bullet_list(sorted(problems)))
+
+
+def _is_state_dict(value):
+    return isinstance(value, dict) and all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in value.items())
 
 
 def read_weights(path):
     """Read a state_dict: plain, or wrapped in 'params_ema', 'params', 'state_dict' or 'model', with or without 'module.'.
 
     Raises:
-        InputError: see `load_file`; also a file without named tensors.
+        InputError: see `load_file` and `check_tensors`; also a file without named tensors.
     """
     state = load_file(path)
     for key in WRAPPERS:
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
             break
-    if not isinstance(state, dict) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
+    if not _is_state_dict(state) or not state:
         raise InputError(f"checkpoint {path}: holds no state_dict of tensors")
+    check_tensors(state, path)
     if all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): value for name, value in state.items()}
     return state
 
 
+def _fits(own, other):
+    """Tell whether a tensor can take another's place: the same shape, and both of floating point or both not."""
+    return own.shape == other.shape and own.is_floating_point() == other.is_floating_point()
+
+
 def _differences(net, state):
-    """List names of another shape, then those that are missing, then those left over."""
+    """List names of another shape or kind, then those that are missing, then those left over."""
     own = net.state_dict()
     differ = [name for name in own if name in state and own[name].shape != state[name].shape]
     lines = [f"{name}: {tuple(state[name].shape)}, the network has {tuple(own[name].shape)}" for name in differ]
+    kinds = [name for name in own if name in state and name not in differ and not _fits(own[name], state[name])]
+    lines += [f"{name}: {state[name].dtype}, the network has {own[name].dtype}" for name in kinds]
     lines += [f"{name}: missing, the network has {tuple(own[name].shape)}" for name in own if name not in state]
     lines += [f"{name}: {tuple(state[name].shape)}, the network has none" for name in state if name not in own]
     return lines
@@ -101,7 +171,9 @@ def fitting_flags(state):
 
 
 def _mismatch(path, state, lines):
-    flags = " ".join(f"--{name} {value}" for name, value in fitting_flags(state).items())
+    flags = ""
+    with contextlib.suppress(ArithmeticError, LookupError, TypeError, ValueError):  # a hint must not hide what is wrong
+        flags = " ".join(f"--{name} {value}" for name, value in fitting_flags(state).items())
     hint = f"\nflags that would fit it: {flags}" if flags else ""
     return InputError(f"checkpoint {path} does not fit the network:" + bullet_list(lines, 8) + hint)
 
@@ -109,18 +181,20 @@ def _mismatch(path, state, lines):
 def _check_range(net, state, path):
     """A checkpoint carries its mean colour, and with it the rgb_range that it was trained in."""
     own, other = net.state_dict().get("sub_mean.bias"), state.get("sub_mean.bias")
-    if own is None or other is None or own.shape != other.shape:
+    if own is None or other is None or not _fits(own, other):
         return
     if not torch.allclose(own.cpu(), other.float(), rtol=1e-3, atol=0):
         raise _mismatch(path, state, [f"sub_mean.bias: {other.tolist()}, the network has {own.tolist()} (--rgb_range)"])
 
 
 def load_exactly(net, state, path):
-    """Load a state_dict of which every name and shape must fit.
+    """Load a state_dict of which every name, shape and kind must fit.
 
     Raises:
         InputError: lists the first differences with both shapes, and the flags that would fit.
     """
+    if not _is_state_dict(state):
+        raise InputError(f"checkpoint {path}: holds no state_dict of tensors")
     lines = _differences(net, state)
     if lines:
         raise _mismatch(path, state, lines)
@@ -135,7 +209,7 @@ def load_fitting(net, state, path, log):
         InputError: less than half of the network's tensors fit: another network.
     """
     own = net.state_dict()
-    fits = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
+    fits = {name: value for name, value in state.items() if name in own and _fits(own[name], value)}
     lines = _differences(net, state)
     if 2 * len(fits) < len(own):
         raise _mismatch(path, state, lines)

@@ -1,0 +1,155 @@
+"""Checking a property of bad input on many generated examples, and counting how they went."""
+
+import contextlib
+import os
+import resource
+import shutil
+import traceback
+from pathlib import Path
+
+import imageio.v3 as iio
+import numpy as np
+import torch
+from hypothesis import HealthCheck, Phase, given, settings
+
+MORE_MEMORY = 2 * 2**30  # bytes that an example may take above what the process has
+
+
+class Tally:
+    """Counts the examples of a property.
+
+    Attributes:
+        tried, refused, used: examples: all, those with exit status 1 or 2, those with 0.
+        tracebacks, half_written: examples that broke the property.
+    """
+
+    def __init__(self, kind):
+        self.kind = kind
+        self.tried = self.refused = self.used = self.tracebacks = self.half_written = 0
+
+    def __str__(self):
+        ends = f"{self.refused} refused, {self.used} used"
+        return f"{self.kind}: {self.tried} tried, {ends}, {self.tracebacks} tracebacks, {self.half_written} half-written"
+
+    def run(self, program, names, roots):
+        """Run an example, and check what holds for each.
+
+        Args:
+            program: a function that runs main() and gives (status, output, errors).
+            names: texts of which one at the least must be in the message if it is refused.
+            roots: folders in which nothing half-written may be left.
+
+        Returns:
+            (status, output, errors).
+        """
+        self.tried += 1
+        try:
+            status, out, err = program()
+            assert "Traceback" not in err, err
+        except Exception:
+            self.tracebacks += 1
+            raise
+        self.refused, self.used = self.refused + (status != 0), self.used + (status == 0)
+        assert status in (0, 1, 2), (status, err)
+        if status:
+            assert "error: " in err, err
+            assert any(str(name) in err for name in names), (err, names)
+        broken = [path for root in roots for path in half_written(root)]
+        self.half_written += bool(broken)
+        assert not broken, broken
+        return status, out, err
+
+
+def _is_whole(path):
+    try:
+        if path.suffix == ".pt":
+            torch.load(path, weights_only=True)
+        elif path.suffix == ".png":
+            iio.imread(path)
+        elif path.suffix == ".npy":
+            np.load(path, allow_pickle=False)
+    except Exception:
+        return False
+    return path.suffix != ".part"
+
+
+def half_written(root):
+    """List the files under a folder that the program has written, and not to the end."""
+    return [path for path in Path(root).rglob("*") if path.is_file() and not _is_whole(path)]
+
+
+def contents(folder):
+    """Give the bytes of all files under a folder, without the log and the lock, which a refused run may write."""
+    files = (path for path in Path(folder).rglob("*") if path.is_file() and path.name not in ("log.txt", ".lock"))
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+class Content(bytes):
+    """The bytes of a file, which a message shows the number of."""
+
+    def __repr__(self):
+        return f"<{len(self)} bytes>"
+
+
+def for_all(tally, strategy, check, examples, also=()):
+    """Call check(example) for those of `also` and for examples of a strategy, the same ones in each run, and print the counts.
+
+    All examples are tried, whatever fails; then each failure that has a place of its own is told. The counts are also added
+    as a line to the file that the environment variable GENERATED_SUMMARY names.
+    """
+    failures = {}
+
+    @settings(
+        max_examples=examples, derandomize=True, deadline=None, database=None,
+        suppress_health_check=list(HealthCheck), phases=[Phase.generate],
+    )  # fmt: skip
+    @given(strategy)
+    def run(example):
+        attempt(example)
+
+    def attempt(example):
+        try:
+            check(example)
+        except Exception as error:
+            places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+            failures.setdefault((type(error), places[-1], str(error)[:60]), (example, error))
+
+    for example in also:
+        attempt(example)
+    run()
+    print(f"\n{tally}")
+    if os.environ.get("GENERATED_SUMMARY"):
+        with open(os.environ["GENERATED_SUMMARY"], "a", encoding="utf-8") as file:
+            file.write(f"{tally}\n")
+    told = [
+        "".join(traceback.format_exception(error)[-6:])[:3000] + f"for {example!r:.600}" for example, error in failures.values()
+    ]
+    assert not told, f"{tally}; {len(told)} kinds of failures:\n\n" + "\n\n".join(told)
+
+
+@contextlib.contextmanager
+def little_memory():
+    """Let allocations fail that take the process far beyond its size; Linux alone counts it in /proc."""
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        yield
+        return
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    most = int(statm.read_text().split()[0]) * resource.getpagesize() + MORE_MEMORY
+    resource.setrlimit(resource.RLIMIT_AS, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+@contextlib.contextmanager
+def fresh(folder):
+    """Give an empty folder, removed at the end."""
+    folder = Path(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

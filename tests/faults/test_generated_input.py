@@ -1,0 +1,311 @@
+"""Bad input that is generated: whatever it is, main() ends with a sentence that names it, and leaves nothing half-written.
+
+`scripts/test.sh --slow tests/faults/test_generated_input.py` tries 500 examples of each kind; with `-s` the counts are shown,
+and GENERATED_SUMMARY=FILE adds them to a file.
+"""
+
+import os
+import shutil
+
+import imageio.v3 as iio
+import pytest
+import torch
+from broken_checkpoints import checkpoints
+from broken_images import images, sources
+from generated import Tally, contents, for_all, fresh, half_written, little_memory
+from hypothesis import strategies as st
+from strategies import UNPRINTABLE, damage, damages, do, flags, layouts
+
+import main
+import plot
+from config import config_lines
+from helpers import state_of
+from model.edsr import EDSR
+from option import parse_args
+
+NEVER_USED = {"cut", "bits", "zip", "code", "not finite", "sparse", "quantized", "meta", "expanded"}
+BICUBIC = ["--model", "Bicubic", "--test_only", "--scale", 2, "--cpu"]
+ONE_STEP = ["--epochs", 2, "--test_every", 1, "--batch_size", 1, "--patch_size", 8, "--n_threads", 0, "--print_every", 1]
+
+
+def examples(few):
+    """Few examples in the default suite, 500 with --slow."""
+    return pytest.mark.parametrize("examples", [few, pytest.param(500, marks=pytest.mark.slow)])
+
+
+@pytest.fixture(autouse=True)
+def no_curves(monkeypatch):
+    """Do not draw the curves, which takes a second each time; their data are still gone through."""
+    monkeypatch.setattr(
+        plot, "draw", lambda folder, name, panels, ylabel: [sorted(c.items()) for p in panels.values() for c in p.values()]
+    )
+
+
+def write(path, image):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    iio.imwrite(path, image)
+
+
+# -------------------------------------------------------------------- flags
+
+
+@examples(300)
+def test_flags(sr, tmp_path, monkeypatch, examples):
+    """Whatever the flags are, they are refused by name, or parsed, and --load reads back the same from config.txt."""
+    tally, seen = Tally("flags, parsed"), []
+    monkeypatch.setattr(main, "run", lambda args, device: seen.append(args))
+    monkeypatch.setattr(main, "keep_freed_memory", lambda: None)
+    config = sr.folder("kept") / "config.txt"
+    config.parent.mkdir(parents=True)
+
+    def check(argv):
+        seen.clear()
+        names = [word.split("=")[0].strip("-") for word in argv if word.startswith("-")] + [repr(word) for word in argv]
+        tally.run(lambda: sr(*argv), names, [])
+        for args in seen:
+            config.write_text("\n".join(config_lines(args)))
+            where = ["--dir_experiment", str(sr.experiments), "--load", "kept"]
+            again = parse_args(where)
+            assert list(config_lines(again)) == list(config_lines(args))
+
+    for_all(tally, flags(most=3, wild=3), check, examples * 2, UNPRINTABLE)
+
+
+@examples(60)
+def test_flags_of_whole_runs(sr, tmp_path, examples):
+    """Flags go through the whole program; the sizes of what is run are held small by flags at the end."""
+    tally = Tally("flags, whole runs")
+    small = [
+        *ONE_STEP,
+        "--n_feats",
+        8,
+        "--n_resblocks",
+        1,
+        "--n_resgroups",
+        1,
+        "--gan_k",
+        1,
+        "--mcl_neg",
+        1,
+        "--shuffle_neg_num",
+        1,
+    ]
+    small += [
+        "--epochs",
+        1,
+        "--n_GPUs",
+        1,
+        "--dir_out",
+        "",
+        "--dir_cache",
+        tmp_path / "cache",
+        "--cpu",
+        "--nlsn_n_hashes",
+        1,
+        "--reduction",
+        2,
+    ]
+    small += ["--dir_demo", sr.data / "Mine/HR", "--dir_experiment", sr.experiments, "--reset", "--data_range", "1-3/4-4"]
+
+    def check(case):
+        argv, train = case
+        first = ["--scale", 2, "--data_test", "Set5"] if train else [*BICUBIC, "--data_test", "Set5"]
+        names = [word.split("=")[0].strip("-") for word in argv if word.startswith("-")] + [repr(word) for word in argv]
+        names += [
+            part or "''" for word in argv for part in word.rpartition("=")[2].split("+")
+        ]  # a file or a set is named without its flag
+        with fresh(sr.experiments), little_memory():
+            tally.run(lambda: sr(*first, *argv, *small), [*names, "the loss is"], [sr.experiments, tmp_path / "cache"])
+
+    for_all(tally, st.tuples(flags(most=2, wild=1), st.booleans()), check, examples)
+
+
+# ------------------------------------------------------------------- images
+
+
+@examples(120)
+def test_images(sr, photographs, tmp_path, examples):
+    """A broken or unusual image among those of training, of a test, or among pictures to upscale."""
+    tally = Tally("images")
+    good = photographs["coffee"][:36, :40]
+    made = sources(good)
+
+    def check(case):
+        (ending, content), where, ext = case
+        with fresh(tmp_path / "data") as data, fresh(sr.experiments), fresh(tmp_path / "out") as out, little_memory():
+            for name in ("Mine", "Probe"):
+                for stem in ("a", "b"):
+                    write(data / f"{name}/HR/{stem}.png", good)
+                    write(data / f"{name}/LR_bicubic/X2/{stem}.png", good[::2, ::2])
+            folder = data / where
+            (folder / "b.png").unlink()
+            (folder / f"b{ending}").write_bytes(content)
+            names = [folder / f"b{ending}", "sizes do not match"]
+            if where.startswith("Probe/HR") and ext != "bin":
+                argv = [*BICUBIC, "--data_test", "Demo", "--dir_demo", folder, "--dir_out", out]
+            elif where.startswith("Probe"):
+                argv = [*BICUBIC, "--data_test", "Probe"]
+            else:
+                argv = [
+                    "--scale",
+                    2,
+                    "--data_train",
+                    "Mine",
+                    "--data_test",
+                    "Probe",
+                    "--n_feats",
+                    8,
+                    "--n_resblocks",
+                    1,
+                    *ONE_STEP,
+                ]
+                argv += ["--epochs", 1, "--ext", ext, "--cpu"]
+            status, _, err = tally.run(lambda: sr(*argv, data=data), names, [data / "cache", sr.experiments, out])
+            assert "memory" not in err, "only failing to get it has stopped the program from taking gigabytes"
+            if status and "--test_only" not in argv and ext != "img":
+                assert not list(sr.experiments.iterdir()), "something was written"
+
+    folders = st.sampled_from([f"{name}/{kind}" for name in ("Mine", "Probe") for kind in ("HR", "HR", "LR_bicubic/X2")])
+    for_all(tally, st.tuples(images(made), folders, st.sampled_from(["sep", "img", "bin"])), check, examples)
+
+
+# ------------------------------------------------------------------ folders
+
+
+@examples(200)
+def test_folders(sr, photographs, tmp_path, examples):
+    """Deeds on the folders of a set: files missing, left over, of another scale, links, folders in place of files."""
+    tally = Tally("folders")
+    good = photographs["coffee"][:24, :28]
+
+    def check(case):
+        deeds, train, demo = case
+        with fresh(tmp_path / "data") as data, fresh(sr.experiments), fresh(tmp_path / "out") as out:
+            for stem in ("a", "b"):
+                write(data / f"Mine/HR/{stem}.png", good)
+                write(data / f"Mine/LR_bicubic/X2/{stem}x2.png", good[::2, ::2])
+            for deed in deeds:
+                do(data / "Mine", *deed)
+            argv = [*BICUBIC, "--data_test", "Mine"]
+            if demo:
+                argv = [*BICUBIC, "--data_test", "Demo", "--dir_demo", data / "Mine/HR", "--dir_out", out]
+            elif train:
+                argv = [
+                    "--scale",
+                    2,
+                    "--data_train",
+                    "Mine",
+                    "--data_test",
+                    "Set5",
+                    "--n_feats",
+                    8,
+                    "--n_resblocks",
+                    1,
+                    *ONE_STEP,
+                ]
+                os.symlink(sr.data / "benchmark", data / "benchmark")
+                argv += ["--epochs", 1, "--cpu"]
+            tally.run(lambda: sr(*argv, data=data), [str(data / "Mine")], [data / "cache", sr.experiments, out])
+
+    for_all(tally, st.tuples(layouts(), st.booleans(), st.booleans()), check, examples)
+
+
+# -------------------------------------------------------------- checkpoints
+
+
+@pytest.fixture
+def trained(sr):
+    """The folder of a small experiment of one epoch."""
+    status, _, err = sr.train("--save", "run", "--data_train", "Mine", *ONE_STEP, "--epochs", 1)
+    assert status == 0, err
+    return sr.folder("run")
+
+
+def judge(kind, name, status, err):
+    """What a checkpoint of a kind must end in: some are never used, and a tensor that is not finite is named."""
+    assert status == 1 or kind not in NEVER_USED, (kind, status)
+    assert kind != "not finite" or name in err, err
+
+
+@examples(120)
+def test_checkpoints(sr, tmp_path, examples):
+    """Weights of --pre_train, for a test and for training."""
+    tally, path, marker = Tally("checkpoints"), tmp_path / "given.pt", tmp_path / "code_ran"
+    good = EDSR(scale=2, n_resblocks=1, n_feats=8).state_dict()
+    small = ["--scale", 2, "--n_resblocks", 1, "--n_feats", 8, "--data_test", "Set5", "--cpu", "--pre_train", path]
+
+    def check(case):
+        (kind, content, name), train = case
+        path.write_bytes(content)
+        more = ["--data_train", "Mine", *ONE_STEP, "--epochs", 1] if train else ["--test_only"]
+        with fresh(sr.experiments), little_memory():
+            status, _, err = tally.run(lambda: sr(*small, *more), [path.name], [sr.experiments])
+            assert not status or not list(sr.experiments.iterdir()), "something was written"
+        assert not marker.exists(), "code of the checkpoint ran"
+        judge(kind, name, status, err)
+
+    for_all(tally, st.tuples(checkpoints(dict(good), marker), st.booleans()), check, examples)
+
+
+@examples(80)
+def test_states(sr, trained, tmp_path, examples):
+    """The training state of a run that is gone on with."""
+    tally, marker = Tally("training states"), tmp_path / "code_ran"
+    good = state_of(trained)
+
+    def check(case):
+        kind, content, name = case
+        with fresh(sr.folder("copy")) as folder, little_memory():
+            shutil.copytree(trained, folder, dirs_exist_ok=True)
+            (folder / "model/state.pt").write_bytes(content)
+            before = contents(folder)
+            status, _, err = tally.run(lambda: sr("--load", "copy", *ONE_STEP, "--cpu"), ["state.pt"], [])
+            assert not status or contents(folder) == before, "a refused run has changed the experiment"
+            assert status or not half_written(folder)
+        assert not marker.exists(), "code of the state ran"
+        judge(kind, name, status, err)
+
+    for_all(tally, checkpoints(good, marker), check, examples)
+
+
+@examples(100)
+def test_weights_of_an_experiment(sr, trained, tmp_path, examples):
+    """The weights of an experiment that is tested."""
+    tally, marker = Tally("weights of experiments"), tmp_path / "code_ran"
+    good = torch.load(trained / "model/model_latest.pt", weights_only=True)
+
+    def check(case):
+        kind, content, name = case
+        with little_memory():
+            (trained / "model/model_latest.pt").write_bytes(content)
+            argv = ["--load", "run", "--test_only", "--data_test", "Set5", "--cpu"]
+            status, _, err = tally.run(lambda: sr(*argv), ["model_latest.pt"], [])
+        assert not marker.exists(), "code of the weights ran"
+        judge(kind, name, status, err)
+
+    for_all(tally, checkpoints(dict(good), marker), check, examples)
+
+
+# -------------------------------------------------------------- experiments
+
+
+@examples(150)
+def test_experiments(sr, trained, examples):
+    """A folder of an experiment with damaged files: gone on with, or tested."""
+    tally = Tally("damaged experiments")
+
+    def check(case):
+        deeds, test_only = case
+        with fresh(sr.folder("copy")) as folder:
+            shutil.copytree(trained, folder, dirs_exist_ok=True)
+            for deed in deeds:
+                damage(folder, *deed)
+            before = contents(folder)
+            names = [folder, *(name for name, *_ in deeds)]
+            more = ["--test_only"] if test_only else []
+            status, *_ = tally.run(lambda: sr("--load", "copy", *ONE_STEP, "--cpu", *more), names, [])
+            late = any(kind == "folder" for _, kind, *_ in deeds)  # found when the file is to be written
+            assert not status or late or contents(folder) == before, "a refused run has changed the experiment"
+            assert not list(folder.rglob("*.part"))
+
+    for_all(tally, st.tuples(damages(), st.booleans()), check, examples)
