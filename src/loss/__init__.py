@@ -135,7 +135,7 @@ class Loss(nn.Module):
             if value.requires_grad:
                 (gradient,) = torch.autograd.grad(value, sr, retain_graph=True, allow_unused=True)
             norms[name] = 0.0 if gradient is None else float(gradient.norm())
-            if not norms[name] and self.weights[name]:
+            if not norms[name] and self.weights[name] and bool(torch.isfinite(value)):
                 raise InputError(f"--loss: {name} sends no gradient to the network")
         if len(norms) == 1:
             return
