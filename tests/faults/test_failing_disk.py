@@ -74,7 +74,7 @@ class Training(Job):
         experiment = self.folder / "experiment/run"
         flags = ["--load", "run", *self.where, "--cpu"]
         if experiment.exists():
-            assert is_whole(experiment)
+            assert is_whole(experiment, full_disk=True)
         if not (experiment / "model/state.pt").exists():
             flags = [*SMALL.split(), *ALL_FILES.split(), *self.where]
         after = self.run(*flags)
