@@ -1,5 +1,7 @@
 """Curves of an experiment, as PDF for papers and PNG for a quick look."""
 
+import gc
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -61,3 +63,5 @@ def draw_curves(folder, metrics):
         draw(folder, f"psnr_{name.replace('/', '_')}", titles, "PSNR (dB)")
     if losses:
         draw(folder, "loss", {term: {term: curve} for term, curve in losses.items()}, "mean of the epoch")
+    # A figure is a web of cycles: left to Python's rare full collections, a long run would hold the figures of hundreds of epochs.
+    gc.collect()
