@@ -63,5 +63,5 @@ def draw_curves(folder, metrics):
         draw(folder, f"psnr_{name.replace('/', '_')}", titles, "PSNR (dB)")
     if losses:
         draw(folder, "loss", {term: {term: curve} for term, curve in losses.items()}, "mean of the epoch")
-    # A figure is a web of cycles: left to Python's rare full collections, a long run would hold the figures of hundreds of epochs.
+    # A figure is a web of cycles, which Python's own full collections are too rare for: a long run would hold hundreds of them.
     gc.collect()

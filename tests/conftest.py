@@ -15,6 +15,14 @@ from helpers import png, tar_of, write_set
 from model.edsr import EDSR
 
 
+def pytest_terminal_summary(terminalreporter):
+    """Print what tests have counted, also those in other processes."""
+    for report in terminalreporter.getreports("passed"):
+        for name, line in report.user_properties:
+            if name == "counted":
+                terminalreporter.write_line(line)
+
+
 @pytest.fixture(scope="session")
 def photographs():
     """Crops of photographs that scikit-image carries: (H, W, 3) uint8, sizes that are no multiples of 3 or 4."""

@@ -1,7 +1,6 @@
 """Checking a property of bad input on many generated examples, and counting how they went."""
 
 import contextlib
-import os
 import resource
 import shutil
 import traceback
@@ -92,10 +91,9 @@ class Content(bytes):
 
 
 def for_all(tally, strategy, check, examples, also=()):
-    """Call check(example) for those of `also` and for examples of a strategy, the same ones in each run, and print the counts.
+    """Call check(example) for those of `also` and for examples of a strategy, the same ones in each run.
 
-    All examples are tried, whatever fails; then each failure that has a place of its own is told. The counts are also added
-    as a line to the file that the environment variable GENERATED_SUMMARY names.
+    All examples are tried, whatever fails; then each failure that has a place of its own is told.
     """
     failures = {}
 
@@ -117,10 +115,6 @@ def for_all(tally, strategy, check, examples, also=()):
     for example in also:
         attempt(example)
     run()
-    print(f"\n{tally}")
-    if os.environ.get("GENERATED_SUMMARY"):
-        with open(os.environ["GENERATED_SUMMARY"], "a", encoding="utf-8") as file:
-            file.write(f"{tally}\n")
     told = [
         "".join(traceback.format_exception(error)[-6:])[:3000] + f"for {example!r:.600}" for example, error in failures.values()
     ]

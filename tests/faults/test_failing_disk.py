@@ -1,6 +1,6 @@
 """A full or protected disk, at every operation that writes: a message that names the file, and nothing lost.
 
-`scripts/test.sh --slow tests/faults/test_failing_disk.py -s` tries each of them; the fast suite some.
+`scripts/test.sh --slow tests/faults/test_failing_disk.py` tries each of them; the fast suite some.
 """
 
 import errno
@@ -152,12 +152,14 @@ def inject(job, every):
 
 
 @pytest.mark.parametrize("kind", [Training, Upscaling, Preparing])
-def test_some_failing_writes(disk, mine, tmp_path, kind):
-    assert inject(kind(disk, tmp_path / "disk", mine), every=False) >= 6
+def test_some_failing_writes(disk, mine, tmp_path, kind, counted):
+    count = inject(kind(disk, tmp_path / "disk", mine), every=False)
+    assert count >= 6
+    counted(f"{kind.__name__}, some operations that write: {count} faults, nothing lost")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [Training, Upscaling, Preparing])
-def test_every_failing_write(disk, mine, tmp_path, kind):
+def test_every_failing_write(disk, mine, tmp_path, kind, counted):
     count = inject(kind(disk, tmp_path / "disk", mine), every=True)
-    print(f"\n{kind.__name__}: {count} faults, nothing lost")
+    counted(f"{kind.__name__}, all operations that write: {count} faults, nothing lost")

@@ -1,7 +1,6 @@
 """Bad input that is generated: whatever it is, main() ends with a sentence that names it, and leaves nothing half-written.
 
-`scripts/test.sh --slow tests/faults/test_generated_input.py` tries 500 examples of each kind; with `-s` the counts are shown,
-and GENERATED_SUMMARY=FILE adds them to a file.
+`scripts/test.sh --slow tests/faults/test_generated_input.py` tries 500 examples of each kind.
 """
 
 import os
@@ -50,7 +49,7 @@ def write(path, image):
 
 
 @examples(300)
-def test_flags(sr, tmp_path, monkeypatch, examples):
+def test_flags(sr, tmp_path, monkeypatch, examples, counted):
     """Whatever the flags are, they are refused by name, or parsed, and --load reads back the same from config.txt."""
     tally, seen = Tally("flags, parsed"), []
     monkeypatch.setattr(main, "run", lambda args, device: seen.append(args))
@@ -69,10 +68,11 @@ def test_flags(sr, tmp_path, monkeypatch, examples):
             assert list(config_lines(again)) == list(config_lines(args))
 
     for_all(tally, flags(most=3, wild=3), check, examples * 2, UNPRINTABLE)
+    counted(tally)
 
 
 @examples(60)
-def test_flags_of_whole_runs(sr, tmp_path, examples):
+def test_flags_of_whole_runs(sr, tmp_path, examples, counted):
     """Flags go through the whole program; the sizes of what is run are held small by flags at the end."""
     tally = Tally("flags, whole runs")
     small = [
@@ -118,13 +118,14 @@ def test_flags_of_whole_runs(sr, tmp_path, examples):
             tally.run(lambda: sr(*first, *argv, *small), [*names, "the loss is"], [sr.experiments, tmp_path / "cache"])
 
     for_all(tally, st.tuples(flags(most=2, wild=1), st.booleans()), check, examples)
+    counted(tally)
 
 
 # ------------------------------------------------------------------- images
 
 
 @examples(120)
-def test_images(sr, photographs, tmp_path, examples):
+def test_images(sr, photographs, tmp_path, examples, counted):
     """A broken or unusual image among those of training, of a test, or among pictures to upscale."""
     tally = Tally("images")
     good = photographs["coffee"][:36, :40]
@@ -167,13 +168,14 @@ def test_images(sr, photographs, tmp_path, examples):
 
     folders = st.sampled_from([f"{name}/{kind}" for name in ("Mine", "Probe") for kind in ("HR", "HR", "LR_bicubic/X2")])
     for_all(tally, st.tuples(images(made), folders, st.sampled_from(["sep", "img", "bin"])), check, examples)
+    counted(tally)
 
 
 # ------------------------------------------------------------------ folders
 
 
 @examples(200)
-def test_folders(sr, photographs, tmp_path, examples):
+def test_folders(sr, photographs, tmp_path, examples, counted):
     """Deeds on the folders of a set: files missing, left over, of another scale, links, folders in place of files."""
     tally = Tally("folders")
     good = photographs["coffee"][:24, :28]
@@ -208,6 +210,7 @@ def test_folders(sr, photographs, tmp_path, examples):
             tally.run(lambda: sr(*argv, data=data), [str(data / "Mine")], [data / "cache", sr.experiments, out])
 
     for_all(tally, st.tuples(layouts(), st.booleans(), st.booleans()), check, examples)
+    counted(tally)
 
 
 # -------------------------------------------------------------- checkpoints
@@ -228,7 +231,7 @@ def judge(kind, name, status, err):
 
 
 @examples(120)
-def test_checkpoints(sr, tmp_path, examples):
+def test_checkpoints(sr, tmp_path, examples, counted):
     """Weights of --pre_train, for a test and for training."""
     tally, path, marker = Tally("checkpoints"), tmp_path / "given.pt", tmp_path / "code_ran"
     good = EDSR(scale=2, n_resblocks=1, n_feats=8).state_dict()
@@ -245,10 +248,11 @@ def test_checkpoints(sr, tmp_path, examples):
         judge(kind, name, status, err)
 
     for_all(tally, st.tuples(checkpoints(dict(good), marker), st.booleans()), check, examples)
+    counted(tally)
 
 
 @examples(80)
-def test_states(sr, trained, tmp_path, examples):
+def test_states(sr, trained, tmp_path, examples, counted):
     """The training state of a run that is gone on with."""
     tally, marker = Tally("training states"), tmp_path / "code_ran"
     good = state_of(trained)
@@ -266,10 +270,11 @@ def test_states(sr, trained, tmp_path, examples):
         judge(kind, name, status, err)
 
     for_all(tally, checkpoints(good, marker), check, examples)
+    counted(tally)
 
 
 @examples(100)
-def test_weights_of_an_experiment(sr, trained, tmp_path, examples):
+def test_weights_of_an_experiment(sr, trained, tmp_path, examples, counted):
     """The weights of an experiment that is tested."""
     tally, marker = Tally("weights of experiments"), tmp_path / "code_ran"
     good = torch.load(trained / "model/model_latest.pt", weights_only=True)
@@ -284,13 +289,14 @@ def test_weights_of_an_experiment(sr, trained, tmp_path, examples):
         judge(kind, name, status, err)
 
     for_all(tally, checkpoints(dict(good), marker), check, examples)
+    counted(tally)
 
 
 # -------------------------------------------------------------- experiments
 
 
 @examples(150)
-def test_experiments(sr, trained, examples):
+def test_experiments(sr, trained, examples, counted):
     """A folder of an experiment with damaged files: gone on with, or tested."""
     tally = Tally("damaged experiments")
 
@@ -309,3 +315,4 @@ def test_experiments(sr, trained, examples):
             assert not list(folder.rglob("*.part"))
 
     for_all(tally, st.tuples(damages(), st.booleans()), check, examples)
+    counted(tally)

@@ -66,6 +66,7 @@ def stopped_again_and_again(sr, name, signum, rng, span, most):
 
 
 def kills(sr, signum, rng, count):
+    """Stop runs `count` times in all, compare what they leave with an undisturbed run, and tell how many it took."""
     began = time.perf_counter()
     assert sr.train("--save", "whole", *FLAGS)[0] == 0
     seconds = time.perf_counter() - began + 2  # that a process needs to start
@@ -79,13 +80,13 @@ def kills(sr, signum, rng, count):
             same_bits(*weights)
         tests = [[line for line in sr.metrics(x) if "dataset" in line] for x in (f"run{runs}", "whole")]
         assert tests[0] == tests[1]
-    print(f"\n{signal.Signals(signum).name}: {done} stops in {runs} runs, all ended in the bits of the undisturbed run")
+    return f"{signal.Signals(signum).name}: {done} stops in {runs} runs, all ended in the bits of the undisturbed run"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_stopped_at_fifty_random_instants(sr, signum):
-    kills(sr, signum, random.Random(100 + signum), 50)
+def test_stopped_at_fifty_random_instants(sr, signum, counted):
+    counted(kills(sr, signum, random.Random(100 + signum), 50))
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])

@@ -31,7 +31,7 @@ def usage(pid):
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize("flags", [[], ["--template", "PCL", "--mcl_neg", 1, "--use_ema"]], ids=["L1", "PCL"])
-def test_memory_and_files_do_not_grow_over_5000_steps(sr, flags):
+def test_memory_and_files_do_not_grow_over_5000_steps(sr, flags, counted):
     long = ["--test_every", 250, "--epochs", 20, "--print_every", 50, "--n_threads", 2, "--save_results", *flags]
     command, env = [sys.executable, *sr.argv("--save", "run", *long)], {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
@@ -39,8 +39,8 @@ def test_memory_and_files_do_not_grow_over_5000_steps(sr, flags):
     assert process.wait() == 0
     assert len(seen) == 20
     (early, files, processes), (late, *last) = seen[5], seen[-1]
-    print(f"\n{' '.join(map(str, flags[:2])) or 'L1'}: {early:.1f} MiB after 1,250 steps, {late:.1f} MiB after 4,750; "
-          f"{files} and {last[0]} open files; {processes} and {last[1]} processes")  # fmt: skip
+    counted(f"{' '.join(map(str, flags[:2])) or 'L1'}: {early:.1f} MiB after 1,250 steps, {late:.1f} MiB after 4,750; "
+            f"{files} and {last[0]} open files; {processes} and {last[1]} processes")  # fmt: skip
     assert late - early < 4
     assert last == [files, processes]
 
