@@ -5,6 +5,8 @@ first image of each test set after each epoch, and once HR, both cut to their mi
 them. Nothing here draws random numbers or touches the network: a run ends in the same bits with and without it.
 """
 
+import threading
+
 from data.image import to_uint8
 from errors import InputError
 from replacing import naming
@@ -16,6 +18,12 @@ def _middle(image):
     """Cut a (C, H, W) tensor to SIDE pixels a side."""
     top, left = (max(side - SIDE, 0) // 2 for side in image.shape[1:])
     return image[:, top : top + SIDE, left : left + SIDE]
+
+
+def _report(args):
+    """Print what ends a thread, as Python does, but not of tensorboard's: the next call of `record` raises it."""
+    if not type(args.thread).__module__.startswith("tensorboard."):
+        threading.__excepthook__(args)
 
 
 class Board:
@@ -33,6 +41,7 @@ class Board:
             raise InputError(
                 f"--tensorboard needs a package that is missing ({error}): pip install tensorboard, or give --tensorboard false"
             ) from error
+        threading.excepthook = _report
         self._make, self.folder = SummaryWriter, folder
         self._events, self._first = None, None
         self._pictures, self._truths = {}, set()  # {label: {tag: (H, W, C) uint8}}, tags whose HR was shown

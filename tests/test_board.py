@@ -1,5 +1,8 @@
 """--tensorboard: what it writes, what resuming does to it, and that training does not notice."""
 
+import errno
+import io
+import os
 import sys
 
 import numpy as np
@@ -67,3 +70,21 @@ def test_a_missing_package_is_named_before_anything_is_written(sr, monkeypatch):
     assert "pip install tensorboard" in err
     assert not sr.experiments.exists()
     assert sr.train("--save", "run", "--epochs", 1)[0] == 0
+
+
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")  # pytest takes the traceback
+def test_events_that_cannot_be_written_end_the_run_with_one_message(sr, monkeypatch):
+    """The disk fails in tensorboard's own thread, whose traceback says nothing that the message does not."""
+    usual = open
+
+    def failing(path, *more, **options):
+        if "tfevents" in str(path):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return usual(path, *more, **options)
+
+    monkeypatch.setattr(io, "open", failing)
+    status, _, err = sr.train("--save", "run", "--epochs", 1, "--tensorboard")
+    assert status == 1
+    assert err.count("error: ") == 1
+    assert f"{sr.folder('run') / 'tensorboard'}: cannot be written: Permission denied" in err
+    assert "Traceback" not in err
