@@ -33,14 +33,25 @@ def to_autocast(x):
 
 
 @functools.cache
-def bf16_units():
-    """Name the instructions of this CPU for products of bf16, AMX or AVX-512; "" for none, or where no Linux tells."""
+def bf16_units(path="/proc/cpuinfo"):
+    """Name the instructions of this CPU that make products of bf16 faster than those of float32.
+
+    Args:
+        path: a file as Linux describes the CPU.
+
+    Returns:
+        "AMX", "AVX-512 BF16", or "" for none, or where no Linux tells. Intel's AVX-512 BF16 does not count: where a virtual
+        machine hides AMX, an Emerald Rapids multiplied in bf16 at 0.4 times the rate of float32, an EPYC at 3.9 times.
+    """
     try:
-        flags = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.M)
+        text = Path(path).read_text(encoding="utf-8")
     except OSError:
-        flags = None
+        return ""
+    vendor, flags = (re.search(rf"^{name}\s*:(.*)$", text, re.M) for name in ("vendor_id", "flags"))
     flags = flags[1].split() if flags else []
-    return "AMX" if "amx_bf16" in flags else "AVX-512 BF16" if "avx512_bf16" in flags else ""
+    if "amx_bf16" in flags:
+        return "AMX"
+    return "AVX-512 BF16" if "avx512_bf16" in flags and vendor and vendor[1].strip() != "GenuineIntel" else ""
 
 
 def choose_precision(name, device, log=print):
@@ -61,9 +72,9 @@ def choose_precision(name, device, log=print):
             log(f"--precision auto: {name} on {torch.cuda.get_device_name(device)}")
     elif device.type == "cpu" and name == "auto":
         name = "bf16" if bf16_units() else "single"
-        log(f"--precision auto: {name} (this CPU has {bf16_units() or 'no units for bf16'})")
+        log(f"--precision auto: {name} (this CPU has {bf16_units() or 'no fast units for bf16'})")
     elif device.type == "cpu" and name != "single" and not bf16_units():
-        log(f"WARNING: --precision {name}: this CPU has no units for bf16, single will be faster")
+        log(f"WARNING: --precision {name}: this CPU has no fast units for bf16, single is likely faster")
     elif name == "auto":
         name = "single"
     return name

@@ -34,11 +34,27 @@ def test_auto_is_the_default_says_what_it_chose_and_tests_in_single(sr, monkeypa
     status, out, _ = sr(*default, "--save", "run", "--epochs", 1)
     assert status == 0
     assert state_of(sr.folder("run"))["precision"] == ["cpu", chosen]
-    assert f"--precision auto: {chosen} (this CPU has {units or 'no units for bf16'})" in out
+    assert f"--precision auto: {chosen} (this CPU has {units or 'no fast units for bf16'})" in out
     weights = sr.folder("run") / "model/model_latest.pt"
     for name, flags in {"auto": default, "single": [*default, "--precision", "single"]}.items():
         assert sr(*flags, "--save", name, "--test_only", "--pre_train", weights)[0] == 0
     assert sr.metrics("auto") == sr.metrics("single")
+
+
+@pytest.mark.parametrize(
+    ("vendor", "flags", "units"),
+    [
+        ("GenuineIntel", "avx512f avx512_bf16 amx_bf16 amx_tile", "AMX"),
+        ("GenuineIntel", "avx512f avx512_bf16 avx512_fp16", ""),  # its bf16 is slower than its float32
+        ("AuthenticAMD", "avx512f avx512_bf16", "AVX-512 BF16"),
+        ("AuthenticAMD", "avx2", ""),
+    ],
+)
+def test_units_that_are_known_to_be_fast(tmp_path, vendor, flags, units):
+    path = tmp_path / "cpuinfo"
+    path.write_text(f"processor\t: 0\nvendor_id\t: {vendor}\nflags\t\t: fpu {flags}\nbugs\t:\n\nprocessor\t: 1\n")
+    assert bf16_units(path) == units
+    assert bf16_units(tmp_path / "none") == ""
 
 
 def test_what_is_chosen_stays_chosen(sr):
