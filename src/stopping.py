@@ -36,7 +36,9 @@ class StopRequest:
             self._end, self._start = socket.socketpair()
             self._start.setblocking(False)
             self._former_fd = signal.set_wakeup_fd(self._start.fileno())
-            self._former = {s: signal.signal(s, lambda *_: None) for s in (signal.SIGINT, signal.SIGTERM)}
+            # what is ignored from the start, as SIGINT is in a background job of a script, stays ignored
+            heard = [s for s in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(s) != signal.SIG_IGN]
+            self._former = {s: signal.signal(s, lambda *_: None) for s in heard}
             threading.Thread(target=self._listen, daemon=True).start()
         return self
 

@@ -1,6 +1,7 @@
 """Small real images, in the layouts of DIV2K, of the benchmarks and of a user's folder, and pictures to upscale."""
 
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,11 @@ from data.resize import downsample
 from file_server import FileServer
 from helpers import png, tar_of, write_set
 from model.edsr import EDSR
+
+
+def pytest_configure():
+    """Let the programs that tests start hear SIGINT, which a script's background job, as pytest may be one, ignores."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_terminal_summary(terminalreporter):

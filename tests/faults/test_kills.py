@@ -34,10 +34,10 @@ def nothing_is_left_running():
     STARTED.clear()
 
 
-def start(sr, *flags):
+def start(sr, *flags, before=None):
     process = subprocess.Popen(
         [sys.executable, *sr.argv(*flags)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, preexec_fn=before,
     )  # fmt: skip
     STARTED.append(process)
     return process
@@ -68,8 +68,10 @@ def stopped_again_and_again(sr, name, signum, rng, span, most):
 def kills(sr, signum, rng, count):
     """Stop runs `count` times in all, compare what they leave with an undisturbed run, and tell how many it took."""
     began = time.perf_counter()
-    assert sr.train("--save", "whole", *FLAGS)[0] == 0
-    seconds = time.perf_counter() - began + 2  # that a process needs to start
+    process = start(sr, "--save", "whole", *FLAGS)
+    process.communicate()
+    assert process.returncode == 0
+    seconds = time.perf_counter() - began
     done = runs = 0
     while done < count:
         runs += 1
@@ -148,3 +150,16 @@ def test_a_second_run_in_the_same_folder_is_refused(sr):
     process.kill()
     process.communicate()
     assert sr("--load", "run", "--test_every", 4, "--cpu")[0] == 0
+
+
+def test_a_background_job_of_a_script_does_not_hear_ctrl_c(sr):
+    """The shell starts it with SIGINT ignored; the Ctrl-C that ends the script is not for it."""
+    flags = ["--test_every", 100, "--print_every", 20, "--epochs", 1]
+    process = start(sr, "--save", "run", *flags, before=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
+    for line in process.stdout:
+        if line.startswith("[80/"):
+            break
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert state_of(sr.folder("run"))["epoch"] == 1
