@@ -41,7 +41,7 @@ def bf16_units(path="/proc/cpuinfo"):
 
     Returns:
         "AMX", "AVX-512 BF16", or "" for none, or where no Linux tells. Intel's AVX-512 BF16 does not count: where a virtual
-        machine hides AMX, an Emerald Rapids multiplied in bf16 at 0.4 times the rate of float32, an EPYC at 3.9 times.
+        machine hides AMX, an Emerald Rapids multiplied in bf16 at half the rate of float32, an EPYC at 3.9 times.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
