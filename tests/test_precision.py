@@ -88,37 +88,23 @@ def test_the_embedding_convolves_in_16_bits_and_normalises_in_32():
     seen = {}
 
     def note(module, inputs, output):
-        seen.setdefault(type(module).__name__, []).append((inputs[0].detach(), output.detach()))
+        seen.setdefault(type(module).__name__, []).append((inputs[0].detach(), output.detach().clone()))  # activated in place
 
     for module in dis.features.modules():
         if isinstance(module, (nn.Conv2d, nn.BatchNorm2d)):
             module.register_forward_hook(note)
     dis.precision = "bf16"
-    sets = [torch.rand(2, 3, 32, 32) * 255 for _ in range(3)]
-    assert {x.dtype for x in dis.logits(sets)} == {torch.float32}
+    x = torch.rand(2, 3, 32, 32) * 255
+    assert dis.logits(x).dtype == torch.float32
     assert {after.dtype for _, after in seen["Conv2d"]} == {torch.bfloat16}
     for before, after in seen["BatchNorm2d"]:
         exact = nn.functional.batch_norm(before.float(), None, None, training=True)
         assert torch.allclose(after.float(), exact, rtol=2**-8, atol=1e-5), "more than the rounding of the result"
     seen.clear()
-    embedded = dis.embed(sets, [1, 3])
+    embedded = dis.embed(x, [1, 3])
     assert len(seen["Conv2d"]) == 4, "deeper than it needs to be"
-    assert [[features.dtype for features in one] for one in embedded] == [[torch.float32] * 2] * 3
-    assert torch.equal(embedded[0][1], seen["BatchNorm2d"][9][1]), "the features that are kept were rounded"
-
-
-def test_sets_in_one_pass_keep_their_statistics_apart():
-    torch.manual_seed(0)
-    dis = Discriminator(parse_args(["--loss", "1*L1+1*CL-patchD", "--patch_size", "32", "--before_relu"]))
-    sets = [torch.rand(2, 3, 32, 32) * white for white in (255, 30, 120)]
-    together = dis.embed(sets, range(5))
-    for images, features in zip(sets, together, strict=True):
-        (alone,) = dis.embed([images], range(5))
-        assert len(features) == 5
-        for a, b in zip(alone, features, strict=True):
-            assert torch.allclose(a, b, atol=1e-5)
-    for one, two in zip(dis.logits(sets), dis.logits(sets[:1]), strict=False):
-        assert torch.allclose(one, two, atol=1e-4)
+    assert [features.dtype for features in embedded] == [torch.float32] * 2
+    assert torch.equal(embedded[1], seen["BatchNorm2d"][3][1]), "the features that are kept were rounded"
 
 
 @pytest.mark.slow  # the compiler takes most of a minute

@@ -131,8 +131,8 @@ class Adversarial(nn.Module):
         loss = 0.0
         if not self.args.no_ad_loss:
             with torch.no_grad():
-                (real_logits,) = self.dis.logits([real])
-            (fake_logits,) = self.dis.logits([sr])
+                real_logits = self.dis.logits(real)
+            fake_logits = self.dis.logits(sr)
             loss = LOSSES_OF[self.kind][1](real_logits.flatten(), fake_logits.flatten())
         if self.contrasts:
             loss = loss + self._contrast(sr, positives, negatives)
@@ -148,8 +148,7 @@ class Adversarial(nn.Module):
             reals += [x for x in positives if x is not real]
             fakes += negatives
         for _ in range(self.args.gan_k):
-            logits = [x.flatten() for x in self.dis.logits(reals + fakes)]
-            real_logits, fake_logits = torch.cat(logits[: len(reals)]), torch.cat(logits[len(reals) :])
+            real_logits, fake_logits = (torch.cat([self.dis.logits(x).flatten() for x in sets]) for sets in (reals, fakes))
             loss = LOSSES_OF[self.kind][0](real_logits, fake_logits)
             if self.kind == "WGAN_GP":
                 loss = loss + self._gradient_penalty(real, fake)
@@ -166,7 +165,7 @@ class Adversarial(nn.Module):
     def _gradient_penalty(self, real, fake):
         mix = torch.rand(len(real), 1, 1, 1).to(real)
         between = (mix * real + (1 - mix) * fake).requires_grad_()
-        (gradient,) = torch.autograd.grad(self.dis.logits([between])[0].sum(), between, create_graph=True)
+        (gradient,) = torch.autograd.grad(self.dis.logits(between).sum(), between, create_graph=True)
         return GP_WEIGHT * (gradient.flatten(1).norm(dim=1) - 1).pow(2).mean()
 
     # ------------------------------------------------------------- step 2
@@ -174,10 +173,10 @@ class Adversarial(nn.Module):
     def _contrast(self, sr, positives, negatives):
         """Step 2: the contrastive loss in the features of --cl_layer, computed no deeper than the last of them."""
         with torch.no_grad():
-            positives, negatives = (self.dis.embed(sets, self.layers) for sets in (positives, negatives))
+            positives, negatives = ([self.dis.embed(x, self.layers) for x in sets] for sets in (positives, negatives))
         if self.args.shuffle_neg:
             negatives += self._from_other_images(positives[0])
-        (anchor,) = self.dis.embed([sr], self.layers)
+        anchor = self.dis.embed(sr, self.layers)
         weights = [0.5**i for i in self.layers] if self.args.layer_weight else None
         loss, report = contrastive(self.args.cl_loss_type, anchor, positives, negatives, weights)
         self.report |= report

@@ -4,14 +4,21 @@ s(a, b) is the mean over places of the cosine along the channels. The anchor is 
 """
 
 import torch
+from torch.linalg import vector_norm
 from torch.nn.functional import l1_loss, normalize
+
+EPS = 1e-8  # smallest norm that features are divided by
 
 
 def similarities(anchor, others):
     """Give s(anchor, o) of each image for each of a list of features (B, C, H, W): (len(others), B)."""
-    places = anchor.shape[2] * anchor.shape[3]
-    anchor, *others = (normalize(x, dim=1, eps=1e-8).permute(0, 2, 3, 1).flatten(1) for x in (anchor, *others))
-    return torch.stack([torch.einsum("bi,bi->b", anchor, other) for other in others]) / places
+    anchor = normalize(anchor, dim=1, eps=EPS)
+
+    def similarity(other):  # divided by its norm after the sum over channels, which is one pass over the features less
+        product = (anchor * other).sum(1)  # (B, H, W)
+        return (product / vector_norm(other, dim=1).clamp_min(EPS)).mean((1, 2))
+
+    return torch.stack([similarity(other) for other in others])
 
 
 def _info_nce(to_positives, to_negatives):

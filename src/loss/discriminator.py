@@ -4,6 +4,8 @@ Departs from the published release: with --before_relu the features really are t
 was in place and overwrote them.
 """
 
+import itertools
+
 import torch
 from torch import nn
 from torch.nn.functional import leaky_relu
@@ -70,37 +72,33 @@ class Discriminator(nn.Module):
         """Give what the first block sees of images (B, C, H, W): their Haar high frequencies with --use_wavelet."""
         return haar_high(x) if self.use_wavelet else x
 
-    def embed(self, sets, layers):
-        """Give the features of the blocks `layers`, (B, C, H, W) in 32 bits, of sets of prepared images: a list for each set.
+    def embed(self, x, layers):
+        """Give the features of the blocks `layers`, a list of (B, C, H, W) in 32 bits, of prepared images.
 
         Blocks after the last of them are not computed.
         """
-        kept = {}
-        for number, (features, _) in zip(range(max(layers) + 1), self._blocks(sets, layers), strict=False):
-            kept[number] = features
-        return [[kept[number][i].float() for number in layers] for i in range(len(sets))]
+        kept = [features for features, _ in itertools.islice(self._blocks(x, layers), max(layers) + 1)]
+        return [kept[number].float() for number in layers]
 
-    def logits(self, sets):
-        """Give the logits of sets of prepared images, in a list."""
-        *_, (_, x) = self._blocks(sets)
-        return self._head(x).split([len(images) for images in sets])
+    def logits(self, x):
+        """Give the logits of prepared images."""
+        *_, (_, x) = self._blocks(x)
+        return self._head(x)
 
-    def _blocks(self, sets, layers=()):
-        """Yield, for each block, its features of the sets if it is one of `layers`, and what the next block sees.
+    def _blocks(self, x, layers=()):
+        """Yield, for each block, its features of x if it is one of `layers`, else None, and what the next block sees.
 
-        All sets go through a convolution in one pass; each is normalised by its own statistics, computed in 32 bits. In bf16
+        The statistics of the normalisation are those of x, in 32 bits: each set of samples is to be an x of its own. In bf16
         the result is rounded to 16 bits, as the next convolution would do, but where it is to be kept.
         """
-        sizes = [len(images) for images in sets]
-        x = torch.cat(sets) if len(sets) > 1 else sets[0]
         for number, (convolution, normalisation) in enumerate(self.features[::2]):
             with autocast(x.device, self.precision):
                 x = convolution(x)
-            before = number in layers and self.before_relu
-            parts = [normalisation(images.float() if before else images) for images in x.split(sizes)]
+            kept = number in layers
+            before = normalisation(x.float() if kept and self.before_relu else x)
             # in place but where the features before it are kept
-            x = leaky_relu(torch.cat(parts) if len(sets) > 1 else parts[0], SLOPE, inplace=not before or len(sets) > 1)
-            yield (parts if before else x.split(sizes) if number in layers else None), x
+            x = leaky_relu(before, SLOPE, inplace=not (kept and self.before_relu))
+            yield (before if self.before_relu else x) if kept else None, x
 
     def _head(self, x):
         with autocast(x.device, self.precision):
@@ -111,6 +109,6 @@ class Discriminator(nn.Module):
 
         With return_features: (logits, list of the features of all eight blocks).
         """
-        kept, outputs = zip(*self._blocks([self.prepare(x)], range(N_LAYERS)), strict=True)
+        kept, outputs = zip(*self._blocks(self.prepare(x), range(N_LAYERS)), strict=True)
         logits = self._head(outputs[-1])
-        return (logits, [features for (features,) in kept]) if return_features else logits
+        return (logits, list(kept)) if return_features else logits

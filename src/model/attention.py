@@ -3,13 +3,14 @@
 Zhang et al., Image Super-Resolution Using Very Deep Residual Channel Attention Networks, ECCV 2018.
 """
 
+import torch
 from torch import nn
 
 from model.common import SRNetwork, conv
 
 
 class ChannelAttention(nn.Module):
-    """Scale each channel by a gate in (0, 1) computed from the means of all channels (section 3.3, equations 7 to 9)."""
+    """A gate in (0, 1) for each channel, computed from the means of all channels (section 3.3, equations 7 and 8)."""
 
     def __init__(self, n_feats, reduction=16):
         super().__init__()
@@ -23,11 +24,12 @@ class ChannelAttention(nn.Module):
         )
 
     def forward(self, x):
-        return x * self.conv_du(x.mean((2, 3), keepdim=True))
+        """Give the gates (B, C, 1, 1) of x (B, C, H, W)."""
+        return self.conv_du(x.mean((2, 3), keepdim=True))
 
 
 class RCAB(nn.Module):
-    """Residual channel attention block (section 3.4, equations 10 and 11)."""
+    """Residual channel attention block: x + gate * conv(relu(conv(x))) (section 3.4, equations 10 and 11)."""
 
     def __init__(self, n_feats, reduction=16):
         super().__init__()
@@ -39,7 +41,9 @@ class RCAB(nn.Module):
         )
 
     def forward(self, x):
-        return x + self.body(x)
+        first, relu, second, attention = self.body
+        y = second(relu(first(x)))
+        return torch.addcmul(x, y, attention(y))  # in one pass
 
 
 class ResidualGroup(nn.Module):

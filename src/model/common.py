@@ -4,6 +4,8 @@ import math
 
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import conv2d
 
 from precision import exact, to_autocast
 
@@ -45,8 +47,32 @@ class ResBlock(nn.Module):
         return torch.add(x, self.body(x), alpha=self.res_scale)
 
 
+class SubPixelConv(nn.Conv2d):
+    """Enlarge by a factor: a 3x3 convolution whose channels are rearranged to pixels (Shi et al., CVPR 2016, equation 4).
+
+    Channels of the weights are in the published order (C, factor, factor), that of torch's pixel_shuffle, which gathers them
+    one by one. Here the convolution computes them in the order (factor, factor, C): in channels_last, the rearrangement then
+    moves runs of factor*C values, at twice the speed, and its gradient at five times.
+    """
+
+    def __init__(self, n_feats, factor):
+        super().__init__(n_feats, n_feats * factor**2, 3, padding=1)
+        self.factor = factor
+
+    def _reordered(self, parameter):
+        return parameter.unflatten(0, (-1, self.factor**2)).transpose(0, 1).flatten(0, 1)
+
+    def forward(self, x):
+        """Map (B, C, H, W) to (B, C, H*factor, W*factor)."""
+        x = self._conv_forward(x, self._reordered(self.weight), self._reordered(self.bias))
+        batch, channels, height, width = x.shape
+        r, n_feats = self.factor, channels // self.factor**2
+        rows = x.permute(0, 2, 3, 1).reshape(batch, height, width, r, r * n_feats).transpose(2, 3)  # (B, H, r, W, r*C)
+        return rows.reshape(batch, height * r, width * r, n_feats).permute(0, 3, 1, 2)
+
+
 class Upsampler(nn.Sequential):
-    """Sub-pixel convolution (Shi et al., CVPR 2016): x2 steps for powers of two, one x3 step for 3.
+    """Sub-pixel convolutions: x2 steps for powers of two, one x3 step for 3.
 
     Raises:
         ValueError: another scale.
@@ -58,8 +84,45 @@ class Upsampler(nn.Sequential):
         factors = [3] if scale == 3 else [2] * int(math.log2(scale))
         layers = []
         for factor in factors:
-            layers += [conv(n_feats, n_feats * factor**2, 3), nn.PixelShuffle(factor)]
+            layers += [SubPixelConv(n_feats, factor), nn.Identity()]  # the published names count a layer for the shuffle
         super().__init__(*layers)
+
+
+class _To32Bits(torch.autograd.Function):
+    """A convolution of features in 16 bits to a result in 32; its gradient is computed in 16, as autocast computes others."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, padding):
+        ctx.save_for_backward(x, weight)
+        ctx.padding = padding
+        with exact(x):
+            return conv2d(x.float(), weight, bias, padding=padding)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient):
+        x, weight = ctx.saved_tensors
+        gradient, low = gradient.to(x.dtype), weight.to(x.dtype)
+        size, once = [len(weight)], [1, 1]
+        wanted = ctx.needs_input_grad[:3]
+        to_x, to_weight, to_bias = torch.ops.aten.convolution_backward(
+            gradient, x, low, size, once, ctx.padding, once, False, [0, 0], 1, wanted
+        )
+        return to_x, *(None if g is None else g.to(weight.dtype) for g in (to_weight, to_bias)), None
+
+
+class ColourConv(nn.Conv2d):
+    """The last convolution, from features to colours, which are always in 32 bits: the 8 bits of a bfloat16 are too few."""
+
+    def __init__(self, n_feats, n_colors):
+        super().__init__(n_feats, n_colors, 3, padding=1)
+
+    def forward(self, x):
+        """Map (B, n_feats, H, W), of any dtype, to (B, n_colors, H, W), float32."""
+        if x.dtype != self.weight.dtype and torch.is_grad_enabled():
+            return _To32Bits.apply(x, self.weight, self.bias, self.padding)
+        with exact(x):
+            return super().forward(x.to(self.weight.dtype))
 
 
 class SRNetwork(nn.Module):
@@ -71,16 +134,16 @@ class SRNetwork(nn.Module):
         self.sub_mean = MeanShift(rgb_range, n_colors, sign=-1)
         self.add_mean = MeanShift(rgb_range, n_colors, sign=1)
         self.head = nn.Sequential(conv(n_colors, n_feats, 3))
-        self.tail = nn.Sequential(Upsampler(scale, n_feats), conv(n_feats, n_colors, 3))
+        self.tail = nn.Sequential(Upsampler(scale, n_feats), ColourConv(n_feats, n_colors))
 
     def forward(self, lr):
         """Super-resolve lr (B, n_colors, H, W) in [0, rgb_range] to (B, n_colors, H*scale, W*scale), not clamped."""
         with exact(lr):  # the 8 bits of a bfloat16 are too few for colours in [0, 255]
             x = self.head(self.sub_mean(lr))
         x = to_autocast(x)
-        x = self.tail[0](self.features(x) + x)
-        with exact(x):
-            return self.add_mean(self.tail[1](x.float()))
+        sr = self.tail(self.features(x) + x)
+        with exact(sr):
+            return self.add_mean(sr)
 
     def features(self, x):
         """Map the head's features (B, C, H, W) to those that the long skip is added to."""

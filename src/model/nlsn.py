@@ -19,9 +19,26 @@ MAX_BUCKETS = 128
 LEAST = -80.0  # exp of less is 0 beside the largest, which is exp(0), and takes ten times as long on the CPU
 
 
-def _chunks_with_neighbours(x):
-    """Give each chunk of x (..., K, S, C) with the chunk before and the one after it, circular: (..., K, 3*S, C)."""
-    return torch.cat([x, x.roll(1, -3), x.roll(-1, -3)], dim=-2)
+class _Windows(torch.autograd.Function):
+    """Each chunk of x (B, K, S, C) with the chunk before and the one after it, circular: (B, K, 3*S, C).
+
+    A view of x with a chunk more at either end, in a third of the memory of the windows side by side. Its gradient is the sum
+    of three shifted gradients, where that of torch's unfold would be scattered, at a third of the speed.
+    """
+
+    @staticmethod
+    def forward(ctx, x):
+        size = x.shape[2]
+        return torch.cat([x[:, -1:], x, x[:, :1]], dim=1).flatten(1, 2).unfold(1, 3 * size, size).transpose(2, 3)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        before, own, after = gradient.chunk(3, dim=2)
+        return own + before.roll(-1, 1) + after.roll(1, 1)
+
+
+def _windows(x):
+    return _Windows.apply(x) if x.requires_grad else _Windows.forward(None, x)
 
 
 class _Permute(torch.autograd.Function):
@@ -92,13 +109,13 @@ class NonLocalSparseAttention(nn.Module):
         queries, values = chunks(match), chunks(value)
         with exact(match):
             keys = normalize(queries, p=2, dim=-1, eps=5e-5)
-            scores = queries @ _chunks_with_neighbours(keys).transpose(-1, -2)  # (B, K, S, 3*S)
+            scores = queries @ _windows(keys).transpose(-1, -2)  # (B, K, S, 3*S)
             largest = scores.detach().amax(-1, keepdim=True)
             scores = scores - largest if scores.requires_grad else scores.sub_(largest)
             weights = scores.clamp_(min=LEAST).exp_()
             total = weights.sum(-1, keepdim=True)  # the exp is the costliest part: softmax and its logarithm share one
             log_sum = (largest + total.log()).flatten(1, 2)[:, :length]
-        result = weights @ _chunks_with_neighbours(values) / total  # (B, K, S, C)
+        result = weights @ _windows(values) / total  # (B, K, S, C)
         result = result.flatten(1, 2)[:, :length]
         return _permute(result, undo, order), _permute(log_sum, undo, order).squeeze(-1)
 
