@@ -116,15 +116,62 @@ def one_first():
         distributed.barrier()
 
 
-def average_gradients(parameters, count):
-    """Replace gradients by their mean over ranks, each weighted by its `count` of images; one exchange."""
+class _SumOverRanks(torch.autograd.Function):
+    """The sum of a tensor over all ranks. Each rank's loss depends on it, so its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return sum_over_ranks(x.clone(memory_format=torch.contiguous_format))
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return _SumOverRanks.apply(gradient)
+
+
+def _place(count):
+    """Give (first, total): where this rank's `count` of images are among those of all ranks, by rank."""
+    counts = torch.zeros(world_size(), dtype=torch.int64)
+    counts[rank()] = count
+    counts = sum_over_ranks(counts).tolist()
+    return sum(counts[: rank()]), sum(counts)
+
+
+def of_all_ranks(x, place=None):
+    """Give the values of the images of all ranks, by rank, the same bits on each; the gradient goes to where they came from.
+
+    Args:
+        x: (B, ...), those of this rank's images.
+        place: (first, total) where they are among all of them, if that is known.
+
+    Returns:
+        (total, ...)
+    """
+    if world_size() == 1:
+        return x
+    first, total = place or _place(len(x))
+    before, after = (x.new_zeros(count, *x.shape[1:]) for count in (first, total - first - len(x)))
+    return _SumOverRanks.apply(torch.cat([before, x, after]))
+
+
+def own_of_all(count, make):
+    """Give what `make(total)` gives for the images of all ranks, of which this rank has `count`, to those of this rank.
+
+    What is drawn at random for each image is so the same as in one process.
+    """
+    if world_size() == 1:
+        return make(count)
+    first, total = _place(count)
+    return make(total)[first : first + count]
+
+
+def sum_gradients(parameters):
+    """Replace gradients by their sum over ranks, in one exchange."""
     if world_size() == 1:
         return
     gradients = [p.grad for p in parameters if p.grad is not None]
-    flat = torch.cat([*(g.flatten() for g in gradients), gradients[0].new_ones(1)]) * count
-    *means, total = sum_over_ranks(flat).split([*(g.numel() for g in gradients), 1])
-    for gradient, mean in zip(gradients, means, strict=True):
-        gradient.copy_((mean / total).view_as(gradient))
+    total = sum_over_ranks(torch.cat([g.flatten() for g in gradients]))
+    for gradient, part in zip(gradients, total.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
 
 
 def launch(argv, processes, name):

@@ -68,6 +68,18 @@ class StopRequest:
         if self.talks:
             print(text, file=sys.stderr, flush=True)
 
+    def flag(self):
+        """Give a number that tells of the signal; see `signal_of`."""
+        return {0: 0, signal.SIGINT: 1, signal.SIGTERM: 2**16}[self.signum]
+
+    @staticmethod
+    def signal_of(flags):
+        """Give the signal that the sum of the flags of all ranks tells of, or 0.
+
+        SIGINT wins: torchrun sends SIGTERM to its processes when it gets a SIGINT, which they may not have got yet.
+        """
+        return signal.SIGINT if flags % 2**16 else signal.SIGTERM if flags else 0
+
     def check(self):
         """Raise Stopped if a signal has come."""
         if self.signum:

@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import signal
 import time
 
 import numpy as np
@@ -171,7 +170,7 @@ class Trainer:
             the number of the signal that asks to stop, on all ranks alike; 0 if there is none.
         """
         # What is drawn in a step depends on its number alone: a stop, or another number of ranks, cannot shift it.
-        key = [self.args.seed, self.epoch, step, distributed.rank()]
+        key = [self.args.seed, self.epoch, step]
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
         self.optimizer.zero_grad(set_to_none=True)
         lr, hr = self._to_range(batch.lr), self._to_range(batch.hr)
@@ -186,14 +185,14 @@ class Trainer:
                 loss = self.loss(sr.float(), hr_part, lr_part, share, measure)
                 # DistributedDataParallel takes the mean over ranks, where the sum of the shares is meant
                 self.scaler.scale(loss * distributed.world_size()).backward()
-        total, stops = self.loss.end_step(bool(self.stop.signum))
+        total, flags = self.loss.end_step(self.stop.flag())
         if not math.isfinite(total):
             self._stop_at(batch, total)
         if total > self.args.skip_threshold * self.last_loss > 0:  # the mean of some losses is below 0
             self.checkpoint.log(f"Step {step} is skipped: its loss is {total:.4f}")
         else:
             self._update(step)
-        return (self.stop.signum or signal.SIGTERM) if stops else 0
+        return self.stop.signal_of(flags)
 
     def _update(self, step):
         if self.args.gclip > 0:

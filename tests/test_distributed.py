@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from helpers import state_of
 
@@ -48,6 +49,31 @@ def test_two_processes_train_and_test_like_one(sr):
     assert run([*TWO, *sr.argv("--save", "test_two", *weights)]).returncode == 0
     for one, two in zip(figures(sr, "test_one"), figures(sr, "test_two"), strict=True):
         assert two == pytest.approx(one, abs=1e-6)
+
+
+PCL = "--template PCL --mcl_neg 1 --cl_layer 1,4 --batch_size 5 --epochs 1 --test_every 3 --embed_lr 1e-5"
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--loss 1*L1+1*CL-patchD --contras_D_train --shuffle_neg --use_noise_pos",
+        "--loss 1*L1+1*CL-RGAN+0.1*WGAN_GP --cl_loss_type l1 --no_ad_loss false --only_blur false",
+        "--loss 1*L1+1*CL-GAN --cl_loss_type l2 --no_ad_loss false --model NLSN --nlsn_chunk_size 16 --n_resblocks 1",
+    ],
+)
+def test_contrastive_and_adversarial_losses_are_those_of_one_process(sr, flags):
+    """Statistics of the embedding, random samples and losses over all logits do not depend on where an image is."""
+    flags = [*PCL.split(), *flags.split()]
+    assert sr.train("--save", "one", *flags)[0] == 0
+    done = run([*TWO, *sr.argv("--save", "two", *flags)])
+    assert done.returncode == 0, done.stderr
+    one, two = (sr.metrics(name)[0]["loss"] for name in ("one", "two"))
+    assert two == pytest.approx(one, rel=1e-3)
+    states = [state_of(sr.folder(name)) for name in ("one", "two")]
+    for name, value in states[0]["loss"].items():
+        if torch.is_tensor(value) and "running" in name:
+            assert torch.allclose(value, states[1]["loss"][name], rtol=1e-2, atol=1e-3), name
 
 
 def test_n_gpus_starts_processes_and_pcl_trains_in_them_and_goes_on_in_one(sr):

@@ -133,8 +133,9 @@ class Loss(nn.Module):
         for name, value in values.items():
             gradient = None
             if value.requires_grad:
-                (gradient,) = torch.autograd.grad(value, sr, retain_graph=True, allow_unused=True)
-            norms[name] = 0.0 if gradient is None else float(gradient.norm())
+                (gradient,) = torch.autograd.grad(value * share, sr, retain_graph=True, allow_unused=True)
+            square = torch.zeros((), device=sr.device) if gradient is None else gradient.square().sum()
+            norms[name] = float(sum_over_ranks(square)) ** 0.5
             if not norms[name] and self.weights[name] and bool(torch.isfinite(value)):
                 raise InputError(f"--loss: {name} sends no gradient to the network")
         if len(norms) == 1:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss, softplus
 
-from distributed import average_gradients
+from distributed import of_all_ranks, own_of_all, sum_gradients, world_size
 from errors import InputError
 from loss.contrast import contrastive
 from loss.discriminator import Discriminator
@@ -131,12 +131,15 @@ class Adversarial(nn.Module):
         loss = 0.0
         if not self.args.no_ad_loss:
             with torch.no_grad():
-                real_logits = self.dis.logits(real)
-            fake_logits = self.dis.logits(sr)
-            loss = LOSSES_OF[self.kind][1](real_logits.flatten(), fake_logits.flatten())
+                real_logits = self._logits(real)
+            loss = LOSSES_OF[self.kind][1](real_logits, self._logits(sr))
         if self.contrasts:
             loss = loss + self._contrast(sr, positives, negatives)
         return loss
+
+    def _logits(self, x):
+        """Give the logits of a set of prepared images, those of all ranks, (n,)."""
+        return of_all_ranks(self.dis.logits(x)).flatten()
 
     # ------------------------------------------------------------- step 1
 
@@ -148,13 +151,13 @@ class Adversarial(nn.Module):
             reals += [x for x in positives if x is not real]
             fakes += negatives
         for _ in range(self.args.gan_k):
-            real_logits, fake_logits = (torch.cat([self.dis.logits(x).flatten() for x in sets]) for sets in (reals, fakes))
+            real_logits, fake_logits = (torch.cat([self._logits(x) for x in sets]) for sets in (reals, fakes))
             loss = LOSSES_OF[self.kind][0](real_logits, fake_logits)
             if self.kind == "WGAN_GP":
                 loss = loss + self._gradient_penalty(real, fake)
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            average_gradients(self.dis.parameters(), len(real))
+            (loss / world_size()).backward()  # the same loss on each rank
+            sum_gradients(self.dis.parameters())
             self.optimizer.step()
             if self.kind == "WGAN":
                 with torch.no_grad():
@@ -163,10 +166,10 @@ class Adversarial(nn.Module):
         self.report = {"embedding": loss.detach()}
 
     def _gradient_penalty(self, real, fake):
-        mix = torch.rand(len(real), 1, 1, 1).to(real)
+        mix = own_of_all(len(real), lambda total: torch.rand(total, 1, 1, 1)).to(real)
         between = (mix * real + (1 - mix) * fake).requires_grad_()
         (gradient,) = torch.autograd.grad(self.dis.logits(between).sum(), between, create_graph=True)
-        return GP_WEIGHT * (gradient.flatten(1).norm(dim=1) - 1).pow(2).mean()
+        return GP_WEIGHT * of_all_ranks((gradient.flatten(1).norm(dim=1) - 1).pow(2)).mean()
 
     # ------------------------------------------------------------- step 2
 
@@ -183,6 +186,9 @@ class Adversarial(nn.Module):
         return loss
 
     def _from_other_images(self, features):
-        """Give the HR features of other images of the batch, --shuffle_neg_num times."""
-        shifts = torch.randint(1, len(features[0]), (self.args.shuffle_neg_num,)).tolist()
-        return [[layer.roll(shift, 0) for layer in features] for shift in shifts]
+        """Give the HR features of other images of the batch, of all ranks, --shuffle_neg_num times."""
+        count, whole = len(features[0]), [of_all_ranks(layer) for layer in features]
+        shifts = torch.randint(1, len(whole[0]), (self.args.shuffle_neg_num,)).tolist()
+        return [
+            [own_of_all(count, lambda _, layer=layer, shift=shift: layer.roll(shift, 0)) for layer in whole] for shift in shifts
+        ]

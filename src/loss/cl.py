@@ -6,9 +6,8 @@ VGGInfoNCE: InfoNCE as in contrast.py, in these features.
 
 import torch
 from torch import nn
-from torch.nn.functional import l1_loss
 
-from loss.contrast import info_nce
+from loss.contrast import distance, info_nce
 from loss.samples import quantize, upsample
 from loss.vgg import VGGFeatures
 
@@ -38,7 +37,7 @@ class VGGContrast(nn.Module):
         for layer, (weight, anchor) in enumerate(zip(WEIGHTS, self.vgg(sr), strict=True)):
             pos, neg = [p[layer] for p in positives], [n[layer] for n in negatives]
             if self.ratio:
-                near, far = (sum(l1_loss(anchor, other) for other in others) / len(others) for others in (pos, neg))
+                near, far = distance(anchor, pos), distance(anchor, neg)
                 loss = loss + weight * near / (far + 1e-7)
             else:
                 loss = loss + weight * info_nce(anchor, pos, neg)

@@ -5,20 +5,28 @@ s(a, b) is the mean over places of the cosine along the channels. The anchor is 
 
 import torch
 from torch.linalg import vector_norm
-from torch.nn.functional import l1_loss, normalize
+from torch.nn.functional import normalize
+
+from distributed import of_all_ranks
 
 EPS = 1e-8  # smallest norm that features are divided by
 
 
 def similarities(anchor, others):
-    """Give s(anchor, o) of each image for each of a list of features (B, C, H, W): (len(others), B)."""
+    """Give s(anchor, o) of each image of all ranks for each of a list of features (B, C, H, W): (len(others), total)."""
     anchor = normalize(anchor, dim=1, eps=EPS)
 
     def similarity(other):  # divided by its norm after the sum over channels, which is one pass over the features less
         product = (anchor * other).sum(1)  # (B, H, W)
         return (product / vector_norm(other, dim=1).clamp_min(EPS)).mean((1, 2))
 
-    return torch.stack([similarity(other) for other in others])
+    return of_all_ranks(torch.stack([similarity(other) for other in others], dim=1)).T
+
+
+def distance(anchor, others):
+    """Give the mean absolute difference of features (B, C, H, W) to each of a list of such, over the images of all ranks."""
+    own = torch.stack([(anchor - other).abs().mean((1, 2, 3)) for other in others], dim=1)  # (B, len(others))
+    return of_all_ranks(own).mean()
 
 
 def _info_nce(to_positives, to_negatives):
@@ -70,14 +78,11 @@ def contrastive(kind, anchor, positives, negatives, weights=None):
     elif kind == "l2":
         loss = (1 - sum(w * p.mean() for w, p, _ in pairs)) / (1 - sum(w * n.mean() for w, _, n in pairs))
     elif kind == "l1":
-
-        def distance(others):
-            return sum(
-                w * sum(l1_loss(a, o[i]) for o in others) / len(others)
-                for i, (w, a) in enumerate(zip(weights, anchor, strict=True))
-            )
-
-        loss = distance(positives) / distance(negatives)
+        near, far = (
+            sum(w * distance(a, [o[i] for o in others]) for i, (w, a) in enumerate(zip(weights, anchor, strict=True)))
+            for others in (positives, negatives)
+        )
+        loss = near / far
     else:
         raise ValueError(f"there is no contrastive loss {kind!r}")
     return loss, report

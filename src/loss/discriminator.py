@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn.functional import leaky_relu
 
+import distributed
 from errors import InputError
 from loss.wavelet import haar_high
 from precision import autocast
@@ -18,6 +19,35 @@ WIDTHS = (64, 64, 128, 128, 256, 256, 512, 512)
 STRIDES = (1, 2, 1, 2, 1, 2, 1, 2)
 N_LAYERS = len(WIDTHS)
 SLOPE = 0.2  # of LeakyReLU
+
+
+class SetNorm(nn.BatchNorm2d):
+    """Batch normalisation of a set of samples by the statistics of the whole set, whose images may be on several ranks."""
+
+    def _statistics(self, x):
+        """Give mean and variance (C,) of x (B, C, H, W), float32, over all ranks, and note them in the running ones."""
+        own = x.mean((0, 2, 3))
+        spread = (x - own.view(1, -1, 1, 1)).square().mean((0, 2, 3))
+        row = torch.cat([own, spread, own.new_tensor([x.numel() / x.shape[1]])])
+        rows = distributed.of_all_ranks(row[None], (distributed.rank(), distributed.world_size()))
+        means, spreads, counts = rows.split([len(own), len(own), 1], dim=1)  # (ranks, C), (ranks, C), (ranks, 1)
+        count = counts.sum()
+        mean = (means * counts).sum(0) / count
+        var = ((spreads + (means - mean).square()) * counts).sum(0) / count
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var * count / (count - 1), self.momentum)
+            self.num_batches_tracked += 1
+        return mean, var
+
+    def forward(self, x):
+        """Normalise x (B, C, H, W), in 16 or 32 bits."""
+        if distributed.world_size() == 1 or not self.training:
+            return super().forward(x)
+        mean, var = self._statistics(x.float())
+        scale = self.weight * (var + self.eps).rsqrt()
+        shift = self.bias - mean * scale
+        return torch.addcmul(shift.view(1, -1, 1, 1), x.float(), scale.view(1, -1, 1, 1)).to(x.dtype)
 
 
 class Discriminator(nn.Module):
@@ -51,7 +81,7 @@ class Discriminator(nn.Module):
         blocks = []
         for n_out, stride in zip(WIDTHS, STRIDES, strict=True):
             convolution = nn.Conv2d(n_in, n_out, 3, stride=stride, padding=1, bias=False)
-            blocks += [nn.Sequential(convolution, nn.BatchNorm2d(n_out)), nn.LeakyReLU(SLOPE)]
+            blocks += [nn.Sequential(convolution, SetNorm(n_out)), nn.LeakyReLU(SLOPE)]
             n_in = n_out
             side = (side - 1) // stride + 1
         if side == 1 and args.batch_size // args.split_batch == 1:

@@ -11,6 +11,7 @@ import torch
 from torch.nn.functional import conv2d, interpolate, pad
 
 from data.image import to_uint8
+from distributed import own_of_all
 from errors import InputError
 
 BLUR_SIZES = (3, 5, 7, 9, 11)
@@ -83,6 +84,17 @@ def _uniform(low, high, count=1):
     return low + (high - low) * torch.rand(count)
 
 
+def _for_images(low, high, count):
+    """Draw a number in [low, high) for each of `count` images; see `own_of_all`."""
+    return own_of_all(count, lambda total: _uniform(low, high, total))
+
+
+def _noise(x):
+    """Draw normal noise like x (B, C, H, W), each image's from a generator of its own; see `own_of_all`."""
+    seeds = own_of_all(len(x), lambda total: torch.randint(2**62, (total,))).tolist()
+    return torch.stack([torch.randn(x.shape[1:], generator=torch.Generator().manual_seed(seed)) for seed in seeds]).to(x)
+
+
 def _draw_blur():
     sizes = [BLUR_SIZES[i] for i in torch.randint(len(BLUR_SIZES), (2,)).tolist()]
     return sizes, _uniform(*BLUR_SIGMAS, 2).tolist()
@@ -91,8 +103,7 @@ def _draw_blur():
 def _jpeg(x, rgb_range):
     """Store each image (C, H, W) of a batch as JPEG of a random quality and read it back."""
     done = []
-    for image in x:
-        quality = int(_uniform(*JPEG_QUALITIES).item())
+    for image, quality in zip(x, _for_images(*JPEG_QUALITIES, len(x)).int().tolist(), strict=True):
         pixels = to_uint8(image, rgb_range)
         grey = pixels.shape[2] == 1
         stored = iio.imwrite("<bytes>", pixels[:, :, 0] if grey else pixels, extension=".jpg", quality=quality)
@@ -106,7 +117,7 @@ def degrade(hr, scale, rgb_range):
     x = gaussian_blur(hr, *_draw_blur(), rgb_range)
     x = interpolate(x, scale_factor=1 / scale, mode="bicubic", antialias=True).clamp(0, rgb_range)
     sigma = _uniform(*NOISE_SIGMAS).item() * rgb_range / 255
-    x = (x + sigma * torch.randn(x.shape).to(x)).clamp(0, rgb_range)
+    x = (x + sigma * _noise(x)).clamp(0, rgb_range)
     return _jpeg(x, rgb_range)
 
 
@@ -145,11 +156,10 @@ class SampleMaker:
         args, white = self.args, self.args.rgb_range
         positives, negatives = [hr], [lr]
         if args.use_noise_pos:
-            noise = torch.randn(hr.shape).to(hr) * (args.pos_noise_value * white / 255)
-            positives.append(quantize(hr + noise, white))
+            positives.append(quantize(hr + _noise(hr) * (args.pos_noise_value * white / 255), white))
         for _ in range(args.mcl_neg if args.use_aug else 0):
             if args.sharp_hr:
-                factor = _uniform(args.sharp_value, args.sharp_value + args.sharp_range, len(hr))
+                factor = _for_images(args.sharp_value, args.sharp_value + args.sharp_range, len(hr))
                 positives.append(quantize(sharpen(hr, factor, white), white))
             if args.random_neg:
                 negatives.append(quantize(self._negative(hr, lr), white))
