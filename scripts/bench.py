@@ -1,22 +1,26 @@
 #!/usr/bin/env python3
 """Time training steps, the forward of a test image and the input pipeline.
 
-    scripts/bench.py [--repeats 5] [--json FILE] CASE FLAGS [-- CASE FLAGS]...
+    scripts/bench.py [--repeats 5] [--json FILE] [--table] CASE FLAGS [-- CASE FLAGS]...
         CASE: step (the default), a training step on random patches, forward, loss, backward and update, without data loading;
               plain, the same work for an L1 loss in a bare loop of PyTorch, the measure of what the step adds;
               forward, a test image of --size x --size LR pixels (128); pipeline, training patches from images of 2040x1356.
-        FLAGS: flags of main.py
+        FLAGS: flags of main.py; for `plain` also --without channels_last, fused or kept_memory, to see what each is worth (the
+              last in a call of its own: what one case leaves of the memory is there for the next)
     scripts/bench.py --scale 4 --cpu                                    an L1 step of EDSR
     scripts/bench.py step --scale 4 -- step --scale 4 --template PCL    beside a PCL-SR step of it, timed in turn
     scripts/bench.py forward --template NLSN --scale 2 -- pipeline --scale 4 --n_threads 2
+    scripts/bench.py plain --scale 4 -- plain --scale 4 --without fused
 
 The cases are timed in turn, so that a disturbance meets all of them. Each prints the median of the seconds, patches or images
-per second, GFLOP/s and their share of those of a large matrix product in the same run and number format, the peak memory, and
-how many times the first case's time it takes; its last line reads `step 0.71 s`, `forward 0.48 s` or `patches/s 5000`.
+per second, GFLOP/s and their shares of those of a large matrix product and of a 3x3 convolution in the same run and number
+format, the peak memory, and how many times the first case's time it takes; its last line reads `step 0.71 s`,
+`forward 0.48 s` or `patches/s 5000`.
 """
 
 import argparse
 import contextlib
+import itertools
 import json
 import resource
 import statistics
@@ -28,24 +32,25 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from torch.nn.functional import l1_loss
+from torch.nn.functional import conv2d, l1_loss
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
-from allocation import keep_freed_memory
+from allocation import give_back_freed_memory, keep_freed_memory
 from data import Data
 from data.batch import Batch
 from data.image import write_image
 from errors import InputError
 from loss import Loss
-from model import build_network, choose_device
+from model import build_network, choose_device, count_parameters
 from model.inference import Upscaler
 from optim import build_optimizer
 from option import parse_args
-from precision import autocast
+from precision import allow_tf32, autocast
 from trainer import Trainer
 
 KINDS = ("step", "plain", "forward", "pipeline")
+WITHOUT = ("channels_last", "fused", "kept_memory")
 
 
 def _images(args, device, side):
@@ -56,26 +61,34 @@ def _images(args, device, side):
 class Case:
     """One thing to time: `run()` does it once; `unit` of them, of `count`, are done by it."""
 
-    unit, count = "images", 1
+    unit, count, parameters = "images", 1, 0
 
     def close(self):
         """End what runs beside the process."""
 
-    def __init__(self, kind, args, size):
-        self.kind, self.args, self.seconds, self.flops = kind, args, [], 0
+    def __init__(self, kind, args, size, without=None):
+        self.kind, self.args, self.seconds, self.flops, self.without = kind, args, [], 0, without
         self.device, self.precision = choose_device(args.cpu), args.precision
         torch.manual_seed(args.seed)
         getattr(self, f"_prepare_{kind}")(size)
+        tf32 = self.device.type == "cuda" and self.precision == "single" and args.tf32
+        self.format = "tf32" if tf32 else self.precision  # of products and convolutions
+
+    def _network(self):
+        net = build_network(self.args).to(self.device)
+        self.parameters = count_parameters(net)
+        return net
 
     def _trainer(self):
-        net = build_network(self.args).to(self.device)
+        net = self._network()
         loss = Loss(self.args, net).to(self.device)
         checkpoint = SimpleNamespace(log=lambda line: print(line, file=sys.stderr))
         return Trainer(self.args, net, loss, None, checkpoint, self.device)
 
     def _prepare_step(self, _size):
         args, trainer = self.args, self._trainer()
-        self.precision, trainer.forward = trainer.precision, trainer.spread()
+        self.precision = trainer.precision
+        self.spread = lambda: setattr(trainer, "forward", trainer.spread())  # compiled, with --compile
         side = args.patch_size // args.scale[0]
         lr, hr = (_images(args, self.device, s) for s in (side, side * args.scale[0]))
         batch = Batch(lr, hr, [], args.scale[0])
@@ -88,10 +101,15 @@ class Case:
         trainer = self._trainer()  # for its choice of --precision
         net, self.precision = trainer.net, trainer.precision
         optimizer = build_optimizer(args, net.parameters())
+        if self.without == "fused":
+            optimizer.param_groups[0]["fused"] = False
         side = args.patch_size // args.scale[0]
         lr, hr = (_images(args, self.device, s).float() for s in (side, side * args.scale[0]))
+        if self.without == "channels_last":
+            lr, hr, net = lr.contiguous(), hr.contiguous(), net.to(memory_format=torch.contiguous_format)
 
         def run():
+            give_back_freed_memory() if self.without == "kept_memory" else keep_freed_memory()
             optimizer.zero_grad(set_to_none=True)
             with autocast(self.device, self.precision):
                 sr = net(lr)
@@ -104,7 +122,7 @@ class Case:
 
     def _prepare_forward(self, size):
         args = self.args
-        net = build_network(args).to(self.device).eval()
+        net = self._network().eval()
         self.precision = "single" if args.precision == "auto" else args.precision
         upscaler = Upscaler(net, precision=self.precision)
         lr = torch.rand(1, args.n_colors, size, size, device=self.device) * args.rgb_range
@@ -136,71 +154,139 @@ class Case:
 
         self.run, self.unit, self.count = run, "patches", args.test_every * args.batch_size
 
+    def spread(self):
+        """Put the network into the form in which it is timed; its operations are counted in the plain form."""
+
     def warm_up(self):
-        """Run once, not timed, and count the floating-point operations."""
+        """Run, not timed, and count the floating-point operations."""
+        allow_tf32(self.args.tf32)
         with contextlib.nullcontext() if self.kind == "pipeline" else FlopCounterMode(display=False) as counter:
             self.run()
         self.flops = counter.get_total_flops() if counter else 0
+        self.spread()
+        if self.args.compile:
+            self.run()
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
 
     def time(self):
         """Run once, timed."""
+        allow_tf32(self.args.tf32)
         began = time.perf_counter()
         self.run()
         self.seconds.append(time.perf_counter() - began)
 
-    def result(self, gemm, first):
-        """Give the figures; `gemm` are the GFLOP/s of a matrix product, `first` the median seconds of the first case."""
+    def result(self, rates, first):
+        """Give the figures; `rates` are the GFLOP/s of `measure_rates`, `first` the median seconds of the first case."""
         seconds, args = statistics.median(self.seconds), self.args
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         if self.device.type == "cuda":
             memory = torch.cuda.max_memory_allocated(self.device)
         rate = self.flops / seconds / 1e9
         return {
-            "case": self.kind, "model": args.model, "scale": args.scale[0], "loss": args.loss, "batch_size": args.batch_size,
-            "patch_size": args.patch_size, "precision": self.precision, "seconds": seconds, "fastest": min(self.seconds),
+            "case": self.kind, "model": args.model, "parameters": self.parameters, "scale": args.scale[0], "loss": args.loss,
+            "batch_size": args.batch_size, "patch_size": args.patch_size, "workers": args.n_threads, "format": self.format,
+            "compiled": args.compile, "without": self.without, "seconds": seconds, "fastest": min(self.seconds),
             "slowest": max(self.seconds), "unit": f"{self.unit}/s", "rate": self.count / seconds, "gflops": rate,
-            "share_of_gemm": rate / gemm if gemm else None, "peak_memory_gib": memory / 2**30, "times_first": seconds / first,
+            **{f"share_of_{name}": rate / most for name, most in rates.items()},
+            "peak_memory_gib": memory / 2**30, "times_first": seconds / first,
         }  # fmt: skip
 
 
-def gemm_rate(device, precision):
-    """Measure the GFLOP/s of a matrix product that takes 0.1 s or more: a rate that is kept up, unlike that of a burst."""
-    dtype = {"half": torch.float16, "bf16": torch.bfloat16}.get(precision, torch.float32)
-    size, seconds = 512, [0.0]
-    while statistics.median(seconds) < 0.1 and size < 32768:
-        size, seconds = 2 * size, []
-        a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-        for _ in range(5):
-            began = time.perf_counter()
-            (a @ b)[0, 0].item()
-            seconds.append(time.perf_counter() - began)
-    return 2 * size**3 / statistics.median(seconds) / 1e9
+def _rate(run, flops):
+    seconds = []
+    for _ in range(6):
+        began = time.perf_counter()
+        run().flatten()[0].item()
+        seconds.append(time.perf_counter() - began)
+    return flops / statistics.median(seconds[1:]) / 1e9, statistics.median(seconds[1:])
+
+
+def measure_rates(device, number_format):
+    """Measure the GFLOP/s of a matrix product and of a 3x3 convolution of 256 channels, in single, tf32, half or bf16.
+
+    Each takes 0.1 s or more: a rate that is kept up, unlike that of a burst.
+    """
+    dtype = {"half": torch.float16, "bf16": torch.bfloat16}.get(number_format, torch.float32)
+    allow_tf32(number_format == "tf32")
+
+    def random(*shape):
+        return torch.randn(shape, device=device).to(dtype)
+
+    rates, seconds, size = {}, 0.0, 512
+    while seconds < 0.1 and size < 32768:
+        size *= 2
+        a, b = random(size, size), random(size, size)
+        rates["gemm"], seconds = _rate(lambda a=a, b=b: a @ b, 2 * size**3)
+    kernel, seconds, images = random(256, 256, 3, 3).contiguous(memory_format=torch.channels_last), 0.0, 4
+    while seconds < 0.1 and images < 4096:
+        images *= 2
+        x = random(images, 256, 48, 48).contiguous(memory_format=torch.channels_last)
+        rates["convolution"], seconds = _rate(lambda x=x: conv2d(x, kernel, padding=1), 2 * x.numel() * 256 * 9)
+    return rates
+
+
+def form(result):
+    """Name the number format of a case, and what sets it apart from the default."""
+    without = f", without {result['without']}" if result["without"] else ""
+    return result["format"] + (", compiled" if result["compiled"] else "") + without
+
+
+def table(results):
+    """Give the lines of a Markdown table of the cases."""
+    yield "| case | format | median | fastest to slowest | per second | GFLOP/s | of the product's | of the convolution's |"
+    yield "| --- | --- | --- | --- | --- | --- | --- | --- |"
+    for result in results:
+        work = f"{result['model']} x{result['scale']}, {result['parameters'] / 1e6:.1f} M parameters"
+        if result["case"] == "pipeline":
+            work = f"patches of {result['patch_size']}, {result['workers']} loader processes"
+        elif result["case"] != "forward":
+            work += f", {result['loss']}"
+        words = [f"{result['case']}, {work}", form(result) if result["gflops"] else "", f"{result['seconds']:.3g} s"]
+        words += [f"{result['fastest']:.3g} to {result['slowest']:.3g} s", f"{result['rate']:.4g} {result['unit'][:-2]}"]
+        if result["gflops"]:
+            words += [f"{result['gflops']:.0f}", *(f"{result[f'share_of_{name}']:.0%}" for name in ("gemm", "convolution"))]
+        else:
+            words += ["", "", ""]
+        yield f"| {' | '.join(words)} |"
 
 
 def describe(result):
     """Give the lines that are printed for a case."""
-    work = f"{result['loss']}, batch {result['batch_size']}, patch {result['patch_size']}"
-    work = {"forward": "one image", "pipeline": work.partition(", ")[2]}.get(result["case"], work)
-    yield f"{result['case']}: {result['model']} x{result['scale']}, {work}, {result['precision']}"
+    patches = f"batch {result['batch_size']}, patch {result['patch_size']}"
+    network = f"{result['model']} x{result['scale']}"
+    work = {"forward": f"{network}, one image", "pipeline": f"{patches}, {result['workers']} loader processes"}
+    work = work.get(result["case"], f"{network}, {result['loss']}, {patches}")
+    yield f"{result['case']}: {work}" + ("" if result["case"] == "pipeline" else f", {form(result)}")
     spread = f"{result['fastest']:.3f} to {result['slowest']:.3f} s, {result['times_first']:.2f} times the first case"
     yield f"  {result['rate']:.1f} {result['unit']}, {spread}, peak memory {result['peak_memory_gib']:.2f} GiB"
     if result["gflops"]:
-        yield f"  {result['gflops']:.0f} GFLOP/s, {result['share_of_gemm']:.0%} of the matrix product's"
+        shares = [result[f"share_of_{name}"] for name in ("gemm", "convolution")]
+        yield "  {:.0f} GFLOP/s, {:.0%} of the matrix product's, {:.0%} of the convolution's".format(result["gflops"], *shares)
     rate = f"patches/s {result['rate']:.0f}"
     yield rate if result["case"] == "pipeline" else f"{result['case']} {result['seconds']:.3g} s"
 
 
 def split_cases(words):
-    """Split [CASE] FLAGS -- [CASE] FLAGS into (case, flags) pairs."""
+    """Split [CASE] FLAGS -- [CASE] FLAGS into (case, flags, what it is to be without).
+
+    Raises:
+        InputError: --without is given something else than a name of `WITHOUT`, or to another case than `plain`.
+    """
     cases, part = [], []
     for word in [*words, "--"]:
         if word != "--":
             part.append(word)
             continue
         kind = part.pop(0) if part and part[0] in KINDS else "step"
-        cases.append((kind, part))
+        without = None
+        if "--without" in part:
+            place = part.index("--without")
+            without = "".join(part[place + 1 : place + 2])
+            if kind != "plain" or without not in WITHOUT:
+                raise InputError(f"--without {without}: `plain` can be without {', '.join(WITHOUT)}")
+            part = part[:place] + part[place + 2 :]
+        cases.append((kind, part, without))
         part = []
     return cases
 
@@ -211,12 +297,14 @@ def main(argv=None):
     parser.add_argument("--repeats", type=int, default=5, help="timed runs of each case (default: 5)")
     parser.add_argument("--size", type=int, default=128, help="side of the LR image of `forward` (default: 128)")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--table", action="store_true", help="print a Markdown table instead")
     words = list(sys.argv[1:] if argv is None else argv)
     cut = words.index("--") if "--" in words else len(words)
     own, first = parser.parse_known_args(words[:cut])
     keep_freed_memory()
     try:
-        cases = [Case(kind, parse_args(flags), own.size) for kind, flags in split_cases([*first, *words[cut:]])]
+        split = split_cases([*first, *words[cut:]])
+        cases = [Case(kind, parse_args(flags), own.size, without) for kind, flags, without in split]
         for case in cases:
             case.warm_up()
         for _ in range(own.repeats):
@@ -224,17 +312,17 @@ def main(argv=None):
                 case.time()
         for case in cases:
             case.close()
-        timed = {(case.device, case.precision) for case in cases if case.flops}
-        rates = {key: gemm_rate(*key) for key in timed}
+        timed = {(case.device, case.format) for case in cases if case.flops}
+        keep_freed_memory()
+        rates = {key: measure_rates(*key) for key in timed}
         base = statistics.median(cases[0].seconds)
-        results = [case.result(rates.get((case.device, case.precision)), base) for case in cases]
+        results = [case.result(rates.get((case.device, case.format), {}), base) for case in cases]
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    for (_, precision), rate in rates.items():
-        print(f"matrix product, {precision}: {rate:.0f} GFLOP/s")
-    for result in results:
-        print("\n".join(describe(result)))
+    for (_, name), rate in sorted(rates.items(), key=lambda item: item[0][1]):
+        print(f"{name}: matrix product {rate['gemm']:.0f} GFLOP/s, 3x3 convolution {rate['convolution']:.0f} GFLOP/s")
+    print("\n".join(table(results) if own.table else itertools.chain(*map(describe, results))))
     if own.json:
         own.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     return 0

@@ -5,6 +5,15 @@ import sys
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 _MOST = 2**31 - 1
+_DEFAULT = 2**25  # what glibc's own threshold of mmap rises to
+
+
+def _set_thresholds(trim, mmap):
+    if sys.platform.startswith("linux"):
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        if mallopt:
+            mallopt(_M_MMAP_THRESHOLD, mmap)
+            mallopt(_M_TRIM_THRESHOLD, trim)
 
 
 def keep_freed_memory():
@@ -14,8 +23,9 @@ def keep_freed_memory():
     system has to clear first, 160,000 of them in a training step: a fifth of the time of a step of EDSR and a quarter of one
     with PCL-SR went into that. Where the C library is another one, nothing is changed.
     """
-    if sys.platform.startswith("linux"):
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-        if mallopt:
-            mallopt(_M_MMAP_THRESHOLD, _MOST)
-            mallopt(_M_TRIM_THRESHOLD, _MOST)
+    _set_thresholds(trim=_MOST, mmap=_MOST)
+
+
+def give_back_freed_memory():
+    """Let glibc do as it does by default, to time what `keep_freed_memory` is worth."""
+    _set_thresholds(trim=2 * _DEFAULT, mmap=_DEFAULT)

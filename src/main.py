@@ -18,6 +18,7 @@ from model import build_network, choose_device, count_parameters
 from model.inference import OutOfMemoryError
 from model.weights import load_pre_train
 from option import parse_args
+from precision import allow_tf32
 from stopping import Stopped
 from trainer import Trainer
 
@@ -35,7 +36,7 @@ def run(args, device):
     random.seed(args.seed)
     np.random.seed(args.seed)
     torch.manual_seed(args.seed)
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = args.tf32
+    allow_tf32(args.tf32)
     checkpoint = Checkpoint(args)
     names = [name for name in (args.proj_name, args.exp_name) if name]
     several = f", {distributed.world_size()} processes" if distributed.world_size() > 1 else ""

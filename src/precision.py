@@ -21,6 +21,11 @@ def autocast(device, precision):
     return torch.autocast(device.type, dtype)
 
 
+def allow_tf32(allowed):
+    """Let CUDA compute products and convolutions of float32 by TF32, of 10 bits, or not."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
+
+
 def exact(x):
     """Give the context in which autocast is off, for what needs 32 bits on the device of x."""
     return torch.autocast(x.device.type, enabled=False)

@@ -20,16 +20,18 @@ def test_every_case_ends_in_its_figure_and_goes_into_the_json(tmp_path):
     pcl = ["--template", "PCL", "--mcl_neg", 1]
     status, out, errors = bench(
         "--repeats", 2, "--size", 16, "--json", tmp_path / "bench.json", *small, "--", "step", *small, *pcl, "--",
-        "plain", *small, "--", "forward", *small, "--model", "NLSN",
+        "plain", *small, "--without", "channels_last", "--", "forward", *small, "--model", "NLSN",
     )  # fmt: skip
     assert status == 0, errors
     results = json.loads((tmp_path / "bench.json").read_text())
     assert [result["case"] for result in results] == ["step", "step", "plain", "forward"]
+    assert [result["without"] for result in results] == [None, None, "channels_last", None]
     for result in results:
         assert f"{result['case']} {result['seconds']:.3g} s" in out.splitlines()
         assert 0 < result["fastest"] <= result["seconds"] <= result["slowest"]
         assert result["gflops"] > 0
         assert result["share_of_gemm"] > 0
+        assert result["share_of_convolution"] > 0
         assert result["peak_memory_gib"] > 0.1
     assert results[1]["seconds"] > results[0]["seconds"]
     assert results[1]["gflops"] * results[1]["seconds"] > 1.1 * results[0]["gflops"] * results[0]["seconds"]
@@ -43,7 +45,25 @@ def test_the_input_pipeline_is_timed_on_images_of_the_size_of_div2k():
     assert int(out.split()[-1]) > 100
 
 
-def test_bad_flags_are_named():
-    status, _, errors = bench("step", "--scale", "four")
+def test_the_table_has_a_row_for_each_case():
+    small = "--n_resblocks 1 --n_feats 8 --scale 2 --patch_size 32 --batch_size 2 --cpu --precision bf16".split()
+    status, out, errors = bench("--table", "--repeats", 1, "--size", 16, "step", *small, "--", "forward", *small)
+    assert status == 0, errors
+    lines = [line.split(" | ") for line in out.splitlines() if line.startswith("|")]
+    assert {len(line) for line in lines} == {8}
+    assert [line[0].split(",")[0] for line in lines[2:]] == ["| step", "| forward"]
+    assert [line[1] for line in lines[2:]] == ["bf16", "bf16"]
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ("step --scale four", "--scale"),
+        ("plain --scale 2 --without nothing", "--without nothing: `plain` can be without channels_last, fused, kept_memory"),
+        ("step --scale 2 --without fused", "--without fused: `plain` can be"),
+    ],
+)
+def test_bad_flags_are_named(words, named):
+    status, _, errors = bench(*words.split())
     assert status == 1
-    assert "--scale" in errors
+    assert named in errors
