@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -49,6 +50,24 @@ def test_two_processes_train_and_test_like_one(sr):
     assert run([*TWO, *sr.argv("--save", "test_two", *weights)]).returncode == 0
     for one, two in zip(figures(sr, "test_one"), figures(sr, "test_two"), strict=True):
         assert two == pytest.approx(one, abs=1e-6)
+
+
+def test_two_machines_train_like_one(sr):
+    """Each torchrun is what runs on a machine of its own; they meet at a port of this one."""
+    flags = ["--epochs", 1, "--test_every", 3, "--batch_size", 5]
+    assert sr.train("--save", "one", *flags)[0] == 0
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        endpoint = f"localhost:{free.getsockname()[1]}"
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1", "--rdzv_backend=c10d"]
+    command += [f"--rdzv_endpoint={endpoint}", *sr.argv("--save", "two", *flags)]
+    machines = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    outputs = [machine.communicate(timeout=120) for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], outputs
+    assert sorted("2 processes" in out for out, _ in outputs) == [False, True], "rank 0 alone writes the log"
+    assert losses(sr, "two") == pytest.approx(losses(sr, "one"), rel=1e-4)
+    for one, two in zip(figures(sr, "one"), figures(sr, "two"), strict=True):
+        assert two == pytest.approx(one, rel=1e-4)
 
 
 PCL = "--template PCL --mcl_neg 1 --cl_layer 1,4 --batch_size 5 --epochs 1 --test_every 3 --embed_lr 1e-5"
