@@ -6,7 +6,7 @@
               plain, the same work for an L1 loss in a bare loop of PyTorch, the measure of what the step adds;
               forward, a test image of --size x --size LR pixels (128); pipeline, training patches from images of 2040x1356.
         FLAGS: flags of main.py; for `plain` also --without channels_last, fused or kept_memory, to see what each is worth (the
-              last in a call of its own: what one case leaves of the memory is there for the next)
+              last in a call of its own: what one case leaves of the memory is there for the next). --compile is for `step`
     scripts/bench.py --scale 4 --cpu                                    an L1 step of EDSR
     scripts/bench.py step --scale 4 -- step --scale 4 --template PCL    beside a PCL-SR step of it, timed in turn
     scripts/bench.py forward --template NLSN --scale 2 -- pipeline --scale 4 --n_threads 2
@@ -61,7 +61,7 @@ def _images(args, device, side):
 class Case:
     """One thing to time: `run()` does it once; `unit` of them, of `count`, are done by it."""
 
-    unit, count, parameters = "images", 1, 0
+    unit, count, parameters, memory = "images", 1, 0, 0
 
     def close(self):
         """End what runs beside the process."""
@@ -72,7 +72,8 @@ class Case:
         torch.manual_seed(args.seed)
         getattr(self, f"_prepare_{kind}")(size)
         tf32 = self.device.type == "cuda" and self.precision == "single" and args.tf32
-        self.format = "tf32" if tf32 else self.precision  # of products and convolutions
+        half = self.device.type == "cpu" and self.precision == "half"
+        self.format = "tf32" if tf32 else "bf16" if half else self.precision  # of products and convolutions
 
     def _network(self):
         net = build_network(self.args).to(self.device)
@@ -102,14 +103,13 @@ class Case:
         net, self.precision = trainer.net, trainer.precision
         optimizer = build_optimizer(args, net.parameters())
         if self.without == "fused":
-            optimizer.param_groups[0]["fused"] = False
+            optimizer.param_groups[0]["fused"] = None  # torch chooses among the others
         side = args.patch_size // args.scale[0]
         lr, hr = (_images(args, self.device, s).float() for s in (side, side * args.scale[0]))
         if self.without == "channels_last":
             lr, hr, net = lr.contiguous(), hr.contiguous(), net.to(memory_format=torch.contiguous_format)
 
         def run():
-            give_back_freed_memory() if self.without == "kept_memory" else keep_freed_memory()
             optimizer.zero_grad(set_to_none=True)
             with autocast(self.device, self.precision):
                 sr = net(lr)
@@ -166,64 +166,60 @@ class Case:
         self.spread()
         if self.args.compile:
             self.run()
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
 
     def time(self):
         """Run once, timed."""
         allow_tf32(self.args.tf32)
+        give_back_freed_memory() if self.without == "kept_memory" else keep_freed_memory()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
         began = time.perf_counter()
         self.run()
         self.seconds.append(time.perf_counter() - began)
+        if self.device.type == "cuda":
+            self.memory = max(self.memory, torch.cuda.max_memory_allocated(self.device))
 
     def result(self, rates, first):
         """Give the figures; `rates` are the GFLOP/s of `measure_rates`, `first` the median seconds of the first case."""
         seconds, args = statistics.median(self.seconds), self.args
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        if self.device.type == "cuda":
-            memory = torch.cuda.max_memory_allocated(self.device)
+        process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        memory = self.memory or process
         rate = self.flops / seconds / 1e9
         return {
             "case": self.kind, "model": args.model, "parameters": self.parameters, "scale": args.scale[0], "loss": args.loss,
             "batch_size": args.batch_size, "patch_size": args.patch_size, "workers": args.n_threads, "format": self.format,
-            "compiled": args.compile, "without": self.without, "seconds": seconds, "fastest": min(self.seconds),
-            "slowest": max(self.seconds), "unit": f"{self.unit}/s", "rate": self.count / seconds, "gflops": rate,
+            "compiled": args.compile and self.kind == "step", "without": self.without, "seconds": seconds,
+            "fastest": min(self.seconds), "slowest": max(self.seconds), "unit": f"{self.unit}/s", "rate": self.count / seconds,
+            "gflops": rate,
             **{f"share_of_{name}": rate / most for name, most in rates.items()},
             "peak_memory_gib": memory / 2**30, "times_first": seconds / first,
         }  # fmt: skip
 
 
 def _rate(run, flops):
-    seconds = []
-    for _ in range(6):
+    """Give the GFLOP/s of `run`, done so often that it takes 0.1 s: a rate that is kept up, unlike that of a burst."""
+    times, seconds = 1, []
+    while len(seconds) < 5:
         began = time.perf_counter()
-        run().flatten()[0].item()
+        for _ in range(times):
+            result = run()
+        result[(0,) * result.dim()].item()  # waits for an accelerator
         seconds.append(time.perf_counter() - began)
-    return flops / statistics.median(seconds[1:]) / 1e9, statistics.median(seconds[1:])
+        if seconds[-1] < 0.1:
+            times, seconds = 2 * times, []
+    return flops * times / statistics.median(seconds) / 1e9
 
 
 def measure_rates(device, number_format):
-    """Measure the GFLOP/s of a matrix product and of a 3x3 convolution of 256 channels, in single, tf32, half or bf16.
-
-    Each takes 0.1 s or more: a rate that is kept up, unlike that of a burst.
-    """
+    """Measure the GFLOP/s of a large matrix product and a 3x3 convolution of 256 channels in single, tf32, half or bf16."""
     dtype = {"half": torch.float16, "bf16": torch.bfloat16}.get(number_format, torch.float32)
     allow_tf32(number_format == "tf32")
-
-    def random(*shape):
-        return torch.randn(shape, device=device).to(dtype)
-
-    rates, seconds, size = {}, 0.0, 512
-    while seconds < 0.1 and size < 32768:
-        size *= 2
-        a, b = random(size, size), random(size, size)
-        rates["gemm"], seconds = _rate(lambda a=a, b=b: a @ b, 2 * size**3)
-    kernel, seconds, images = random(256, 256, 3, 3).contiguous(memory_format=torch.channels_last), 0.0, 4
-    while seconds < 0.1 and images < 4096:
-        images *= 2
-        x = random(images, 256, 48, 48).contiguous(memory_format=torch.channels_last)
-        rates["convolution"], seconds = _rate(lambda x=x: conv2d(x, kernel, padding=1), 2 * x.numel() * 256 * 9)
-    return rates
+    size, images = (8192, 256) if device.type == "cuda" else (2048, 16)
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    x, kernel = torch.randn(images, 256, 48, 48, device=device), torch.randn(256, 256, 3, 3, device=device)
+    x, kernel = (t.to(dtype, memory_format=torch.channels_last) for t in (x, kernel))
+    convolution = _rate(lambda: conv2d(x, kernel, padding=1), 2 * x.numel() * 256 * 9)
+    return {"gemm": _rate(lambda: a @ b, 2 * size**3), "convolution": convolution}
 
 
 def form(result):

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Times what the README's tables of speed show, as Markdown tables: on the GPU where there is one, else on the CPU. Nothing else
-# should run meanwhile. Some 12 minutes on 2 CPU cores.
-#     scripts/speed.sh [--repeats N]      N timed runs of each training step (9; of other cases a third of them)
+# should run meanwhile. Some 6 minutes on 2 CPU cores.
+#     scripts/speed.sh [--repeats N]      N timed runs of each training step and small forward (9; of others a third of them)
 #     scripts/speed.sh --cpu              the CPU, even beside a GPU
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
@@ -29,6 +29,7 @@ bench() {
     shift 2
     for format in "${formats[@]}"; do
         for case in "$@"; do
+            [[ $format == *--compile* && $case != step* ]] && continue # which alone is compiled
             # shellcheck disable=SC2206
             words+=(-- $case ${cpu[@]+"${cpu[@]}"} $format)
         done

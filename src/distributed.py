@@ -85,6 +85,19 @@ def group(device):
     distributed.destroy_process_group()  # not after an error: the others may be gone, and waiting for them would not end
 
 
+def leave(status):
+    """End this process with an exit status, at once where it is one of several.
+
+    A thread of gloo may still be letting go of a tensor, which takes Python's lock; in an interpreter that is being taken
+    down, that aborts the process: seen once in some ten runs on a busy machine.
+    """
+    if world_size() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
 def part(count):
     """Give (first, last + 1) of the consecutive items, of `count`, that fall to this rank; parts differ by one at most."""
     return rank() * count // world_size(), (rank() + 1) * count // world_size()
@@ -156,7 +169,8 @@ def of_all_ranks(x, place=None):
 def own_of_all(count, make):
     """Give what `make(total)` gives for the images of all ranks, of which this rank has `count`, to those of this rank.
 
-    What is drawn at random for each image is so the same as in one process.
+    What is drawn at random for each image is so the same as in one process (without --split_batch, whose parts are cut from
+    the images of each rank).
     """
     if world_size() == 1:
         return make(count)

@@ -169,7 +169,7 @@ class Trainer:
         Returns:
             the number of the signal that asks to stop, on all ranks alike; 0 if there is none.
         """
-        # What is drawn in a step depends on its number alone: a stop, or another number of ranks, cannot shift it.
+        # What is drawn in a step depends on its number alone: a stop cannot shift it, and all ranks draw the same.
         key = [self.args.seed, self.epoch, step]
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
         self.optimizer.zero_grad(set_to_none=True)

@@ -62,7 +62,11 @@ def test_two_machines_train_like_one(sr):
     command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1", "--rdzv_backend=c10d"]
     command += [f"--rdzv_endpoint={endpoint}", *sr.argv("--save", "two", *flags)]
     machines = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    outputs = [machine.communicate(timeout=120) for machine in machines]
+    try:
+        outputs = [machine.communicate(timeout=120) for machine in machines]
+    finally:
+        for machine in machines:
+            machine.kill()
     assert [machine.returncode for machine in machines] == [0, 0], outputs
     assert sorted("2 processes" in out for out, _ in outputs) == [False, True], "rank 0 alone writes the log"
     assert losses(sr, "two") == pytest.approx(losses(sr, "one"), rel=1e-4)
@@ -76,8 +80,9 @@ PCL = "--template PCL --mcl_neg 1 --cl_layer 1,4 --batch_size 5 --epochs 1 --tes
 @pytest.mark.parametrize(
     "flags",
     [
-        "--loss 1*L1+1*CL-patchD --contras_D_train --shuffle_neg --use_noise_pos",
-        "--loss 1*L1+1*CL-RGAN+0.1*WGAN_GP --cl_loss_type l1 --no_ad_loss false --only_blur false",
+        "--loss 1*L1+1*CL-patchD --contras_D_train --shuffle_neg --use_noise_pos --gan_k 2",
+        # SGD, unlike Adam, tells a gradient from twice that gradient
+        "--optimizer SGD --loss 1*L1+1*CL-RGAN+0.1*WGAN_GP --cl_loss_type l1 --no_ad_loss false --only_blur false",
         "--loss 1*L1+1*CL-GAN --cl_loss_type l2 --no_ad_loss false --model NLSN --nlsn_chunk_size 16 --n_resblocks 1",
     ],
 )
@@ -90,9 +95,12 @@ def test_contrastive_and_adversarial_losses_are_those_of_one_process(sr, flags):
     one, two = (sr.metrics(name)[0]["loss"] for name in ("one", "two"))
     assert two == pytest.approx(one, rel=1e-3)
     states = [state_of(sr.folder(name)) for name in ("one", "two")]
-    for name, value in states[0]["loss"].items():
-        if torch.is_tensor(value) and "running" in name:
-            assert torch.allclose(value, states[1]["loss"][name], rtol=1e-2, atol=1e-3), name
+    for part in ("net", "loss"):
+        for name, value in states[0][part].items():
+            if torch.is_tensor(value) and value.is_floating_point():
+                # of all values: Adam moves one whose gradient is nearly 0 either way
+                error = (states[1][part][name] - value).abs().mean() / value.abs().mean().clamp_min(1e-3)
+                assert error < 1e-3, name
 
 
 def test_n_gpus_starts_processes_and_pcl_trains_in_them_and_goes_on_in_one(sr):

@@ -5,13 +5,15 @@ import math
 import pytest
 import skimage.data
 import torch
+from torch.nn.functional import conv2d, pixel_shuffle
 
 from data.resize import downsample
 from helpers import same_bits
 from metric import calc_psnr
 from model import NETWORKS, build_network
+from model.common import SubPixelConv
 from model.inference import OutOfMemoryError, Upscaler, forward_tiled, transforms
-from model.nlsn import NonLocalSparseAttention
+from model.nlsn import NonLocalSparseAttention, _Windows
 from option import parse_args
 
 SCALES = (2, 3, 4, 8)
@@ -95,6 +97,28 @@ def test_two_hundred_steps_on_one_batch_pass_bicubic(name):
 
 
 # ---------------------------------------------------------------- details
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+def test_a_sub_pixel_convolution_is_a_convolution_and_a_pixel_shuffle(factor, memory_format):
+    torch.manual_seed(0)
+    layer = SubPixelConv(5, factor).to(memory_format=memory_format)
+    x = torch.randn(2, 5, 7, 6).contiguous(memory_format=memory_format)
+    plain = pixel_shuffle(conv2d(x, layer.weight, layer.bias, padding=1), factor)
+    assert torch.allclose(layer(x), plain, atol=1e-6)
+    weights = torch.arange(plain.numel()).view_as(plain)
+    gradients = [torch.autograd.grad((y * weights).sum(), layer.weight)[0] for y in (layer(x), plain)]
+    assert torch.allclose(*gradients, rtol=1e-4)
+
+
+@pytest.mark.parametrize("chunks", [1, 2, 5])
+def test_windows_are_chunks_with_their_neighbours(chunks):
+    torch.manual_seed(0)
+    x = torch.randn(2, chunks, 3, 4, dtype=torch.float64, requires_grad=True)
+    windows = _Windows.apply(x)
+    assert torch.equal(windows, torch.cat([x.roll(1, 1), x, x.roll(-1, 1)], dim=2))
+    assert torch.autograd.gradcheck(_Windows.apply, x)
 
 
 def test_han_in_inference_is_han_in_training():

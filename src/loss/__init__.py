@@ -135,7 +135,8 @@ class Loss(nn.Module):
             if value.requires_grad:
                 (gradient,) = torch.autograd.grad(value * share, sr, retain_graph=True, allow_unused=True)
             square = torch.zeros((), device=sr.device) if gradient is None else gradient.square().sum()
-            norms[name] = float(sum_over_ranks(square)) ** 0.5
+            square, part = sum_over_ranks(torch.stack([square, square.new_full((), share)])).tolist()
+            norms[name] = square**0.5 / part  # of these images alone, where --split_batch splits the batch
             if not norms[name] and self.weights[name] and bool(torch.isfinite(value)):
                 raise InputError(f"--loss: {name} sends no gradient to the network")
         if len(norms) == 1:

@@ -28,7 +28,7 @@ class SetNorm(nn.BatchNorm2d):
         """Give mean and variance (C,) of x (B, C, H, W), float32, over all ranks, and note them in the running ones."""
         own = x.mean((0, 2, 3))
         spread = (x - own.view(1, -1, 1, 1)).square().mean((0, 2, 3))
-        row = torch.cat([own, spread, own.new_tensor([x.numel() / x.shape[1]])])
+        row = torch.cat([own, spread, own.new_full((1,), x.numel() / x.shape[1])])
         rows = distributed.of_all_ranks(row[None], (distributed.rank(), distributed.world_size()))
         means, spreads, counts = rows.split([len(own), len(own), 1], dim=1)  # (ranks, C), (ranks, C), (ranks, 1)
         count = counts.sum()
@@ -119,7 +119,7 @@ class Discriminator(nn.Module):
         """Yield, for each block, its features of x if it is one of `layers`, else None, and what the next block sees.
 
         The statistics of the normalisation are those of x, in 32 bits: each set of samples is to be an x of its own. In bf16
-        the result is rounded to 16 bits, as the next convolution would do, but where it is to be kept.
+        the result is rounded to 16 bits, as the next convolution would do, but where it is kept as it is before the activation.
         """
         for number, (convolution, normalisation) in enumerate(self.features[::2]):
             with autocast(x.device, self.precision):

@@ -4,7 +4,6 @@ import math
 
 import torch
 from torch import nn
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import conv2d
 
 from precision import exact, to_autocast
@@ -99,7 +98,6 @@ class _To32Bits(torch.autograd.Function):
             return conv2d(x.float(), weight, bias, padding=padding)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, gradient):
         x, weight = ctx.saved_tensors
         gradient, low = gradient.to(x.dtype), weight.to(x.dtype)
