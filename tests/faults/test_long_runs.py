@@ -1,7 +1,9 @@
 """Runs of days: memory and files do not grow, lines that a crash has cut spoil nothing, and a run made again is the same."""
 
+import itertools
 import json
 import os
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -41,7 +43,10 @@ def test_memory_and_files_do_not_grow_over_5000_steps(sr, flags, counted):
     (early, files, processes), (late, *last) = seen[5], seen[-1]
     counted(f"{' '.join(map(str, flags[:2])) or 'L1'}: {early:.1f} MiB after 1,250 steps, {late:.1f} MiB after 4,750; "
             f"{files} and {last[0]} open files; {processes} and {last[1]} processes")  # fmt: skip
-    assert late - early < 4
+    # A leak grows in each epoch. What malloc holds jumps now and then, when no free block is large enough.
+    epochs = [after[0] - before[0] for before, after in itertools.pairwise(seen[5:])]
+    assert statistics.median(epochs) < 0.25, "MiB in 250 steps, a KiB in each"
+    assert late - early < 12
     assert last == [files, processes]
 
 
