@@ -141,27 +141,29 @@ class _SumOverRanks(torch.autograd.Function):
         return _SumOverRanks.apply(gradient)
 
 
-def _place(count):
-    """Give (first, total): where this rank's `count` of images are among those of all ranks, by rank."""
+def place(count):
+    """Give (first, total): where this rank's `count` of images are among those of all ranks, by rank; one exchange."""
+    if world_size() == 1:
+        return 0, count
     counts = torch.zeros(world_size(), dtype=torch.int64)
     counts[rank()] = count
     counts = sum_over_ranks(counts).tolist()
     return sum(counts[: rank()]), sum(counts)
 
 
-def of_all_ranks(x, place=None):
+def of_all_ranks(x, where=None):
     """Give the values of the images of all ranks, by rank, the same bits on each; the gradient goes to where they came from.
 
     Args:
         x: (B, ...), those of this rank's images.
-        place: (first, total) where they are among all of them, if that is known.
+        where: their `place`, if that is known.
 
     Returns:
         (total, ...)
     """
     if world_size() == 1:
         return x
-    first, total = place or _place(len(x))
+    first, total = where or place(len(x))
     before, after = (x.new_zeros(count, *x.shape[1:]) for count in (first, total - first - len(x)))
     return _SumOverRanks.apply(torch.cat([before, x, after]))
 
@@ -172,9 +174,7 @@ def own_of_all(count, make):
     What is drawn at random for each image is so the same as in one process (without --split_batch, whose parts are cut from
     the images of each rank).
     """
-    if world_size() == 1:
-        return make(count)
-    first, total = _place(count)
+    first, total = place(count)
     return make(total)[first : first + count]
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss, softplus
 
-from distributed import of_all_ranks, own_of_all, sum_gradients, world_size
+from distributed import of_all_ranks, own_of_all, place, sum_gradients, world_size
 from errors import InputError
 from loss.contrast import contrastive
 from loss.discriminator import Discriminator
@@ -187,8 +187,8 @@ class Adversarial(nn.Module):
 
     def _from_other_images(self, features):
         """Give the HR features of other images of the batch, of all ranks, --shuffle_neg_num times."""
-        count, whole = len(features[0]), [of_all_ranks(layer) for layer in features]
-        shifts = torch.randint(1, len(whole[0]), (self.args.shuffle_neg_num,)).tolist()
-        return [
-            [own_of_all(count, lambda _, layer=layer, shift=shift: layer.roll(shift, 0)) for layer in whole] for shift in shifts
-        ]
+        count = len(features[0])
+        first, total = where = place(count)
+        whole = [of_all_ranks(layer, where) for layer in features]
+        shifts = torch.randint(1, total, (self.args.shuffle_neg_num,)).tolist()
+        return [[layer.roll(shift, 0)[first : first + count] for layer in whole] for shift in shifts]

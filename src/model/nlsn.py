@@ -37,10 +37,6 @@ class _Windows(torch.autograd.Function):
         return own + before.roll(-1, 1) + after.roll(1, 1)
 
 
-def _windows(x):
-    return _Windows.apply(x) if x.requires_grad else _Windows.forward(None, x)
-
-
 class _Permute(torch.autograd.Function):
     """x[order] of rows (N, C). `undo` is the inverse of `order`: the gradient is a gather too, where indexing would scatter."""
 
@@ -109,13 +105,13 @@ class NonLocalSparseAttention(nn.Module):
         queries, values = chunks(match), chunks(value)
         with exact(match):
             keys = normalize(queries, p=2, dim=-1, eps=5e-5)
-            scores = queries @ _windows(keys).transpose(-1, -2)  # (B, K, S, 3*S)
+            scores = queries @ _Windows.apply(keys).transpose(-1, -2)  # (B, K, S, 3*S)
             largest = scores.detach().amax(-1, keepdim=True)
             scores = scores - largest if scores.requires_grad else scores.sub_(largest)
             weights = scores.clamp_(min=LEAST).exp_()
             total = weights.sum(-1, keepdim=True)  # the exp is the costliest part: softmax and its logarithm share one
             log_sum = (largest + total.log()).flatten(1, 2)[:, :length]
-        result = weights @ _windows(values) / total  # (B, K, S, C)
+        result = weights @ _Windows.apply(values) / total  # (B, K, S, C)
         result = result.flatten(1, 2)[:, :length]
         return _permute(result, undo, order), _permute(log_sum, undo, order).squeeze(-1)
 
