@@ -1,6 +1,8 @@
 """Downloads that fail in every way, and archives that nobody should unpack."""
 
 import itertools
+import lzma
+import random
 import resource
 import signal
 import subprocess
@@ -264,3 +266,12 @@ def test_unpacking_goes_on_and_sees_damage(make, tmp_path, monkeypatch):
         with pytest.raises(ValueError, match=r"damaged at a/1\.png"):
             data.archive.unpack(path, tmp_path / "other")
         assert files_in(tmp_path / "other") == ["a/0.png"]
+
+
+def test_a_damaged_xz_archive_is_named(tmp_path):
+    path = tmp_path / "damaged.tar.xz"
+    content = bytearray(lzma.compress(tar_of({"a/1.png": random.Random(0).randbytes(300_000)})))
+    content[150_000] ^= 255
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"damaged\.tar\.xz: is no whole zip or tar archive"):
+        data.archive.unpack(path, tmp_path / "out")

@@ -16,13 +16,18 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
+try:
+    from lzma import LZMAError
+except ImportError:  # a Python that was built without it opens no such archive
+    LZMAError = zlib.error
+
 from data.download import require_space
 from errors import InputError, bullet_list
 from replacing import remove_leftovers, replacing
 
 BLOCK = 2**18  # bytes compared at a time
 # what zipfile and tarfile raise for a damaged, encrypted or unknown kind of archive
-DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, RuntimeError)
+DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, NotImplementedError, RuntimeError, LZMAError)
 
 
 class _Entry(NamedTuple):
