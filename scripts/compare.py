@@ -24,11 +24,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-PROJECT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(PROJECT / "src"), str(PROJECT / "scripts")]
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "scripts")]
 from compare_crops import draw_all
-from errors import InputError
-from replacing import replacing
+from runtime.errors import UserError
+from runtime.files import atomic_path
 
 COLUMNS = ("experiment", "label", "dataset", "scale", "epoch", "images", "psnr", "ssim")
 COLUMNS += ("psnr_gain", "psnr_gain_se", "ssim_gain", "ssim_gain_se", "gain_n")
@@ -38,11 +38,11 @@ def read_metrics(folder):
     """Read the lines of metrics.jsonl of an experiment, a list of dict.
 
     Raises:
-        InputError: there is none.
+        UserError: there is none.
     """
     path = folder / "metrics.jsonl"
     if not path.is_file():
-        raise InputError(f"no such experiment: {folder} (no metrics.jsonl)")
+        raise UserError(f"no such experiment: {folder} (no metrics.jsonl)")
     lines = []
     for text in path.read_text(encoding="utf-8").splitlines():
         with contextlib.suppress(json.JSONDecodeError):  # a line that was cut by a crash
@@ -73,7 +73,7 @@ class Experiment:
             best: show the epoch of the best mean PSNR over all sets, which model_best.pt is of; else each set's last test.
 
         Raises:
-            InputError: there is no metrics.jsonl.
+            UserError: there is no metrics.jsonl.
         """
         self.folder = folder
         self.label = label or folder.name.removeprefix("quickstart_")
@@ -93,26 +93,35 @@ class Experiment:
         """Read {image: (PSNR, SSIM)} of the test that is shown of a set and scale; None where they were not kept.
 
         Raises:
-            InputError: the file is no such table.
+            UserError: the file is no such table.
         """
         path = self.kept / f"{key[0].replace('/', '_')}_x{key[1]}.csv"
         if not path.is_file():
             return None
         try:
             with open(path, encoding="utf-8", newline="") as file:
-                found = {row["image"]: (float(row["psnr"]), float(row["ssim"])) for row in csv.DictReader(file)}
+                found = {
+                    row["image"]: (float(row["psnr"]), float(row["ssim"]))
+                    for row in csv.DictReader(file)
+                }
             mean = sum(psnr for psnr, _ in found.values()) / len(found)
         except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-            raise InputError(f"{path}: is no table of image, psnr, ssim ({error})") from error
+            raise UserError(f"{path}: is no table of image, psnr, ssim ({error})") from error
         shown = self.tests[key]["psnr"]  # the file may be of another test
-        return found if math.isclose(mean, math.inf if shown is None else shown, rel_tol=1e-12) else None
+        return (
+            found
+            if math.isclose(mean, math.inf if shown is None else shown, rel_tol=1e-12)
+            else None
+        )
 
 
 def _best_epoch(tests, trained):
     """Give the epoch of the best mean PSNR over the sets that were tested in every trained epoch."""
     first = {}  # epoch: {(dataset, scale): PSNR}
     for line in tests:
-        first.setdefault(line["epoch"], {}).setdefault((line["dataset"], line["scale"]), line["psnr"])
+        first.setdefault(line["epoch"], {}).setdefault(
+            (line["dataset"], line["scale"]), line["psnr"]
+        )
     epochs = sorted(trained & set(first))
     common = set.intersection(*(set(first[epoch]) for epoch in epochs)) if epochs else set()
 
@@ -137,16 +146,30 @@ def gain(first, other, key):
     lines = [run.tests[key] for run in (first, other)]
     counts = [line.get("images") for line in lines]
     if counts[0] != counts[1]:
-        return None, f"no gain of {other.label}, tested on {counts[1]} images, {first.label} on {counts[0]}"
+        return (
+            None,
+            f"no gain of {other.label}, tested on {counts[1]} images, {first.label} on {counts[0]}",
+        )
     scores = [run.scores(key) for run in (first, other)]
     if None in scores:
         gains = [(_difference(*(line[name] for line in lines)), None) for name in ("psnr", "ssim")]
-        unknown = " and ".join(str(run.kept) for run, found in zip((first, other), scores, strict=True) if found is None)
-        return Gain(*gains, None), f"no standard error for {other.label}: {unknown} lacks this test; testing anew writes it"
+        unknown = " and ".join(
+            str(run.kept)
+            for run, found in zip((first, other), scores, strict=True)
+            if found is None
+        )
+        return Gain(
+            *gains, None
+        ), f"no standard error for {other.label}: {unknown} lacks this test; testing anew writes it"
     if set(scores[0]) != set(scores[1]):
         stray = min(set(scores[0]) ^ set(scores[1]))
-        return None, f"no gain of {other.label}, tested on other images than {first.label} ({stray})"
-    pairs = np.array([[scores[0][image], scores[1][image]] for image in scores[0]])  # (n, 2 runs, PSNR and SSIM)
+        return (
+            None,
+            f"no gain of {other.label}, tested on other images than {first.label} ({stray})",
+        )
+    pairs = np.array(
+        [[scores[0][image], scores[1][image]] for image in scores[0]]
+    )  # (n, 2 runs, PSNR and SSIM)
     return Gain(*(_paired(pairs[:, 1, i] - pairs[:, 0, i]) for i in (0, 1)), len(pairs)), None
 
 
@@ -214,10 +237,14 @@ def gain_table(experiments):
             return "n/a"
         texts = []
         for (mean, error), digits in ((found.psnr, 3), (found.ssim, 5)):
-            texts.append(_number(mean, f"+.{digits}f") + ("" if error is None else f" ± {error:.{digits}f}"))
+            texts.append(
+                _number(mean, f"+.{digits}f") + ("" if error is None else f" ± {error:.{digits}f}")
+            )
         return " / ".join(texts) + ("" if found.n is None else f" (n={found.n})")
 
-    title = f"Gain over {first.label} in PSNR (dB) / SSIM: mean over the n images ± its standard error"
+    title = (
+        f"Gain over {first.label} in PSNR (dB) / SSIM: mean over the n images ± its standard error"
+    )
     text = f"{title}\n\n" + _markdown(_rows(experiments, f"gain over {first.label}", cell, skip=1))
     return text + "".join(f"\n\n{', '.join(where)}: {note}." for note, where in notes.items())
 
@@ -229,10 +256,22 @@ def csv_text(experiments):
     writer.writerow(COLUMNS)
     for run in experiments:
         for (dataset, scale), line in run.tests.items():
-            found = gain(experiments[0], run, (dataset, scale))[0] if run is not experiments[0] else None
+            found = (
+                gain(experiments[0], run, (dataset, scale))[0]
+                if run is not experiments[0]
+                else None
+            )
             gains = (*found.psnr, *found.ssim, found.n) if found else (None,) * 5
             values = (line["epoch"], line.get("images"), line["psnr"], line["ssim"], *gains)
-            writer.writerow([run.folder.name, run.label, dataset, scale, *("" if v is None else repr(v) for v in values)])
+            writer.writerow(
+                [
+                    run.folder.name,
+                    run.label,
+                    dataset,
+                    scale,
+                    *("" if v is None else repr(v) for v in values),
+                ]
+            )
     return out.getvalue()
 
 
@@ -240,26 +279,47 @@ def csv_text(experiments):
 
 
 def _parser():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add("experiments", nargs="+", help="names under experiment/")
     add("--labels", nargs="+", help="their names in tables and pictures")
-    add("--dir_experiment", type=Path, default=PROJECT / "experiment")
-    add("--best", action="store_true", help="tests of the best epoch (model_best.pt) instead of the last")
-    add("--diff", action="store_true", help="also the gains over the first experiment, with standard errors")
+    add("--dir_experiment", type=Path, default=ROOT / "experiment")
+    add(
+        "--best",
+        action="store_true",
+        help="tests of the best epoch (model_best.pt) instead of the last",
+    )
+    add(
+        "--diff",
+        action="store_true",
+        help="also the gains over the first experiment, with standard errors",
+    )
     add("--format", choices=["markdown", "csv"], default="markdown", help="what is printed")
     add("--csv", type=Path, metavar="FILE", help="also write the CSV here")
-    add("--figure", type=Path, metavar="FILE", help="draw pictures (PNG, PDF) instead; several images: FILE_IMAGE")
+    add(
+        "--figure",
+        type=Path,
+        metavar="FILE",
+        help="draw pictures (PNG, PDF) instead; several images: FILE_IMAGE",
+    )
     add("--data_test", help="test set of the pictures")
     add("--image", nargs="+", help="names of the images, without ending")
     add("--scale", type=int, help="scale of the pictures, where the set was tested at several")
-    add("--box", type=int, nargs=3, metavar=("X", "Y", "SIDE"), help="crop, HR pixels (default: where bicubic errs most)")
+    add(
+        "--box",
+        type=int,
+        nargs=3,
+        metavar=("X", "Y", "SIDE"),
+        help="crop, HR pixels (default: where bicubic errs most)",
+    )
     return parser
 
 
 def _print_tables(args, experiments):
     if args.csv:
-        with replacing(args.csv) as partial:
+        with atomic_path(args.csv) as partial:
             partial.write_text(csv_text(experiments), encoding="utf-8")
     if args.format == "csv":
         print(csv_text(experiments), end="")
@@ -282,13 +342,17 @@ def main(argv=None):
         parser.error("--diff needs two experiments or more")
     try:
         pairs = zip(args.experiments, labels, strict=True)
-        experiments = [Experiment(args.dir_experiment / name, label, args.best) for name, label in pairs]
+        experiments = [
+            Experiment(args.dir_experiment / name, label, args.best) for name, label in pairs
+        ]
         if args.figure is None:
             _print_tables(args, experiments)
         else:
-            for path in draw_all(args.figure, experiments, args.data_test, args.image, args.scale, args.box):
+            for path in draw_all(
+                args.figure, experiments, args.data_test, args.image, args.scale, args.box
+            ):
                 print(f"drawn: {path}")
-    except (InputError, OSError) as error:
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data.datasets import dataset_spec
 from data.image import read_image, to_channels, to_tensor
-from data.layout import layout
 from data.resize import imresize
-from errors import InputError
 from metric import calc_psnr, calc_ssim
-from replacing import replacing
+from runtime.errors import UserError
+from runtime.files import atomic_path
 
 # sizes in inches; at 100 dots an inch a crop is 190 pixels wide and a line of its label 14 pixels high
 DPI = 100
@@ -31,11 +31,16 @@ class Panel(NamedTuple):
 
 def _stem(results, image, scale, data_test):
     """Find (scale, NAME_xS) of an image whose HR was saved in a results folder; None if it was not."""
-    names = (re.fullmatch(re.escape(image) + r"_x(\d+)_HR", path.stem) for path in results.glob("*_HR.png"))
+    names = (
+        re.fullmatch(re.escape(image) + r"_x(\d+)_HR", path.stem)
+        for path in results.glob("*_HR.png")
+    )
     scales = sorted(int(match[1]) for match in names if match)
     scales = [number for number in scales if scale in (None, number)]
     if len(scales) > 1:
-        raise InputError(f"{data_test} {image} was saved at the scales {', '.join(map(str, scales))}: give --scale")
+        raise UserError(
+            f"{data_test} {image} was saved at the scales {', '.join(map(str, scales))}: give --scale"
+        )
     return (scales[0], f"{image}_x{scales[0]}") if scales else None
 
 
@@ -46,12 +51,20 @@ def _missing(experiment, data_test, what, scale=None):
     names = [re.sub(r"_x(\d+)_[A-Z]+$", r" (x\1)", stem) for stem in stems]
     start = f"{folder / results} has no {what}"
     if names:
-        return InputError(f"{start}; the images there: {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}")
-    flags = f"--test_only --data_test {data_test}" + (f" --scale {scale}" if scale else "") + " --save_results --save_gt"
+        return UserError(
+            f"{start}; the images there: {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}"
+        )
+    flags = (
+        f"--test_only --data_test {data_test}"
+        + (f" --scale {scale}" if scale else "")
+        + " --save_results --save_gt"
+    )
     if (folder / "model/model_latest.pt").is_file():
-        where = f"--dir_experiment {shlex.quote(str(folder.parent))} --load {shlex.quote(folder.name)}"
-        return InputError(f"{start}. Save it with: python src/main.py {where} {flags}")
-    return InputError(f"{start}. Run the test of {folder.name} again with {flags}")
+        where = (
+            f"--dir_experiment {shlex.quote(str(folder.parent))} --load {shlex.quote(folder.name)}"
+        )
+        return UserError(f"{start}. Save it with: python src/main.py {where} {flags}")
+    return UserError(f"{start}. Run the test of {folder.name} again with {flags}")
 
 
 def load_panels(experiments, data_test, image, scale=None):
@@ -68,7 +81,7 @@ def load_panels(experiments, data_test, image, scale=None):
         8-bit files, with the conversions and the border of the tests.
 
     Raises:
-        InputError: a picture was not saved, or pictures do not belong together; the command that saves them is named.
+        UserError: a picture was not saved, or pictures do not belong together; the command that saves them is named.
     """
     folder = f"results-{data_test.replace('/', '_')}"
     truths = [(run, _stem(run.folder / folder, image, scale, data_test)) for run in experiments]
@@ -77,14 +90,16 @@ def load_panels(experiments, data_test, image, scale=None):
         raise _missing(run, data_test, f"{image}_x{scale or 'S'}_HR.png", scale)
     scale, stem = found
     hr, lr = (_read(run, data_test, f"{stem}_{kind}.png", scale) for kind in ("HR", "LR"))
-    benchmark = layout(data_test).benchmark
+    benchmark = dataset_spec(data_test).benchmark
     panels = []
     if not any(_is_bicubic(run) for run in experiments):
         panels.append(_panel("bicubic", imresize(lr, scale), hr, scale, benchmark))
     for run in experiments:
         sr = _read(run, data_test, f"{stem}_SR.png", scale)
         if sr.shape != hr.shape:
-            raise InputError(f"{run.folder / folder / stem}_SR.png is {_size(sr)}, HR of {truths[0][0].label} is {_size(hr)}")
+            raise UserError(
+                f"{run.folder / folder / stem}_SR.png is {_size(sr)}, HR of {truths[0][0].label} is {_size(hr)}"
+            )
         panels.append(_panel(run.label, sr, hr, scale, benchmark))
     return scale, [*panels, Panel("HR\nPSNR (dB) / SSIM", to_channels(hr, 3))]
 
@@ -102,11 +117,17 @@ def _size(image):
 
 def _is_bicubic(run):
     config = run.folder / "config.txt"
-    return config.is_file() and re.search(r"^--model Bicubic$", config.read_text(encoding="utf-8"), re.M) is not None
+    return (
+        config.is_file()
+        and re.search(r"^--model Bicubic$", config.read_text(encoding="utf-8"), re.M) is not None
+    )
 
 
 def _panel(label, image, hr, scale, benchmark):
-    scores = [metric(to_tensor(image), to_tensor(hr), scale, 255, benchmark) for metric in (calc_psnr, calc_ssim)]
+    scores = [
+        metric(to_tensor(image), to_tensor(hr), scale, 255, benchmark)
+        for metric in (calc_psnr, calc_ssim)
+    ]
     return Panel(f"{label}\n{scores[0]:.2f} / {scores[1]:.4f}", to_channels(image, 3))
 
 
@@ -128,7 +149,9 @@ def _checked_box(box, panels, name):
         return (*choose_box(hr, panels[0].image, side), side)
     x, y, side = box
     if side < 1 or x < 0 or y < 0 or x + side > width or y + side > height:
-        raise InputError(f"--box {x} {y} {side}: is not inside {name}, which is {width}x{height} pixels")
+        raise UserError(
+            f"--box {x} {y} {side}: is not inside {name}, which is {width}x{height} pixels"
+        )
     return x, y, side
 
 
@@ -142,7 +165,7 @@ def draw(path, title, panels, box):
         box: (x, y, side) in HR pixels.
 
     Raises:
-        InputError: no such format.
+        UserError: no such format.
     """
     import matplotlib
 
@@ -160,14 +183,23 @@ def draw(path, title, panels, box):
     figure = Figure(size)
     dpi = DPI_OF_VECTORS if path.suffix in (".pdf", ".svg", ".eps", ".ps") else DPI
     if path.suffix[1:] not in figure.canvas.get_supported_filetypes():
-        raise InputError(f"--figure {path}: {path.suffix!r} is no format of pictures; .png and .pdf are")
+        raise UserError(
+            f"--figure {path}: {path.suffix!r} is no format of pictures; .png and .pdf are"
+        )
 
     def fitting(width, *texts):  # in points; a letter is 0.55 of its size wide
-        return min(FONT, width * 72 / (0.55 * max(len(line) for text in texts for line in text.split("\n"))))
+        return min(
+            FONT,
+            width * 72 / (0.55 * max(len(line) for text in texts for line in text.split("\n"))),
+        )
 
     def place(left, top, width, height, image, text, points):
-        axis = figure.add_axes((left / size[0], 1 - (top + height) / size[1], width / size[0], height / size[1]))
-        smaller = image.shape[1] > width * dpi  # where single pixels cannot be shown, they are averaged lest stripes alias
+        axis = figure.add_axes(
+            (left / size[0], 1 - (top + height) / size[1], width / size[0], height / size[1])
+        )
+        smaller = (
+            image.shape[1] > width * dpi
+        )  # where single pixels cannot be shown, they are averaged lest stripes alias
         axis.imshow(image, interpolation="hanning" if smaller else "nearest")
         axis.set_axis_off()
         x_text, y_text = (left + width / 2) / size[0], 1 - (top + height + 0.04) / size[1]
@@ -175,14 +207,16 @@ def draw(path, title, panels, box):
         return axis
 
     axis = place(MARGIN, MARGIN, wide, high, hr, title, fitting(wide, title))
-    axis.add_patch(Rectangle((x - 0.5, y - 0.5), side, side, fill=False, edgecolor="red", linewidth=1.5))
+    axis.add_patch(
+        Rectangle((x - 0.5, y - 0.5), side, side, fill=False, edgecolor="red", linewidth=1.5)
+    )
     points = fitting(CROP, *(panel.text for panel in panels))
     for number, panel in enumerate(panels):
         row, column = divmod(number, columns)
         left, top = MARGIN + wide + GAP + column * (GAP + CROP), MARGIN + row * (CROP + LABEL)
         place(left, top, CROP, CROP, panel.image[y : y + side, x : x + side], panel.text, points)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as partial:
+    with atomic_path(path) as partial:
         figure.savefig(partial, dpi=dpi, format=path.suffix[1:])
 
 
@@ -190,11 +224,16 @@ def draw_all(path, experiments, data_test, images, scale=None, box=None):
     """Draw a picture for each image: `path`, or, for several images, a file beside it with `_IMAGE` in its name.
 
     Returns:
-        list of the paths; nothing is drawn where a picture of any image is missing (InputError).
+        list of the paths; nothing is drawn where a picture of any image is missing (UserError).
     """
     found = [load_panels(experiments, data_test, image, scale) for image in images]
-    boxes = [_checked_box(box, panels, image) for (_, panels), image in zip(found, images, strict=True)]
-    paths = [path if len(images) == 1 else path.with_name(f"{path.stem}_{image}{path.suffix}") for image in images]
+    boxes = [
+        _checked_box(box, panels, image) for (_, panels), image in zip(found, images, strict=True)
+    ]
+    paths = [
+        path if len(images) == 1 else path.with_name(f"{path.stem}_{image}{path.suffix}")
+        for image in images
+    ]
     for target, image, (number, panels), place in zip(paths, images, found, boxes, strict=True):
         draw(target, f"{image} ({data_test} x{number})", panels, place)
     return [Path(target) for target in paths]

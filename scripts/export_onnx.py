@@ -25,19 +25,24 @@ import skimage.data
 import torch
 from torch import nn
 
-PROJECT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(PROJECT / "src"), str(PROJECT / "scripts")]
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "scripts")]
 from checkpoint import Checkpoint
 from data.image import to_channels, to_tensor
-from errors import InputError
-from exportable import make_exportable
 from model import build_network, count_parameters, is_multi_scale
 from model.weights import load_pre_train
+from onnx_modules import make_exportable
 from option import parse_args
-from replacing import replacing
+from runtime.errors import UserError
+from runtime.files import atomic_path
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-SIZES = ((1, 48, 48), (2, 37, 50), (1, 9, 7), (1, 136, 140))  # batch, height, width; none is the one that is traced
+SIZES = (
+    (1, 48, 48),
+    (2, 37, 50),
+    (1, 9, 7),
+    (1, 136, 140),
+)  # batch, height, width; none is the one that is traced
 TRACED = (2, 40, 44)
 
 
@@ -52,39 +57,45 @@ class Wrapped(nn.Module):
         """Map lr (B, C, H, W) to (B, C, H*scale, W*scale)."""
         x = lr.float() * (self.rgb_range / 255) if self.uint8 else lr
         y = self.net(x, self.scale) if is_multi_scale(self.net) else self.net(x)
-        return (y * (255 / self.rgb_range)).round().clamp(0, 255).to(torch.uint8) if self.uint8 else y
+        return (
+            (y * (255 / self.rgb_range)).round().clamp(0, 255).to(torch.uint8) if self.uint8 else y
+        )
 
 
 def require_packages():
     """Check what the export needs beside the program's own packages.
 
     Raises:
-        InputError: names what is missing.
+        UserError: names what is missing.
     """
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        raise InputError(f"the export needs packages that are missing: pip install {' '.join(missing)}")
+        raise UserError(
+            f"the export needs packages that are missing: pip install {' '.join(missing)}"
+        )
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 9):
-        raise InputError(f"the export needs torch 2.9 or later, this is {torch.__version__} (requirements.txt pins one)")
+        raise UserError(
+            f"the export needs torch 2.9 or later, this is {torch.__version__} (requirements.txt pins one)"
+        )
 
 
 def load_network(args):
     """Build the network of the flags in eval mode, with the weights of --load or --pre_train.
 
     Raises:
-        InputError: no weights are named, or they do not fit; the network has none, or several scales.
+        UserError: no weights are named, or they do not fit; the network has none, or several scales.
     """
     net = build_network(args).eval()
     if not count_parameters(net):
-        raise InputError(f"--model {args.model}: has no weights to export")
+        raise UserError(f"--model {args.model}: has no weights to export")
     if len(args.scale) > 1:
-        raise InputError(f"--scale {'+'.join(map(str, args.scale))}: a file has one scale")
+        raise UserError(f"--scale {'+'.join(map(str, args.scale))}: a file has one scale")
     if args.resume != 0:
         Checkpoint(args).load_weights(net)
     elif args.pre_train:
         load_pre_train(args, net, print)
     else:
-        raise InputError("the export needs weights: give --pre_train FILE or --load EXPERIMENT")
+        raise UserError("the export needs weights: give --pre_train FILE or --load EXPERIMENT")
     return net
 
 
@@ -100,26 +111,42 @@ def export(wrapped, example, metadata):
         torch.onnx.ONNXProgram.
 
     Raises:
-        InputError: the network cannot be exported, or not for all sizes.
+        UserError: the network cannot be exported, or not for all sizes.
     """
     names = {0: "batch", 2: "height", 3: "width"}
     shapes = ({axis: torch.export.Dim(name) for axis, name in names.items()},)
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of torchvision, which is not used
+    logging.getLogger("torch.onnx").setLevel(
+        logging.ERROR
+    )  # it warns of torchvision, which is not used
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             program = torch.onnx.export(
-                wrapped, (example,), dynamo=True, input_names=["lr"], output_names=["sr"], dynamic_shapes=shapes, verbose=False
+                wrapped,
+                (example,),
+                dynamo=True,
+                input_names=["lr"],
+                output_names=["sr"],
+                dynamic_shapes=shapes,
+                verbose=False,
             )
         except Exception as error:  # the exporter raises a class of its own for each of its steps
             cause = error
             while cause.__cause__ is not None:
                 cause = cause.__cause__
             first = str(cause).strip().splitlines() or [""]
-            raise InputError(f"the network cannot be exported: {type(cause).__name__}: {first[0]}") from error
-    fixed = [name for axis, name in names.items() if isinstance(program.model.graph.inputs[0].shape[axis], int)]
+            raise UserError(
+                f"the network cannot be exported: {type(cause).__name__}: {first[0]}"
+            ) from error
+    fixed = [
+        name
+        for axis, name in names.items()
+        if isinstance(program.model.graph.inputs[0].shape[axis], int)
+    ]
     if fixed:
-        raise InputError(f"the network cannot be exported: its code fixes the {' and '.join(fixed)} of the example")
+        raise UserError(
+            f"the network cannot be exported: its code fixes the {' and '.join(fixed)} of the example"
+        )
     program.model.metadata_props.update(metadata)
     return program
 
@@ -128,7 +155,9 @@ def photographs(size, n_colors):
     """Give crops (B, C, H, W) of a photograph, uint8 or, for n_colors 1, float32 luma in [0, 255]."""
     batch, height, width = size
     image = to_tensor(to_channels(skimage.data.astronaut(), n_colors))
-    return torch.stack([image[:, 60 + 90 * i : 60 + 90 * i + height, 160 : 160 + width] for i in range(batch)])
+    return torch.stack(
+        [image[:, 60 + 90 * i : 60 + 90 * i + height, 160 : 160 + width] for i in range(batch)]
+    )
 
 
 def check(path, wrapped, inputs, white, tolerance):
@@ -142,7 +171,7 @@ def check(path, wrapped, inputs, white, tolerance):
         tolerance: largest difference allowed, as a part of white.
 
     Raises:
-        InputError: the largest difference is above the tolerance.
+        UserError: the largest difference is above the tolerance.
     """
     import onnxruntime
 
@@ -153,12 +182,18 @@ def check(path, wrapped, inputs, white, tolerance):
             expected = wrapped(lr).double()
         found = torch.from_numpy(session.run(None, {"lr": lr.numpy()})[0]).double()
         if found.shape != expected.shape:
-            raise InputError(f"onnxruntime gives {tuple(found.shape)} for {tuple(lr.shape)}, PyTorch {tuple(expected.shape)}")
+            raise UserError(
+                f"onnxruntime gives {tuple(found.shape)} for {tuple(lr.shape)}, PyTorch {tuple(expected.shape)}"
+            )
         difference = float((found - expected).abs().max()) / white
         worst = max(worst, difference)
-        print(f"{'x'.join(map(str, lr.shape))}: onnxruntime and PyTorch differ by {difference:.1e} of white at the most")
+        print(
+            f"{'x'.join(map(str, lr.shape))}: onnxruntime and PyTorch differ by {difference:.1e} of white at the most"
+        )
     if not worst <= tolerance:
-        raise InputError(f"they differ by {worst:.1e} of white, more than --tolerance {tolerance:g}: no file is written")
+        raise UserError(
+            f"they differ by {worst:.1e} of white, more than --tolerance {tolerance:g}: no file is written"
+        )
 
 
 def run(out, args, uint8, tolerance):
@@ -166,19 +201,28 @@ def run(out, args, uint8, tolerance):
     net = load_network(args)
     scale, (colors, rgb_range) = args.scale[0], (args.n_colors, args.rgb_range)
     if uint8 and colors != 3:
-        raise InputError("--uint8 is for RGB, not for --n_colors 1, whose input is not rounded to 8 bits")
+        raise UserError(
+            "--uint8 is for RGB, not for --n_colors 1, whose input is not rounded to 8 bits"
+        )
 
     def prepare(size):
         images = photographs(size, colors)
         return images if uint8 else images.float() * (rgb_range / 255)
 
     white = 255 if uint8 else rgb_range
-    metadata = {"model": args.model, "scale": scale, "colors": "RGB" if colors == 3 else "Y", "rgb_range": white}
+    metadata = {
+        "model": args.model,
+        "scale": scale,
+        "colors": "RGB" if colors == 3 else "Y",
+        "rgb_range": white,
+    }
     wrapped = Wrapped(net, scale, rgb_range, uint8)
     traced = Wrapped(make_exportable(copy.deepcopy(net)), scale, rgb_range, uint8)
-    program = export(traced, prepare(TRACED), {name: str(value) for name, value in metadata.items()})
+    program = export(
+        traced, prepare(TRACED), {name: str(value) for name, value in metadata.items()}
+    )
     out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(out) as partial:
+    with atomic_path(out) as partial:
         program.save(str(partial))
         check(partial, wrapped, [prepare(size) for size in SIZES], white, tolerance)
     print(f"written: {out} ({out.stat().st_size / 1e6:.1f} MB)")
@@ -187,17 +231,25 @@ def run(out, args, uint8, tolerance):
 def main(argv=None):
     """Export; gives the exit status: 0, 2 for bad flags, 1 for other bad input or a file that differs."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--out", type=Path, required=True, help="the ONNX file")
-    parser.add_argument("--uint8", action="store_true", help="uint8 in and out, rounded and clamped as saved images are")
     parser.add_argument(
-        "--tolerance", type=float, help="largest difference as a part of white (default: 1e-4; NLSN 1e-3; --uint8 1.5 steps)"
+        "--uint8",
+        action="store_true",
+        help="uint8 in and out, rounded and clamped as saved images are",
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        help="largest difference as a part of white (default: 1e-4; NLSN 1e-3; --uint8 1.5 steps)",
     )
     own, flags = parser.parse_known_args(argv)
     try:
         args = parse_args([*flags, "--test_only", "--cpu"])
-    except InputError as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     # NLSN: a pixel between two hash buckets may fall into either; uint8: a value between two steps may be rounded to either
@@ -205,7 +257,7 @@ def main(argv=None):
     try:
         require_packages()
         run(own.out, args, own.uint8, loose if own.tolerance is None else own.tolerance)
-    except (InputError, OSError) as error:
+    except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -8,11 +8,11 @@ import argparse
 import sys
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(PROJECT / "src"), str(PROJECT / "scripts")]
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "scripts")]
+from checkpoint.plot import plot_panels
 from compare import read_metrics
-from errors import InputError
-from plot import draw
+from runtime.errors import UserError
 
 KEYS = ("L1", "CL-patchD embedding", "CL-patchD s_pos", "CL-patchD s_neg", "contrast", "PSNR")
 
@@ -23,8 +23,12 @@ def curves(folder):
     for line in read_metrics(folder):
         for key, value in line.get("loss", {}).items():
             found.setdefault(key, {})[line["epoch"]] = value
-        if line.get("psnr") is not None:  # later lines of an epoch are tests alone, with flags of their own
-            psnr.setdefault(line["epoch"], {}).setdefault((line["dataset"], line["scale"]), line["psnr"])
+        if (
+            line.get("psnr") is not None
+        ):  # later lines of an epoch are tests alone, with flags of their own
+            psnr.setdefault(line["epoch"], {}).setdefault(
+                (line["dataset"], line["scale"]), line["psnr"]
+            )
     for key in [key for key in found if key.endswith(" s_pos")]:
         negative = found[key.replace("s_pos", "s_neg")]
         found["contrast"] = {epoch: negative[epoch] - value for epoch, value in found[key].items()}
@@ -34,10 +38,12 @@ def curves(folder):
 
 def main(argv=None):
     """Draw the picture; gives the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("out", type=Path)
     parser.add_argument("experiments", nargs="+")
-    parser.add_argument("--dir_experiment", type=Path, default=PROJECT / "experiment")
+    parser.add_argument("--dir_experiment", type=Path, default=ROOT / "experiment")
     parser.add_argument("--keys", nargs="+", default=KEYS)
     parser.add_argument("--labels", nargs="+", help="names of the experiments in the legend")
     args = parser.parse_args(argv)
@@ -45,11 +51,22 @@ def main(argv=None):
     if len(labels) != len(args.experiments):
         parser.error(f"--labels: {len(labels)} labels for {len(args.experiments)} experiments")
     try:
-        runs = {label: curves(args.dir_experiment / name) for label, name in zip(labels, args.experiments, strict=True)}
-        panels = {key: {label: run[key] for label, run in runs.items() if key in run} for key in args.keys}
+        runs = {
+            label: curves(args.dir_experiment / name)
+            for label, name in zip(labels, args.experiments, strict=True)
+        }
+        panels = {
+            key: {label: run[key] for label, run in runs.items() if key in run} for key in args.keys
+        }
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        draw(args.out.parent, args.out.stem, {key: panel for key, panel in panels.items() if panel}, "", (args.out.suffix[1:],))
-    except (InputError, OSError, ValueError) as error:
+        plot_panels(
+            args.out.parent,
+            args.out.stem,
+            {key: panel for key, panel in panels.items() if panel},
+            "",
+            (args.out.suffix[1:],),
+        )
+    except (UserError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(f"drawn: {args.out}")

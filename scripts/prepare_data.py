@@ -21,23 +21,32 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-PROJECT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(PROJECT / "src"))
-from data.archive import check_archive, unpack
-from data.download import NoConnection, NotFound, fetch
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "src"))
+from data.datasets import DEMO_SETS, dataset_spec, list_images
 from data.image import EXTENSIONS, write_image
-from data.layout import WITHOUT_TRUTH, layout, list_images
-from data.make_set import make_set, without_lr
-from errors import InputError, bullet_list
-from replacing import remove_leftovers, replacing
+from data.prepare.archive import check_archive, unpack
+from data.prepare.download import NoConnection, NotFound, fetch
+from data.prepare.lr_images import make_set, missing_lr
+from runtime.errors import UserError, bullet_list
+from runtime.files import atomic_path, remove_stale_temp_files
 
 DIV2K_URL = "https://data.vision.ee.ethz.ch/cvl/DIV2K/"
-DIV2K_PARTS = {"train": range(1, 801), "valid": range(801, 901)}  # both lie in DIV2K_train_HR, as in EDSR-PyTorch
+DIV2K_PARTS = {
+    "train": range(1, 801),
+    "valid": range(801, 901),
+}  # both lie in DIV2K_train_HR, as in EDSR-PyTorch
 DIV2K_COUNT = 900
 DIV2K_LR_SCALES = (2, 3, 4)  # with archives of bicubic LR images
 
 BENCHMARK_URL = "https://cv.snu.ac.kr/research/EDSR/"
-BENCHMARKS = {"Set5": 5, "Set14": 14, "B100": 100, "Urban100": 100, "Manga109": 109}  # numbers of images
+BENCHMARKS = {
+    "Set5": 5,
+    "Set14": 14,
+    "B100": 100,
+    "Urban100": 100,
+    "Manga109": 109,
+}  # numbers of images
 AGAIN = "run the command again, with --url MIRROR if the server is the cause"
 MANGA109 = "fetch it by hand, since its licence has to be applied for at http://www.manga109.org; put the HR images into "
 MANGA109 += "the folder above and run the command again, which makes the LR images"
@@ -61,14 +70,16 @@ class Expected(NamedTuple):
 
 def images_in(folder):
     """List the images of a folder as `list_images` does; [] where there are none."""
-    if not folder.is_dir() or not any(p.suffix.lower() in EXTENSIONS and p.name[0] != "." for p in folder.iterdir()):
+    if not folder.is_dir() or not any(
+        p.suffix.lower() in EXTENSIONS and p.name[0] != "." for p in folder.iterdir()
+    ):
         return []
     return list_images(folder)
 
 
 def folders(dir_data, name):
     """Give the HR folder of a set and the one that holds its LR folders X2, X3, ..."""
-    spec = layout(name)
+    spec = dataset_spec(name)
     return dir_data / spec.hr, (dir_data / spec.lr.format(scale=0)).parent
 
 
@@ -77,7 +88,7 @@ def fill_up(args, name, scales):
     hr, lr = folders(args.dir_data, name)
     problems = []
     for scale in scales:
-        sources = without_lr(images_in(hr), lr / f"X{scale}", scale)
+        sources = missing_lr(images_in(hr), lr / f"X{scale}", scale)
         if sources:
             print(f"{name}: making the LR images X{scale} of {len(sources)} images")
             problems += make(args, sources, lr, [scale])
@@ -88,8 +99,15 @@ def make(args, sources, lr, scales, hr=None):
     """Make LR images, copy HR images, and say what was done; gives the problems."""
     made = make_set(sources, lr, scales, hr, args.jobs)
     again = f", {made.replaced} of them in place of files that were broken or not of the present HR image"
-    print(f"{made.written} files written to {hr.parent if hr else lr}" + (again if made.replaced else ""))
-    return [f"{len(made.errors)} images cannot be used:" + bullet_list(made.errors)] if made.errors else []
+    print(
+        f"{made.written} files written to {hr.parent if hr else lr}"
+        + (again if made.replaced else "")
+    )
+    return (
+        [f"{len(made.errors)} images cannot be used:" + bullet_list(made.errors)]
+        if made.errors
+        else []
+    )
 
 
 def fetch_and_unpack(args, name, folder, place):
@@ -97,7 +115,14 @@ def fetch_and_unpack(args, name, folder, place):
     archive = folder / name
     by_hand = archive.exists()
     sha256 = dict(args.sha256).get(name)
-    fetch(args.url.rstrip("/") + "/" + name, archive, sha256, check_archive, args.retries, args.timeout)
+    fetch(
+        args.url.rstrip("/") + "/" + name,
+        archive,
+        sha256,
+        check_archive,
+        args.retries,
+        args.timeout,
+    )
     written, kept = unpack(archive, folder, place)
     print(f"{name}: {written} files unpacked" + (f", {kept} were there" if kept else ""))
     if by_hand:
@@ -122,7 +147,11 @@ def place_div2k(name):
     number, scale = match.groups()
     if not 1 <= int(number) <= DIV2K_COUNT:
         return None
-    return f"DIV2K_train_LR_bicubic/X{scale}/{number}x{scale}.png" if scale else f"DIV2K_train_HR/{number}.png"
+    return (
+        f"DIV2K_train_LR_bicubic/X{scale}/{number}x{scale}.png"
+        if scale
+        else f"DIV2K_train_HR/{number}.png"
+    )
 
 
 def _adopt(folder, wanted):
@@ -131,7 +160,7 @@ def _adopt(folder, wanted):
         source = folder / target.replace("_train_", "_valid_")
         if source.is_file() and not (folder / target).exists():
             (folder / target).parent.mkdir(parents=True, exist_ok=True)
-            with replacing(folder / target) as partial:
+            with atomic_path(folder / target) as partial:
                 try:
                     os.link(source, partial)
                 except OSError:  # a file system without links
@@ -146,14 +175,19 @@ def _bring(args, folder, archive, wanted):
     fetch_and_unpack(args, archive, folder, place_div2k)
     have = sum((folder / path).is_file() for path in wanted)
     if have < len(wanted):
-        raise InputError(f"{archive}: held {have} of the {len(wanted)} images of DIV2K that are in the published one")
+        raise UserError(
+            f"{archive}: held {have} of the {len(wanted)} images of DIV2K that are in the published one"
+        )
 
 
 def div2k(args):
     """Fetch DIV2K; make LR images that are not published."""
     folder = args.dir_data / "DIV2K"
     hr, lr = folders(args.dir_data, "DIV2K")
-    jobs = [(part, None, [f"{hr.name}/{i:04d}.png" for i in numbers]) for part, numbers in DIV2K_PARTS.items()]
+    jobs = [
+        (part, None, [f"{hr.name}/{i:04d}.png" for i in numbers])
+        for part, numbers in DIV2K_PARTS.items()
+    ]
     for scale in [scale for scale in args.scale if scale in DIV2K_LR_SCALES]:
         for part, numbers in DIV2K_PARTS.items():
             jobs.append((part, scale, [f"{lr.name}/X{scale}/{i:04d}x{scale}.png" for i in numbers]))
@@ -162,7 +196,7 @@ def div2k(args):
         archive = div2k_archive(part, scale)
         try:
             _bring(args, folder, archive, wanted)
-        except InputError as error:
+        except UserError as error:
             if isinstance(error, NotFound) and scale:
                 print(f"{archive}: the server has none, so its LR images are made from HR")
                 continue
@@ -170,7 +204,9 @@ def div2k(args):
             failed.add(scale)
             if isinstance(error, NoConnection):
                 break
-    problems += fill_up(args, "DIV2K", [scale for scale in args.scale if not failed & {None, scale}])
+    problems += fill_up(
+        args, "DIV2K", [scale for scale in args.scale if not failed & {None, scale}]
+    )
     return problems, [Expected("DIV2K", DIV2K_COUNT, AGAIN)]
 
 
@@ -193,12 +229,16 @@ def benchmark(args):
     if any(count(name) < BENCHMARKS[name] for name in args.sets if name != "Manga109"):
         try:
             fetch_and_unpack(args, "benchmark.tar", args.dir_data, place_benchmark)
-        except InputError as error:
+        except UserError as error:
             problems.append(str(error))
     sets = []
     for name, number in BENCHMARKS.items():
         problems += fill_up(args, name, args.scale)
-        sets.append(Expected(name, number, MANGA109 if name == "Manga109" else AGAIN, asked=name in args.sets))
+        sets.append(
+            Expected(
+                name, number, MANGA109 if name == "Manga109" else AGAIN, asked=name in args.sets
+            )
+        )
     return problems, sets
 
 
@@ -211,7 +251,7 @@ def sample(args):
     for name, photographs in SAMPLES.items():
         hr, lr = folders(args.dir_data, name)
         hr.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(hr)
+        remove_stale_temp_files(hr)
         for photograph in photographs.split():
             if not (hr / f"{photograph}.png").is_file():
                 write_image(hr / f"{photograph}.png", read_sample(photograph))
@@ -232,7 +272,9 @@ def folder(args):
     """Make a set of a folder of HR images; the name of a published set puts it where that set lies."""
     sources = list_images(args.source)
     hr, lr = folders(args.dir_data, args.name)
-    problems = make(args, sources, lr, args.scale, None if hr.resolve() == args.source.resolve() else hr)
+    problems = make(
+        args, sources, lr, args.scale, None if hr.resolve() == args.source.resolve() else hr
+    )
     return problems, [Expected(args.name, len(images_in(hr)), "")]
 
 
@@ -249,7 +291,10 @@ def report(args, expected):
     hr, lr = folders(args.dir_data, expected.name)
     images = images_in(hr)
     there = {int(p.name[1:]) for p in lr.glob("X*") if p.name[1:].isdigit()}
-    lacking = {scale: len(without_lr(images, lr / f"X{scale}", scale)) for scale in sorted(there | set(args.scale))}
+    lacking = {
+        scale: len(missing_lr(images, lr / f"X{scale}", scale))
+        for scale in sorted(there | set(args.scale))
+    }
     have = [f"X{scale}" for scale, number in lacking.items() if not number] if images else []
     print(f"{expected.name}: {len(images)} images in {hr}, LR images {' '.join(have) or 'none'}")
     missing = []
@@ -257,12 +302,20 @@ def report(args, expected):
         missing.append(f"{expected.count - len(images)} images: {expected.way}")
     for scale in args.scale:
         if lacking[scale]:
-            command = shlex.join(["scripts/prepare_data.py", "lr", str(hr), "--lr", str(lr), "--scale", str(scale)])
-            missing.append(f"LR images X{scale} of {lacking[scale]} images; this makes them: {command}")
+            command = shlex.join(
+                ["scripts/prepare_data.py", "lr", str(hr), "--lr", str(lr), "--scale", str(scale)]
+            )
+            missing.append(
+                f"LR images X{scale} of {lacking[scale]} images; this makes them: {command}"
+            )
     for line in missing:
         print(f"  missing: {line}")
     if len(images) > expected.count:
-        shift = ", which shift the positions of --data_range" if layout(expected.name).ranged else ""
+        shift = (
+            ", which shift the positions of --data_range"
+            if dataset_spec(expected.name).uses_data_range
+            else ""
+        )
         print(f"  {len(images) - expected.count} images more than published{shift}")
     return not missing
 
@@ -285,7 +338,7 @@ def benchmark_names(text):
 
 def set_name(text):
     """Read the name of a set."""
-    if not text or text[0] == "." or set(text) & set("/\\+") or text in WITHOUT_TRUTH:
+    if not text or text[0] == "." or set(text) & set("/\\+") or text in DEMO_SETS:
         raise argparse.ArgumentTypeError(f"{text!r} is no name for a folder of a set")
     return text
 
@@ -320,7 +373,9 @@ def positive(kind):
 
 def build_parser():
     """Build the parser: a command each with its flags."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
 
     def command(run, text, scale, root=True):
@@ -328,11 +383,21 @@ def build_parser():
         add.set_defaults(run=run)
         note = {"required": True} if scale is None else {"default": scales(scale)}
         add.add_argument(
-            "--scale", type=scales, help="scales of the LR images, joined by +" + f" (default: {scale})" * bool(scale), **note
+            "--scale",
+            type=scales,
+            help="scales of the LR images, joined by +" + f" (default: {scale})" * bool(scale),
+            **note,
         )
-        add.add_argument("--jobs", type=positive(int), default=os.cpu_count() or 1, help="processes (default: %(default)s)")
+        add.add_argument(
+            "--jobs",
+            type=positive(int),
+            default=os.cpu_count() or 1,
+            help="processes (default: %(default)s)",
+        )
         if root:
-            add.add_argument("--dir_data", type=Path, default=PROJECT / "datasets", help="folder of all sets")
+            add.add_argument(
+                "--dir_data", type=Path, default=ROOT / "datasets", help="folder of all sets"
+            )
         return add.add_argument
 
     def download(add, url, archives):
@@ -340,11 +405,23 @@ def build_parser():
         add("--keep", action="store_true", help="keep the downloaded archives")
         add("--sha256", type=checksum_of(archives), action="append", default=[], metavar="FILE=HEX",
             help="checksum of an archive, or its start")  # fmt: skip
-        add("--retries", type=int, default=4, help="attempts after the first that bring nothing (default: %(default)s)")
-        add("--timeout", type=positive(float), default=30, help="seconds to wait for the server (default: %(default)s)")
+        add(
+            "--retries",
+            type=int,
+            default=4,
+            help="attempts after the first that bring nothing (default: %(default)s)",
+        )
+        add(
+            "--timeout",
+            type=positive(float),
+            default=30,
+            help="seconds to wait for the server (default: %(default)s)",
+        )
 
     command(sample, "photographs that come with scikit-image", "2")
-    archives = [div2k_archive(part, scale) for scale in (None, *DIV2K_LR_SCALES) for part in DIV2K_PARTS]
+    archives = [
+        div2k_archive(part, scale) for scale in (None, *DIV2K_LR_SCALES) for part in DIV2K_PARTS
+    ]
     download(command(div2k, "DIV2K", "2+3+4"), DIV2K_URL, archives)
     add = command(benchmark, "Set5, Set14, B100, Urban100, Manga109", "2+3+4")
     add("--sets", type=benchmark_names, default=[*BENCHMARKS][:4],
@@ -367,7 +444,7 @@ def main(argv=None):
         for problem in problems:
             print(f"error: {problem}", file=sys.stderr)
         done = [report(args, expected) for expected in sets]
-    except InputError as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except OSError as error:

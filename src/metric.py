@@ -9,22 +9,34 @@ import math
 import numpy as np
 from skimage.metrics import structural_similarity
 
-from data.image import LUMA, to_uint8
-from data.layout import metric_border
+# Y of ITU-R BT.601 for R, G, B in [0, 255]: 16 + the weighted sum / 255
+LUMA = (65.481, 128.553, 24.966)
+
+
+def crop_border(scale, benchmark):
+    """Return the border in pixels that the metrics cut: `scale` on benchmarks, else `scale` + 6."""
+    return scale if benchmark else scale + 6
 
 
 def _prepare(sr, hr, scale, rgb_range, benchmark):
     """Give both images as float64 (H, W) or (H, W, C) in [0, 255], converted and cut."""
     if sr.shape != hr.shape:
-        raise ValueError(f"metrics need images of the same shape, not SR {tuple(sr.shape)} and HR {tuple(hr.shape)}")
+        raise ValueError(
+            f"metrics need images of the same shape, not SR {tuple(sr.shape)} and HR {tuple(hr.shape)}"
+        )
     if sr.dim() == 4 and len(sr) == 1:
         sr, hr = sr[0], hr[0]
     if sr.dim() != 3 or len(sr) not in (1, 3):
-        raise ValueError(f"metrics take (C, H, W) or (1, C, H, W) with C 1 or 3, not {tuple(sr.shape)}")
-    border = metric_border(scale, benchmark)
+        raise ValueError(
+            f"metrics take (C, H, W) or (1, C, H, W) with C 1 or 3, not {tuple(sr.shape)}"
+        )
+    border = crop_border(scale, benchmark)
     if min(sr.shape[1:]) <= 2 * border:
-        raise ValueError(f"an image of {sr.shape[2]}x{sr.shape[1]} pixels has nothing left inside a border of {border}")
-    sr8 = to_uint8(sr, rgb_range).astype(np.float64)
+        raise ValueError(
+            f"an image of {sr.shape[2]}x{sr.shape[1]} pixels has nothing left inside a border of {border}"
+        )
+    sr8 = (sr.float() * (255 / rgb_range)).round().clamp(0, 255).double()
+    sr8 = sr8.permute(1, 2, 0).cpu().numpy()
     hr8 = (hr.double() * (255 / rgb_range)).permute(1, 2, 0).cpu().numpy()
     if benchmark and len(sr) == 3:
         sr8, hr8 = (image @ (np.array(LUMA) / 255) + 16 for image in (sr8, hr8))
@@ -65,6 +77,12 @@ def calc_ssim(sr, hr, scale, rgb_range, benchmark=True):
     axis = 2 if sr.ndim == 3 else None
     return float(
         structural_similarity(
-            sr, hr, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255, channel_axis=axis
+            sr,
+            hr,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+            data_range=255,
+            channel_axis=axis,
         )
     )

@@ -31,7 +31,10 @@ def load_optimizer(optimizer, state):
     Raises:
         ValueError: the state is damaged, or another optimizer's.
     """
-    own = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    own = [
+        {key: value for key, value in group.items() if key != "params"}
+        for group in optimizer.param_groups
+    ]
     optimizer.load_state_dict(state)
     for group, numbers in zip(optimizer.param_groups, own, strict=True):
         for key in set(group) - {"params"}:
@@ -44,7 +47,9 @@ def load_optimizer(optimizer, state):
             tensor = isinstance(value, torch.Tensor) and value.is_floating_point()
             fits &= value is None or (tensor and value.shape in ((), parameter.shape))
         if not fits:
-            raise ValueError(f"the moments of a parameter of shape {tuple(parameter.shape)} do not fit it")
+            raise ValueError(
+                f"the moments of a parameter of shape {tuple(parameter.shape)} do not fit it"
+            )
 
 
 def _cosine(lr, eta_min, done):

@@ -11,17 +11,17 @@ import re
 import sys
 from pathlib import Path
 
-from config import read_config
-from data.layout import DATASETS, WITHOUT_TRUTH, parse_ranges
-from errors import InputError, bullet_list
+from checkpoint.config import read_config
+from data.datasets import DATASETS, DEMO_SETS, parse_ranges
 from loss import LOSSES, parse_loss
 from loss.discriminator import N_LAYERS
 from model import NETWORKS
-from precision import PRECISIONS
+from runtime.errors import UserError, bullet_list
+from runtime.precision import PRECISIONS
 from template import TEMPLATES
 
 CL_LOSSES = ("InfoNCE", "LMCL", "cosine", "l2", "l1")
-PROJECT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent
 
 
 class _Bad(str):
@@ -30,7 +30,7 @@ class _Bad(str):
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
-        raise InputError(message)
+        raise UserError(message)
 
 
 def _checked(convert, expected):
@@ -51,13 +51,24 @@ def _number(kind, low=None, above=None, high=None):
 
     def convert(text):
         value = kind(text)
-        if not (low is None or value >= low) or not (above is None or value > above) or not value <= high:
+        if (
+            not (low is None or value >= low)
+            or not (above is None or value > above)
+            or not value <= high
+        ):
             raise ValueError
         return value
 
     noun = "a whole number" if kind is int else "a number"
-    bound = f" of at least {low}" if low is not None else f" above {above}" if above is not None else ""
-    return _checked(convert, f"{noun}{bound} and at most {high:,}" if kind is int else f"{noun}{bound} and at most {high:g}")
+    bound = (
+        f" of at least {low}" if low is not None else f" above {above}" if above is not None else ""
+    )
+    return _checked(
+        convert,
+        f"{noun}{bound} and at most {high:,}"
+        if kind is int
+        else f"{noun}{bound} and at most {high:g}",
+    )
 
 
 def _choice(names):
@@ -72,7 +83,9 @@ def _choice(names):
 
 
 def _truth(text):
-    return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
+    return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[
+        text.lower()
+    ]
 
 
 def _switch_value(text):
@@ -135,7 +148,15 @@ def build_parser():
             add(f"--{name}", type=kind, default=default, help=text, **more)
 
         def switch(name, text, default=False):
-            add(f"--{name}", nargs="?", type=_switch_value, const=True, default=default, metavar="true|false", help=text)
+            add(
+                f"--{name}",
+                nargs="?",
+                type=_switch_value,
+                const=True,
+                default=default,
+                metavar="true|false",
+                help=text,
+            )
 
         return flag, switch
 
@@ -143,28 +164,52 @@ def build_parser():
     flag("template", str, None, f"presets, joined by +: {', '.join(TEMPLATES)}")
     flag("save", str, None, "name of the experiment, a folder under experiment/ (default: test)")
     flag("load", str, None, "go on with this experiment, with its flags where none is given")
-    flag("resume", _number(int, low=-1), None, "-1: latest state, 0: none, N: that epoch (default: -1 with --load)")
+    flag(
+        "resume",
+        _number(int, low=-1),
+        None,
+        "-1: latest state, 0: none, N: that epoch (default: -1 with --load)",
+    )
     switch("reset", "empty the folder of the experiment first")
     switch("test_only", "test and stop")
-    flag("seed", _number(int, low=0, high=2**32 - 1), 1, "seed of weights, patches and augmentation")
+    flag(
+        "seed", _number(int, low=0, high=2**32 - 1), 1, "seed of weights, patches and augmentation"
+    )
     switch("cpu", "use the CPU even where an accelerator is at hand")
-    flag("n_GPUs", DEPTH, 1, "processes on this machine, one a GPU (with --cpu: on the CPU); several machines: torchrun")
+    flag(
+        "n_GPUs",
+        DEPTH,
+        1,
+        "processes on this machine, one a GPU (with --cpu: on the CPU); several machines: torchrun",
+    )
     flag("n_threads", WHOLE, 6, "worker processes that load data")
     flag("precision", _choice(PRECISIONS), "auto", "format that networks compute in; weights stay in single precision. "
          "half: float16 on CUDA; auto: the fastest here for training, single for tests")  # fmt: skip
     switch("tf32", "compute single precision by TF32 on CUDA", default=True)
     switch("compile", "compile the network by torch.compile for training")
-    flag("dir_experiment", str, str(PROJECT / "experiment"), "folder of the experiments")
+    flag("dir_experiment", str, str(ROOT / "experiment"), "folder of the experiments")
     flag("exp_name", str, None, "name of the run in the log")
     flag("proj_name", str, None, "name of the project in the log")
 
     flag, switch = group("data")
-    flag("dir_data", str, str(PROJECT / "datasets"), "folder of the data sets")
+    flag("dir_data", str, str(ROOT / "datasets"), "folder of the data sets")
     flag("dir_cache", str, None, "folder of decoded training images (default: DIR_DATA/cache)")
-    flag("dir_demo", str, str(PROJECT / "test"), "picture, video, or folder of them, for --data_test Demo")
+    flag(
+        "dir_demo",
+        str,
+        str(ROOT / "test"),
+        "picture, video, or folder of them, for --data_test Demo",
+    )
     flag("testpath", str, None, "folder of the sets of --data_test MyImage")
-    flag("testset", str, None, "name of the set of --data_test MyImage: images are in TESTPATH/TESTSET/xSCALE")
-    flag("data_train", _checked(_names, "names joined by +"), ["DIV2K"], "training sets, joined by +")
+    flag(
+        "testset",
+        str,
+        None,
+        "name of the set of --data_test MyImage: images are in TESTPATH/TESTSET/xSCALE",
+    )
+    flag(
+        "data_train", _checked(_names, "names joined by +"), ["DIV2K"], "training sets, joined by +"
+    )
     flag("data_test", _checked(_names, "names joined by +"), ["DIV2K"], "test sets, joined by +")
     flag("data_range", str, "1-800/801-810", "DIV2K images to train on / to test on, by position")
     flag("ext", _choice(["sep", "sep_reset", "bin", "img"]), "sep", "training images from: sep, the cache of decoded "
@@ -177,16 +222,25 @@ def build_parser():
 
     flag, switch = group("network")
     flag("model", _choice(NETWORKS), "EDSR", "network")
-    flag("pre_train", str, None, "weights to start from: a file, or `download` for the published EDSR")
+    flag(
+        "pre_train",
+        str,
+        None,
+        "weights to start from: a file, or `download` for the published EDSR",
+    )
     flag("n_resblocks", DEPTH, 16, "residual blocks (of a group, for RCAN and HAN)")
     flag("n_resgroups", DEPTH, 10, "residual groups (RCAN, HAN)")
     flag("n_feats", WIDTH, 64, "feature channels")
     flag("res_scale", POSITIVE, 1.0, "factor of a residual branch (EDSR, NLSN)")
     flag("reduction", COUNT, 16, "channel reduction of channel attention (RCAN, HAN)")
     flag("nlsn_n_hashes", COUNT, 4, "hash rounds (NLSN); also --n_hashes")
-    parser.add_argument("--n_hashes", dest="nlsn_n_hashes", type=COUNT, default=4, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--n_hashes", dest="nlsn_n_hashes", type=COUNT, default=4, help=argparse.SUPPRESS
+    )
     flag("nlsn_chunk_size", COUNT, 144, "pixels in a chunk of attention (NLSN); also --chunk_size")
-    parser.add_argument("--chunk_size", dest="nlsn_chunk_size", type=COUNT, default=144, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--chunk_size", dest="nlsn_chunk_size", type=COUNT, default=144, help=argparse.SUPPRESS
+    )
     switch("print_model", "print the network")
 
     flag, switch = group("training")
@@ -201,22 +255,49 @@ def build_parser():
     flag("epsilon", POSITIVE, 1e-8, "epsilon (ADAM, RMSprop)")
     flag("weight_decay", NOT_NEGATIVE, 0.0, "weight decay")
     flag("gclip", NOT_NEGATIVE, 0.0, "clip each gradient to [-GCLIP, GCLIP]; 0: no clipping")
-    flag("scheduler", _choice(["MileStone", "Cosine", "CosineRestart"]), "MileStone", "schedule of the learning rate")
-    flag("decay", _checked(_integers("-", 1), "epochs joined by -"), "200", "MileStone: epochs, joined by -")
+    flag(
+        "scheduler",
+        _choice(["MileStone", "Cosine", "CosineRestart"]),
+        "MileStone",
+        "schedule of the learning rate",
+    )
+    flag(
+        "decay",
+        _checked(_integers("-", 1), "epochs joined by -"),
+        "200",
+        "MileStone: epochs, joined by -",
+    )
     flag("gamma", POSITIVE, 0.5, "MileStone: factor of the learning rate at each of them")
-    flag("cosine_tmax", COUNT, None, "epochs of a cosine cycle (default: all epochs; CosineRestart: a third)")
+    flag(
+        "cosine_tmax",
+        COUNT,
+        None,
+        "epochs of a cosine cycle (default: all epochs; CosineRestart: a third)",
+    )
     flag("cosine_etamin", NOT_NEGATIVE, 0.0, "smallest learning rate of a cosine cycle")
-    flag("cosine_restart_weight", POSITIVE, 1.0, "CosineRestart: factor of the learning rate of cycles 2 and 3")
+    flag(
+        "cosine_restart_weight",
+        POSITIVE,
+        1.0,
+        "CosineRestart: factor of the learning rate of cycles 2 and 3",
+    )
     switch("use_ema", "test and keep the exponential moving average of the weights (decay 0.99)")
     flag("ema_iter", COUNT, 1, "steps between two updates of the average")
-    flag("skip_threshold", POSITIVE, 1e8, "skip a batch whose loss is above this many times the last epoch's mean")
+    flag(
+        "skip_threshold",
+        POSITIVE,
+        1e8,
+        "skip a batch whose loss is above this many times the last epoch's mean",
+    )
 
     flag, switch = group("loss")
     flag("loss", str, "1*L1", f"WEIGHT*NAME joined by +. Names: {', '.join(LOSSES)}")
 
     flag, switch = group("adversarial and contrastive losses (PCL-SR)")
     flag("gan_k", COUNT, 1, "updates of the discriminator (the embedding) a step")
-    flag("embed_lr", POSITIVE, None, "learning rate of the embedding (default: --lr); same schedule")
+    flag(
+        "embed_lr", POSITIVE, None, "learning rate of the embedding (default: --lr); same schedule"
+    )
     switch("no_ad_loss", "leave out the adversarial term of the generator")
     switch("contras_D_train", "train the embedding on the positives and negatives, too")
     switch("use_wavelet", "the embedding sees the Haar high frequencies")
@@ -225,7 +306,10 @@ def build_parser():
     switch("before_relu", "features before the activation")
     flag("cl_loss_type", _choice(CL_LOSSES), "InfoNCE", "contrastive loss")
     switch("layer_weight", "divide layer k by 2^k")
-    switch("use_aug", "add --mcl_neg sharpened positives (--sharp_hr) and degraded negatives (--random_neg)")
+    switch(
+        "use_aug",
+        "add --mcl_neg sharpened positives (--sharp_hr) and degraded negatives (--random_neg)",
+    )
     flag("mcl_neg", WHOLE, 3, "samples added on each side")
     switch("sharp_hr", "sharpened HR as positives")
     flag("sharp_value", NOT_NEGATIVE, 0.5, "smallest factor of sharpening")
@@ -236,8 +320,18 @@ def build_parser():
     switch("use_noise_pos", "noisy HR as a positive")
     flag("pos_noise_value", NOT_NEGATIVE, 5.0, "standard deviation of that noise, 8-bit steps")
     switch("only_aug", "leave out HR and LR themselves")
-    flag("pos_id", _checked(_integers(",", 0), "numbers from 0 joined by ,"), None, "positives to keep, joined by ,")
-    flag("neg_id", _checked(_integers(",", 0), "numbers from 0 joined by ,"), None, "negatives to keep, joined by ,")
+    flag(
+        "pos_id",
+        _checked(_integers(",", 0), "numbers from 0 joined by ,"),
+        None,
+        "positives to keep, joined by ,",
+    )
+    flag(
+        "neg_id",
+        _checked(_integers(",", 0), "numbers from 0 joined by ,"),
+        None,
+        "negatives to keep, joined by ,",
+    )
     switch("shuffle_neg", "HR of other images of the batch as negatives")
     flag("shuffle_neg_num", COUNT, 1, "how many of them")
     switch("gpu_blur", "accepted for published scripts: samples are always made on the device")
@@ -248,7 +342,9 @@ def build_parser():
     switch("self_ensemble", "mean over the 8 flips and transposes")
     switch("chop", "run large images in overlapping tiles; Demo and MyImage always do")
     flag("chop_size", _number(int, low=16), 192, "side of a tile, LR pixels")
-    flag("chop_overlap", WHOLE, 48, "LR pixels that neighbouring tiles share, less than half a tile")
+    flag(
+        "chop_overlap", WHOLE, 48, "LR pixels that neighbouring tiles share, less than half a tile"
+    )
     flag("print_every", COUNT, 100, "steps between two lines of the training log")
     switch("save_models", "keep the weights and the training state of every epoch")
     switch("save_results", "save the SR images in the folder of the experiment")
@@ -256,7 +352,10 @@ def build_parser():
          "instead; DIR_OUT may also be a file that ends in .png, .tif or .mp4, for one input")  # fmt: skip
     switch("overwrite", "let --dir_out replace files that are there")
     switch("save_gt", "save the LR and HR images beside them")
-    switch("tensorboard", "curves and pictures of a training run for TensorBoard (pip install tensorboard)")
+    switch(
+        "tensorboard",
+        "curves and pictures of a training run for TensorBoard (pip install tensorboard)",
+    )
     return parser
 
 
@@ -280,17 +379,19 @@ def _problems(args):
             yield f"--template: {name!r} is not one of {', '.join(TEMPLATES)}"
     try:
         parse_loss(args.loss)
-    except InputError as error:
+    except UserError as error:
         yield str(error)
     try:
         ranges = parse_ranges(args.data_range)
         if len(ranges) == 1 and not args.test_only and "DIV2K" in args.data_test:
             yield f"--data_range {args.data_range}: training needs two ranges, TRAIN/TEST"
-    except InputError as error:
+    except UserError as error:
         yield str(error)
     for flag in ("save", "load"):
         name = getattr(args, flag)
-        if name is not None and (not re.sub(r"[./\\]", "", name) or Path(name).is_absolute() or ".." in Path(name).parts):
+        if name is not None and (
+            not re.sub(r"[./\\]", "", name) or Path(name).is_absolute() or ".." in Path(name).parts
+        ):
             yield f"--{flag} {name!r}: must be the name of a folder under {args.dir_experiment}"
     if args.load and args.save and args.load != args.save:
         yield f"--load {args.load} goes on in that folder: drop --save {args.save}"
@@ -300,10 +401,10 @@ def _problems(args):
         yield f"--resume {args.resume} and --reset exclude each other"
     if "MyImage" in args.data_test and not (args.testpath and args.testset):
         yield "--data_test MyImage needs --testpath and --testset"
-    if args.dir_out and not (args.test_only and set(args.data_test) <= WITHOUT_TRUTH):
-        yield f"--dir_out: is for --test_only of sets without ground truth ({', '.join(sorted(WITHOUT_TRUTH))})"
+    if args.dir_out and not (args.test_only and set(args.data_test) <= DEMO_SETS):
+        yield f"--dir_out: is for --test_only of sets without ground truth ({', '.join(sorted(DEMO_SETS))})"
     if not args.test_only:
-        for name in set(args.data_train) & WITHOUT_TRUTH:
+        for name in set(args.data_train) & DEMO_SETS:
             yield f"--data_train {name}: has no HR images to train on (sets: {', '.join(DATASETS)} or a folder of yours)"
     if "--cl_layer" not in broken and max(integers(args.cl_layer, ",")) >= N_LAYERS:
         yield f"--cl_layer {args.cl_layer}: the embedding has the blocks 0 to {N_LAYERS - 1}"
@@ -317,7 +418,11 @@ def _problems(args):
         yield f"--n_colors: {args.n_colors} is not 1 or 3"
     if not broken & {"--patch_size", "--scale"} and args.patch_size < max(args.scale):
         yield f"--patch_size {args.patch_size}: is smaller than the scale {max(args.scale)}"
-    if "--split_batch" not in broken and "--batch_size" not in broken and args.split_batch > args.batch_size:
+    if (
+        "--split_batch" not in broken
+        and "--batch_size" not in broken
+        and args.split_batch > args.batch_size
+    ):
         yield f"--split_batch {args.split_batch}: is larger than --batch_size {args.batch_size}"
 
 
@@ -335,7 +440,7 @@ def _parse(parser, argv):
     args, unknown = parser.parse_known_args(argv)
     problems = [*_unknown(unknown, parser), *_problems(args)]
     if problems:
-        raise InputError("bad flags:" + bullet_list(problems) if len(problems) > 1 else problems[0])
+        raise UserError("bad flags:" + bullet_list(problems) if len(problems) > 1 else problems[0])
     return args
 
 
@@ -350,13 +455,15 @@ def parse_args(argv=None):
         float, `save` the name of the experiment (also with --load), `resume` -1, 0 or an epoch.
 
     Raises:
-        InputError: with all problems found: unknown flags, unknown names, bad values, flags that exclude each other.
+        UserError: with all problems found: unknown flags, unknown names, bad values, flags that exclude each other.
     """
     parser = build_parser()
     argv = sys.argv[1:] if argv is None else list(argv)
     for word in argv:
-        if word.startswith("--") and word.endswith("=--"):  # of which argparse would make an empty list
-            raise InputError(f"{word}: -- is no value")
+        if word.startswith("--") and word.endswith(
+            "=--"
+        ):  # of which argparse would make an empty list
+            raise UserError(f"{word}: -- is no value")
     first, _ = parser.parse_known_args(argv)
     for name in (first.template or "").split("+"):
         parser.set_defaults(**TEMPLATES.get(name, {}))
@@ -365,15 +472,29 @@ def parse_args(argv=None):
         argv = read_config(config) + argv
     try:
         args = _parse(parser, argv)
-    except InputError as error:
-        raise InputError(
-            f"{error}\nflags that are not on the command line are from {config}" if first.load else error
+    except UserError as error:
+        raise UserError(
+            f"{error}\nflags that are not on the command line are from {config}"
+            if first.load
+            else error
         ) from error
-    args.rgb_range = int(args.rgb_range) if args.rgb_range == int(args.rgb_range) else args.rgb_range
+    args.rgb_range = (
+        int(args.rgb_range) if args.rgb_range == int(args.rgb_range) else args.rgb_range
+    )
     if args.resume is None:
         args.resume = -1 if args.load else 0
     args.save = args.load or args.save or "test"
-    for name in ("dir_experiment", "dir_data", "dir_cache", "dir_demo", "dir_out", "testpath", "vgg_path"):
-        if getattr(args, name) is not None:  # config.txt must hold for a later run from another folder too
+    for name in (
+        "dir_experiment",
+        "dir_data",
+        "dir_cache",
+        "dir_demo",
+        "dir_out",
+        "testpath",
+        "vgg_path",
+    ):
+        if (
+            getattr(args, name) is not None
+        ):  # config.txt must hold for a later run from another folder too
             setattr(args, name, os.path.realpath(getattr(args, name)))
     return args

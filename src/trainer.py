@@ -9,17 +9,17 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-import distributed
 from data.image import to_uint8, write_image
-from data.test import DemoSet
+from data.testset import DemoSet
 from demo import upscale_all
-from errors import InputError, bullet_list
 from metric import calc_psnr, calc_ssim
 from model import is_multi_scale
 from model.inference import Upscaler
 from optim import EMA, build_optimizer, learning_rate, load_optimizer, set_learning_rate
-from precision import autocast, choose_precision
-from stopping import Stopped, StopRequest
+from runtime import distributed
+from runtime.errors import UserError, bullet_list
+from runtime.precision import autocast, choose_precision
+from runtime.signals import Stopped, StopRequest
 
 
 class Trainer:
@@ -32,19 +32,23 @@ class Trainer:
         self.step = 0  # steps that are done of the one after them
         self.last_loss = math.inf  # mean of the last epoch, for --skip_threshold
         self.ema = None
-        self.stop = StopRequest(args.save, talks=distributed.is_main())
-        self.forward = net  # as training calls it; see `spread`
+        self.stop = StopRequest(args.save, verbose=distributed.is_main_process())
+        self.model = net  # as training calls it; see `wrap_model`
         known = args.test_only and args.precision == "auto"
-        self._compute_at("single" if known else choose_precision(args.precision, device, checkpoint.log))
+        self._compute_at(
+            "single" if known else choose_precision(args.precision, device, checkpoint.log)
+        )
         if not args.test_only:
             self.optimizer = build_optimizer(args, net.parameters())
             self.ema = EMA(net) if args.use_ema else None
 
     def _compute_at(self, precision):
         self.precision = precision
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "half" and self.device.type == "cuda")
+        self.scaler = torch.amp.GradScaler(
+            self.device.type, enabled=precision == "half" and self.device.type == "cuda"
+        )
         if self.loss:
-            self.loss.compute_at(precision)
+            self.loss.set_precision(precision)
 
     # ---------------------------------------------------------------- state
 
@@ -73,8 +77,14 @@ class Trainer:
                 self.loss.load_state_dict(state["loss"])
             except (RuntimeError, ValueError) as error:
                 first = str(error).splitlines()[-1].strip()
-                raise InputError(f"--load {self.args.load}: --loss or the embedding's flags have changed: {first}") from error
-            self.last_loss, self.epoch, self.step = state["last_loss"], state["epoch"], state["step"]
+                raise UserError(
+                    f"--load {self.args.load}: --loss or the embedding's flags have changed: {first}"
+                ) from error
+            self.last_loss, self.epoch, self.step = (
+                state["last_loss"],
+                state["epoch"],
+                state["step"],
+            )
             self.progress = state["progress"]
             device, precision = state["precision"]
             if self.args.precision == "auto" and device == self.device.type:
@@ -100,27 +110,31 @@ class Trainer:
             Stopped: SIGINT or SIGTERM came; the state is saved.
         """
         if self.args.resume != 0:
-            self.checkpoint.forget_after(self.epoch)
+            self.checkpoint.truncate_metrics(self.epoch)
         if (self.epoch, self.step) == (0, 0):
             self._save()  # a run that is stopped in its first epoch can be gone on with
         if self.epoch >= self.args.epochs:
-            self.checkpoint.log(f"Nothing to train: {self.epoch} of {self.args.epochs} epochs are done")
-        self.forward = self.spread()
+            self.checkpoint.log(
+                f"Nothing to train: {self.epoch} of {self.args.epochs} epochs are done"
+            )
+        self.model = self.wrap_model()
         with self.stop:
             try:
                 while self.epoch < self.args.epochs:
                     self._train_epoch(self.epoch + 1)
                     psnr = self.test(self.epoch + 1)
                     self.epoch, self.step = self.epoch + 1, 0
-                    is_best = self.checkpoint.judge(psnr, self.epoch)
+                    is_best = self.checkpoint.update_best(psnr, self.epoch)
                     self._save(is_best)
-                    self.checkpoint.draw()
+                    self.checkpoint.plot()
             except Stopped as stopped:
                 self._save()
-                self.checkpoint.log(f"Stopped by {stopped} after epoch {self.epoch} and {self.step} steps, the state is saved")
+                self.checkpoint.log(
+                    f"Stopped by {stopped} after epoch {self.epoch} and {self.step} steps, the state is saved"
+                )
                 raise
 
-    def spread(self):
+    def wrap_model(self):
         """Give the network as training calls it: one of several that keep the same weights, compiled with --compile."""
         net = self.net
         if distributed.world_size() > 1:
@@ -139,8 +153,16 @@ class Trainer:
         asked = began
         steps, size = self.args.test_every, self.args.batch_size
         batches = self.data.epoch(epoch, self.step, self.device)
-        shown = None if distributed.is_main() else True
-        bar = tqdm(batches, total=steps, initial=self.step, desc=f"epoch {epoch}", unit="step", disable=shown, leave=False)
+        shown = None if distributed.is_main_process() else True
+        bar = tqdm(
+            batches,
+            total=steps,
+            initial=self.step,
+            desc=f"epoch {epoch}",
+            unit="step",
+            disable=shown,
+            leave=False,
+        )
         for step, batch in enumerate(bar, self.step + 1):
             waited += time.perf_counter() - asked
             stop = self.train_step(batch, step)
@@ -155,9 +177,11 @@ class Trainer:
         means = self.loss.means()
         self.last_loss = means["Total"]
         seconds, waiting = (round(number, 1) for number in (time.perf_counter() - began, waited))
-        self.checkpoint.record({"epoch": epoch, "loss": means, "lr": lr, "seconds": seconds, "waiting": waiting})
+        self.checkpoint.log_metrics(
+            {"epoch": epoch, "loss": means, "lr": lr, "seconds": seconds, "waiting": waiting}
+        )
 
-    def _to_range(self, images):
+    def prepare(self, images):
         """Turn images with white at 255 on the device into float32 in [0, rgb_range]."""
         images = images.to(self.device).float()
         images = images.contiguous(memory_format=torch.channels_last)
@@ -173,22 +197,32 @@ class Trainer:
         key = [self.args.seed, self.epoch, step]
         torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]))
         self.optimizer.zero_grad(set_to_none=True)
-        lr, hr = self._to_range(batch.lr), self._to_range(batch.hr)
+        lr, hr = self.prepare(batch.lr), self.prepare(batch.hr)
         measure = step == 1 or step % self.args.print_every == 0
         parts = [images.tensor_split(self.args.split_batch) for images in (lr, hr)]
         for number, (lr_part, hr_part) in enumerate(zip(*parts, strict=True), 1):
             last = number == self.args.split_batch
-            with contextlib.nullcontext() if last or distributed.world_size() == 1 else self.forward.no_sync():
+            with (
+                contextlib.nullcontext()
+                if last or distributed.world_size() == 1
+                else self.model.no_sync()
+            ):
                 with autocast(self.device, self.precision):
-                    sr = self.forward(lr_part, batch.scale) if is_multi_scale(self.net) else self.forward(lr_part)
+                    sr = (
+                        self.model(lr_part, batch.scale)
+                        if is_multi_scale(self.net)
+                        else self.model(lr_part)
+                    )
                 share = len(lr_part) / self.args.batch_size
                 loss = self.loss(sr.float(), hr_part, lr_part, share, measure)
                 # DistributedDataParallel takes the mean over ranks, where the sum of the shares is meant
                 self.scaler.scale(loss * distributed.world_size()).backward()
-        total, flags = self.loss.end_step(self.stop.flag())
+        total, flags = self.loss.reduce_step(self.stop.flag())
         if not math.isfinite(total):
-            self._stop_at(batch, total)
-        if total > self.args.skip_threshold * self.last_loss > 0:  # the mean of some losses is below 0
+            self._raise_non_finite(batch, total)
+        if (
+            total > self.args.skip_threshold * self.last_loss > 0
+        ):  # the mean of some losses is below 0
             self.checkpoint.log(f"Step {step} is skipped: its loss is {total:.4f}")
         else:
             self._update(step)
@@ -203,9 +237,9 @@ class Trainer:
         if self.ema and (self.epoch * self.args.test_every + step) % self.args.ema_iter == 0:
             self.ema.update(self.net)
 
-    def _stop_at(self, batch, value):
-        names = [name for part in distributed.gather(batch.names) for name in part]
-        raise InputError(
+    def _raise_non_finite(self, batch, value):
+        names = [name for part in distributed.all_gather_object(batch.names) for name in part]
+        raise UserError(
             f"the loss is {value} in epoch {self.epoch + 1}, step {self.step + 1}: training stops, and the last saved state is "
             f"kept in {self.checkpoint.dir}. A lower --lr, --gclip or --skip_threshold may help. The batch was:"
             + bullet_list(names, 64)
@@ -236,14 +270,18 @@ class Trainer:
         with torch.inference_mode():
             for images in self.data.tests:
                 if isinstance(images, DemoSet):
-                    if distributed.is_main():  # which alone writes
-                        failed += upscale_all(images, upscaler, args, self.device, self.checkpoint, epoch)
+                    if distributed.is_main_process():  # which alone writes
+                        failed += upscale_all(
+                            images, upscaler, args, self.device, self.checkpoint, epoch
+                        )
                     continue
                 psnr = self._test_set(images, upscaler, epoch)
                 if psnr is not None:
                     means.append(psnr)
         if failed and args.test_only:  # a training goes on: the log has them
-            raise InputError(f"{len(failed)} files were not upscaled:" + bullet_list(failed, len(failed)))
+            raise UserError(
+                f"{len(failed)} files were not upscaled:" + bullet_list(failed, len(failed))
+            )
         if not means:
             return None
         mean = sum(means) / len(means)
@@ -260,37 +298,59 @@ class Trainer:
         label = f"{images.name} x{images.scale}"
         scores = self._scores(images, upscaler, label)
         rated = [pair for pair in scores if pair is not None]
-        psnr, ssim = (sum(column) / len(rated) for column in zip(*rated, strict=True)) if rated else (None, None)
-        line = {"epoch": epoch, "dataset": images.name, "scale": images.scale, "psnr": psnr, "ssim": ssim}
-        self.checkpoint.record({**line, "images": len(images)})
+        psnr, ssim = (
+            (sum(column) / len(rated) for column in zip(*rated, strict=True))
+            if rated
+            else (None, None)
+        )
+        line = {
+            "epoch": epoch,
+            "dataset": images.name,
+            "scale": images.scale,
+            "psnr": psnr,
+            "ssim": ssim,
+        }
+        self.checkpoint.log_metrics({**line, "images": len(images)})
         if rated:
-            self.checkpoint.write_scores(images.name, images.scale, [hr.stem for hr, _ in images.pairs], rated)
+            self.checkpoint.write_scores(
+                images.name, images.scale, [hr.stem for hr, _ in images.pairs], rated
+            )
         seconds = time.perf_counter() - began
         if psnr is None:
-            self.checkpoint.log(f"[{label}]\tPSNR: n/a SSIM: n/a (no ground truth), {len(images)} images, {seconds:.1f}s")
+            self.checkpoint.log(
+                f"[{label}]\tPSNR: n/a SSIM: n/a (no ground truth), {len(images)} images, {seconds:.1f}s"
+            )
             return None
-        best, best_epoch = self.checkpoint.best_of(images.name, images.scale) or (psnr, epoch)
-        self.checkpoint.log(f"[{label}]\tPSNR: {psnr:.3f} SSIM: {ssim:.4f} (Best: {best:.3f} @epoch {best_epoch})")
+        best, best_epoch = self.checkpoint.best_psnr(images.name, images.scale) or (psnr, epoch)
+        self.checkpoint.log(
+            f"[{label}]\tPSNR: {psnr:.3f} SSIM: {ssim:.4f} (Best: {best:.3f} @epoch {best_epoch})"
+        )
         return psnr
 
     def _scores(self, images, upscaler, label):
         """Test the images of a set, shared out among the ranks: (PSNR, SSIM) of each, or None, the same on all ranks."""
         ranks, own = distributed.world_size(), []
-        shown = None if distributed.is_main() else True
-        for first in tqdm(range(0, len(images), ranks), desc=label, unit="image", disable=shown, leave=False):
-            self.stop.check()
+        shown = None if distributed.is_main_process() else True
+        for first in tqdm(
+            range(0, len(images), ranks), desc=label, unit="image", disable=shown, leave=False
+        ):
+            self.stop.raise_if_stopped()
             index, tested = first + distributed.rank(), None
             if index < len(images):
                 tested = images[index]
-                sr = upscaler(self._to_range(tested.lr[None]), images.scale)[0].clamp(0, self.args.rgb_range).cpu()
+                sr = (
+                    upscaler(self.prepare(tested.lr[None]), images.scale)[0]
+                    .clamp(0, self.args.rgb_range)
+                    .cpu()
+                )
                 own.append(self._score(images, tested, sr))
-                self.checkpoint.show(images, index, tested, sr)
+                self.checkpoint.log_image(images, index, tested, sr)
                 tested = (tested, to_uint8(sr, self.args.rgb_range))
             if self.args.save_results:
-                for pictures in distributed.gather(tested):  # rank 0 alone writes
-                    if pictures is not None and distributed.is_main():
+                for pictures in distributed.all_gather_object(tested):  # rank 0 alone writes
+                    if pictures is not None and distributed.is_main_process():
                         self._write_results(images, *pictures)
-        parts = distributed.gather(own)  # image i is with rank i % ranks
+        parts = distributed.all_gather_object(own)  # image i is with rank i % ranks
         return [parts[i % ranks][i // ranks] for i in range(len(images))]
 
     def _score(self, images, image, sr):

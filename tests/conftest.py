@@ -9,7 +9,7 @@ import pytest
 import skimage.data
 import torch
 
-from data.image import read_picture
+from data.image import read_image_with_profile
 from data.resize import downsample
 from file_server import FileServer
 from helpers import png, tar_of, write_set
@@ -33,7 +33,12 @@ def pytest_terminal_summary(terminalreporter):
 def photographs():
     """Crops of photographs that scikit-image carries: (H, W, 3) uint8, sizes that are no multiples of 3 or 4."""
     crops = {}
-    for name, (y, x) in {"astronaut": (30, 150), "chelsea": (60, 90), "coffee": (90, 180), "rocket": (120, 260)}.items():
+    for name, (y, x) in {
+        "astronaut": (30, 150),
+        "chelsea": (60, 90),
+        "coffee": (90, 180),
+        "rocket": (120, 260),
+    }.items():
         crops[name] = getattr(skimage.data, name)()[y : y + 98, x : x + 121]
     return crops
 
@@ -101,8 +106,14 @@ def prepare(capsys):
 @pytest.fixture
 def set5(photographs):
     """Give benchmark.tar with Set5 alone, HR and LR X2, and what does not belong there."""
-    hr = {name: photographs["coffee"][i : 60 + i, :70] for i, name in enumerate(["baby", "bird", "butterfly", "head", "woman"])}
-    files = {"benchmark/Set5/bin/baby.pkl": b"not wanted", "benchmark/Set5/HR/._baby.png": b"not wanted"}
+    hr = {
+        name: photographs["coffee"][i : 60 + i, :70]
+        for i, name in enumerate(["baby", "bird", "butterfly", "head", "woman"])
+    }
+    files = {
+        "benchmark/Set5/bin/baby.pkl": b"not wanted",
+        "benchmark/Set5/HR/._baby.png": b"not wanted",
+    }
     for name, image in hr.items():
         files[f"benchmark/Set5/HR/{name}.png"] = png(image)
         files[f"benchmark/Set5/LR_bicubic/X2/{name}x2.png"] = png(downsample(image, 2))
@@ -119,7 +130,18 @@ def server(set5):
 def benchmark(prepare, server, tmp_path):
     """Run `benchmark` for Set5 from the local server into tmp_path/data."""
     return lambda *argv: prepare(
-        "benchmark", "--sets", "Set5", "--scale", 2, "--dir_data", tmp_path / "data", "--url", server.url, "--retries", 1, *argv
+        "benchmark",
+        "--sets",
+        "Set5",
+        "--scale",
+        2,
+        "--dir_data",
+        tmp_path / "data",
+        "--url",
+        server.url,
+        "--retries",
+        1,
+        *argv,
     )
 
 
@@ -152,12 +174,22 @@ def upscale(sr, tmp_path, network):
 
         def __call__(self, source, *flags, network=bicubic, out=out):
             where = ["--dir_out", out] if out else []
-            return sr(*network, "--data_test", "Demo", "--dir_demo", source, "--test_only", "--cpu", *where, *flags)
+            return sr(
+                *network,
+                "--data_test",
+                "Demo",
+                "--dir_demo",
+                source,
+                "--test_only",
+                "--cpu",
+                *where,
+                *flags,
+            )
 
         def one(self, source, *flags, **more):
             status, out, err = self(source, *flags, **more)
             assert status == 0, out + err
-            return read_picture(self.out / f"{source.stem}.png")
+            return read_image_with_profile(self.out / f"{source.stem}.png")
 
     torch.save(network.state_dict(), Upscale.weights)
     return Upscale()

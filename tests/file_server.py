@@ -39,7 +39,9 @@ class FileServer:
     def __enter__(self):
         self._proxy = os.environ.get("no_proxy")
         os.environ["no_proxy"] = "127.0.0.1"
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+        ).start()
         return self
 
     def __exit__(self, *error):
@@ -58,9 +60,19 @@ class FileServer:
             self.requests.append((name, asked, status))
             handler.send_error(status)
             return
-        etag, date = f'"{hashlib.md5(body).hexdigest()}"', f"Mon, {len(body) % 28 + 1:02d} Jan 2024 00:00:00 GMT"
-        valid = handler.headers.get("If-Range") in (None, date if fault.get("no_etag") else etag) or fault.get("deaf")
-        start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) if asked and valid and not fault.get("plain") else None
+        etag, date = (
+            f'"{hashlib.md5(body).hexdigest()}"',
+            f"Mon, {len(body) % 28 + 1:02d} Jan 2024 00:00:00 GMT",
+        )
+        valid = handler.headers.get("If-Range") in (
+            None,
+            date if fault.get("no_etag") else etag,
+        ) or fault.get("deaf")
+        start = (
+            int(re.fullmatch(r"bytes=(\d+)-", asked)[1])
+            if asked and valid and not fault.get("plain")
+            else None
+        )
         status = 200 if start is None else 206 if start < len(body) else 416
         self.requests.append((name, asked, status))
         handler.send_response(status)

@@ -55,7 +55,9 @@ def is_whole(folder, full_disk=False):
             torch.load(path, weights_only=True)
         elif path.suffix == ".jsonl":
             lines = path.read_text().splitlines(keepends=True)
-            for line in lines[:-1] if full_disk and lines and not lines[-1].endswith("\n") else lines:
+            for line in (
+                lines[:-1] if full_disk and lines and not lines[-1].endswith("\n") else lines
+            ):
                 json.loads(line)
     return True
 
@@ -91,11 +93,16 @@ def tar_of(files):
 
 def files_in(folder):
     """List the files under a folder, as paths relative to it."""
-    return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if not p.is_dir() or p.is_symlink())
+    return sorted(
+        str(p.relative_to(folder)) for p in folder.rglob("*") if not p.is_dir() or p.is_symlink()
+    )
 
 
 # what benchmark.tar of the tests holds that belongs there
 SET5 = sorted(
     [f"benchmark/Set5/HR/{name}.png" for name in ("baby", "bird", "butterfly", "head", "woman")]
-    + [f"benchmark/Set5/LR_bicubic/X2/{name}x2.png" for name in ("baby", "bird", "butterfly", "head", "woman")]
+    + [
+        f"benchmark/Set5/LR_bicubic/X2/{name}x2.png"
+        for name in ("baby", "bird", "butterfly", "head", "woman")
+    ]
 )

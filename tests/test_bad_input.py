@@ -54,10 +54,12 @@ def test_truncated_training_image(sr, copy, ext, kind):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_truncated_training_image_read_on_the_way(sr, copy, workers, monkeypatch):
     # these would find it before, among so few images
-    monkeypatch.setattr("data.checks.problems_of_training", lambda samples: [])
-    monkeypatch.setattr("data.checks.Looks.found_in", lambda self, samples: [])
+    monkeypatch.setattr("data.checks.check_train_pairs", lambda samples: [])
+    monkeypatch.setattr("data.checks.TestFingerprints.find_leaks", lambda self, samples: [])
     png = copy / "DIV2K/DIV2K_train_HR/0002.png"
-    path = png.with_suffix(".jpg")  # its header is whole, so that only reading the pixels shows what is missing
+    path = png.with_suffix(
+        ".jpg"
+    )  # its header is whole, so that only reading the pixels shows what is missing
     iio.imwrite(path, read_image(png))
     path.write_bytes(path.read_bytes()[:2000])
     png.unlink()
@@ -71,10 +73,15 @@ def test_truncated_test_image_is_found_before_training(sr, copy):
     refused(sr.train(data=copy), path, sr=sr)
 
 
-@pytest.mark.parametrize("where", ["DIV2K/DIV2K_train_LR_bicubic/X2/0002x2.png", "benchmark/Set5/LR_bicubic/X2/coffeex2.png"])
+@pytest.mark.parametrize(
+    "where",
+    ["DIV2K/DIV2K_train_LR_bicubic/X2/0002x2.png", "benchmark/Set5/LR_bicubic/X2/coffeex2.png"],
+)
 def test_lr_of_another_size(sr, copy, where):
     write_image(copy / where, read_image(copy / where)[:-3])
-    refused(sr.train(data=copy), "sizes do not match", where.split("/")[-1].split(".")[0][:4], sr=sr)
+    refused(
+        sr.train(data=copy), "sizes do not match", where.split("/")[-1].split(".")[0][:4], sr=sr
+    )
 
 
 def test_lr_missing_or_left_over(sr, copy):
@@ -86,7 +93,9 @@ def test_lr_missing_or_left_over(sr, copy):
 
 
 def test_image_smaller_than_the_patch(sr):
-    refused(sr.train("--patch_size", 112), "DIV2K_train_HR/0001.png", "112x112", "--patch_size", sr=sr)
+    refused(
+        sr.train("--patch_size", 112), "DIV2K_train_HR/0001.png", "112x112", "--patch_size", sr=sr
+    )
 
 
 def test_scale_without_lr(sr):
@@ -94,8 +103,30 @@ def test_scale_without_lr(sr):
 
 
 def test_all_bad_flags_in_one_message(sr):
-    result = sr("--model", "ESDR", "--loss", "1*L7", "--n_resblock", 3, "--optimizer", "Adam", "--epochs", "x", "--scale", "a")
-    refused(result, "EDSR, RCAN", "'L7'", "did you mean --n_resblocks?", "SGD, ADAM", "--epochs: 'x'", "--scale: 'a'", sr=sr)
+    result = sr(
+        "--model",
+        "ESDR",
+        "--loss",
+        "1*L7",
+        "--n_resblock",
+        3,
+        "--optimizer",
+        "Adam",
+        "--epochs",
+        "x",
+        "--scale",
+        "a",
+    )
+    refused(
+        result,
+        "EDSR, RCAN",
+        "'L7'",
+        "did you mean --n_resblocks?",
+        "SGD, ADAM",
+        "--epochs: 'x'",
+        "--scale: 'a'",
+        sr=sr,
+    )
     assert result[0] == 2
 
 
@@ -186,7 +217,9 @@ def test_state_of_another_architecture(sr):
     refused(sr("--load", "run", "--n_feats", 16, "--epochs", 2), "state.pt", "--n_feats 8")
     refused(sr("--load", "run", "--res_scale", 0.5, "--epochs", 2), "--res_scale 1.0")
     refused(sr("--load", "run", "--loss", "1*L1+1*RGAN", "--epochs", 2), "--loss", "RGAN")
-    assert sr("--load", "run", "--epochs", 2, "--cpu")[0] == 0, "a refused run has changed the experiment"
+    assert sr("--load", "run", "--epochs", 2, "--cpu")[0] == 0, (
+        "a refused run has changed the experiment"
+    )
 
 
 class _Code:
@@ -223,7 +256,12 @@ def test_full_disk_while_saving_keeps_the_former_state(sr, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(checkpoint.torch, "save", full)
-    refused(sr("--load", "run", "--epochs", 2, "--cpu"), "model_latest.pt", "No space left", "former file is whole")
+    refused(
+        sr("--load", "run", "--epochs", 2, "--cpu"),
+        "model_latest.pt",
+        "No space left",
+        "former file is whole",
+    )
     monkeypatch.undo()
     same_bits(before, state_of(sr.folder("run")))
     same_bits(weights, torch.load(sr.folder("run") / "model/model_latest.pt", weights_only=True))

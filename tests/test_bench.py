@@ -1,4 +1,4 @@
-"""scripts/bench.py on work of a second or two."""
+"""scripts/dev/bench.py on work of a second or two."""
 
 import json
 import subprocess
@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parent.parent / "scripts/bench.py"
+SCRIPT = Path(__file__).resolve().parent.parent / "scripts/dev/bench.py"
 
 
 def bench(*words):
-    done = subprocess.run([sys.executable, str(SCRIPT), *map(str, words)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *map(str, words)], capture_output=True, text=True, timeout=120
+    )
     return done.returncode, done.stdout, done.stderr
 
 
@@ -34,12 +36,17 @@ def test_every_case_ends_in_its_figure_and_goes_into_the_json(tmp_path):
         assert result["share_of_convolution"] > 0
         assert result["peak_memory_gib"] > 0.1
     assert results[1]["seconds"] > results[0]["seconds"]
-    assert results[1]["gflops"] * results[1]["seconds"] > 1.1 * results[0]["gflops"] * results[0]["seconds"]
+    assert (
+        results[1]["gflops"] * results[1]["seconds"]
+        > 1.1 * results[0]["gflops"] * results[0]["seconds"]
+    )
 
 
 @pytest.mark.slow
 def test_the_input_pipeline_is_timed_on_images_of_the_size_of_div2k():
-    status, out, errors = bench("--repeats", 1, "pipeline", "--scale", 4, "--cpu", "--n_threads", 1, "--batch_size", 64)
+    status, out, errors = bench(
+        "--repeats", 1, "pipeline", "--scale", 4, "--cpu", "--n_threads", 1, "--batch_size", 64
+    )
     assert status == 0, errors
     assert out.splitlines()[-1].startswith("patches/s ")
     assert int(out.split()[-1]) > 100
@@ -47,7 +54,9 @@ def test_the_input_pipeline_is_timed_on_images_of_the_size_of_div2k():
 
 def test_the_table_has_a_row_for_each_case():
     small = "--n_resblocks 1 --n_feats 8 --scale 2 --patch_size 32 --batch_size 2 --cpu --precision bf16".split()
-    status, out, errors = bench("--table", "--repeats", 1, "--size", 16, "step", *small, "--", "forward", *small)
+    status, out, errors = bench(
+        "--table", "--repeats", 1, "--size", 16, "step", *small, "--", "forward", *small
+    )
     assert status == 0, errors
     lines = [line.split(" | ") for line in out.splitlines() if line.startswith("|")]
     assert {len(line) for line in lines} == {8}
@@ -59,7 +68,10 @@ def test_the_table_has_a_row_for_each_case():
     ("words", "named"),
     [
         ("step --scale four", "--scale"),
-        ("plain --scale 2 --without nothing", "--without nothing: `plain` can be without channels_last, fused, kept_memory"),
+        (
+            "plain --scale 2 --without nothing",
+            "--without nothing: `plain` can be without channels_last, fused, kept_memory",
+        ),
         ("step --scale 2 --without fused", "--without fused: `plain` can be"),
     ],
 )

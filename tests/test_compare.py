@@ -32,14 +32,20 @@ def run(sr, capsys):
 def cells(text):
     """Give the cells of Markdown tables: a list of lists of rows."""
     tables = [block for block in text.split("\n\n") if block.startswith("| ")]
-    return [[[cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines()] for table in tables]
+    return [
+        [[cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines()]
+        for table in tables
+    ]
 
 
 def saved_scores(folder, images):
     """Compute PSNR and SSIM from the pictures that a test at x2 saved."""
     found = []
     for image in images:
-        pair = [to_tensor(read_image(folder / f"results-Set5/{image}_x2_{kind}.png")) for kind in ("SR", "HR")]
+        pair = [
+            to_tensor(read_image(folder / f"results-Set5/{image}_x2_{kind}.png"))
+            for kind in ("SR", "HR")
+        ]
         found.append((calc_psnr(*pair, 2, 255), calc_ssim(*pair, 2, 255)))
     return found
 
@@ -50,12 +56,17 @@ def test_scores_of_images_tables_and_gains(sr, run, tmp_path):
     images, runs = ("chelsea", "coffee"), ("bicubic", "net")
     scores = [saved_scores(sr.folder(name), images) for name in runs]
     for name, expected in zip(runs, scores, strict=True):
-        rows = list(csv.reader(io.StringIO((sr.folder(name) / "per_image/Set5_x2.csv").read_text())))
+        rows = list(
+            csv.reader(io.StringIO((sr.folder(name) / "per_image/Set5_x2.csv").read_text()))
+        )
         assert [rows[0], *(row[0] for row in rows[1:])] == [["image", "psnr", "ssim"], *images]
         numbers = np.array([row[1:] for row in rows[1:]], float)
         assert numbers == pytest.approx(np.array(expected), rel=1e-12)
         last = next(line for line in reversed(sr.metrics(name)) if line.get("dataset") == "Set5")
-        assert [sum(column) / 2 for column in numbers.T.tolist()] == [last["psnr"], last["ssim"]]  # to the last bit
+        assert [sum(column) / 2 for column in numbers.T.tolist()] == [
+            last["psnr"],
+            last["ssim"],
+        ]  # to the last bit
 
     status, out, _ = run(*runs, "--diff", "--labels", "A|B", "C")
     assert status == 0
@@ -63,13 +74,17 @@ def test_scores_of_images_tables_and_gains(sr, run, tmp_path):
     assert scores_table[0] == ["PSNR (dB) / SSIM", "scale", "Set5", "Mine"]
     means = [[statistics.fmean(column) for column in zip(*part, strict=True)] for part in scores]
     assert [row[:3] for row in scores_table[2:]] == [
-        [label, "x2", f"{psnr:.2f} / {ssim:.4f}"] for label, (psnr, ssim) in zip(("A!B", "C"), means, strict=True)
+        [label, "x2", f"{psnr:.2f} / {ssim:.4f}"]
+        for label, (psnr, ssim) in zip(("A!B", "C"), means, strict=True)
     ]
     assert scores_table[3][3] == "–"  # the network was not tested on Mine
     gains = [
-        [b - a for a, b in zip(*pair, strict=True)] for pair in zip(*(zip(*part, strict=True) for part in scores), strict=True)
+        [b - a for a, b in zip(*pair, strict=True)]
+        for pair in zip(*(zip(*part, strict=True) for part in scores), strict=True)
     ]
-    mean, error = zip(*((statistics.fmean(g), statistics.stdev(g) / math.sqrt(2)) for g in gains), strict=True)
+    mean, error = zip(
+        *((statistics.fmean(g), statistics.stdev(g) / math.sqrt(2)) for g in gains), strict=True
+    )
     cell = f"{mean[0]:+.3f} ± {error[0]:.3f} / {mean[1]:+.5f} ± {error[1]:.5f} (n=2)"
     assert gains_table[2] == ["C", "x2", cell, "–"]
 
@@ -89,8 +104,14 @@ def test_scores_of_images_tables_and_gains(sr, run, tmp_path):
 def test_the_last_or_the_best_test(sr, run):
     sr.train("--save", "net", "--epochs", 2, "--data_test", "Set5+Mine")
     sr("--load", "net", "--epochs", 3, "--lr", 1, "--cpu")  # which no network survives
-    sr("--load", "net", "--test_only", "--data_test", "Mine", "--cpu")  # a test beside the training judges nothing
-    tests = {(line["dataset"], line["epoch"]): line["psnr"] for line in sr.metrics("net") if "dataset" in line}
+    sr(
+        "--load", "net", "--test_only", "--data_test", "Mine", "--cpu"
+    )  # a test beside the training judges nothing
+    tests = {
+        (line["dataset"], line["epoch"]): line["psnr"]
+        for line in sr.metrics("net")
+        if "dataset" in line
+    }
     best = max((1, 2), key=lambda epoch: tests["Set5", epoch] + tests["Mine", epoch])
     assert tests["Set5", 3] < tests["Set5", best] - 1
     sr("--data_test", "Set5", "--save", "bicubic", *BICUBIC)
@@ -98,7 +119,9 @@ def test_the_last_or_the_best_test(sr, run):
         first, gains = cells(run("bicubic", "net", "--diff", *flags)[1])
         assert first[3][2].startswith(f"{tests['Set5', epoch]:.2f} / ")
         assert first[3][3].startswith(f"{tests['Mine', epoch]:.2f} / ")
-        assert gains[2][2].startswith(f"{tests['Set5', epoch] - sr.metrics('bicubic')[0]['psnr']:+.3f} ± ")
+        assert gains[2][2].startswith(
+            f"{tests['Set5', epoch] - sr.metrics('bicubic')[0]['psnr']:+.3f} ± "
+        )
 
 
 def test_what_cannot_be_compared_is_said(sr, run, photographs, tmp_path):
@@ -109,7 +132,9 @@ def test_what_cannot_be_compared_is_said(sr, run, photographs, tmp_path):
         sr("--data_test", "Mine", "--save", f"run{number}", *BICUBIC, data=tmp_path / str(number))
     shutil.copytree(sr.folder("run0"), sr.folder("old"))
     shutil.rmtree(sr.folder("old") / "per_image")
-    (sr.folder("old") / "metrics.jsonl").write_text((sr.folder("old") / "metrics.jsonl").read_text() + '{"epoch": 2, "da')
+    (sr.folder("old") / "metrics.jsonl").write_text(
+        (sr.folder("old") / "metrics.jsonl").read_text() + '{"epoch": 2, "da'
+    )
     status, out, _ = run("run0", "run1", "run2", "old", "--diff")
     assert status == 0
     assert [row[2] for row in cells(out)[1][2:]] == ["n/a", "n/a", "+0.000 / +0.00000"]
@@ -130,8 +155,18 @@ def test_pictures_of_crops(sr, run, tmp_path):
     ask = ["--data_test", "Set5", "--figure", tmp_path / "pic/a.png", "--image"]
     status, _, err = run("bicubic", "net", *ask, "coffee")
     assert status == 1
-    assert f"main.py --dir_experiment {sr.experiments} --load net --test_only --data_test Set5 --scale 2 --save_results" in err
-    assert sr("--load", "net", *"--test_only --data_test Set5 --scale 2 --save_results --save_gt --cpu".split())[0] == 0
+    assert (
+        f"main.py --dir_experiment {sr.experiments} --load net --test_only --data_test Set5 --scale 2 --save_results"
+        in err
+    )
+    assert (
+        sr(
+            "--load",
+            "net",
+            *"--test_only --data_test Set5 --scale 2 --save_results --save_gt --cpu".split(),
+        )[0]
+        == 0
+    )
     box = (40, 12, 30)
     status, out, _ = run("net", *ask, "coffee", "chelsea", "--box", *box)
     assert (status, out.count("drawn: ")) == (0, 2)
@@ -147,19 +182,25 @@ def test_pictures_of_crops(sr, run, tmp_path):
     assert np.abs(shown - hr[12:42, 40:70]).max() == 0
 
     # stripes of one pixel, four of which come to a dot of the overview, are grey there, and stay stripes in the crop
-    stripes = np.repeat(np.arange(800)[None, :, None] % 2 * np.uint8(255), 800, axis=0).repeat(3, axis=2)
-    compare_crops.draw(tmp_path / "stripes.png", "stripes", [compare_crops.Panel("HR", stripes)], (0, 0, 38))
+    stripes = np.repeat(np.arange(800)[None, :, None] % 2 * np.uint8(255), 800, axis=0).repeat(
+        3, axis=2
+    )
+    compare_crops.draw(
+        tmp_path / "stripes.png", "stripes", [compare_crops.Panel("HR", stripes)], (0, 0, 38)
+    )
     picture = read_image(tmp_path / "stripes.png").astype(int)
     assert np.abs(picture[60:150, 60:150, :3] - 127).max() < 10
     assert picture[60:150, 60 - side - top :, :3].std() > 100
 
     assert run("bicubic", "net", "net", "net", *ask, "coffee", "--labels", *"abcd")[0] == 0
     assert read_image(tmp_path / "pic/a.png").shape[0] > 2 * side  # five crops: two rows
-    panels = compare_crops.load_panels([compare.Experiment(sr.folder(name)) for name in ("bicubic", "net")], "Set5", "coffee")[
-        1
-    ]
+    panels = compare_crops.load_panels(
+        [compare.Experiment(sr.folder(name)) for name in ("bicubic", "net")], "Set5", "coffee"
+    )[1]
     expected = [
-        f"{name}\n{p:.2f} / {s:.4f}" for name in ("bicubic", "net") for p, s in saved_scores(sr.folder(name), ["coffee"])
+        f"{name}\n{p:.2f} / {s:.4f}"
+        for name in ("bicubic", "net")
+        for p, s in saved_scores(sr.folder(name), ["coffee"])
     ]
     assert [panel.text for panel in panels[:-1]] == expected
     for flags, word in (
@@ -170,5 +211,8 @@ def test_pictures_of_crops(sr, run, tmp_path):
         status, _, err = run("net", *ask, *flags)
         assert status == 1
         assert word in err
-    assert run("net", "--figure", tmp_path / "a.xyz", "--data_test", "Set5", "--image", "coffee")[0] == 1
+    assert (
+        run("net", "--figure", tmp_path / "a.xyz", "--data_test", "Set5", "--image", "coffee")[0]
+        == 1
+    )
     assert not list(tmp_path.glob("a.xyz"))

@@ -11,14 +11,14 @@ import torch
 from torch.utils.data import DataLoader
 
 from data import Data
-from data.batch import collate
-from data.cache import decoded
+from data.cache import build_cache
 from data.image import image_size, read_image, to_channels, to_tensor, write_image
+from data.loader import collate
+from data.patches import EpochSampler, TrainDataset
 from data.resize import downsample
-from data.train import EpochSampler, TrainSet
-from errors import InputError
 from helpers import write_set
 from option import parse_args
+from runtime.errors import UserError
 
 
 def pairs_of(photographs, scale=2):
@@ -29,15 +29,21 @@ def batches(samples, epoch, workers=0, context=None):
     sampler = EpochSampler(5, 3, seed=1)
     sampler.set_epoch(epoch)
     loader = DataLoader(
-        samples, batch_sampler=sampler, num_workers=workers, collate_fn=collate, multiprocessing_context=context
+        samples,
+        batch_sampler=sampler,
+        num_workers=workers,
+        collate_fn=collate,
+        multiprocessing_context=context,
     )
     return list(loader)
 
 
 @pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
 def test_workers_do_not_change_the_patches(photographs, method):
-    samples = TrainSet(pairs_of(photographs), [2], 32)
-    for plain, other in zip(batches(samples, 3), batches(samples, 3, workers=2, context=method), strict=True):
+    samples = TrainDataset(pairs_of(photographs), [2], 32)
+    for plain, other in zip(
+        batches(samples, 3), batches(samples, 3, workers=2, context=method), strict=True
+    ):
         assert torch.equal(plain.lr, other.lr)
         assert torch.equal(plain.hr, other.hr)
         assert plain.names == other.names
@@ -46,16 +52,22 @@ def test_workers_do_not_change_the_patches(photographs, method):
 def data_of(folder, workers, *flags):
     """The Data of small runs on the sets in a folder, with --n_threads."""
     small = "--scale 2 --patch_size 32 --batch_size 4 --test_every 30 --data_train Mine --data_test Mine --cpu".split()
-    return Data(parse_args([*small, "--dir_data", str(folder), "--n_threads", str(workers), *flags]), print)
+    return Data(
+        parse_args([*small, "--dir_data", str(folder), "--n_threads", str(workers), *flags]), print
+    )
 
 
 @pytest.mark.parametrize("flags", [[], ["--n_colors", "1"], ["--ext", "img"]])
-def test_loader_processes_hand_over_the_same_batches_and_leave_the_one_in_use_alone(data_dir, monkeypatch, flags):
+def test_loader_processes_hand_over_the_same_batches_and_leave_the_one_in_use_alone(
+    data_dir, monkeypatch, flags
+):
     monkeypatch.setattr(os, "cpu_count", lambda: 3)
     plain, loaded = (data_of(data_dir, workers, *flags) for workers in (0, 3))
     for epoch in (1, 2):
         asked_before = None
-        for one, other in zip(*(data.epoch(epoch, 0, torch.device("cpu")) for data in (plain, loaded)), strict=True):
+        for one, other in zip(
+            *(data.epoch(epoch, 0, torch.device("cpu")) for data in (plain, loaded)), strict=True
+        ):
             time.sleep(0.005)  # the processes fill all they may
             for batch, same in filter(None, [(one, other), asked_before]):
                 assert batch.names == same.names
@@ -65,20 +77,29 @@ def test_loader_processes_hand_over_the_same_batches_and_leave_the_one_in_use_al
     loaded.close()
 
 
-def test_loader_processes_hand_over_batches_of_8_and_16_bits_mixed(tmp_path, photographs, monkeypatch):
+def test_loader_processes_hand_over_batches_of_8_and_16_bits_mixed(
+    tmp_path, photographs, monkeypatch
+):
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    images = {"eight": photographs["coffee"], "sixteen": photographs["rocket"].astype(np.uint16) * 257}
+    images = {
+        "eight": photographs["coffee"],
+        "sixteen": photographs["rocket"].astype(np.uint16) * 257,
+    }
     write_set(tmp_path / "Mine/HR", images)
-    plain, loaded = (data_of(tmp_path, workers, "--batch_size", "2", "--ext", "img") for workers in (0, 2))
-    for one, other in zip(*(data.epoch(1, 0, torch.device("cpu")) for data in (plain, loaded)), strict=True):
+    plain, loaded = (
+        data_of(tmp_path, workers, "--batch_size", "2", "--ext", "img") for workers in (0, 2)
+    )
+    for one, other in zip(
+        *(data.epoch(1, 0, torch.device("cpu")) for data in (plain, loaded)), strict=True
+    ):
         assert other.hr.dtype == torch.float32
         assert torch.equal(one.hr, other.hr)
     loaded.close()
 
 
 def test_epochs_and_seeds_differ(photographs):
-    samples = TrainSet(pairs_of(photographs), [2], 32)
-    again = TrainSet(pairs_of(photographs), [2], 32, seed=2)
+    samples = TrainDataset(pairs_of(photographs), [2], 32)
+    again = TrainDataset(pairs_of(photographs), [2], 32, seed=2)
     first = batches(samples, 1)[0].hr
     assert torch.equal(first, batches(samples, 1)[0].hr)
     assert not torch.equal(first, batches(samples, 2)[0].hr)
@@ -86,7 +107,7 @@ def test_epochs_and_seeds_differ(photographs):
 
 
 def test_every_image_once_in_each_pass(photographs):
-    samples = TrainSet(pairs_of(photographs), [2], 32)
+    samples = TrainDataset(pairs_of(photographs), [2], 32)
     for turn in range(3):
         names = {samples[(1, index, 0)][2] for index in range(4 * turn, 4 * turn + 4)}
         assert names == set(photographs)
@@ -98,7 +119,7 @@ def test_lr_and_hr_patches_show_the_same_place(scale):
     y, x = np.mgrid[:96, :120]
     hr = np.stack([y * 2, x * 2, y + x], axis=2).astype(np.uint8)
     hr[..., 2] //= 2
-    samples = TrainSet([[(hr, downsample(hr, scale), "ramp")]], [scale], 24)
+    samples = TrainDataset([[(hr, downsample(hr, scale), "ramp")]], [scale], 24)
     for index in range(20):
         lr, patch, _, _ = samples[(1, index, 0)]
         assert patch.shape == (3, 24, 24)
@@ -109,7 +130,7 @@ def test_lr_and_hr_patches_show_the_same_place(scale):
 
 def test_augmentation_can_be_switched_off(photographs):
     hr = photographs["coffee"]
-    samples = TrainSet([[(hr, downsample(hr, 2), "coffee")]], [2], 32, augment=False)
+    samples = TrainDataset([[(hr, downsample(hr, 2), "coffee")]], [2], 32, augment=False)
     windows = np.lib.stride_tricks.sliding_window_view(hr, (32, 32), axis=(0, 1))[::2, ::2]
     for index in range(5):
         patch = samples[(1, index, 0)][1].numpy()
@@ -120,7 +141,7 @@ def test_batches_of_several_scales_have_one_each(photographs):
     pairs = pairs_of(photographs, 2) + pairs_of(photographs, 4)
     sampler = EpochSampler(12, 2, n_scales=2)
     sampler.set_epoch(1)
-    loader = DataLoader(TrainSet(pairs, [2, 4], 32), batch_sampler=sampler, collate_fn=collate)
+    loader = DataLoader(TrainDataset(pairs, [2, 4], 32), batch_sampler=sampler, collate_fn=collate)
     scales = set()
     for batch in loader:
         assert batch.hr.shape[-1] == batch.lr.shape[-1] * batch.scale
@@ -133,7 +154,7 @@ def test_batches_of_several_scales_have_one_each(photographs):
 
 def test_a_patch_does_not_read_the_whole_image(tmp_path, photographs):
     write_set(tmp_path / "HR", {"one": photographs["rocket"]})
-    (cached,) = decoded([tmp_path / "HR/one.png"], tmp_path / "cache")
+    (cached,) = build_cache([tmp_path / "HR/one.png"], tmp_path / "cache")
     image = np.load(cached, mmap_mode="r", allow_pickle=False)
     assert isinstance(image, np.memmap)
     assert (image == photographs["rocket"]).all()
@@ -142,13 +163,13 @@ def test_a_patch_does_not_read_the_whole_image(tmp_path, photographs):
 def test_a_changed_source_is_decoded_anew(tmp_path, photographs):
     source, folder = tmp_path / "HR/one.png", tmp_path / "cache"
     write_set(tmp_path / "HR", {"one": photographs["rocket"]})
-    (first,) = decoded([source], folder)
+    (first,) = build_cache([source], folder)
     stamp = first.stat().st_mtime_ns
-    assert decoded([source], folder) == [first]
+    assert build_cache([source], folder) == [first]
     assert first.stat().st_mtime_ns == stamp, "an unchanged source was decoded again"
     write_image(source, photographs["coffee"])
     os.utime(source, ns=(1, 1))  # older than the cache, yet another image
-    (second,) = decoded([source], folder)
+    (second,) = build_cache([source], folder)
     assert (np.load(second) == photographs["coffee"]).all()
     assert [path.name for path in folder.iterdir()] == [second.name], "the stale file stays"
 
@@ -159,16 +180,19 @@ def test_broken_images_are_all_named_and_leave_no_cache_file(tmp_path, photograp
         path = tmp_path / f"HR/{name}.png"
         path.write_bytes(path.read_bytes()[:3000])
     sources = sorted((tmp_path / "HR").iterdir())
-    with pytest.raises(InputError, match=r"2 images(.|\n)*chelsea\.png(.|\n)*rocket\.png"):
-        decoded(sources, tmp_path / "cache")
-    assert sorted(p.name.split(".")[0] for p in (tmp_path / "cache").iterdir()) == ["astronaut", "coffee"]
+    with pytest.raises(UserError, match=r"2 images(.|\n)*chelsea\.png(.|\n)*rocket\.png"):
+        build_cache(sources, tmp_path / "cache")
+    assert sorted(p.name.split(".")[0] for p in (tmp_path / "cache").iterdir()) == [
+        "astronaut",
+        "coffee",
+    ]
 
 
 def test_leftovers_of_a_killed_run_are_removed(tmp_path, photographs):
     write_set(tmp_path / "HR", {"one": photographs["rocket"]})
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache/.one.png.1-2-3.npy.999999999.part").write_bytes(b"half")
-    (made,) = decoded([tmp_path / "HR/one.png"], tmp_path / "cache")
+    (made,) = build_cache([tmp_path / "HR/one.png"], tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == [made]
 
 
@@ -225,8 +249,12 @@ def test_what_is_written_is_read_again(tmp_path, photographs, channels, ending, 
     rgb = photographs["coffee"]
     image = np.concatenate([rgb, 255 - rgb], axis=2)[:, :, 6 - channels :].astype(kind)
     if kind == np.uint16:
-        image = image * 256 + np.arange(image.size, dtype=np.uint16).reshape(image.shape) % 251  # low bytes of their own
-    write_image(tmp_path / f"one{ending}", image, b"what the numbers mean" if ending == ".png" else None)
+        image = (
+            image * 256 + np.arange(image.size, dtype=np.uint16).reshape(image.shape) % 251
+        )  # low bytes of their own
+    write_image(
+        tmp_path / f"one{ending}", image, b"what the numbers mean" if ending == ".png" else None
+    )
     stored = read_image(tmp_path / f"one{ending}", alpha=True)
     assert stored.dtype == kind
     assert np.array_equal(stored, image)
@@ -257,7 +285,7 @@ def test_sixteen_bits_of_other_programs(tmp_path, photographs):
             assert image_size(tmp_path / "turned.tif") == turned[-1].shape[:2]
         assert np.array_equal(turned[0] >> 8, turned[1]), orientation
     (tmp_path / "wide.ppm").write_bytes(b"P6 2 2 65535\n" + bytes(24))
-    with pytest.raises(InputError, match=r"wide\.ppm.*16 bits"):
+    with pytest.raises(UserError, match=r"wide\.ppm.*16 bits"):
         read_image(tmp_path / "wide.ppm")
 
 
@@ -265,7 +293,9 @@ def test_one_colour_is_luma(photographs):
     rgb = photographs["coffee"]
     luma = to_channels(rgb, 1)
     assert luma.shape == (*rgb.shape[:2], 1)
-    assert luma[3, 5, 0] == pytest.approx(16 + rgb[3, 5] @ np.array([65.481, 128.553, 24.966]) / 255, abs=1e-3)
+    assert luma[3, 5, 0] == pytest.approx(
+        16 + rgb[3, 5] @ np.array([65.481, 128.553, 24.966]) / 255, abs=1e-3
+    )
     wide = to_tensor(to_channels(rgb.astype(np.uint16) * 257, 1))
     assert np.allclose(wide[0], luma[:, :, 0], atol=1e-3), "16 bits are as bright as 8"
     grey = rgb[:, :, :1]

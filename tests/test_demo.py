@@ -8,9 +8,9 @@ import torch
 from PIL import Image, ImageCms
 
 import demo
-from data.image import read_image, read_picture, write_image
+from data.image import read_image, read_image_with_profile, write_image
+from data.image16 import write_wide_png
 from data.resize import imresize
-from data.wide import write_wide_png
 from model.inference import OutOfMemoryError, Upscaler, transforms
 
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -33,8 +33,15 @@ def test_pictures_of_every_kind(upscale, folder, coffee):
     bits.save(folder / "bits.png")
     photo = np.asarray(Image.open(folder / "photo.jpg"))
     cases = {path.stem: coffee for path in folder.iterdir()}
-    cases |= {"photo": photo, "cmyk": np.asarray(cmyk.convert("RGB")), "palette": np.asarray(palette.convert("RGB"))}
-    cases |= {"grey": np.asarray(grey)[:, :, None], "bits": np.asarray(bits.convert("L"))[:, :, None]}
+    cases |= {
+        "photo": photo,
+        "cmyk": np.asarray(cmyk.convert("RGB")),
+        "palette": np.asarray(palette.convert("RGB")),
+    }
+    cases |= {
+        "grey": np.asarray(grey)[:, :, None],
+        "bits": np.asarray(bits.convert("L"))[:, :, None],
+    }
     status, out, err = upscale(folder)
     assert status == 0, err
     assert "9 of 9 files" in out
@@ -47,7 +54,10 @@ def test_pictures_of_every_kind(upscale, folder, coffee):
 @pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize("ending", [".png", ".tif"])
 def test_sixteen_bits_stay_sixteen(upscale, folder, coffee, network, channels, ending):
-    wide = np.dstack([coffee, coffee[:, :, :1]]).astype(np.uint16) * 257 + np.arange(50, dtype=np.uint16)[:, None]
+    wide = (
+        np.dstack([coffee, coffee[:, :, :1]]).astype(np.uint16) * 257
+        + np.arange(50, dtype=np.uint16)[:, None]
+    )
     wide = wide[:, :, :channels]
     write_image(folder / f"wide{ending}", wide)
     result, _ = upscale.one(folder / f"wide{ending}", network=upscale.edsr)
@@ -84,7 +94,7 @@ def test_profiles_are_carried_over(upscale, folder, coffee):
     for path in sorted(folder.iterdir()):
         assert upscale.one(path)[1] == PROFILE, path
     assert upscale(folder / "png.png", out=upscale.out / "as.tif")[0] == 0
-    assert read_picture(upscale.out / "as.tif")[1] == PROFILE
+    assert read_image_with_profile(upscale.out / "as.tif")[1] == PROFILE
 
 
 def test_luma_networks_keep_the_colours(upscale, folder, coffee):
@@ -124,7 +134,9 @@ def test_edges_of_alpha_are_clean(upscale, folder, kind):
     image = cut_out(kind)
     peak = np.iinfo(kind).max
     write_image(folder / "disc.png", image)
-    result, _ = upscale.one(folder / "disc.png", "--chop_size", 50, "--chop_overlap", 24, network=upscale.edsr)
+    result, _ = upscale.one(
+        folder / "disc.png", "--chop_size", 50, "--chop_overlap", 24, network=upscale.edsr
+    )
     alpha = result[:, :, 3]
     green = upscaled_flat(upscale, folder, image[28, 29, :3])
     error = np.abs(result[:, :, :3] - green)[alpha > 0].max()
@@ -147,7 +159,9 @@ def upscaled_flat(upscale, folder, colour):
 def test_grey_with_alpha_palette_and_colour_key(upscale, folder):
     disc = cut_out()
     Image.fromarray(disc[:, :, [1, 3]]).save(folder / "la.png")
-    hard = Image.fromarray(np.where(disc[:, :, 3:] > 127, disc, (255, 0, 255, 0)).astype(np.uint8)[:, :, :3])
+    hard = Image.fromarray(
+        np.where(disc[:, :, 3:] > 127, disc, (255, 0, 255, 0)).astype(np.uint8)[:, :, :3]
+    )
     hard.save(folder / "key.png", transparency=(255, 0, 255))
     palette = hard.quantize(2)
     hidden = palette.getpixel((0, 0))
@@ -191,12 +205,24 @@ def test_tiles_have_no_seams(upscale, folder, photographs, network, ensemble):
     image = photographs["rocket"]  # 98x121
     write_image(folder / "rocket.png", image)
     # radius: head 1, block 2, body 1, tail 2; a quarter of 28 is 7
-    result, _ = upscale.one(folder / "rocket.png", "--chop_size", 60, "--chop_overlap", 28, *ensemble, network=upscale.edsr)
+    result, _ = upscale.one(
+        folder / "rocket.png",
+        "--chop_size",
+        60,
+        "--chop_overlap",
+        28,
+        *ensemble,
+        network=upscale.edsr,
+    )
     with torch.inference_mode():
         lr = torch.from_numpy(image.transpose(2, 0, 1)[None].astype(np.float32))
         views = list(transforms()) if ensemble else [(lambda x: x, lambda x: x)]
-        whole = sum(undo(network(apply(lr))) for apply, undo in views)[0].permute(1, 2, 0).numpy() / len(views)
-    assert np.abs(result - np.clip(whole, 0, 255)).max() < 0.51, "off by more than the rounding to 8 bits"
+        whole = sum(undo(network(apply(lr))) for apply, undo in views)[0].permute(
+            1, 2, 0
+        ).numpy() / len(views)
+    assert np.abs(result - np.clip(whole, 0, 255)).max() < 0.51, (
+        "off by more than the rounding to 8 bits"
+    )
 
 
 def test_rows_come_as_they_are_done_and_progress_ends_at_one(network, photographs):
@@ -208,7 +234,9 @@ def test_rows_come_as_they_are_done_and_progress_ends_at_one(network, photograph
                 raise OutOfMemoryError("too much")
             return network(lr)
 
-    engine = demo.Engine(Upscaler(Net(), tile=64, overlap=16, log=print), 2, 3, 255, torch.device("cpu"))
+    engine = demo.Engine(
+        Upscaler(Net(), tile=64, overlap=16, log=print), 2, 3, 255, torch.device("cpu")
+    )
     shares, rows = [], []
     with torch.inference_mode():
         for top, bottom, band in demo.upscaled_rows(photographs["rocket"], engine, shares.append):

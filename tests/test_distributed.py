@@ -14,7 +14,14 @@ import torch
 
 from helpers import state_of
 
-TWO = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "--rdzv_backend=c10d"]
+TWO = [
+    sys.executable,
+    "-m",
+    "torch.distributed.run",
+    "--nproc_per_node=2",
+    "--master_port=0",
+    "--rdzv_backend=c10d",
+]
 TWO += ["--rdzv_endpoint=localhost:0"]
 
 
@@ -32,8 +39,28 @@ def figures(sr, name):
 
 def test_two_processes_train_and_test_like_one(sr):
     # 5 patches and 3 test images: neither number is even
-    flags = ["--epochs", 2, "--test_every", 10, "--batch_size", 5, "--data_test", "Set5+DIV2K", "--data_range", "1-1/2-4"]
-    flags += ["--patch_size", 16, "--print_every", 10, "--save_results", "--use_ema", "--split_batch", 2]
+    flags = [
+        "--epochs",
+        2,
+        "--test_every",
+        10,
+        "--batch_size",
+        5,
+        "--data_test",
+        "Set5+DIV2K",
+        "--data_range",
+        "1-1/2-4",
+    ]
+    flags += [
+        "--patch_size",
+        16,
+        "--print_every",
+        10,
+        "--save_results",
+        "--use_ema",
+        "--split_batch",
+        2,
+    ]
     assert sr.train("--save", "one", *flags)[0] == 0
     done = run([*TWO, *sr.argv("--save", "two", *flags)])
     assert done.returncode == 0, done.stderr
@@ -41,7 +68,9 @@ def test_two_processes_train_and_test_like_one(sr):
     assert losses(sr, "two") == pytest.approx(losses(sr, "one"), rel=1e-4)
     for one, two in zip(figures(sr, "one"), figures(sr, "two"), strict=True):
         assert two == pytest.approx(one, rel=1e-4)
-    pictures = [{path.name for path in sr.folder(name).glob("results-*/*.png")} for name in ("one", "two")]
+    pictures = [
+        {path.name for path in sr.folder(name).glob("results-*/*.png")} for name in ("one", "two")
+    ]
     assert len(pictures[0]) == 5
     assert pictures[0] == pictures[1]
     # the same weights give the same figures, however many test them
@@ -59,16 +88,28 @@ def test_two_machines_train_like_one(sr):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         endpoint = f"localhost:{free.getsockname()[1]}"
-    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1", "--rdzv_backend=c10d"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nnodes=2",
+        "--nproc_per_node=1",
+        "--rdzv_backend=c10d",
+    ]
     command += [f"--rdzv_endpoint={endpoint}", *sr.argv("--save", "two", *flags)]
-    machines = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    machines = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
     try:
         outputs = [machine.communicate(timeout=120) for machine in machines]
     finally:
         for machine in machines:
             machine.kill()
     assert [machine.returncode for machine in machines] == [0, 0], outputs
-    assert sorted("2 processes" in out for out, _ in outputs) == [False, True], "rank 0 alone writes the log"
+    assert sorted("2 processes" in out for out, _ in outputs) == [False, True], (
+        "rank 0 alone writes the log"
+    )
     assert losses(sr, "two") == pytest.approx(losses(sr, "one"), rel=1e-4)
     for one, two in zip(figures(sr, "one"), figures(sr, "two"), strict=True):
         assert two == pytest.approx(one, rel=1e-4)
@@ -99,7 +140,9 @@ def test_contrastive_and_adversarial_losses_are_those_of_one_process(sr, flags):
         for name, value in states[0][part].items():
             if torch.is_tensor(value) and value.is_floating_point():
                 # of all values: Adam moves one whose gradient is nearly 0 either way
-                error = (states[1][part][name] - value).abs().mean() / value.abs().mean().clamp_min(1e-3)
+                error = (states[1][part][name] - value).abs().mean() / value.abs().mean().clamp_min(
+                    1e-3
+                )
                 assert error < 1e-3, name
 
 
@@ -121,7 +164,11 @@ def ranks_of(name):
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             command = (folder / "cmdline").read_bytes().decode().split("\0")
-            variables = dict(v.split("=", 1) for v in (folder / "environ").read_bytes().decode().split("\0") if "=" in v)
+            variables = dict(
+                v.split("=", 1)
+                for v in (folder / "environ").read_bytes().decode().split("\0")
+                if "=" in v
+            )
             parent = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
         except (OSError, UnicodeDecodeError):
             continue
@@ -143,16 +190,24 @@ def test_the_death_of_one_process_ends_the_run_and_it_goes_on_with_one(sr):
     errors = process.stderr.read()
     assert process.wait(60) == 1
     assert "Traceback" not in errors
-    assert "process 1 of 2 died (SIGKILL): --load mortal goes on" in errors or "another process of the run has ended" in errors
+    assert (
+        "process 1 of 2 died (SIGKILL): --load mortal goes on" in errors
+        or "another process of the run has ended" in errors
+    )
     assert not ranks_of("mortal")
     assert sr("--load", "mortal", "--test_every", 4, "--cpu")[0] == 0
-    assert [json.loads(line)["epoch"] for line in (sr.folder("mortal") / "metrics.jsonl").read_text().splitlines()]
+    assert [
+        json.loads(line)["epoch"]
+        for line in (sr.folder("mortal") / "metrics.jsonl").read_text().splitlines()
+    ]
 
 
 def test_ctrl_c_saves_the_state_of_all_processes(sr):
     flags = ["--epochs", 1, "--test_every", 400, "--print_every", 5]
     command = [sys.executable, *sr.argv("--save", "stopped", *flags, "--n_GPUs", 2)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     for line in process.stdout:
         if line.startswith("[20/"):
             break

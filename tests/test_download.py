@@ -16,19 +16,25 @@ from pathlib import Path
 
 import pytest
 
-import data.archive
-from data.download import fetch, file_sha256
+import data.prepare.archive
+from data.prepare.download import fetch, file_sha256
 from file_server import FileServer
 from helpers import SET5, files_in, tar_of, zip_of
 
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts/prepare_data.py"
+from runtime.errors import UserError
 
 
 def test_a_broken_download_goes_on_where_it_was(benchmark, server, tmp_path):
     server.faults["benchmark.tar"] = iter([{"cut": 5000}, {"cut": 3000}, {"cut": 2000}])
     status, out, err = benchmark()  # with one attempt after each that brings nothing
     assert status == 0, err
-    assert [asked for _, asked, _ in server.requests] == [None, "bytes=5000-", "bytes=8000-", "bytes=10000-"]
+    assert [asked for _, asked, _ in server.requests] == [
+        None,
+        "bytes=5000-",
+        "bytes=8000-",
+        "bytes=10000-",
+    ]
     assert files_in(tmp_path / "data") == SET5
     assert "going on at" in out
 
@@ -36,7 +42,15 @@ def test_a_broken_download_goes_on_where_it_was(benchmark, server, tmp_path):
 def test_a_killed_download_goes_on_where_it_was(benchmark, server, set5, tmp_path):
     server.faults["benchmark.tar"] = iter([{"stall": 7000}])
     part = tmp_path / "data/benchmark.tar.part"
-    command = [sys.executable, SCRIPT, "benchmark", "--url", server.url, "--dir_data", tmp_path / "data"]
+    command = [
+        sys.executable,
+        SCRIPT,
+        "benchmark",
+        "--url",
+        server.url,
+        "--dir_data",
+        tmp_path / "data",
+    ]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 30
         while not (part.exists() and part.stat().st_size >= 1024) and time.monotonic() < deadline:
@@ -51,11 +65,14 @@ def test_a_killed_download_goes_on_where_it_was(benchmark, server, set5, tmp_pat
     assert files_in(tmp_path / "data") == sorted(["benchmark.tar", *SET5])
 
 
-@pytest.mark.parametrize("fault", [{"plain": True}, {}, {"deaf": True}, {"no_etag": True}, {"no_etag": True, "deaf": True}])
+@pytest.mark.parametrize(
+    "fault",
+    [{"plain": True}, {}, {"deaf": True}, {"no_etag": True}, {"no_etag": True, "deaf": True}],
+)
 def test_no_part_is_joined_to_another_file(fault, set5, tmp_path):
     with FileServer({"a": set5}) as server:
         server.faults["a"] = itertools.chain([{"cut": 6000, **fault}], itertools.repeat(fault))
-        with pytest.raises(ValueError, match="6,000"):
+        with pytest.raises(UserError, match="6,000"):
             fetch(server.url + "a", tmp_path / "a", retries=0)
         assert (tmp_path / "a.part").stat().st_size == 6000
         if not fault.get("plain"):  # else the server does not know Range
@@ -63,7 +80,9 @@ def test_no_part_is_joined_to_another_file(fault, set5, tmp_path):
         fetch(server.url + "a", tmp_path / "a", retries=1)
         assert (tmp_path / "a").read_bytes() == server.files["a"]
         assert server.requests[1][1] == "bytes=6000-"
-        assert server.requests[1][2] == (206 if fault.get("deaf") else 200), "If-Range saves a second request"
+        assert server.requests[1][2] == (206 if fault.get("deaf") else 200), (
+            "If-Range saves a second request"
+        )
     assert files_in(tmp_path) == ["a"]
 
 
@@ -71,10 +90,12 @@ def test_a_part_of_another_address_or_that_is_whole(set5, tmp_path):
     with FileServer({"a": set5, "b": set5[:-7]}) as server:
         for name in "aba":
             server.faults[name] = iter([{"cut": 6000}])
-            with pytest.raises(ValueError, match="6,000"):
+            with pytest.raises(UserError, match="6,000"):
                 fetch(server.url + name, tmp_path / "x", retries=0)
         assert [asked for _, asked, _ in server.requests] == [None] * 3
-        with open(tmp_path / "x.part", "ab") as part:  # all arrived, and the process ended before it was renamed
+        with open(
+            tmp_path / "x.part", "ab"
+        ) as part:  # all arrived, and the process ended before it was renamed
             part.write(set5[6000:])
         fetch(server.url + "a", tmp_path / "x", retries=0)
         assert server.requests[-1][2] == 416
@@ -85,7 +106,9 @@ def test_wrong_lengths(benchmark, server, set5, tmp_path):
     server.faults["benchmark.tar"] = itertools.repeat({"extra": 100})
     status, out, _ = benchmark()
     assert status == 1
-    assert f"announced {len(set5) + 100:,} bytes and the connection ended after {len(set5):,}" in out
+    assert (
+        f"announced {len(set5) + 100:,} bytes and the connection ended after {len(set5):,}" in out
+    )
     server.faults["benchmark.tar"] = itertools.repeat({"extra": -20000})
     status, _, err = benchmark()
     assert status == 1
@@ -166,7 +189,11 @@ def test_two_downloads_of_one_file(server, set5, tmp_path):
     server.faults["benchmark.tar"] = iter([{"stall": 3000}])
     lines = []
     threads = [
-        threading.Thread(target=fetch, args=(server.url + "benchmark.tar", tmp_path / "a"), kwargs={"log": lines.append})
+        threading.Thread(
+            target=fetch,
+            args=(server.url + "benchmark.tar", tmp_path / "a"),
+            kwargs={"log": lines.append},
+        )
         for _ in range(2)
     ]
     for thread in threads:
@@ -215,8 +242,8 @@ def test_archives_that_lead_out_are_refused(archive, benchmark, tmp_path):
     assert "nothing was unpacked" in err
     assert "evil.png" in err
     assert files_in(tmp_path) == ["data/benchmark.tar"]
-    with pytest.raises(ValueError, match="nothing was unpacked"):
-        data.archive.unpack(tmp_path / "data/benchmark.tar", tmp_path / "data/out")
+    with pytest.raises(UserError, match="nothing was unpacked"):
+        data.prepare.archive.unpack(tmp_path / "data/benchmark.tar", tmp_path / "data/out")
     assert files_in(tmp_path) == ["data/benchmark.tar"]
 
 
@@ -249,22 +276,22 @@ def test_unpacking_goes_on_and_sees_damage(make, tmp_path, monkeypatch):
     path.write_bytes(content)
     with monkeypatch.context() as patch:
         patch.setattr("shutil.disk_usage", lambda folder: namedtuple("usage", "free")(11_999))
-        with pytest.raises(ValueError, match="12,000 bytes are needed"):
-            data.archive.unpack(path, tmp_path / "out")
+        with pytest.raises(UserError, match="12,000 bytes are needed"):
+            data.prepare.archive.unpack(path, tmp_path / "out")
         (tmp_path / "out/a").mkdir(parents=True)
         (tmp_path / "out/a/2.png").write_bytes(files["a/2.png"])
-        assert data.archive.unpack(path, tmp_path / "out") == (3, 1)
+        assert data.prepare.archive.unpack(path, tmp_path / "out") == (3, 1)
     assert {f"a/{p.name}": p.read_bytes() for p in (tmp_path / "out/a").iterdir()} == files
     (tmp_path / "out/a/3.png").write_bytes(b"another file of that length".ljust(3000))
-    with pytest.raises(ValueError, match=r"another content(.|\n)*a/3\.png"):
-        data.archive.unpack(path, tmp_path / "out")
+    with pytest.raises(UserError, match=r"another content(.|\n)*a/3\.png"):
+        data.prepare.archive.unpack(path, tmp_path / "out")
     path.write_bytes(content[:7000])
-    with pytest.raises(ValueError, match="no whole zip or tar"):
-        data.archive.unpack(path, tmp_path / "other")
+    with pytest.raises(UserError, match="no whole zip or tar"):
+        data.prepare.archive.unpack(path, tmp_path / "other")
     if make is zip_of:
         path.write_bytes(content.replace(b"\1" * 3000, b"\1" * 2999 + b"\2"))
-        with pytest.raises(ValueError, match=r"damaged at a/1\.png"):
-            data.archive.unpack(path, tmp_path / "other")
+        with pytest.raises(UserError, match=r"damaged at a/1\.png"):
+            data.prepare.archive.unpack(path, tmp_path / "other")
         assert files_in(tmp_path / "other") == ["a/0.png"]
 
 
@@ -273,5 +300,5 @@ def test_a_damaged_xz_archive_is_named(tmp_path):
     content = bytearray(lzma.compress(tar_of({"a/1.png": random.Random(0).randbytes(300_000)})))
     content[150_000] ^= 255
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"damaged\.tar\.xz: is no whole zip or tar archive"):
-        data.archive.unpack(path, tmp_path / "out")
+    with pytest.raises(UserError, match=r"damaged\.tar\.xz: is no whole zip or tar archive"):
+        data.prepare.archive.unpack(path, tmp_path / "out")

@@ -7,9 +7,9 @@ import torch
 
 import export_onnx
 from data.image import read_image, to_tensor
-from exportable import SparseAttention
 from model import build_network
 from model.nlsn import NonLocalSparseAttention
+from onnx_modules import SparseAttention
 from option import parse_args
 
 NETWORKS = {
@@ -34,16 +34,23 @@ def network(name, tmp_path):
 
 def run_file(path, lr):
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    return torch.from_numpy(session.run(["sr"], {"lr": lr.numpy()})[0]), session.get_modelmeta().custom_metadata_map
+    return torch.from_numpy(
+        session.run(["sr"], {"lr": lr.numpy()})[0]
+    ), session.get_modelmeta().custom_metadata_map
 
 
-@pytest.mark.parametrize("name", ["EDSR", "HAN", *(pytest.param(name, marks=pytest.mark.slow) for name in ("RCAN", "NLSN"))])
+@pytest.mark.parametrize(
+    "name",
+    ["EDSR", "HAN", *(pytest.param(name, marks=pytest.mark.slow) for name in ("RCAN", "NLSN"))],
+)
 def test_a_file_gives_the_results_of_the_network(name, tmp_path, capsys, monkeypatch):
     flags, net, weights = network(name, tmp_path)
     monkeypatch.setattr(export_onnx, "SIZES", ((1, 20, 33),))  # the other sizes are tried here
     out = tmp_path / "files/net.onnx"
     assert export_onnx.main(["--out", str(out), *flags, "--pre_train", str(weights)]) == 0
-    assert "1x20x33: onnxruntime and PyTorch differ by" in capsys.readouterr().out.replace("1x3x", "1x").replace("1x1x", "1x")
+    assert "1x20x33: onnxruntime and PyTorch differ by" in capsys.readouterr().out.replace(
+        "1x3x", "1x"
+    ).replace("1x1x", "1x")
     args = parse_args(flags)
     for size in ((3, 24, 17), (1, 5, 3), (1, 70, 60)):
         lr = torch.rand(size[0], args.n_colors, *size[1:]) * args.rgb_range
@@ -63,7 +70,9 @@ def test_an_experiment_in_uint8_and_a_tolerance(sr, tmp_path, capsys, monkeypatc
     out = tmp_path / "run.onnx"
     command = ["--out", str(out), "--load", "run", "--dir_experiment", str(sr.experiments)]
     assert export_onnx.main([*command, "--uint8"]) == 0
-    lr, expected = (read_image(sr.folder("run") / f"results-Set5/coffee_x2_{kind}.png") for kind in ("LR", "SR"))
+    lr, expected = (
+        read_image(sr.folder("run") / f"results-Set5/coffee_x2_{kind}.png") for kind in ("LR", "SR")
+    )
     found = run_file(out, to_tensor(lr)[None])[0][0].permute(1, 2, 0).numpy()
     assert found.dtype == np.uint8
     assert np.abs(found.astype(int) - expected).max() <= 1
@@ -75,7 +84,9 @@ def test_an_experiment_in_uint8_and_a_tolerance(sr, tmp_path, capsys, monkeypatc
     assert not list(tmp_path.glob("*.onnx*"))
 
 
-@pytest.mark.parametrize("size", [(1, 2, 3), (2, 3, 4), (1, 4, 4), (2, 5, 7), (3, 9, 11), (1, 40, 60)])
+@pytest.mark.parametrize(
+    "size", [(1, 2, 3), (2, 3, 4), (1, 4, 4), (2, 5, 7), (3, 9, 11), (1, 40, 60)]
+)
 def test_sparse_attention_without_decisions_on_the_size(size):
     """Chunks of 16: less than half of one, less than one, one, several with a rest, more than there are buckets for."""
     torch.manual_seed(1)

@@ -18,7 +18,9 @@ SMALL += "--data_range 1-3/4-4 --n_threads 0"
 
 
 def commands():
-    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "docs/guide.md").read_text(encoding="utf-8"), re.S)
+    blocks = re.findall(
+        r"```bash\n(.*?)```", (ROOT / "docs/guide.md").read_text(encoding="utf-8"), re.S
+    )
     return [line for block in blocks for line in block.splitlines()]
 
 
@@ -36,7 +38,11 @@ def project(tmp_path, photographs):
         write_set(benchmark / name / "HR", two, benchmark / name / "LR_bicubic", (4,))
     write_set(root / "photos", photographs)
     (root / "bin").mkdir()
-    for name, words in {"python": "", "python3": "", "torchrun": "-m torch.distributed.run"}.items():
+    for name, words in {
+        "python": "",
+        "python3": "",
+        "torchrun": "-m torch.distributed.run",
+    }.items():
         (root / "bin" / name).write_text(f'#!/bin/sh\nexec {sys.executable} {words} "$@"\n')
         (root / "bin" / name).chmod(0o755)
     return root
@@ -44,18 +50,27 @@ def project(tmp_path, photographs):
 
 def start(project, command):
     """Start a command as a reader types it, made small: further flags win over those before them."""
-    command = command.replace("HOST:29500", "localhost:29517").replace("--nproc_per_node=8", "--nproc_per_node=1")
+    command = command.replace("HOST:29500", "localhost:29517").replace(
+        "--nproc_per_node=8", "--nproc_per_node=1"
+    )
     if re.search(r"main\.py|scripts/train/|upscale\.sh|export_onnx", command):
         network, training = SMALL.split(" --patch_size")
         tests = re.search(r"--test_only|upscale\.sh|export_onnx", command)
         if "--load" not in command:  # which has the flags of the run it goes on with
             command += f" {network}" + ("" if tests else f" --patch_size{training}")
-        command += "" if tests or "--data_test" in command or "--load" in command else " --data_test Set5"
+        command += (
+            "" if tests or "--data_test" in command or "--load" in command else " --data_test Set5"
+        )
         command += " --cpu"
     path = os.pathsep.join([str(project / "bin"), os.environ["PATH"]])
     variables = {**os.environ, "PATH": path, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        ["bash", "-c", command], cwd=project, env=variables, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        ["bash", "-c", command],
+        cwd=project,
+        env=variables,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
 
 

@@ -9,17 +9,17 @@ import torch
 
 from data.image import to_uint8
 from data.resize import downsample
-from errors import InputError
 from helpers import same_bits, state_of
 from loss import LOSSES, Loss, parse_loss
-from loss.adversarial import KINDS, Adversarial, dual_contrastive
-from loss.contrast import contrastive, info_nce, similarities
+from loss.adversarial import GAN_TYPES, Adversarial, dual_contrastive
+from loss.contrastive import contrastive, info_nce, similarities
 from loss.discriminator import Discriminator
 from loss.samples import SampleMaker, gaussian_blur, quantize, sharpen
 from loss.vgg import VGGFeatures, build_layers
-from loss.wavelet import haar_high
+from loss.wavelet import haar_high_frequencies
 from model import build_network
 from option import parse_args
+from runtime.errors import UserError
 
 PCL = "--template PCL --n_resblocks 1 --n_feats 8 --scale 2 --patch_size 48 --mcl_neg 1".split()
 
@@ -28,7 +28,10 @@ def pictures(scale=2, side=48, batch=2, rgb_range=255):
     photo = skimage.data.astronaut()
     crops = [photo[40 * i : 40 * i + side, 170 : 170 + side] for i in range(batch)]
     pairs = [(downsample(crop, scale), crop) for crop in crops]
-    lr, hr = (torch.stack([torch.from_numpy(x.transpose(2, 0, 1).copy()) for x in side]) for side in zip(*pairs, strict=True))
+    lr, hr = (
+        torch.stack([torch.from_numpy(x.transpose(2, 0, 1).copy()) for x in side])
+        for side in zip(*pairs, strict=True)
+    )
     return lr.float() * rgb_range / 255, hr.float() * rgb_range / 255
 
 
@@ -51,19 +54,32 @@ def vgg_file(tmp_path_factory):
 
 def test_haar_bands_of_a_block():
     x = torch.tensor([[1.0, 2.0], [4.0, 8.0]]).view(1, 1, 2, 2)
-    assert haar_high(x).flatten().tolist() == [(1 + 2 - 4 - 8) / 2, (1 - 2 + 4 - 8) / 2, (1 - 2 - 4 + 8) / 2]
+    assert haar_high_frequencies(x).flatten().tolist() == [
+        (1 + 2 - 4 - 8) / 2,
+        (1 - 2 + 4 - 8) / 2,
+        (1 - 2 - 4 + 8) / 2,
+    ]
     rgb = torch.rand(2, 3, 8, 6)
-    assert torch.equal(haar_high(rgb)[:, 3:6], torch.cat([haar_high(rgb[:, i : i + 1])[:, 1:2] for i in range(3)], 1))
-    low = (rgb[..., ::2, ::2] + rgb[..., ::2, 1::2] + rgb[..., 1::2, ::2] + rgb[..., 1::2, 1::2]) / 2
-    assert (low**2).sum() + (haar_high(rgb) ** 2).sum() == pytest.approx(float((rgb**2).sum()), rel=1e-5)
+    assert torch.equal(
+        haar_high_frequencies(rgb)[:, 3:6],
+        torch.cat([haar_high_frequencies(rgb[:, i : i + 1])[:, 1:2] for i in range(3)], 1),
+    )
+    low = (
+        rgb[..., ::2, ::2] + rgb[..., ::2, 1::2] + rgb[..., 1::2, ::2] + rgb[..., 1::2, 1::2]
+    ) / 2
+    assert (low**2).sum() + (haar_high_frequencies(rgb) ** 2).sum() == pytest.approx(
+        float((rgb**2).sum()), rel=1e-5
+    )
     with pytest.raises(ValueError, match="even sides, not 6x7"):
-        haar_high(torch.rand(1, 3, 7, 6))
+        haar_high_frequencies(torch.rand(1, 3, 7, 6))
 
 
 def test_dual_contrastive_is_its_definition():
     r, f = torch.randn(5), torch.randn(3)
     real = sum(-math.log(math.exp(a) / (math.exp(a) + sum(math.exp(b) for b in f))) for a in r) / 5
-    fake = sum(-math.log(math.exp(-b) / (math.exp(-b) + sum(math.exp(-a) for a in r))) for b in f) / 3
+    fake = (
+        sum(-math.log(math.exp(-b) / (math.exp(-b) + sum(math.exp(-a) for a in r))) for b in f) / 3
+    )
     assert float(dual_contrastive(r, f)) == pytest.approx(real + fake, rel=1e-5)
     assert torch.isfinite(dual_contrastive(1e4 * r, 1e4 * f)), "overflow"
 
@@ -83,7 +99,9 @@ def test_info_nce_is_its_definition():
 
 @pytest.mark.parametrize("kind", ["InfoNCE", "LMCL", "cosine", "l2", "l1"])
 def test_contrastive_losses_fall_from_negatives_to_positives(kind):
-    layers = 1 if kind == "l2" else 3  # 1 - S changes its sign where S, the sum over layers, passes 1
+    layers = (
+        1 if kind == "l2" else 3
+    )  # 1 - S changes its sign where S, the sum over layers, passes 1
     base, far = torch.rand(2, layers, 2, 4, 8, 8)
     values = []
     for mix in (0.1, 0.5, 0.9):  # 0: at the negative, 1: at the positive
@@ -107,7 +125,10 @@ def test_sharpening_with_one_changes_nothing_and_more_adds_contrast():
     assert torch.allclose(sharpen(hr, torch.ones(2), 255), hr, atol=1e-3)
     sharper = sharpen(hr, torch.tensor([1.0, 3.0]), 255)
     assert torch.allclose(sharper[0], hr[0], atol=1e-3)
-    assert haar_high(sharper[1:]).abs().mean() > 1.3 * haar_high(hr[1:]).abs().mean()
+    assert (
+        haar_high_frequencies(sharper[1:]).abs().mean()
+        > 1.3 * haar_high_frequencies(hr[1:]).abs().mean()
+    )
     assert torch.equal(sharper[:, :, 0], hr[:, :, 0]), "border pixels are kept"
 
 
@@ -129,7 +150,9 @@ def test_samples_are_eight_bit_images(rgb_range):
 
 def test_subsets_of_samples():
     lr, hr = pictures()
-    positives, negatives = SampleMaker(parse_args([*PCL, "--pos_id", "1", "--neg_id", "0,1"]))(hr, lr)
+    positives, negatives = SampleMaker(parse_args([*PCL, "--pos_id", "1", "--neg_id", "0,1"]))(
+        hr, lr
+    )
     assert len(positives) == 1
     assert positives[0] is not hr
     assert len(negatives) == 2
@@ -156,7 +179,9 @@ def test_features_are_before_or_after_the_activation(before):
     for number, feature in enumerate(features):
         negative = float(feature.detach().min())
         activated = torch.nn.functional.leaky_relu(feature, 0.2)
-        after_next = dis.features[2 * number + 2](activated if before else feature) if number < 7 else None
+        after_next = (
+            dis.features[2 * number + 2](activated if before else feature) if number < 7 else None
+        )
         if after_next is not None and before:
             assert torch.allclose(after_next, features[number + 1], atol=1e-4)
         assert negative < (-1.5 if before else 0), number
@@ -169,7 +194,20 @@ def test_features_are_before_or_after_the_activation(before):
 def test_every_term_moves_the_network_and_only_it(name, vgg_file):
     torch.manual_seed(0)
     flags = [] if not name.startswith("CL-") else ["--no_ad_loss"]
-    args = parse_args([*PCL, "--no_ad_loss", "false", "--loss", name, "--vgg_path", str(vgg_file), "--lr", "1e-3", *flags])
+    args = parse_args(
+        [
+            *PCL,
+            "--no_ad_loss",
+            "false",
+            "--loss",
+            name,
+            "--vgg_path",
+            str(vgg_file),
+            "--lr",
+            "1e-3",
+            *flags,
+        ]
+    )
     net = build_network(args)
     loss = Loss(args, net)
     lr, hr = pictures()
@@ -182,7 +220,8 @@ def test_every_term_moves_the_network_and_only_it(name, vgg_file):
     total = loss(sr, hr, lr)  # step 1
     same_bits(dict(net.state_dict()), before)
     moved = [
-        not torch.equal(old, new) for old, new in zip(embedding, (p for m in learns for p in m.parameters()), strict=False)
+        not torch.equal(old, new)
+        for old, new in zip(embedding, (p for m in learns for p in m.parameters()), strict=False)
     ]
     assert all(moved), "step 1 must train the whole embedding"
     embedding = [p.clone() for m in learns for p in m.parameters()]
@@ -197,7 +236,10 @@ def test_every_term_moves_the_network_and_only_it(name, vgg_file):
 
 
 @pytest.mark.parametrize("kind", ["InfoNCE", "LMCL", "cosine", "l2", "l1"])
-@pytest.mark.parametrize("more", ["", "--layer_weight --cl_layer 0,3,7", "--shuffle_neg --shuffle_neg_num 2 --contras_D_train"])
+@pytest.mark.parametrize(
+    "more",
+    ["", "--layer_weight --cl_layer 0,3,7", "--shuffle_neg --shuffle_neg_num 2 --contras_D_train"],
+)
 def test_every_variant_of_the_contrastive_loss_has_a_gradient(kind, more):
     torch.manual_seed(0)
     term = Adversarial(parse_args([*PCL, "--cl_loss_type", kind, *more.split()]), "CL-patchD")
@@ -209,10 +251,20 @@ def test_every_variant_of_the_contrastive_loss_has_a_gradient(kind, more):
     assert set(term.report) == {"embedding", "s_pos", "s_neg"}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", GAN_TYPES)
 def test_the_embedding_learns_to_tell_hr_from_sr(kind):
     torch.manual_seed(0)
-    args = parse_args([*PCL, "--no_ad_loss", "false", "--loss", kind, "--lr", "2e-3" if kind == "WGAN" else "2e-4"])
+    args = parse_args(
+        [
+            *PCL,
+            "--no_ad_loss",
+            "false",
+            "--loss",
+            kind,
+            "--lr",
+            "2e-3" if kind == "WGAN" else "2e-4",
+        ]
+    )
     term = Adversarial(args, kind)
     lr, hr = pictures(batch=4)
     sr = gaussian_blur(hr, (5, 5), (1.0, 1.0), 255)
@@ -220,7 +272,9 @@ def test_the_embedding_learns_to_tell_hr_from_sr(kind):
     for _ in range(12):
         term(sr.clone().requires_grad_(), [hr], [lr], hr)
         values.append(float(term.report["embedding"]))
-    assert sum(values[-3:]) < sum(values[1:4]), values  # the first is before the first clipping of WGAN
+    assert sum(values[-3:]) < sum(values[1:4]), (
+        values
+    )  # the first is before the first clipping of WGAN
 
 
 def test_features_go_no_deeper_than_the_layers_need():
@@ -244,7 +298,9 @@ def test_features_go_no_deeper_than_the_layers_need():
     ],
 )
 @pytest.mark.parametrize(("text", "name"), [("1*L1+1*CL-patchD", "CL-patchD"), ("1*L1", "L1")])
-def test_a_term_without_gradient_ends_the_training_at_the_first_step(sr, monkeypatch, text, name, value):
+def test_a_term_without_gradient_ends_the_training_at_the_first_step(
+    sr, monkeypatch, text, name, value
+):
     module, cls = LOSSES[name].split(":")
     monkeypatch.setattr(f"{module}.{cls}.forward", lambda self, sr, *rest: value(sr))
     status, _, err = sr.train("--loss", text, "--no_ad_loss", "--save", "run", "--epochs", 1)
@@ -264,7 +320,15 @@ def test_pcl_is_logged_drawn_and_resumed_to_the_last_bit(sr):
     assert sr("--load", "parts", "--epochs", 3, "--cpu")[0] == 0
     same_bits(state_of(sr.folder("whole")), state_of(sr.folder("parts")))
     terms = next(line["loss"] for line in sr.metrics("whole") if "loss" in line)
-    names = ["CL-patchD", "CL-patchD embedding", "CL-patchD gradient", "CL-patchD s_neg", "CL-patchD s_pos", "L1", "Total"]
+    names = [
+        "CL-patchD",
+        "CL-patchD embedding",
+        "CL-patchD gradient",
+        "CL-patchD s_neg",
+        "CL-patchD s_pos",
+        "L1",
+        "Total",
+    ]
     assert sorted(terms) == names
     assert "[CL-patchD gradient: " in out
     assert (sr.folder("whole") / "loss.png").is_file()
@@ -272,7 +336,14 @@ def test_pcl_is_logged_drawn_and_resumed_to_the_last_bit(sr):
 
 def test_several_terms_without_a_picture_of_l1(sr, vgg_file):
     status, out, err = sr.train(
-        "--save", "run", "--epochs", 1, "--loss", "0.1*VGG22+0.01*RGAN+1e-2*WaveL1", "--vgg_path", vgg_file
+        "--save",
+        "run",
+        "--epochs",
+        1,
+        "--loss",
+        "0.1*VGG22+0.01*RGAN+1e-2*WaveL1",
+        "--vgg_path",
+        vgg_file,
     )
     assert status == 0, err
     assert "[VGG22: " in out
@@ -283,7 +354,7 @@ def test_parsing_of_losses():
     assert parse_loss("1*L1+5*CL-patchD") == [(1.0, "L1"), (5.0, "CL-patchD")]
     assert parse_loss("L1+1e+2*MSE+1e-3*CL") == [(1.0, "L1"), (100.0, "MSE"), (0.001, "CL")]
     for bad in ("1*l1", "1*patch", "1*L1+", "two*L1", "1*L1+2*L1", "inf*L1", "1*CL-"):
-        with pytest.raises(InputError, match="--loss"):
+        with pytest.raises(UserError, match="--loss"):
             parse_loss(bad)
 
 
@@ -315,5 +386,5 @@ def test_broken_or_other_vgg_files(vgg_file, tmp_path):
     broken.write_bytes(vgg_file.read_bytes()[:100_000])
     torch.save({"features.0.weight": torch.zeros(3)}, other)
     for path, word in ((broken, "cannot be read"), (other, "no VGG19")):
-        with pytest.raises(InputError, match=f"{path.name}.*{word}"):
+        with pytest.raises(UserError, match=f"{path.name}.*{word}"):
             VGGFeatures(parse_args(["--vgg_path", str(path)]), [7])

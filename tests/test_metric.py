@@ -15,8 +15,12 @@ def noise(*shape, seed=0):
 def test_psnr_of_a_constant_error_in_luma():
     hr = torch.full((3, 40, 40), 100.0)
     # a grey step of 10 is a luma step of 10 * 219 / 255
-    assert calc_psnr(hr + 10, hr, 2, 255) == pytest.approx(20 * math.log10(255 / (10 * 219 / 255)), abs=1e-9)
-    assert calc_psnr(hr + 10, hr, 2, 255, benchmark=False) == pytest.approx(20 * math.log10(255 / 10), abs=1e-9)
+    assert calc_psnr(hr + 10, hr, 2, 255) == pytest.approx(
+        20 * math.log10(255 / (10 * 219 / 255)), abs=1e-9
+    )
+    assert calc_psnr(hr + 10, hr, 2, 255, benchmark=False) == pytest.approx(
+        20 * math.log10(255 / 10), abs=1e-9
+    )
 
 
 @pytest.mark.parametrize(("benchmark", "border"), [(True, 4), (False, 10)])
@@ -49,7 +53,9 @@ def test_luma_alone_is_what_rgb_gives():
     luma = torch.einsum("chw,c->hw", rgb, weights)[None] + 16
     other_luma = torch.einsum("chw,c->hw", other, weights)[None] + 16
     # luma is rounded to 8 bits, RGB was before
-    assert calc_psnr(luma, other_luma, 2, 255) == pytest.approx(calc_psnr(rgb, other, 2, 255), abs=0.02)
+    assert calc_psnr(luma, other_luma, 2, 255) == pytest.approx(
+        calc_psnr(rgb, other, 2, 255), abs=0.02
+    )
 
 
 def test_ssim_of_equal_and_of_unrelated_images():

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 import model
-from data.download import file_sha256
-from errors import InputError
+from data.prepare.download import file_sha256
 from file_server import FileServer
 from model import build_network, count_parameters, weights
 from model.edsr import EDSR
 from model.weights import read_weights
 from option import parse_args
+from runtime.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -49,7 +49,7 @@ def test_weights_in_every_wrapping(tmp_path, wrap, prefix):
 
 def test_a_file_without_weights_is_refused(tmp_path):
     torch.save({"epoch": 3}, tmp_path / "w.pt")
-    with pytest.raises(InputError, match=r"w\.pt: holds no state_dict"):
+    with pytest.raises(UserError, match=r"w\.pt: holds no state_dict"):
         read_weights(tmp_path / "w.pt")
 
 
@@ -73,7 +73,9 @@ def test_weights_are_downloaded_once_and_checked(sr, monkeypatch, tmp_path):
 def test_download_says_where_to_put_the_file(sr, monkeypatch, tmp_path):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     monkeypatch.setattr(weights, "EDSR_URL", "http://127.0.0.1:9/")  # nobody listens
-    status, _, err = sr(*"--scale 2 --data_test Set5 --test_only --pre_train download --cpu".split())
+    status, _, err = sr(
+        *"--scale 2 --data_test Set5 --test_only --pre_train download --cpu".split()
+    )
     assert status == 1
     assert str(tmp_path / "checkpoints/edsr_baseline_x2-1bc95232.pt") in err
 
@@ -119,14 +121,16 @@ def make_model(args):
     return TwoScales()
 """,
     )
-    status, out, err = sr.train("--model", "TwoScales", "--save", "run", "--epochs", 1, "--scale", "2+4")
+    status, out, err = sr.train(
+        "--model", "TwoScales", "--save", "run", "--epochs", 1, "--scale", "2+4"
+    )
     assert status == 0, err
     assert {line["scale"] for line in sr.metrics("run") if "dataset" in line} == {2, 4}
     assert "[Set5 x4]" in out
 
 
 def test_an_unknown_scale_is_an_error():
-    with pytest.raises(InputError, match="--scale 5: the networks have the scales"):
+    with pytest.raises(UserError, match="--scale 5: the networks have the scales"):
         build_network(parse_args(["--scale", "5"]))
 
 
@@ -134,11 +138,15 @@ def test_weights_of_rcan_start_han_and_what_is_missing_is_listed(sr):
     small = "--n_resgroups 2 --n_resblocks 1 --n_feats 8 --reduction 4".split()
     assert sr.train("--model", "RCAN", *small, "--save", "rcan", "--epochs", 1)[0] == 0
     weights = sr.folder("rcan") / "model/model_latest.pt"
-    status, out, err = sr.train("--model", "HAN", *small, "--save", "han", "--epochs", 1, "--pre_train", weights)
+    status, out, err = sr.train(
+        "--model", "HAN", *small, "--save", "han", "--epochs", 1, "--pre_train", weights
+    )
     assert status == 0, err
     assert "not loaded:" in out
     assert "la.gamma: missing" in out
     assert "body.0" not in out
-    status, _, err = sr.train("--model", "HAN", *small, "--save", "x", "--test_only", "--pre_train", weights)
+    status, _, err = sr.train(
+        "--model", "HAN", *small, "--save", "x", "--test_only", "--pre_train", weights
+    )
     assert status == 1
     assert "--model RCAN" in err

@@ -30,8 +30,13 @@ def images(scale, side=12, count=1, rgb_range=255, n_colors=3):
     """Pairs (lr, hr) of crops of a photograph."""
     photo = skimage.data.astronaut()
     hr = [photo[40 * i : 40 * i + side * scale, 150 : 150 + side * scale] for i in range(count)]
-    pairs = [[torch.from_numpy(x.transpose(2, 0, 1).copy()).float() for x in (downsample(h, scale), h)] for h in hr]
-    lr, hr = (torch.stack(list(x))[:, :n_colors] * (rgb_range / 255) for x in zip(*pairs, strict=True))
+    pairs = [
+        [torch.from_numpy(x.transpose(2, 0, 1).copy()).float() for x in (downsample(h, scale), h)]
+        for h in hr
+    ]
+    lr, hr = (
+        torch.stack(list(x))[:, :n_colors] * (rgb_range / 255) for x in zip(*pairs, strict=True)
+    )
     return lr, hr
 
 
@@ -91,7 +96,13 @@ def test_two_hundred_steps_on_one_batch_pass_bicubic(name):
         optimizer.step()
     with torch.no_grad():
         sr = net.eval()(lr)
-    gain = sum(calc_psnr(s, h, 2, 255) - calc_psnr(b, h, 2, 255) for s, h, b in zip(sr, hr, bicubic, strict=True)) / 4
+    gain = (
+        sum(
+            calc_psnr(s, h, 2, 255) - calc_psnr(b, h, 2, 255)
+            for s, h, b in zip(sr, hr, bicubic, strict=True)
+        )
+        / 4
+    )
     print(f"{name}: {gain:.2f} dB above bicubic after 200 steps")
     assert gain > 0.5, f"{name}: {gain:.2f} dB above bicubic"
 
@@ -108,7 +119,9 @@ def test_a_sub_pixel_convolution_is_a_convolution_and_a_pixel_shuffle(factor, me
     plain = pixel_shuffle(conv2d(x, layer.weight, layer.bias, padding=1), factor)
     assert torch.allclose(layer(x), plain, atol=1e-6)
     weights = torch.arange(plain.numel()).view_as(plain)
-    gradients = [torch.autograd.grad((y * weights).sum(), layer.weight)[0] for y in (layer(x), plain)]
+    gradients = [
+        torch.autograd.grad((y * weights).sum(), layer.weight)[0] for y in (layer(x), plain)
+    ]
     assert torch.allclose(*gradients, rtol=1e-4)
 
 
@@ -164,7 +177,9 @@ def test_nlsn_draws_new_rotations_in_training():
 def test_attention_in_one_chunk_is_attention_over_all_pixels():
     layer = NonLocalSparseAttention(16, n_hashes=1, chunk_size=64).eval()
     x = torch.randn(2, 16, 5, 6)  # 30 pixels, fewer than a chunk, which sees itself three times
-    match, value = (conv(x).flatten(2).transpose(1, 2) for conv in (layer.conv_match, layer.conv_assembly))
+    match, value = (
+        conv(x).flatten(2).transpose(1, 2) for conv in (layer.conv_match, layer.conv_assembly)
+    )
     scores = match @ torch.nn.functional.normalize(match, dim=-1, eps=5e-5).transpose(1, 2)
     want = x + (scores.softmax(-1) @ value).transpose(1, 2).view_as(x)
     assert torch.allclose(layer(x), want, atol=1e-5)
@@ -206,7 +221,10 @@ def test_self_ensemble_is_the_mean_over_the_eight_transforms():
         assert torch.allclose(sr, turned, atol=1e-3), "a turned image gives another result"
         tiled = Upscaler(net, self_ensemble=True, chop=True, tile=40, overlap=12)(lr, 2)
         assert tiled.shape == sr.shape
-    views = {apply(torch.arange(6.0).view(1, 1, 2, 3)).flatten().numpy().tobytes() for apply, _ in transforms()}
+    views = {
+        apply(torch.arange(6.0).view(1, 1, 2, 3)).flatten().numpy().tobytes()
+        for apply, _ in transforms()
+    }
     assert len(views) == 8
 
 

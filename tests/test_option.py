@@ -10,7 +10,11 @@ import pytest
 from option import build_parser, parse_args
 
 ROOT = Path(__file__).resolve().parent.parent
-PUBLISHED = [line for line in (ROOT / "tests/published_commands.txt").read_text().splitlines() if line.startswith("python")]
+PUBLISHED = [
+    line
+    for line in (ROOT / "tests/published_commands.txt").read_text().splitlines()
+    if line.startswith("python")
+]
 
 
 @pytest.mark.parametrize("line", PUBLISHED)
@@ -21,12 +25,34 @@ def test_published_commands_parse(line):
 
 def test_defaults_of_the_field():
     args = parse_args([])
-    assert (args.model, args.n_resblocks, args.n_feats, args.res_scale, args.scale) == ("EDSR", 16, 64, 1, [4])
+    assert (args.model, args.n_resblocks, args.n_feats, args.res_scale, args.scale) == (
+        "EDSR",
+        16,
+        64,
+        1,
+        [4],
+    )
     assert (args.patch_size, args.rgb_range, args.n_colors, args.batch_size) == (192, 255, 3, 16)
-    assert (args.test_every, args.epochs, args.lr, args.decay, args.gamma) == (1000, 300, 1e-4, "200", 0.5)
+    assert (args.test_every, args.epochs, args.lr, args.decay, args.gamma) == (
+        1000,
+        300,
+        1e-4,
+        "200",
+        0.5,
+    )
     assert (args.optimizer, args.betas, args.loss) == ("ADAM", [0.9, 0.999], "1*L1")
-    assert (args.data_train, args.data_test, args.data_range) == (["DIV2K"], ["DIV2K"], "1-800/801-810")
-    assert (args.ext, args.seed, args.save, args.n_threads, args.print_every) == ("sep", 1, "test", 6, 100)
+    assert (args.data_train, args.data_test, args.data_range) == (
+        ["DIV2K"],
+        ["DIV2K"],
+        "1-800/801-810",
+    )
+    assert (args.ext, args.seed, args.save, args.n_threads, args.print_every) == (
+        "sep",
+        1,
+        "test",
+        6,
+        100,
+    )
 
 
 def test_the_command_line_wins_over_its_preset():
@@ -48,26 +74,43 @@ def test_load_takes_over_the_flags_of_the_experiment(sr):
     sr.train("--save", "run", "--epochs", 1, "--data_train", "DIV2K+Mine", "--betas", 0.8, 0.9)
     where = ["--dir_experiment", str(sr.experiments)]
     args = parse_args([*where, "--load", "run", "--epochs", "5"])
-    assert (args.n_feats, args.data_train, args.betas, args.epochs) == (8, ["DIV2K", "Mine"], [0.8, 0.9], 5)
+    assert (args.n_feats, args.data_train, args.betas, args.epochs) == (
+        8,
+        ["DIV2K", "Mine"],
+        [0.8, 0.9],
+        5,
+    )
     assert (args.save, args.resume, args.cpu) == ("run", -1, False)
 
 
 def test_every_flag_is_read_somewhere():
-    code = "".join(path.read_text() for path in (ROOT / "src").rglob("*.py") if path.name != "option.py")
+    code = "".join(
+        path.read_text() for path in (ROOT / "src").rglob("*.py") if path.name != "option.py"
+    )
     own = (ROOT / "src/option.py").read_text()
     unread = []
     accepted = {"help", "gpu_blur", "gpu_sharp"}  # their help says that they change nothing
     for action in build_parser()._actions:
-        used = f"args.{action.dest}" in code or f"args.{action.dest}" in own or f"first.{action.dest}" in own
+        used = (
+            f"args.{action.dest}" in code
+            or f"args.{action.dest}" in own
+            or f"first.{action.dest}" in own
+        )
         if action.dest not in accepted and not used and action.dest not in code:
             unread.append(action.dest)
     assert not unread
 
 
-@pytest.mark.parametrize("script", sorted((ROOT / "scripts").glob("t*/*.sh")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "script", sorted((ROOT / "scripts").glob("t*/*.sh")), ids=lambda path: path.name
+)
 def test_scripts_of_models_and_scales_parse(script):
     run = subprocess.run(
-        ["bash", script, "--seed", "7"], env={**os.environ, "PYTHON": "echo"}, capture_output=True, text=True, check=True
+        ["bash", script, "--seed", "7"],
+        env={**os.environ, "PYTHON": "echo"},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     args = parse_args(shlex.split(run.stdout)[1:])
     assert args.seed == 7

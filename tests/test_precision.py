@@ -6,22 +6,37 @@ from torch import nn
 
 from helpers import state_of
 from loss.discriminator import Discriminator
-from model.common import ColourConv
+from model.common import OutputConv
 from option import parse_args
-from precision import autocast, bf16_units
+from runtime.precision import autocast, cpu_bf16_support
 
 
 def test_weights_figures_and_states_stay_in_32_bits(sr):
     for precision in ("single", "bf16", "half"):
         status, out, _ = sr.train(
-            "--save", precision, "--epochs", 1, "--precision", precision, "--template", "PCL", "--mcl_neg", 1
+            "--save",
+            precision,
+            "--epochs",
+            1,
+            "--precision",
+            precision,
+            "--template",
+            "PCL",
+            "--mcl_neg",
+            1,
         )
         assert status == 0, precision
-        assert ("WARNING: --precision" in out) == (precision != "single" and not bf16_units())
+        assert ("WARNING: --precision" in out) == (precision != "single" and not cpu_bf16_support())
         state = state_of(sr.folder(precision))
         assert state["precision"] == ["cpu", precision]
-        tensors = [*state["net"].values(), *state["loss"].values(), *state["optimizer"]["state"][0].values()]
-        assert {t.dtype for t in tensors if torch.is_tensor(t) and t.is_floating_point()} == {torch.float32}
+        tensors = [
+            *state["net"].values(),
+            *state["loss"].values(),
+            *state["optimizer"]["state"][0].values(),
+        ]
+        assert {t.dtype for t in tensors if torch.is_tensor(t) and t.is_floating_point()} == {
+            torch.float32
+        }
     psnr = [sr.metrics(name)[-1]["psnr"] for name in ("single", "bf16")]
     assert psnr[1] == pytest.approx(psnr[0], abs=0.05)
     assert psnr[1] != psnr[0]  # it did compute in 16 bits
@@ -29,7 +44,7 @@ def test_weights_figures_and_states_stay_in_32_bits(sr):
 
 @pytest.mark.parametrize(("units", "chosen"), [("AMX", "bf16"), ("", "single")])
 def test_auto_is_the_default_says_what_it_chose_and_tests_in_single(sr, monkeypatch, units, chosen):
-    monkeypatch.setattr("precision.bf16_units", lambda: units)
+    monkeypatch.setattr("runtime.precision.cpu_bf16_support", lambda: units)
     default = sr.small.split()
     del default[default.index("--precision") : default.index("--precision") + 2]
     status, out, _ = sr(*default, "--save", "run", "--epochs", 1)
@@ -46,16 +61,22 @@ def test_auto_is_the_default_says_what_it_chose_and_tests_in_single(sr, monkeypa
     ("vendor", "flags", "units"),
     [
         ("GenuineIntel", "avx512f avx512_bf16 amx_bf16 amx_tile", "AMX"),
-        ("GenuineIntel", "avx512f avx512_bf16 avx512_fp16", ""),  # its bf16 is slower than its float32
+        (
+            "GenuineIntel",
+            "avx512f avx512_bf16 avx512_fp16",
+            "",
+        ),  # its bf16 is slower than its float32
         ("AuthenticAMD", "avx512f avx512_bf16", "AVX-512 BF16"),
         ("AuthenticAMD", "avx2", ""),
     ],
 )
 def test_units_that_are_known_to_be_fast(tmp_path, vendor, flags, units):
     path = tmp_path / "cpuinfo"
-    path.write_text(f"processor\t: 0\nvendor_id\t: {vendor}\nflags\t\t: fpu {flags}\nbugs\t:\n\nprocessor\t: 1\n")
-    assert bf16_units(path) == units
-    assert bf16_units(tmp_path / "none") == ""
+    path.write_text(
+        f"processor\t: 0\nvendor_id\t: {vendor}\nflags\t\t: fpu {flags}\nbugs\t:\n\nprocessor\t: 1\n"
+    )
+    assert cpu_bf16_support(path) == units
+    assert cpu_bf16_support(tmp_path / "none") == ""
 
 
 def test_what_is_chosen_stays_chosen(sr):
@@ -69,11 +90,15 @@ def test_what_is_chosen_stays_chosen(sr):
 def test_networks_keep_colours_in_32_bits_and_compute_in_16(model):
     from model import build_network
 
-    small = "--n_resblocks 1 --n_resgroups 2 --n_feats 16 --reduction 4 --scale 2 --nlsn_chunk_size 16"
+    small = (
+        "--n_resblocks 1 --n_resgroups 2 --n_feats 16 --reduction 4 --scale 2 --nlsn_chunk_size 16"
+    )
     net = build_network(parse_args(["--model", model, *small.split()]))
     seen = {}
     for name in ("head.0", "body.0", "tail.1"):
-        net.get_submodule(name).register_forward_hook(lambda m, x, y, name=name: seen.update({name: y.dtype}))
+        net.get_submodule(name).register_forward_hook(
+            lambda m, x, y, name=name: seen.update({name: y.dtype})
+        )
     lr = torch.rand(1, 3, 12, 12) * 255
     plain = net(lr)
     with autocast(lr.device, "bf16"):
@@ -85,7 +110,7 @@ def test_networks_keep_colours_in_32_bits_and_compute_in_16(model):
 
 
 def test_the_gradient_of_the_last_convolution_is_that_of_32_bits_rounded():
-    layer = ColourConv(16, 3)
+    layer = OutputConv(16, 3)
     x = torch.randn(2, 16, 10, 9).bfloat16()
     gradient = torch.randn(2, 3, 10, 9)
     found = []
@@ -102,11 +127,15 @@ def test_the_gradient_of_the_last_convolution_is_that_of_32_bits_rounded():
 
 
 def test_the_embedding_convolves_in_16_bits_and_normalises_in_32():
-    dis = Discriminator(parse_args(["--loss", "1*L1+1*CL-patchD", "--patch_size", "32", "--before_relu"]))
+    dis = Discriminator(
+        parse_args(["--loss", "1*L1+1*CL-patchD", "--patch_size", "32", "--before_relu"])
+    )
     seen = {}
 
     def note(module, inputs, output):
-        seen.setdefault(type(module).__name__, []).append((inputs[0].detach(), output.detach().clone()))  # activated in place
+        seen.setdefault(type(module).__name__, []).append(
+            (inputs[0].detach(), output.detach().clone())
+        )  # activated in place
 
     for module in dis.features.modules():
         if isinstance(module, (nn.Conv2d, nn.BatchNorm2d)):
@@ -115,14 +144,18 @@ def test_the_embedding_convolves_in_16_bits_and_normalises_in_32():
     x = torch.rand(2, 3, 32, 32) * 255
     assert dis.logits(x).dtype == torch.float32
     assert {after.dtype for _, after in seen["Conv2d"]} == {torch.bfloat16}
-    for before, after in seen["SetNorm"]:
+    for before, after in seen["CrossRankBatchNorm"]:
         exact = nn.functional.batch_norm(before.float(), None, None, training=True)
-        assert torch.allclose(after.float(), exact, rtol=2**-8, atol=1e-5), "more than the rounding of the result"
+        assert torch.allclose(after.float(), exact, rtol=2**-8, atol=1e-5), (
+            "more than the rounding of the result"
+        )
     seen.clear()
     embedded = dis.embed(x, [1, 3])
     assert len(seen["Conv2d"]) == 4, "deeper than it needs to be"
     assert [features.dtype for features in embedded] == [torch.float32] * 2
-    assert torch.equal(embedded[1], seen["SetNorm"][3][1]), "the features that are kept were rounded"
+    assert torch.equal(embedded[1], seen["CrossRankBatchNorm"][3][1]), (
+        "the features that are kept were rounded"
+    )
 
 
 @pytest.mark.slow  # the compiler takes most of a minute

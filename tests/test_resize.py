@@ -14,7 +14,12 @@ from model.bicubic import Bicubic
 @pytest.mark.parametrize(
     ("scale", "digest"),
     # made by the version that gave all 57 LR images of Set5 and Set14 as MATLAB does, x2, x3, x4
-    [(2, "aa58ea5728e49add"), (3, "f6c860a5bd510b65"), (4, "492f9a83d1fef238"), (8, "24c92e76cc49f33a")],
+    [
+        (2, "aa58ea5728e49add"),
+        (3, "f6c860a5bd510b65"),
+        (4, "492f9a83d1fef238"),
+        (8, "24c92e76cc49f33a"),
+    ],
 )
 def test_downsampling_gives_the_pixels_that_were_checked_against_matlab(scale, digest):
     small = downsample(skimage.data.astronaut()[3:251, 100:400], scale)
@@ -26,7 +31,13 @@ def matrix_of(length, scale):
 
     def kernel(x):
         x = abs(x)
-        return 1.5 * x**3 - 2.5 * x**2 + 1 if x <= 1 else -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2 if x < 2 else 0
+        return (
+            1.5 * x**3 - 2.5 * x**2 + 1
+            if x <= 1
+            else -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+            if x < 2
+            else 0
+        )
 
     new, shrink = int(np.ceil(length * scale)), min(1, scale)
     matrix = np.zeros((new, length))
@@ -42,7 +53,9 @@ def test_agrees_with_a_dense_matrix(scale):
     image = skimage.data.camera()[:37, :50]
     rows = np.floor(matrix_of(37, scale) @ image + 0.5).clip(0, 255)
     want = np.floor(rows @ matrix_of(50, scale).T + 0.5).clip(0, 255)
-    assert np.abs(imresize(image, scale).astype(int) - want).max() <= 1  # 1: a tie that rounds the other way
+    assert (
+        np.abs(imresize(image, scale).astype(int) - want).max() <= 1
+    )  # 1: a tie that rounds the other way
     assert (imresize(image, scale) == want).mean() > 0.999
 
 
@@ -57,10 +70,17 @@ def test_the_bicubic_network_is_imresize(rgb_range):
 def test_sixteen_bits_stay_sixteen():
     image = skimage.data.camera()[:32, :32].astype(np.uint16) * 257
     assert imresize(image, 1 / 2).dtype == np.uint16
-    assert np.abs(imresize(image, 1 / 2) / 257 - imresize((image // 257).astype(np.uint8), 1 / 2)).max() < 1
+    assert (
+        np.abs(
+            imresize(image, 1 / 2) / 257 - imresize((image // 257).astype(np.uint8), 1 / 2)
+        ).max()
+        < 1
+    )
 
 
-@pytest.mark.parametrize("bad", [np.zeros((4, 4)), np.zeros((4,), np.uint8), np.zeros((0, 4), np.uint8)])
+@pytest.mark.parametrize(
+    "bad", [np.zeros((4, 4)), np.zeros((4,), np.uint8), np.zeros((0, 4), np.uint8)]
+)
 def test_other_arrays_are_refused(bad):
     with pytest.raises(ValueError, match="imresize takes"):
         imresize(bad, 2)

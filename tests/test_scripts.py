@@ -5,10 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import draw_pcl_samples
 import numpy as np
 import pytest
 
-import draw_samples
 import plot_runs
 from data.image import read_image
 
@@ -23,14 +23,24 @@ def test_quickstart_runs_and_goes_on(tmp_path):
     text = (ROOT / "requirements.txt").read_bytes()
     stamp = subprocess.run(["cksum"], input=text, capture_output=True, check=True).stdout.decode()
     (tmp_path / "venv/installed").write_text(stamp)
-    folders = {"VENV": tmp_path / "venv", "DIR_DATA": tmp_path / "data", "DIR_EXPERIMENT": tmp_path / "experiment"}
+    folders = {
+        "VENV": tmp_path / "venv",
+        "DIR_DATA": tmp_path / "data",
+        "DIR_EXPERIMENT": tmp_path / "experiment",
+    }
     command = ["bash", ROOT / "scripts/quickstart.sh", "--test_every", "1", "--n_threads", "0"]
 
     def run(epochs):
         import os
 
-        env = {**os.environ, **{name: str(path) for name, path in folders.items()}, "PYTHONPATH": ":".join(sys.path)}
-        return subprocess.run([*command, "--epochs", epochs], env=env, capture_output=True, text=True, check=True).stdout
+        env = {
+            **os.environ,
+            **{name: str(path) for name, path in folders.items()},
+            "PYTHONPATH": ":".join(sys.path),
+        }
+        return subprocess.run(
+            [*command, "--epochs", epochs], env=env, capture_output=True, text=True, check=True
+        ).stdout
 
     first = run("1")
     assert "| EDSR-PCL " in first
@@ -46,12 +56,27 @@ def test_curves_of_several_runs_and_picture_of_the_samples(sr, tmp_path, data_di
         sr.train("--save", name, "--epochs", 2, "--template", "PCL", "--mcl_neg", 1)
     curves = plot_runs.curves(sr.folder("one"))
     assert set(plot_runs.KEYS) <= set(curves)
-    assert curves["contrast"][2] == pytest.approx(curves["CL-patchD s_neg"][2] - curves["CL-patchD s_pos"][2])
+    assert curves["contrast"][2] == pytest.approx(
+        curves["CL-patchD s_neg"][2] - curves["CL-patchD s_pos"][2]
+    )
     picture = tmp_path / "curves.png"
-    assert plot_runs.main([str(picture), "one", "two", "--dir_experiment", str(sr.experiments)]) == 0
+    assert (
+        plot_runs.main([str(picture), "one", "two", "--dir_experiment", str(sr.experiments)]) == 0
+    )
     assert len(np.unique(read_image(picture))) > 20
     assert plot_runs.main([str(picture), "nosuch"]) == 1
     assert "nosuch" in capsys.readouterr().err
-    assert draw_samples.main([str(data_dir / "benchmark/Set5/HR/coffee.png"), str(picture), "--box", "8", "8", "64"]) == 0
-    labels = [label for label, _ in draw_samples.make_samples(np.zeros((64, 64, 3), np.uint8), 4)]
-    assert sum("positive" in label for label in labels) == sum("negative" in label for label in labels) == 3
+    assert (
+        draw_pcl_samples.main(
+            [str(data_dir / "benchmark/Set5/HR/coffee.png"), str(picture), "--box", "8", "8", "64"]
+        )
+        == 0
+    )
+    labels = [
+        label for label, _ in draw_pcl_samples.make_samples(np.zeros((64, 64, 3), np.uint8), 4)
+    ]
+    assert (
+        sum("positive" in label for label in labels)
+        == sum("negative" in label for label in labels)
+        == 3
+    )

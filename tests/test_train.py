@@ -15,20 +15,34 @@ from model.edsr import EDSR
 from optim import learning_rate
 from option import parse_args
 
-ALL_KINDS = ["--use_ema", "--gclip", "0.5", "--weight_decay", "1e-4", "--scheduler", "Cosine", "--cosine_tmax", "9"]
+ALL_KINDS = [
+    "--use_ema",
+    "--gclip",
+    "0.5",
+    "--weight_decay",
+    "1e-4",
+    "--scheduler",
+    "Cosine",
+    "--cosine_tmax",
+    "9",
+]
 
 
 def compare_runs(sr, one, two):
     same_bits(state_of(sr.folder(one)), state_of(sr.folder(two)))
     for name in ("model_latest", "model_best"):
-        weights = [torch.load(sr.folder(run) / f"model/{name}.pt", weights_only=True) for run in (one, two)]
+        weights = [
+            torch.load(sr.folder(run) / f"model/{name}.pt", weights_only=True) for run in (one, two)
+        ]
         same_bits(*weights)
     tests = [[line for line in sr.metrics(run) if "dataset" in line] for run in (one, two)]
     assert tests[0] == tests[1]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("flags", [[], ALL_KINDS, ["--precision", "bf16"]], ids=["plain", "ema-clip-cosine", "bf16"])
+@pytest.mark.parametrize(
+    "flags", [[], ALL_KINDS, ["--precision", "bf16"]], ids=["plain", "ema-clip-cosine", "bf16"]
+)
 def test_stopped_and_resumed_is_the_same_to_the_last_bit(sr, workers, flags):
     assert sr.train("--save", "whole", "--epochs", 4, *flags)[0] == 0
     assert sr.train("--save", "parts", "--epochs", 2, "--n_threads", workers, *flags)[0] == 0
@@ -66,7 +80,18 @@ def test_an_earlier_epoch_can_be_gone_on_from(sr):
 
 @pytest.mark.parametrize("scheduler", ["MileStone", "Cosine", "CosineRestart"])
 def test_the_learning_rate_does_not_depend_on_resuming(sr, scheduler):
-    flags = ["--scheduler", scheduler, "--decay", "2-4", "--cosine_tmax", 2, "--test_every", 1, "--cosine_restart_weight", 0.5]
+    flags = [
+        "--scheduler",
+        scheduler,
+        "--decay",
+        "2-4",
+        "--cosine_tmax",
+        2,
+        "--test_every",
+        1,
+        "--cosine_restart_weight",
+        0.5,
+    ]
     sr.train("--save", "whole", "--epochs", 6, *flags)
     sr.train("--save", "parts", "--epochs", 1, *flags)
     for epochs in (2, 4, 6):
@@ -83,8 +108,18 @@ def test_schedules_have_the_values_of_their_formulas():
         return [round(learning_rate(args, epoch), 6) for epoch in range(1, 8)]
 
     assert rates("--decay", "2-4") == [1, 1, 0.5, 0.5, 0.25, 0.25, 0.25]
-    assert rates("--scheduler", "Cosine", "--cosine_tmax", "4") == [1, 0.853553, 0.5, 0.146447, 0, 0.146447, 0.5]
-    restart = rates("--scheduler", "CosineRestart", "--cosine_tmax", "2", "--cosine_restart_weight", "0.5")
+    assert rates("--scheduler", "Cosine", "--cosine_tmax", "4") == [
+        1,
+        0.853553,
+        0.5,
+        0.146447,
+        0,
+        0.146447,
+        0.5,
+    ]
+    restart = rates(
+        "--scheduler", "CosineRestart", "--cosine_tmax", "2", "--cosine_restart_weight", "0.5"
+    )
     assert restart == [1, 0.5, 0.5, 0.25, 0.5, 0.25, 0]
 
 
@@ -99,7 +134,9 @@ def test_epochs_n_trains_n_epochs(sr):
 
 
 def test_the_experiment_folder(sr):
-    status, out, _ = sr.train("--save", "run", "--epochs", 2, "--save_models", "--save_results", "--save_gt")
+    status, out, _ = sr.train(
+        "--save", "run", "--epochs", 2, "--save_models", "--save_results", "--save_gt"
+    )
     assert status == 0
     folder = sr.folder("run")
     expected = "config.txt log.txt metrics.jsonl psnr_Set5.pdf psnr_Set5.png loss.pdf loss.png model/model_latest.pt "
@@ -110,7 +147,9 @@ def test_the_experiment_folder(sr):
     assert not list(folder.rglob("*.part"))
     assert (folder / "log.txt").read_text().endswith(out)
     tests = [line for line in sr.metrics("run") if "dataset" in line]
-    assert [set(line) for line in tests] == [{"epoch", "dataset", "scale", "psnr", "ssim", "images"}] * 2
+    assert [set(line) for line in tests] == [
+        {"epoch", "dataset", "scale", "psnr", "ssim", "images"}
+    ] * 2
     assert tests[0] | {"psnr": 0, "ssim": 0} == {
         "epoch": 1, "dataset": "Set5", "scale": 2, "psnr": 0, "ssim": 0, "images": 2,
     }  # fmt: skip
@@ -138,10 +177,15 @@ def test_weights_are_plain_and_can_be_tested_and_started_from(sr):
 def test_best_is_judged_on_all_sets_and_scales(sr):
     _, out, _ = sr.train("--save", "run", "--epochs", 3, "--data_test", "Set5+Mine")
     tests = [line for line in sr.metrics("run") if "dataset" in line]
-    means = [sum(line["psnr"] for line in tests if line["epoch"] == epoch) / 2 for epoch in (1, 2, 3)]
+    means = [
+        sum(line["psnr"] for line in tests if line["epoch"] == epoch) / 2 for epoch in (1, 2, 3)
+    ]
     best = means.index(max(means)) + 1
     assert state_of(sr.folder("run"))["best"] == {"psnr": pytest.approx(max(means)), "epoch": best}
-    assert f"Mean PSNR over 2 sets and scales: {means[2]:.3f} (Best: {max(means):.3f} @epoch {best})" in out
+    assert (
+        f"Mean PSNR over 2 sets and scales: {means[2]:.3f} (Best: {max(means):.3f} @epoch {best})"
+        in out
+    )
 
 
 def test_training_lowers_the_loss_and_passes_what_it_started_with(sr):
@@ -160,7 +204,18 @@ def test_every_optimizer_and_loss(sr, optimizer):
 
 def test_a_split_batch_gives_the_same_step(sr):
     for parts in (1, 3):
-        sr.train("--save", f"run{parts}", "--epochs", 1, "--test_every", 1, "--split_batch", parts, "--optimizer", "SGD")
+        sr.train(
+            "--save",
+            f"run{parts}",
+            "--epochs",
+            1,
+            "--test_every",
+            1,
+            "--split_batch",
+            parts,
+            "--optimizer",
+            "SGD",
+        )
     whole, split = (state_of(sr.folder(f"run{parts}"))["net"] for parts in (1, 3))
     for name, value in whole.items():
         assert torch.allclose(value, split[name], atol=1e-6), name
@@ -188,7 +243,9 @@ def test_best_of_a_run_that_goes_back_is_its_own(sr):
     sr("--load", "run", "--resume", 1, "--epochs", 2, "--lr", "1e-12", "--cpu")
     models = sr.folder("run") / "model"
     epoch = state_of(sr.folder("run"))["best"]["epoch"]
-    best, own = (torch.load(models / f"model_{name}.pt", weights_only=True) for name in ("best", epoch))
+    best, own = (
+        torch.load(models / f"model_{name}.pt", weights_only=True) for name in ("best", epoch)
+    )
     same_bits(dict(best), dict(own))
 
 
@@ -221,7 +278,18 @@ def test_bicubic_takes_the_same_path(sr):
 
 def test_images_without_ground_truth(sr, data_dir):
     where = ["--dir_demo", data_dir / "benchmark/Set5/LR_bicubic/X2"]
-    flags = ["--model", "Bicubic", "--test_only", "--data_test", "Demo", "--scale", 2, "--save", "demo", "--cpu"]
+    flags = [
+        "--model",
+        "Bicubic",
+        "--test_only",
+        "--data_test",
+        "Demo",
+        "--scale",
+        2,
+        "--save",
+        "demo",
+        "--cpu",
+    ]
     status, out, _ = sr(*flags, *where, "--save_results")
     assert status == 0
     assert "PSNR: n/a" in out
@@ -252,11 +320,18 @@ def test_a_new_run_does_not_overwrite_and_reset_empties(sr):
     same_bits(before, state_of(sr.folder("run")))
     assert sr.train("--save", "run", "--epochs", 1, "--reset", "--seed", 2)[0] == 0
     assert len(sr.metrics("run")) == 2
-    assert not torch.equal(before["net"]["head.0.weight"], state_of(sr.folder("run"))["net"]["head.0.weight"])
+    assert not torch.equal(
+        before["net"]["head.0.weight"], state_of(sr.folder("run"))["net"]["head.0.weight"]
+    )
 
 
 def test_quiet_when_not_a_terminal_and_log_lines_stay_whole(sr):
-    run = subprocess.run([sys.executable, *sr.argv("--save", "run", "--epochs", 1)], capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, *sr.argv("--save", "run", "--epochs", 1)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert run.stderr == ""
     assert "\r" not in run.stdout
 

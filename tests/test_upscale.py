@@ -24,8 +24,16 @@ def test_same_name_and_other_ending_both_come_out(upscale, folder, coffee):
     iio.imwrite(folder / "a.jpg", 255 - coffee, quality=95)
     iio.imwrite(folder / "b.png", coffee)
     assert upscale(folder)[0] == 0
-    assert sorted(path.name for path in upscale.out.iterdir()) == ["a.jpg.png", "a.png.png", "b.png"]
-    difference = read_image(upscale.out / "a.jpg.png").astype(int) + read_image(upscale.out / "a.png.png") - 255
+    assert sorted(path.name for path in upscale.out.iterdir()) == [
+        "a.jpg.png",
+        "a.png.png",
+        "b.png",
+    ]
+    difference = (
+        read_image(upscale.out / "a.jpg.png").astype(int)
+        + read_image(upscale.out / "a.png.png")
+        - 255
+    )
     assert np.abs(difference).mean() < 10
 
 
@@ -57,7 +65,10 @@ def test_one_file_to_one_file(upscale, folder, coffee):
     for name in ("big.png", "big.tif"):
         assert upscale(folder / "a.png", out=upscale.out / name)[0] == 0
         assert np.array_equal(read_image(upscale.out / name), imresize(coffee, 2))
-    for source, name, word in (("a.png", "big.jpg", ".png, .tif, .tiff"), ("a.png", "clip.mp4", ".png")):
+    for source, name, word in (
+        ("a.png", "big.jpg", ".png, .tif, .tiff"),
+        ("a.png", "clip.mp4", ".png"),
+    ):
         status, _, err = upscale(folder / source, out=upscale.out / name)
         assert status == 1
         assert word in err
@@ -91,7 +102,15 @@ def test_results_of_the_experiment(upscale, folder, coffee, sr):
 def test_my_image(sr, tmp_path, coffee):
     (tmp_path / "LR/Mine/x2").mkdir(parents=True)
     iio.imwrite(tmp_path / "LR/Mine/x2/a.png", coffee)
-    where = ("--testpath", tmp_path / "LR", "--testset", "Mine", "--save_results", "--test_only", "--cpu")
+    where = (
+        "--testpath",
+        tmp_path / "LR",
+        "--testset",
+        "Mine",
+        "--save_results",
+        "--test_only",
+        "--cpu",
+    )
     assert sr("--model", "Bicubic", "--scale", 2, "--data_test", "MyImage", *where)[0] == 0
     assert (sr.folder("test") / "results-MyImage/a_x2_SR.png").is_file()
 
@@ -152,7 +171,11 @@ def test_a_full_disk_leaves_no_half_file(upscale, folder, coffee, monkeypatch):
 
 
 def test_flags_of_another_use(sr):
-    for flags in ("--dir_out x", "--dir_out x --data_test Demo", "--dir_out x --test_only --data_test Demo+Set5"):
+    for flags in (
+        "--dir_out x",
+        "--dir_out x --data_test Demo",
+        "--dir_out x --test_only --data_test Demo+Set5",
+    ):
         status, _, err = sr.train(*flags.split())
         assert status == 2
         assert "--dir_out" in err
@@ -161,7 +184,17 @@ def test_flags_of_another_use(sr):
 def test_pictures_are_upscaled_while_training(sr, folder, coffee):
     iio.imwrite(folder / "a.png", coffee)
     (folder / "broken.png").write_text("no")
-    flags = ("--data_test", "Demo+Set5", "--dir_demo", folder, "--save_results", "--epochs", 1, "--save", "run")
+    flags = (
+        "--data_test",
+        "Demo+Set5",
+        "--dir_demo",
+        folder,
+        "--save_results",
+        "--epochs",
+        1,
+        "--save",
+        "run",
+    )
     status, out, _ = sr.train(*flags)
     assert status == 0
     assert "failed: " in out
@@ -174,7 +207,9 @@ def test_pictures_are_upscaled_while_training(sr, folder, coffee):
 
 def script(*argv, **env):
     command = ["bash", str(ROOT / "scripts/upscale.sh"), *map(str, argv)]
-    return subprocess.run(command, env={**os.environ, "PYTHON": sys.executable, **env}, capture_output=True, text=True)
+    return subprocess.run(
+        command, env={**os.environ, "PYTHON": sys.executable, **env}, capture_output=True, text=True
+    )
 
 
 def test_the_script(upscale, folder, coffee, sr):

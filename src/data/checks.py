@@ -3,13 +3,13 @@
 import numpy as np
 
 from data.image import to_channels, to_tensor
+from data.patches import image_hw, load_array
 from data.resize import imresize
-from data.train import fetch, size_of
 
 SIDE = 64  # LR pixels of the window that is looked at
 MARGIN = 2  # LR pixels around it, which its downsampling looks at
 INSET = MARGIN + 1  # LR pixels to the border of the image, for the window to be shifted
-MOST_FILES = 16  # that are decoded for a check alone
+MAX_DECODED = 16  # that are decoded for a check alone
 SAME = 2.5  # mean difference, of 255, up to which two images of one size are the same, saved as JPEG perhaps
 
 
@@ -25,11 +25,17 @@ def _busiest_window(lr):
     for top in np.linspace(INSET, lr.shape[0] - INSET - height, 3).astype(int):
         for left in np.linspace(INSET, lr.shape[1] - INSET - width, 3).astype(int):
             window = lr[top : top + height, left : left + width].astype(np.float32)
-            windows.append((np.abs(np.diff(window, axis=0)).mean() + np.abs(np.diff(window, axis=1)).mean(), top, left))
+            windows.append(
+                (
+                    np.abs(np.diff(window, axis=0)).mean() + np.abs(np.diff(window, axis=1)).mean(),
+                    top,
+                    left,
+                )
+            )
     return (*max(windows)[1:], height, width)
 
 
-def pair_problem(hr, lr, scale):
+def check_alignment(hr, lr, scale):
     """Tell what speaks against an LR image having been made from an HR image.
 
     A window of HR, shifted by up to an LR pixel, is downsampled and compared with LR by the share of the variance that it
@@ -60,12 +66,18 @@ def pair_problem(hr, lr, scale):
     if as_it_is < 1e-3:
         return None
     steps = (0, -1, 1, -scale, scale)
-    least, *shift = min((unexplained(down, right), down, right) for down in steps for right in steps)
+    least, *shift = min(
+        (unexplained(down, right), down, right) for down in steps for right in steps
+    )
     if least > 0.5:
         return "does not show the same as its HR image"
     if least < 0.7 * as_it_is:
         (down, right), sides = shift, (("down", "up"), ("right", "left"))
-        moves = [f"{abs(by)} {names[by > 0]}" for by, names in zip((down, right), sides, strict=True) if by]
+        moves = [
+            f"{abs(by)} {names[by > 0]}"
+            for by, names in zip((down, right), sides, strict=True)
+            if by
+        ]
         return f"is shifted against its HR image, by {' and '.join(moves)} (HR pixels)"
     return None
 
@@ -75,48 +87,51 @@ def spread(count, most):
     return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int)).tolist()
 
 
-def problems_of_training(samples):
-    """Look at the pairs of a TrainSet: all that are decoded, else some; a list of sentences."""
+def check_train_pairs(samples):
+    """Look at the pairs of a TrainDataset: all that are decoded, else some; a list of sentences."""
     problems = []
     for scale, pairs in zip(samples.scales, samples.pairs, strict=True):
         files = [getattr(hr, "suffix", ".npy") != ".npy" for hr, *_ in pairs]
-        for index in spread(len(pairs), MOST_FILES if any(files) else len(pairs)):
+        for index in spread(len(pairs), MAX_DECODED if any(files) else len(pairs)):
             hr, lr, name = pairs[index]
-            problem = lr is not None and pair_problem(fetch(hr), fetch(lr), scale)
+            problem = lr is not None and check_alignment(load_array(hr), load_array(lr), scale)
             problems += [f"{name}: its LR image of scale {scale} {problem}"] if problem else []
     return problems
 
 
-class Looks:
+class TestFingerprints:
     """What test images look like: enough of each to find it among the training images, whatever its name."""
 
     def __init__(self):
         self.grids = {}  # {path: (size, 16x16 pixels)}
 
-    def problems_of_tests(self, images, indices):
+    def check_test_pairs(self, images, indices):
         """Decode the images of a TestSet with these indices, look at their pairs and keep their looks; a list of sentences.
 
         Raises:
-            InputError: an image cannot be decoded.
+            UserError: an image cannot be decoded.
         """
         problems = []
         for index in indices:
             image, (hr_path, lr_path) = images[index], images.pairs[index]
             self.grids[hr_path] = (_lasting(image.hr.shape[1:]), _grid(image.hr))
             if lr_path is not None:
-                hr, lr = (x.permute(1, 2, 0).clamp(0, 255).round().byte().numpy() for x in (image.hr, image.lr))
-                problem = pair_problem(hr, lr, images.scale)
+                hr, lr = (
+                    x.permute(1, 2, 0).clamp(0, 255).round().byte().numpy()
+                    for x in (image.hr, image.lr)
+                )
+                problem = check_alignment(hr, lr, images.scale)
                 problems += [f"{lr_path} {problem}"] if problem else []
         return problems
 
-    def found_in(self, samples):
-        """Find the images that are among those of a TrainSet; a list of sentences."""
+    def find_leaks(self, samples):
+        """Find the images that are among those of a TrainDataset; a list of sentences."""
         trained, found = {}, []
         wanted = {size for size, _ in self.grids.values()}
         for hr, _, name in samples.pairs[0]:
-            size = _lasting(size_of(hr))
+            size = _lasting(image_hw(hr))
             if size in wanted:
-                hr = fetch(hr)
+                hr = load_array(hr)
                 pixels = np.ascontiguousarray(hr[np.ix_(*_places(hr.shape[:2]))])
                 looks = to_tensor(to_channels(pixels, samples.n_colors)).float().mean(0).numpy()
                 trained.setdefault(size, []).append((looks, name))

@@ -8,15 +8,13 @@ import tifffile
 import torch
 from PIL import Image, ImageCms, ImageOps
 
-from data.wide import is_cut, read_wide, read_wide_tiff, tiff_header, write_wide_png
-from errors import InputError
-from replacing import naming, replacing
+from data.image16 import is_cut, read_16bit, read_wide_tiff, tiff_header, write_wide_png
+from metric import LUMA
+from runtime.errors import UserError
+from runtime.files import atomic_path, report_write_errors
 
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 TIFF = {".tif", ".tiff"}
-
-# Y of ITU-R BT.601 for R, G, B in [0, 255]: 16 + the weighted sum / 255
-LUMA = (65.481, 128.553, 24.966)
 
 
 def _to_srgb(image, profile):
@@ -25,7 +23,9 @@ def _to_srgb(image, profile):
         return image.convert("RGB")
     intent, flags = ImageCms.Intent.RELATIVE_COLORIMETRIC, ImageCms.Flags.BLACKPOINTCOMPENSATION
     source, target = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
-    return ImageCms.profileToProfile(image, source, target, renderingIntent=intent, outputMode="RGB", flags=flags)
+    return ImageCms.profileToProfile(
+        image, source, target, renderingIntent=intent, outputMode="RGB", flags=flags
+    )
 
 
 def _as_grey_or_colour(image, profile):
@@ -48,23 +48,35 @@ def _decode(path):
             return wide
     with Image.open(path) as file:
         profile = file.info.get("icc_profile")
-        key = file.info.get("transparency")  # the colour that is transparent, in a file without alpha
+        key = file.info.get(
+            "transparency"
+        )  # the colour that is transparent, in a file without alpha
         if is_cut(file):
-            image = read_wide(path)
+            image = read_16bit(path)
             if isinstance(key, tuple):
                 opaque = (image != np.array(key, np.uint16)).any(axis=2, keepdims=True)
                 image = np.concatenate([image, opaque * np.uint16(65535)], axis=2)
             return image, profile
         layout = file.tile[0][3] if file.tile else None
-        if file.format == "PPM" and file.mode == "RGB" and isinstance(layout, tuple) and layout[-1] > 255:
-            raise InputError(f"{path}: a PPM of 16 bits would be cut to 8 bits: save it as PNG or TIFF")
-        whole_numbers = file.mode == "I" and file.format in ("PNG", "PPM")  # 16 bits in Pillow's 32-bit mode
+        if (
+            file.format == "PPM"
+            and file.mode == "RGB"
+            and isinstance(layout, tuple)
+            and layout[-1] > 255
+        ):
+            raise UserError(
+                f"{path}: a PPM of 16 bits would be cut to 8 bits: save it as PNG or TIFF"
+            )
+        whole_numbers = file.mode == "I" and file.format in (
+            "PNG",
+            "PPM",
+        )  # 16 bits in Pillow's 32-bit mode
         image, profile = _as_grey_or_colour(ImageOps.exif_transpose(file), profile)
     pixels = np.asarray(image)
     return (pixels.astype(np.uint16) if whole_numbers else pixels), profile
 
 
-def read_picture(path):
+def read_image_with_profile(path):
     """Read an image file with all that is to be seen of it.
 
     Args:
@@ -76,26 +88,36 @@ def read_picture(path):
         as they are stored; the bytes of the ICC profile that says what they mean, or None.
 
     Raises:
-        InputError: the file cannot be decoded or is no such image.
+        UserError: the file cannot be decoded or is no such image.
     """
     path = Path(path)
     try:
         pixels, profile = _decode(path)
-    except InputError:
+    except UserError:
         raise
     except MemoryError as error:
-        raise InputError(f"{path}: needs more memory than there is") from error
-    except Exception as error:  # decoders raise anything from OSError to struct.error for a broken file
-        raise InputError(f"{path}: cannot be read as an image ({type(error).__name__}: {error})") from error
+        raise UserError(f"{path}: needs more memory than there is") from error
+    except (
+        Exception
+    ) as error:  # decoders raise anything from OSError to struct.error for a broken file
+        raise UserError(
+            f"{path}: cannot be read as an image ({type(error).__name__}: {error})"
+        ) from error
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
-    if pixels.ndim != 3 or pixels.shape[2] not in (1, 2, 3, 4) or pixels.dtype not in (np.uint8, np.uint16):
-        raise InputError(f"{path}: is no grey or RGB image of 8 or 16 bits (shape {pixels.shape}, {pixels.dtype})")
+    if (
+        pixels.ndim != 3
+        or pixels.shape[2] not in (1, 2, 3, 4)
+        or pixels.dtype not in (np.uint8, np.uint16)
+    ):
+        raise UserError(
+            f"{path}: is no grey or RGB image of 8 or 16 bits (shape {pixels.shape}, {pixels.dtype})"
+        )
     return pixels, profile
 
 
 def read_image(path, alpha=False):
-    """Read the pixels of an image file; files and errors are those of `read_picture`.
+    """Read the pixels of an image file; files and errors are those of `read_image_with_profile`.
 
     Args:
         path: the file.
@@ -104,7 +126,7 @@ def read_image(path, alpha=False):
     Returns:
         array (H, W, C), uint8 or uint16; C is 1 or 3, or 2 or 4 with alpha=True and transparency in the file.
     """
-    image, _ = read_picture(path)
+    image, _ = read_image_with_profile(path)
     if not alpha and image.shape[2] in (2, 4):
         image = image[:, :, :-1]
     return np.ascontiguousarray(image)
@@ -119,16 +141,21 @@ def write_image(path, image, profile=None):
         profile: bytes of an ICC profile that goes with it, or None.
 
     Raises:
-        InputError: it cannot be written.
+        UserError: it cannot be written.
     """
     path = Path(path)
     image = image[:, :, None] if image.ndim == 2 else image
-    colours = {"photometric": "rgb" if image.shape[2] >= 3 else "minisblack", "planarconfig": "contig"}
-    with naming(path), replacing(path) as partial, open(partial, "wb") as file:
+    colours = {
+        "photometric": "rgb" if image.shape[2] >= 3 else "minisblack",
+        "planarconfig": "contig",
+    }
+    with report_write_errors(path), atomic_path(path) as partial, open(partial, "wb") as file:
         if path.suffix.lower() in TIFF:
             extra = ["unassalpha"] if image.shape[2] in (2, 4) else None
             image = image[:, :, 0] if image.shape[2] == 1 else image
-            tifffile.imwrite(file, image, extrasamples=extra, iccprofile=profile, metadata=None, **colours)
+            tifffile.imwrite(
+                file, image, extrasamples=extra, iccprofile=profile, metadata=None, **colours
+            )
         elif image.dtype == np.uint16:
             write_wide_png(file, image, profile)
         else:
@@ -145,7 +172,10 @@ def to_channels(image, n_colors):
     """
     if n_colors == 3:
         return image if image.shape[2] == 3 else np.repeat(image, 3, axis=2)
-    weights = np.array(LUMA if image.shape[2] == 3 else (sum(LUMA),), np.float32) / np.iinfo(image.dtype).max
+    weights = (
+        np.array(LUMA if image.shape[2] == 3 else (sum(LUMA),), np.float32)
+        / np.iinfo(image.dtype).max
+    )
     return (image.astype(np.float32) @ weights + np.float32(16))[:, :, None]
 
 
@@ -169,7 +199,7 @@ def image_size(path):
     """Read (height, width) of an image file from its header, as `read_image` will give it.
 
     Raises:
-        InputError: the file has no readable header.
+        UserError: the file has no readable header.
     """
     path = Path(path)
     try:
@@ -179,5 +209,7 @@ def image_size(path):
         with Image.open(path) as file:
             turned = file.getexif().get(0x112, 1) >= 5
             return file.size if turned else file.size[::-1]
-    except Exception as error:  # as in read_picture
-        raise InputError(f"{path}: cannot be read as an image ({type(error).__name__}: {error})") from error
+    except Exception as error:  # as in read_image_with_profile
+        raise UserError(
+            f"{path}: cannot be read as an image ({type(error).__name__}: {error})"
+        ) from error

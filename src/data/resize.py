@@ -65,7 +65,9 @@ def imresize(image, scale):
     """
     image = np.asarray(image)
     if image.dtype not in (np.uint8, np.uint16) or image.ndim not in (2, 3) or 0 in image.shape:
-        raise ValueError(f"imresize takes (H, W) or (H, W, C) of uint8 or uint16, not {image.shape} of {image.dtype}")
+        raise ValueError(
+            f"imresize takes (H, W) or (H, W, C) of uint8 or uint16, not {image.shape} of {image.dtype}"
+        )
     if not (math.isfinite(scale) and scale > 0):
         raise ValueError(f"imresize: scale {scale} is not a number above 0")
     rows_done = _resize_rows(image, scale)
@@ -76,5 +78,7 @@ def downsample(hr, scale):
     """Make the LR image of an HR image whose sides are cut to multiples of the integer `scale`."""
     height, width = (side // scale * scale for side in hr.shape[:2])
     if not height or not width:
-        raise ValueError(f"an image of {hr.shape[1]}x{hr.shape[0]} pixels is too small for scale {scale}")
+        raise ValueError(
+            f"an image of {hr.shape[1]}x{hr.shape[0]} pixels is too small for scale {scale}"
+        )
     return imresize(hr[:height, :width], 1 / scale)

@@ -2,7 +2,7 @@
 
 `--loss 1*L1+0.1*MSE` is a sum of weighted terms. A term is a module `Term(args, name)` with `forward(sr, hr, lr) -> scalar`, on
 tensors (B, C, H, W) in [0, rgb_range]. It may set `self.report`, a dict of numbers that are logged beside its value; one
-that learns has `start_epoch(epoch)`; one with `takes_samples = True` has `forward(sr, positives, negatives, hr)` instead.
+that learns has `start_epoch(epoch)`; one with `needs_samples = True` has `forward(sr, positives, negatives, hr)` instead.
 """
 
 import importlib
@@ -12,8 +12,8 @@ import re
 import torch
 from torch import nn
 
-from distributed import sum_over_ranks
-from errors import InputError
+from runtime.distributed import all_reduce_sum
+from runtime.errors import UserError
 
 _ADVERSARIAL = ("GAN", "LSGAN", "WGAN", "WGAN_GP", "RGAN", "ContrasD", "patchD")
 
@@ -22,10 +22,10 @@ LOSSES = {
     "L1": "loss.pixel:L1",
     "MSE": "loss.pixel:MSE",
     "WaveL1": "loss.wavelet:WaveL1",
-    "VGG22": "loss.vgg:Perceptual",
-    "VGG54": "loss.vgg:Perceptual",
-    "CL": "loss.cl:VGGContrast",
-    "VGGInfoNCE": "loss.cl:VGGContrast",
+    "VGG22": "loss.vgg:VGGLoss",
+    "VGG54": "loss.vgg:VGGLoss",
+    "CL": "loss.cl:VGGContrastiveLoss",
+    "VGGInfoNCE": "loss.cl:VGGContrastiveLoss",
     **dict.fromkeys(_ADVERSARIAL, "loss.adversarial:Adversarial"),
     **{f"CL-{name}": "loss.adversarial:Adversarial" for name in _ADVERSARIAL},
 }
@@ -35,7 +35,7 @@ def parse_loss(text):
     """Read '1*L1+5*CL-patchD' as [(1.0, 'L1'), (5.0, 'CL-patchD')]; a weight of 1 may be left out.
 
     Raises:
-        InputError: a weight that is no finite number, or a name that is not in `LOSSES`.
+        UserError: a weight that is no finite number, or a name that is not in `LOSSES`.
     """
     terms = []
     # a plus that belongs to an exponent, as in 1e+2*L1, splits nothing
@@ -46,13 +46,15 @@ def parse_loss(text):
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
-            raise InputError(f"--loss {text}: the weight {weight!r} of {name} is not a number")
+            raise UserError(f"--loss {text}: the weight {weight!r} of {name} is not a number")
         if name not in LOSSES:
-            raise InputError(f"--loss {text}: there is no loss {name!r}; the names are {', '.join(LOSSES)}")
+            raise UserError(
+                f"--loss {text}: there is no loss {name!r}; the names are {', '.join(LOSSES)}"
+            )
         terms.append((value, name))
     names = [name for _, name in terms]
     if len(set(names)) < len(names):
-        raise InputError(f"--loss {text}: a loss stands twice")
+        raise UserError(f"--loss {text}: a loss stands twice")
     return terms
 
 
@@ -67,7 +69,7 @@ class Loss(nn.Module):
             net: the SR network, which --neg_sr makes negatives with.
 
         Raises:
-            InputError: a term cannot be built: its weight file is missing, its flags contradict each other.
+            UserError: a term cannot be built: its weight file is missing, its flags contradict each other.
         """
         super().__init__()
         self.weights = {name: weight for weight, name in parse_loss(args.loss)}
@@ -76,17 +78,17 @@ class Loss(nn.Module):
             module, _, cls = LOSSES[name].partition(":")
             self.terms[name] = getattr(importlib.import_module(module), cls)(args, name)
         self.samples = None
-        if any(getattr(term, "takes_samples", False) for term in self.terms.values()):
+        if any(getattr(term, "needs_samples", False) for term in self.terms.values()):
             from loss.samples import SampleMaker
 
             self.samples = SampleMaker(args, net)
         self.start_epoch(1)
 
-    def compute_at(self, precision):
+    def set_precision(self, precision):
         """Let the terms that have networks to train run them at a precision: single, half or bf16."""
         for term in self.terms.values():
-            if hasattr(term, "compute_at"):
-                term.compute_at(precision)
+            if hasattr(term, "set_precision"):
+                term.set_precision(precision)
 
     def progress(self):
         """Give what `start_epoch` goes on from in the middle of an epoch."""
@@ -110,13 +112,13 @@ class Loss(nn.Module):
             measure: also log the norm of each term's gradient at sr, relative to that of L1 where L1 is a term.
 
         Raises:
-            InputError: with `measure`, a term sends no gradient to sr.
+            UserError: with `measure`, a term sends no gradient to sr.
         """
         values, self.device = {}, sr.device
         samples = self.samples(hr, lr) if self.samples else None
         for name, term in self.terms.items():
-            takes_samples = getattr(term, "takes_samples", False)
-            value = term(sr, *samples, hr) if takes_samples else term(sr, hr, lr)
+            needs_samples = getattr(term, "needs_samples", False)
+            value = term(sr, *samples, hr) if needs_samples else term(sr, hr, lr)
             values[name] = self.weights[name] * value
         total = sum(values.values())
         if measure:
@@ -133,12 +135,20 @@ class Loss(nn.Module):
         for name, value in values.items():
             gradient = None
             if value.requires_grad:
-                (gradient,) = torch.autograd.grad(value * share, sr, retain_graph=True, allow_unused=True)
-            square = torch.zeros((), device=sr.device) if gradient is None else gradient.square().sum()
-            square, part = sum_over_ranks(torch.stack([square, square.new_full((), share)])).tolist()
-            norms[name] = square**0.5 / part  # of these images alone, where --split_batch splits the batch
+                (gradient,) = torch.autograd.grad(
+                    value * share, sr, retain_graph=True, allow_unused=True
+                )
+            square = (
+                torch.zeros((), device=sr.device) if gradient is None else gradient.square().sum()
+            )
+            square, part = all_reduce_sum(
+                torch.stack([square, square.new_full((), share)])
+            ).tolist()
+            norms[name] = (
+                square**0.5 / part
+            )  # of these images alone, where --split_batch splits the batch
             if not norms[name] and self.weights[name] and bool(torch.isfinite(value)):
-                raise InputError(f"--loss: {name} sends no gradient to the network")
+                raise UserError(f"--loss: {name} sends no gradient to the network")
         if len(norms) == 1:
             return
         reference = norms.get("L1") or 1.0
@@ -150,7 +160,7 @@ class Loss(nn.Module):
         value = torch.as_tensor(value, device=self.device).detach().float() * share
         self.step[name] = self.step[name] + value if name in self.step else value
 
-    def end_step(self, flag=0.0):
+    def reduce_step(self, flag=0.0):
         """Add the values of a step, over all its parts and ranks, to those of the epoch.
 
         One exchange with the device and between the ranks.
@@ -162,7 +172,9 @@ class Loss(nn.Module):
             (total, flags): the weighted sum of the terms, and the sum of the flags of all ranks.
         """
         names, values = list(self.step), list(self.step.values())
-        *values, flags = sum_over_ranks(torch.stack([*values, torch.full_like(values[0], flag)])).tolist()
+        *values, flags = all_reduce_sum(
+            torch.stack([*values, torch.full_like(values[0], flag)])
+        ).tolist()
         self.step = {}
         for name, value in zip(names, values, strict=True):
             self.sums[name] = self.sums.get(name, 0.0) + value

@@ -7,7 +7,7 @@ VGGInfoNCE: InfoNCE as in contrast.py, in these features.
 import torch
 from torch import nn
 
-from loss.contrast import distance, info_nce
+from loss.contrastive import distance, info_nce
 from loss.samples import quantize, upsample
 from loss.vgg import VGGFeatures
 
@@ -15,10 +15,10 @@ LAYERS = (1, 6, 11, 20, 29)
 WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
 
 
-class VGGContrast(nn.Module):
+class VGGContrastiveLoss(nn.Module):
     """sum over layers of weight * distance ratio (CL) or weight * InfoNCE (VGGInfoNCE)."""
 
-    takes_samples = True
+    needs_samples = True
 
     def __init__(self, args, name):
         super().__init__()
@@ -31,7 +31,10 @@ class VGGContrast(nn.Module):
         with torch.no_grad():
             positives = [self.vgg(x) for x in positives]
             negatives = [
-                self.vgg(x if x.shape[-2:] == size else quantize(upsample(x, size), self.vgg.rgb_range)) for x in negatives
+                self.vgg(
+                    x if x.shape[-2:] == size else quantize(upsample(x, size), self.vgg.rgb_range)
+                )
+                for x in negatives
             ]
         loss = 0.0
         for layer, (weight, anchor) in enumerate(zip(WEIGHTS, self.vgg(sr), strict=True)):

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from torch.nn.functional import leaky_relu
 
-import distributed
-from errors import InputError
-from loss.wavelet import haar_high
-from precision import autocast
+from loss.wavelet import haar_high_frequencies
+from runtime import distributed
+from runtime.errors import UserError
+from runtime.precision import autocast
 
 WIDTHS = (64, 64, 128, 128, 256, 256, 512, 512)
 STRIDES = (1, 2, 1, 2, 1, 2, 1, 2)
@@ -21,7 +21,7 @@ N_LAYERS = len(WIDTHS)
 SLOPE = 0.2  # of LeakyReLU
 
 
-class SetNorm(nn.BatchNorm2d):
+class CrossRankBatchNorm(nn.BatchNorm2d):
     """Batch normalisation of a set of samples by the statistics of the whole set, whose images may be on several ranks."""
 
     def _statistics(self, x):
@@ -29,8 +29,12 @@ class SetNorm(nn.BatchNorm2d):
         own = x.mean((0, 2, 3))
         spread = (x - own.view(1, -1, 1, 1)).square().mean((0, 2, 3))
         row = torch.cat([own, spread, own.new_full((1,), x.numel() / x.shape[1])])
-        rows = distributed.of_all_ranks(row[None], (distributed.rank(), distributed.world_size()))
-        means, spreads, counts = rows.split([len(own), len(own), 1], dim=1)  # (ranks, C), (ranks, C), (ranks, 1)
+        rows = distributed.all_gather_batch(
+            row[None], (distributed.rank(), distributed.world_size())
+        )
+        means, spreads, counts = rows.split(
+            [len(own), len(own), 1], dim=1
+        )  # (ranks, C), (ranks, C), (ranks, 1)
         count = counts.sum()
         mean = (means * counts).sum(0) / count
         var = ((spreads + (means - mean).square()) * counts).sum(0) / count
@@ -47,7 +51,9 @@ class SetNorm(nn.BatchNorm2d):
         mean, var = self._statistics(x.float())
         scale = self.weight * (var + self.eps).rsqrt()
         shift = self.bias - mean * scale
-        return torch.addcmul(shift.view(1, -1, 1, 1), x.float(), scale.view(1, -1, 1, 1)).to(x.dtype)
+        return torch.addcmul(shift.view(1, -1, 1, 1), x.float(), scale.view(1, -1, 1, 1)).to(
+            x.dtype
+        )
 
 
 class Discriminator(nn.Module):
@@ -66,33 +72,42 @@ class Discriminator(nn.Module):
             patch: head of 4x4 logits (patchD), else one logit an image; None takes it from --loss.
 
         Raises:
-            InputError: the training patch is odd under --use_wavelet, or too small.
+            UserError: the training patch is odd under --use_wavelet, or too small.
         """
         super().__init__()
         self.use_wavelet, self.before_relu = args.use_wavelet, args.before_relu
         side = args.patch_size // args.scale[0] * args.scale[0]
         if args.use_wavelet and side % 2:
-            raise InputError(f"--use_wavelet: needs an even training patch, not {side} (--patch_size {args.patch_size})")
+            raise UserError(
+                f"--use_wavelet: needs an even training patch, not {side} (--patch_size {args.patch_size})"
+            )
         smallest = 32 if args.use_wavelet else 16
         if side < smallest:
-            raise InputError(f"--patch_size {args.patch_size}: the embedding needs at least {smallest} pixels")
+            raise UserError(
+                f"--patch_size {args.patch_size}: the embedding needs at least {smallest} pixels"
+            )
         side = side // 2 if args.use_wavelet else side
         n_in = args.n_colors * (3 if args.use_wavelet else 1)
         blocks = []
         for n_out, stride in zip(WIDTHS, STRIDES, strict=True):
             convolution = nn.Conv2d(n_in, n_out, 3, stride=stride, padding=1, bias=False)
-            blocks += [nn.Sequential(convolution, SetNorm(n_out)), nn.LeakyReLU(SLOPE)]
+            blocks += [nn.Sequential(convolution, CrossRankBatchNorm(n_out)), nn.LeakyReLU(SLOPE)]
             n_in = n_out
             side = (side - 1) // stride + 1
         if side == 1 and args.batch_size // args.split_batch == 1:
-            raise InputError("--batch_size: one patch of this size has no statistics for the embedding's normalisation")
+            raise UserError(
+                "--batch_size: one patch of this size has no statistics for the embedding's normalisation"
+            )
         self.features = nn.Sequential(*blocks)
         patch = "patchD" in args.loss if patch is None else patch
         if patch:
             self.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Conv2d(n_in, 1, 1))
         else:
             self.classifier = nn.Sequential(
-                nn.Flatten(), nn.Linear(n_in * side**2, 1024), nn.LeakyReLU(SLOPE, inplace=True), nn.Linear(1024, 1)
+                nn.Flatten(),
+                nn.Linear(n_in * side**2, 1024),
+                nn.LeakyReLU(SLOPE, inplace=True),
+                nn.Linear(1024, 1),
             )
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -100,14 +115,16 @@ class Discriminator(nn.Module):
 
     def prepare(self, x):
         """Give what the first block sees of images (B, C, H, W): their Haar high frequencies with --use_wavelet."""
-        return haar_high(x) if self.use_wavelet else x
+        return haar_high_frequencies(x) if self.use_wavelet else x
 
     def embed(self, x, layers):
         """Give the features of the blocks `layers`, a list of (B, C, H, W) in 32 bits, of prepared images.
 
         Blocks after the last of them are not computed.
         """
-        kept = [features for features, _ in itertools.islice(self._blocks(x, layers), max(layers) + 1)]
+        kept = [
+            features for features, _ in itertools.islice(self._blocks(x, layers), max(layers) + 1)
+        ]
         return [kept[number].float() for number in layers]
 
     def logits(self, x):

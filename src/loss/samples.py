@@ -11,8 +11,8 @@ import torch
 from torch.nn.functional import conv2d, interpolate, pad
 
 from data.image import to_uint8
-from distributed import own_of_all
-from errors import InputError
+from runtime.distributed import draw_for_rank
+from runtime.errors import UserError
 
 BLUR_SIZES = (3, 5, 7, 9, 11)
 BLUR_SIGMAS = (0.1, 2.0)
@@ -85,14 +85,16 @@ def _uniform(low, high, count=1):
 
 
 def _for_images(low, high, count):
-    """Draw a number in [low, high) for each of `count` images; see `own_of_all`."""
-    return own_of_all(count, lambda total: _uniform(low, high, total))
+    """Draw a number in [low, high) for each of `count` images; see `draw_for_rank`."""
+    return draw_for_rank(count, lambda total: _uniform(low, high, total))
 
 
 def _noise(x):
-    """Draw normal noise like x (B, C, H, W), each image's from a generator of its own; see `own_of_all`."""
-    seeds = own_of_all(len(x), lambda total: torch.randint(2**62, (total,))).tolist()
-    return torch.stack([torch.randn(x.shape[1:], generator=torch.Generator().manual_seed(seed)) for seed in seeds]).to(x)
+    """Draw normal noise like x (B, C, H, W), each image's from a generator of its own; see `draw_for_rank`."""
+    seeds = draw_for_rank(len(x), lambda total: torch.randint(2**62, (total,))).tolist()
+    return torch.stack(
+        [torch.randn(x.shape[1:], generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    ).to(x)
 
 
 def _draw_blur():
@@ -106,7 +108,9 @@ def _jpeg(x, rgb_range):
     for image, quality in zip(x, _for_images(*JPEG_QUALITIES, len(x)).int().tolist(), strict=True):
         pixels = to_uint8(image, rgb_range)
         grey = pixels.shape[2] == 1
-        stored = iio.imwrite("<bytes>", pixels[:, :, 0] if grey else pixels, extension=".jpg", quality=quality)
+        stored = iio.imwrite(
+            "<bytes>", pixels[:, :, 0] if grey else pixels, extension=".jpg", quality=quality
+        )
         back = np.asarray(iio.imread(stored, extension=".jpg")).reshape(pixels.shape)
         done.append(torch.from_numpy(back).permute(2, 0, 1))
     return torch.stack(done).to(x) * (rgb_range / 255)
@@ -132,18 +136,23 @@ class SampleMaker:
         """Check that the flags leave at least one sample of each kind.
 
         Raises:
-            InputError: no positives, no negatives, or --pos_id or --neg_id outside of the samples.
+            UserError: no positives, no negatives, or --pos_id or --neg_id outside of the samples.
         """
         self.args, self.net = args, net
         many = args.mcl_neg if args.use_aug else 0
         positives = 1 + many * args.sharp_hr + args.use_noise_pos - args.only_aug
         negatives = 1 + many * args.random_neg - args.only_aug
-        for kind, count, chosen in (("positives", positives, args.pos_id), ("negatives", negatives, args.neg_id)):
+        for kind, count, chosen in (
+            ("positives", positives, args.pos_id),
+            ("negatives", negatives, args.neg_id),
+        ):
             if count < 1:
-                raise InputError(f"--only_aug with --mcl_neg {args.mcl_neg}: the contrastive loss has no {kind}")
+                raise UserError(
+                    f"--only_aug with --mcl_neg {args.mcl_neg}: the contrastive loss has no {kind}"
+                )
             if chosen is not None and max(int(i) for i in chosen.split(",")) >= count:
                 flag = "--pos_id" if kind == "positives" else "--neg_id"
-                raise InputError(f"{flag} {chosen}: there are {count} {kind}, numbered from 0")
+                raise UserError(f"{flag} {chosen}: there are {count} {kind}, numbered from 0")
 
     @torch.no_grad()
     def __call__(self, hr, lr):
@@ -156,7 +165,9 @@ class SampleMaker:
         args, white = self.args, self.args.rgb_range
         positives, negatives = [hr], [lr]
         if args.use_noise_pos:
-            positives.append(quantize(hr + _noise(hr) * (args.pos_noise_value * white / 255), white))
+            positives.append(
+                quantize(hr + _noise(hr) * (args.pos_noise_value * white / 255), white)
+            )
         for _ in range(args.mcl_neg if args.use_aug else 0):
             if args.sharp_hr:
                 factor = _for_images(args.sharp_value, args.sharp_value + args.sharp_range, len(hr))

@@ -9,12 +9,25 @@ import torch
 from torch import nn
 from torch.nn.functional import mse_loss
 
-from data.download import fetch
-from errors import InputError
+from data.prepare.download import fetch
 from model.weights import read_weights
+from runtime.errors import UserError
 
 URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
-WIDTHS = (64, 64, "pool", 128, 128, "pool", *[256] * 4, "pool", *[512] * 4, "pool", *[512] * 4, "pool")
+WIDTHS = (
+    64,
+    64,
+    "pool",
+    128,
+    128,
+    "pool",
+    *[256] * 4,
+    "pool",
+    *[512] * 4,
+    "pool",
+    *[512] * 4,
+    "pool",
+)
 # mean and standard deviation of RGB in [0, 1] that the weights were trained with
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -35,7 +48,7 @@ def weights_path(vgg_path):
     """Give the weight file: --vgg_path, else that in torch.hub's folder, downloaded if need be.
 
     Raises:
-        InputError: it is missing and cannot be downloaded, or is another file.
+        UserError: it is missing and cannot be downloaded, or is another file.
     """
     if vgg_path:
         return Path(vgg_path)
@@ -43,8 +56,8 @@ def weights_path(vgg_path):
     if not path.is_file():
         try:
             fetch(URL, path, sha256="dcbb9e9d")
-        except InputError as error:
-            raise InputError(f"{error}, or name it by --vgg_path") from error
+        except UserError as error:
+            raise UserError(f"{error}, or name it by --vgg_path") from error
     return path
 
 
@@ -59,7 +72,7 @@ class VGGFeatures(nn.Module):
             layers: numbers of the layers, as in torchvision's `features`, whose outputs are given.
 
         Raises:
-            InputError: the file is missing, broken or another network's.
+            UserError: the file is missing, broken or another network's.
         """
         super().__init__()
         self.kept = sorted(layers)
@@ -67,12 +80,20 @@ class VGGFeatures(nn.Module):
         path = weights_path(args.vgg_path)
         state = read_weights(path)
         own = {f"features.{name}": value for name, value in net.state_dict().items()}
-        off = [name for name, value in own.items() if name not in state or state[name].shape != value.shape]
+        off = [
+            name
+            for name, value in own.items()
+            if name not in state or state[name].shape != value.shape
+        ]
         if off:
-            raise InputError(f"{path}: holds no VGG19 in torchvision's layout; {off[0]} is missing or of another shape")
+            raise UserError(
+                f"{path}: holds no VGG19 in torchvision's layout; {off[0]} is missing or of another shape"
+            )
         net.load_state_dict({name.removeprefix("features."): state[name] for name in own})
         net = net[: self.kept[-1] + 1].requires_grad_(False)
-        self._net = (net,)  # in a tuple: no part of this module, so that no checkpoint carries the weights of VGG
+        self._net = (
+            net,
+        )  # in a tuple: no part of this module, so that no checkpoint carries the weights of VGG
         self.rgb_range = args.rgb_range
 
     def forward(self, x):
@@ -88,7 +109,7 @@ class VGGFeatures(nn.Module):
         return kept
 
 
-class Perceptual(nn.Module):
+class VGGLoss(nn.Module):
     """Mean squared error of VGG19 features before the activation: VGG22 is conv2_2, VGG54 is conv5_4."""
 
     LAYER = {"VGG22": 7, "VGG54": 34}

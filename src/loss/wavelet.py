@@ -4,10 +4,10 @@ import torch
 from torch import nn
 from torch.nn.functional import l1_loss
 
-from errors import InputError
+from runtime.errors import UserError
 
 
-def haar_high(x):
+def haar_high_frequencies(x):
     """Give the high-frequency bands of one level of the orthonormal Haar transform.
 
     Of each 2x2 block [a b; c d]: LH (a+b-c-d)/2, HL (a-b+c-d)/2, HH (a-b-c+d)/2.
@@ -23,10 +23,21 @@ def haar_high(x):
     """
     if x.shape[-2] % 2 or x.shape[-1] % 2:
         raise ValueError(f"the Haar transform needs even sides, not {x.shape[-1]}x{x.shape[-2]}")
-    top, bottom = x[..., ::2, :], x[..., 1::2, :]  # rows a b and c d; whole rows are read faster than single pixels
+    top, bottom = (
+        x[..., ::2, :],
+        x[..., 1::2, :],
+    )  # rows a b and c d; whole rows are read faster than single pixels
     total, difference = top + bottom, top - bottom
-    (left, right), (left_difference, right_difference) = ((y[..., ::2], y[..., 1::2]) for y in (total, difference))
-    return torch.cat([left_difference + right_difference, left - right, left_difference - right_difference], dim=-3) / 2
+    (left, right), (left_difference, right_difference) = (
+        (y[..., ::2], y[..., 1::2]) for y in (total, difference)
+    )
+    return (
+        torch.cat(
+            [left_difference + right_difference, left - right, left_difference - right_difference],
+            dim=-3,
+        )
+        / 2
+    )
 
 
 class WaveL1(nn.Module):
@@ -36,7 +47,9 @@ class WaveL1(nn.Module):
         super().__init__()
         side = args.patch_size // args.scale[0] * args.scale[0]
         if side % 2:
-            raise InputError(f"--loss {name}: needs an even training patch, not {side} (--patch_size {args.patch_size})")
+            raise UserError(
+                f"--loss {name}: needs an even training patch, not {side} (--patch_size {args.patch_size})"
+            )
 
     def forward(self, sr, hr, lr):
-        return l1_loss(haar_high(sr), haar_high(hr))
+        return l1_loss(haar_high_frequencies(sr), haar_high_frequencies(hr))

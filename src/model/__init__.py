@@ -5,8 +5,8 @@ import importlib
 import torch
 from torch import nn
 
-from distributed import local_rank, local_world_size
-from errors import InputError
+from runtime.distributed import local_rank, local_world_size
+from runtime.errors import UserError
 
 # name for --model: module with make_model(args)
 NETWORKS = {
@@ -22,17 +22,19 @@ def build_network(args):
     """Build the network that --model names, in channels_last memory format, which convolutions are fastest in.
 
     Raises:
-        InputError: several scales for a network of one scale, or a scale that it has not.
+        UserError: several scales for a network of one scale, or a scale that it has not.
     """
     try:
         net = importlib.import_module(NETWORKS[args.model]).make_model(args)
     except ValueError as error:
-        raise InputError(str(error)) from error
+        raise UserError(str(error)) from error
     except RuntimeError as error:  # torch's for a tensor that memory cannot hold
-        raise InputError(f"--model {args.model}: cannot be built in this size: {str(error).splitlines()[0]}") from error
+        raise UserError(
+            f"--model {args.model}: cannot be built in this size: {str(error).splitlines()[0]}"
+        ) from error
     if len(args.scale) > 1 and not is_multi_scale(net):
         scales = "+".join(map(str, args.scale))
-        raise InputError(f"--scale {scales}: {args.model} is a network of one scale")
+        raise UserError(f"--scale {scales}: {args.model} is a network of one scale")
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             module.to(memory_format=torch.channels_last)
@@ -53,11 +55,13 @@ def choose_device(cpu):
     """Give the best device at hand: cuda (of this process), mps, else the CPU; the CPU if `cpu`.
 
     Raises:
-        InputError: there are more processes on this machine than GPUs.
+        UserError: there are more processes on this machine than GPUs.
     """
     if not cpu and torch.cuda.is_available():
         if local_world_size() > torch.cuda.device_count():
-            raise InputError(f"{local_world_size()} processes, but {torch.cuda.device_count()} GPUs (--n_GPUs)")
+            raise UserError(
+                f"{local_world_size()} processes, but {torch.cuda.device_count()} GPUs (--n_GPUs)"
+            )
         return torch.device("cuda", local_rank())
     if not cpu and torch.backends.mps.is_available():
         return torch.device("mps")

@@ -33,7 +33,9 @@ def _resize(x, axis, scale):
     total = 0
     for tap in np.flatnonzero(np.any(weights, axis=0)):
         index = torch.from_numpy(indices[:, tap]).to(x.device)
-        total = total + x.index_select(axis, index) * torch.from_numpy(weights[:, tap]).to(x).view(shape)
+        total = total + x.index_select(axis, index) * torch.from_numpy(weights[:, tap]).to(x).view(
+            shape
+        )
     return total
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.functional import conv2d
 
-from precision import exact, to_autocast
+from runtime.precision import autocast_off, cast_to_autocast
 
 # Mean colour of the DIV2K training images, RGB in [0, 1] (Lim et al., EDSR-PyTorch)
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
@@ -39,7 +39,9 @@ class ResBlock(nn.Module):
 
     def __init__(self, n_feats, res_scale=1.0):
         super().__init__()
-        self.body = nn.Sequential(conv(n_feats, n_feats, 3), nn.ReLU(inplace=True), conv(n_feats, n_feats, 3))
+        self.body = nn.Sequential(
+            conv(n_feats, n_feats, 3), nn.ReLU(inplace=True), conv(n_feats, n_feats, 3)
+        )
         self.res_scale = res_scale
 
     def forward(self, x):
@@ -66,7 +68,9 @@ class SubPixelConv(nn.Conv2d):
         x = self._conv_forward(x, self._reordered(self.weight), self._reordered(self.bias))
         batch, channels, height, width = x.shape
         r, n_feats = self.factor, channels // self.factor**2
-        rows = x.permute(0, 2, 3, 1).reshape(batch, height, width, r, r * n_feats).transpose(2, 3)  # (B, H, r, W, r*C)
+        rows = (
+            x.permute(0, 2, 3, 1).reshape(batch, height, width, r, r * n_feats).transpose(2, 3)
+        )  # (B, H, r, W, r*C)
         return rows.reshape(batch, height * r, width * r, n_feats).permute(0, 3, 1, 2)
 
 
@@ -79,22 +83,27 @@ class Upsampler(nn.Sequential):
 
     def __init__(self, scale, n_feats):
         if scale not in SCALES:
-            raise ValueError(f"--scale {scale}: the networks have the scales {', '.join(map(str, SCALES))}")
+            raise ValueError(
+                f"--scale {scale}: the networks have the scales {', '.join(map(str, SCALES))}"
+            )
         factors = [3] if scale == 3 else [2] * int(math.log2(scale))
         layers = []
         for factor in factors:
-            layers += [SubPixelConv(n_feats, factor), nn.Identity()]  # the published names count a layer for the shuffle
+            layers += [
+                SubPixelConv(n_feats, factor),
+                nn.Identity(),
+            ]  # the published names count a layer for the shuffle
         super().__init__(*layers)
 
 
-class _To32Bits(torch.autograd.Function):
+class ConvFp32Out(torch.autograd.Function):
     """A convolution of features in 16 bits to a result in 32; its gradient is computed in 16, as autocast computes others."""
 
     @staticmethod
     def forward(ctx, x, weight, bias, padding):
         ctx.save_for_backward(x, weight)
         ctx.padding = padding
-        with exact(x):
+        with autocast_off(x):
             return conv2d(x.float(), weight, bias, padding=padding)
 
     @staticmethod
@@ -106,10 +115,14 @@ class _To32Bits(torch.autograd.Function):
         to_x, to_weight, to_bias = torch.ops.aten.convolution_backward(
             gradient, x, low, size, once, ctx.padding, once, False, [0, 0], 1, wanted
         )
-        return to_x, *(None if g is None else g.to(weight.dtype) for g in (to_weight, to_bias)), None
+        return (
+            to_x,
+            *(None if g is None else g.to(weight.dtype) for g in (to_weight, to_bias)),
+            None,
+        )
 
 
-class ColourConv(nn.Conv2d):
+class OutputConv(nn.Conv2d):
     """The last convolution, from features to colours, which are always in 32 bits: the 8 bits of a bfloat16 are too few."""
 
     def __init__(self, n_feats, n_colors):
@@ -118,8 +131,8 @@ class ColourConv(nn.Conv2d):
     def forward(self, x):
         """Map (B, n_feats, H, W), of any dtype, to (B, n_colors, H, W), float32."""
         if x.dtype != self.weight.dtype and torch.is_grad_enabled():
-            return _To32Bits.apply(x, self.weight, self.bias, self.padding)
-        with exact(x):
+            return ConvFp32Out.apply(x, self.weight, self.bias, self.padding)
+        with autocast_off(x):
             return super().forward(x.to(self.weight.dtype))
 
 
@@ -132,15 +145,15 @@ class SRNetwork(nn.Module):
         self.sub_mean = MeanShift(rgb_range, n_colors, sign=-1)
         self.add_mean = MeanShift(rgb_range, n_colors, sign=1)
         self.head = nn.Sequential(conv(n_colors, n_feats, 3))
-        self.tail = nn.Sequential(Upsampler(scale, n_feats), ColourConv(n_feats, n_colors))
+        self.tail = nn.Sequential(Upsampler(scale, n_feats), OutputConv(n_feats, n_colors))
 
     def forward(self, lr):
         """Super-resolve lr (B, n_colors, H, W) in [0, rgb_range] to (B, n_colors, H*scale, W*scale), not clamped."""
-        with exact(lr):  # the 8 bits of a bfloat16 are too few for colours in [0, 255]
+        with autocast_off(lr):  # the 8 bits of a bfloat16 are too few for colours in [0, 255]
             x = self.head(self.sub_mean(lr))
-        x = to_autocast(x)
+        x = cast_to_autocast(x)
         sr = self.tail(self.features(x) + x)
-        with exact(sr):
+        with autocast_off(sr):
             return self.add_mean(sr)
 
     def features(self, x):

@@ -11,7 +11,9 @@ from model.common import ResBlock, SRNetwork, conv
 class EDSR(SRNetwork):
     """See `SRNetwork` for shapes and ranges."""
 
-    def __init__(self, *, scale, n_resblocks=16, n_feats=64, res_scale=1.0, n_colors=3, rgb_range=255):
+    def __init__(
+        self, *, scale, n_resblocks=16, n_feats=64, res_scale=1.0, n_colors=3, rgb_range=255
+    ):
         super().__init__(scale=scale, n_feats=n_feats, n_colors=n_colors, rgb_range=rgb_range)
         blocks = [ResBlock(n_feats, res_scale) for _ in range(n_resblocks)]
         self.body = nn.Sequential(*blocks, conv(n_feats, n_feats, 3))

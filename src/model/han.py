@@ -10,17 +10,19 @@ import torch
 from torch import nn
 from torch.nn.functional import conv2d
 
-from model.attention import GroupedNetwork
 from model.common import conv
-from precision import exact
+from model.rcan import ResidualInResidual
+from runtime.precision import autocast_off
 
 PART = 2**16  # values of each map that are in 32 bits at a time
 
 
-def _affinities(maps):
+def _gram_matrix(maps):
     """Give the products of N maps (B, C, H, W) with each other, (B, N, N) in 32 bits, without all of them side by side."""
     energy = 0.0
-    for parts in zip(*(x.permute(0, 2, 3, 1).flatten(1).split(PART, dim=1) for x in maps), strict=True):
+    for parts in zip(
+        *(x.permute(0, 2, 3, 1).flatten(1).split(PART, dim=1) for x in maps), strict=True
+    ):
         part = torch.stack(parts, dim=1).float()
         energy = energy + part @ part.transpose(1, 2)
     return energy
@@ -39,12 +41,14 @@ class LayerAttention(nn.Module):
     def mix(self, energy):
         """Turn the affinities Q K^T (B, N, N), float32, into the matrix that the maps are mixed by: gamma * softmax + 1."""
         attention = (energy.amax(-1, keepdim=True) - energy).softmax(-1)
-        return self.gamma * attention + torch.eye(energy.shape[1], device=energy.device, dtype=attention.dtype)
+        return self.gamma * attention + torch.eye(
+            energy.shape[1], device=energy.device, dtype=attention.dtype
+        )
 
     def forward(self, maps):
         """Mix a list of N maps (B, C, H, W) to (B, N*C, H, W)."""
         stack = torch.stack(maps, dim=1).flatten(2)  # (B, N, C*H*W)
-        with exact(stack):  # sums over C*H*W overflow in half precision
+        with autocast_off(stack):  # sums over C*H*W overflow in half precision
             wide = stack.float()
             mix = self.mix(wide @ wide.transpose(1, 2))
         mixed = mix.to(stack.dtype) @ stack  # gamma * (A V) + V, in one product
@@ -55,8 +59,8 @@ class LayerAttention(nn.Module):
 
         Mixing is linear, so the matrix goes into the kernel of the convolution that follows. For inference.
         """
-        with exact(maps[0]):  # as above
-            mix = self.mix(_affinities(maps))
+        with autocast_off(maps[0]):  # as above
+            mix = self.mix(_gram_matrix(maps))
         kernel = last_conv.weight.unflatten(1, (len(maps), -1))  # (C', N, C, 3, 3)
         results = []
         for i in range(len(mix)):
@@ -81,8 +85,8 @@ class ChannelSpatialAttention(nn.Module):
         return x * gate * self.gamma + x
 
 
-class HAN(GroupedNetwork):
-    """See `SRNetwork` for shapes and ranges, `GroupedNetwork` for the arguments."""
+class HAN(ResidualInResidual):
+    """See `SRNetwork` for shapes and ranges, `ResidualInResidual` for the arguments."""
 
     def __init__(self, *, n_resgroups=10, n_feats=64, **shape):
         super().__init__(n_resgroups=n_resgroups, n_feats=n_feats, **shape)
@@ -98,7 +102,11 @@ class HAN(GroupedNetwork):
             x = child(x)
             outputs.append(x)
         maps = outputs[::-1]  # the newest first
-        layers = self.last_conv(self.la(maps)) if torch.is_grad_enabled() else self.la.through(maps, self.last_conv)
+        layers = (
+            self.last_conv(self.la(maps))
+            if torch.is_grad_enabled()
+            else self.la.through(maps, self.last_conv)
+        )
         return self.last(torch.cat([self.csa(x), layers], dim=1))
 
 

@@ -3,9 +3,11 @@
 import torch
 
 from model import is_multi_scale
-from precision import autocast
+from runtime.precision import autocast
 
-OutOfMemoryError = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)  # torch 2.4 has the second alone
+OutOfMemoryError = getattr(
+    torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError
+)  # torch 2.4 has the second alone
 
 
 def _spans(length, tile, overlap):
@@ -26,7 +28,9 @@ def _ramps(spans, scale, overlap, like):
     band = max(overlap * scale / 2, 1e-3)
     ramps = []
     for number, (start, end) in enumerate(spans):
-        position = torch.arange(start * scale, end * scale, device=like.device, dtype=like.dtype) + 0.5
+        position = (
+            torch.arange(start * scale, end * scale, device=like.device, dtype=like.dtype) + 0.5
+        )
         weight = torch.ones_like(position)
         if number > 0:
             middle = (start + spans[number - 1][1]) * scale / 2
@@ -38,7 +42,7 @@ def _ramps(spans, scale, overlap, like):
     return ramps
 
 
-def tiled_bands(forward, size, scale, tile, overlap):
+def iter_tiled_rows(forward, size, scale, tile, overlap):
     """Super-resolve in tiles that are blended where they overlap, and give what is done from the top to the bottom.
 
     Memory depends on the tile and the width alone.
@@ -63,21 +67,26 @@ def tiled_bands(forward, size, scale, tile, overlap):
             part = forward(top, bottom, left, right).float()
             if band is None:
                 band = part.new_zeros(*part.shape[:2], (bottom - top) * scale, size[1] * scale)
-                ramps = ramps or (_ramps(rows, scale, overlap, part), _ramps(columns, scale, overlap, part))
+                ramps = ramps or (
+                    _ramps(rows, scale, overlap, part),
+                    _ramps(columns, scale, overlap, part),
+                )
                 if rest is not None:
                     band[:, :, : rest.shape[2]] = rest
-            band[:, :, :, left * scale : right * scale] += part * (ramps[0][number][:, None] * ramps[1][column])
+            band[:, :, :, left * scale : right * scale] += part * (
+                ramps[0][number][:, None] * ramps[1][column]
+            )
         yield top, end, band[:, :, : (end - top) * scale]
         rest = band[:, :, (end - top) * scale :]
 
 
 def forward_tiled(forward, lr, scale, tile, overlap):
-    """Super-resolve a whole tensor in tiles: `tiled_bands` put together.
+    """Super-resolve a whole tensor in tiles: `iter_tiled_rows` put together.
 
     Args:
         forward: maps (B, C, h, w) to (B, C, h*scale, w*scale).
         lr: (B, C, H, W).
-        scale, tile, overlap: as in `tiled_bands`.
+        scale, tile, overlap: as in `iter_tiled_rows`.
 
     Returns:
         (B, C, H*scale, W*scale) on the device of the network's output.
@@ -86,7 +95,13 @@ def forward_tiled(forward, lr, scale, tile, overlap):
         return forward(lr)
     height, width = lr.shape[2:]
     sr = None
-    parts = tiled_bands(lambda t, b, left, right: forward(lr[:, :, t:b, left:right]), (height, width), scale, tile, overlap)
+    parts = iter_tiled_rows(
+        lambda t, b, left, right: forward(lr[:, :, t:b, left:right]),
+        (height, width),
+        scale,
+        tile,
+        overlap,
+    )
     for top, bottom, band in parts:
         if sr is None:
             sr = band.new_empty(*band.shape[:2], height * scale, width * scale)
@@ -113,7 +128,17 @@ def transforms():
 class Upscaler:
     """A network with the ways of running it that the flags choose: tiles, self-ensemble, precision."""
 
-    def __init__(self, net, *, chop=False, tile=192, overlap=64, self_ensemble=False, precision="single", log=print):
+    def __init__(
+        self,
+        net,
+        *,
+        chop=False,
+        tile=192,
+        overlap=64,
+        self_ensemble=False,
+        precision="single",
+        log=print,
+    ):
         self.net, self.chop, self.tile, self.overlap = net, chop, tile, overlap
         self.self_ensemble, self.precision, self.log = self_ensemble, precision, log
 
@@ -122,25 +147,30 @@ class Upscaler:
         while True:
             try:
                 if self.chop:
-                    return forward_tiled(lambda x: self.once(x, scale), lr, scale, self.tile, self.overlap)
-                return self.once(lr, scale)
+                    return forward_tiled(
+                        lambda x: self.forward_whole(x, scale), lr, scale, self.tile, self.overlap
+                    )
+                return self.forward_whole(lr, scale)
             except OutOfMemoryError:
                 self._shrink(lr.shape[2:])
 
-    def bands(self, forward, size, scale, advance=lambda share: None):
-        """Super-resolve in tiles, whatever `chop` says, and give the rows that are done: see `tiled_bands`.
+    def iter_rows(self, forward, size, scale, advance=lambda share: None):
+        """Super-resolve in tiles, whatever `chop` says, and give the rows that are done: see `iter_tiled_rows`.
 
         Args:
-            forward: maps (top, bottom, left, right) to the SR of that tile; it is to call `once`.
-            size, scale: as in `tiled_bands`.
+            forward: maps (top, bottom, left, right) to the SR of that tile; it is to call `forward_whole`.
+            size, scale: as in `iter_tiled_rows`.
             advance: called after each tile with the share of the image that it is; below 0 where work is to be done again.
 
         Yields:
-            (top, bottom, sr) as `tiled_bands`; after an accelerator ran out of memory once more from the top.
+            (top, bottom, sr) as `iter_tiled_rows`; after an accelerator ran out of memory once more from the top.
         """
         done = 0.0
         while True:
-            share = 1 / (len(_spans(size[0], self.tile, self.overlap)) * len(_spans(size[1], self.tile, self.overlap)))
+            share = 1 / (
+                len(_spans(size[0], self.tile, self.overlap))
+                * len(_spans(size[1], self.tile, self.overlap))
+            )
 
             def counted(*box, share=share):
                 nonlocal done
@@ -150,14 +180,14 @@ class Upscaler:
                 return sr
 
             try:
-                yield from tiled_bands(counted, size, scale, self.tile, self.overlap)
+                yield from iter_tiled_rows(counted, size, scale, self.tile, self.overlap)
                 return
             except OutOfMemoryError:
                 self._shrink(size)
                 advance(-done)
                 done = 0.0
 
-    def once(self, lr, scale):
+    def forward_whole(self, lr, scale):
         """Run the network on lr (B, C, H, W) as a whole, as often as --self_ensemble asks for."""
         if not self.self_ensemble:
             return self._forward(lr, scale)
@@ -173,7 +203,9 @@ class Upscaler:
             raise
         self.chop, self.tile, self.overlap = True, tile, min(self.overlap, tile // 2 - 1)
         torch.cuda.empty_cache()
-        self.log(f"out of memory: going on in tiles of {tile} pixels, {self.overlap} shared (--chop_size, --chop_overlap)")
+        self.log(
+            f"out of memory: going on in tiles of {tile} pixels, {self.overlap} shared (--chop_size, --chop_overlap)"
+        )
 
     def _forward(self, lr, scale):
         lr = lr.contiguous(memory_format=torch.channels_last)

@@ -12,11 +12,13 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from model.common import ResBlock, SRNetwork, conv
-from precision import exact
+from runtime.precision import autocast_off
 
 EVAL_SEED = 0
 MAX_BUCKETS = 128
-LEAST = -80.0  # exp of less is 0 beside the largest, which is exp(0), and takes ten times as long on the CPU
+LEAST = (
+    -80.0
+)  # exp of less is 0 beside the largest, which is exp(0), and takes ten times as long on the CPU
 
 
 class _Windows(torch.autograd.Function):
@@ -29,7 +31,12 @@ class _Windows(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x):
         size = x.shape[2]
-        return torch.cat([x[:, -1:], x, x[:, :1]], dim=1).flatten(1, 2).unfold(1, 3 * size, size).transpose(2, 3)
+        return (
+            torch.cat([x[:, -1:], x, x[:, :1]], dim=1)
+            .flatten(1, 2)
+            .unfold(1, 3 * size, size)
+            .transpose(2, 3)
+        )
 
     @staticmethod
     def backward(ctx, gradient):
@@ -93,9 +100,13 @@ class NonLocalSparseAttention(nn.Module):
         batch, length, _ = match.shape
         size = min(self.chunk_size, length)
         padding = -length % size
-        first = torch.arange(batch, device=codes.device)[:, None] * length  # of each image, in rows of all images
+        first = (
+            torch.arange(batch, device=codes.device)[:, None] * length
+        )  # of each image, in rows of all images
         order = (codes.argsort(dim=-1, stable=True) + first).flatten()  # (B*L,)
-        undo = torch.empty_like(order).scatter_(0, order, torch.arange(batch * length, device=codes.device))
+        undo = torch.empty_like(order).scatter_(
+            0, order, torch.arange(batch * length, device=codes.device)
+        )
 
         def chunks(x):
             rows = _permute(x, order, undo)
@@ -103,13 +114,15 @@ class NonLocalSparseAttention(nn.Module):
             return rows.view(batch, -1, size, x.shape[-1])  # (B, K, S, C)
 
         queries, values = chunks(match), chunks(value)
-        with exact(match):
+        with autocast_off(match):
             keys = normalize(queries, p=2, dim=-1, eps=5e-5)
             scores = queries @ _Windows.apply(keys).transpose(-1, -2)  # (B, K, S, 3*S)
             largest = scores.detach().amax(-1, keepdim=True)
             scores = scores - largest if scores.requires_grad else scores.sub_(largest)
             weights = scores.clamp_(min=LEAST).exp_()
-            total = weights.sum(-1, keepdim=True)  # the exp is the costliest part: softmax and its logarithm share one
+            total = weights.sum(
+                -1, keepdim=True
+            )  # the exp is the costliest part: softmax and its logarithm share one
             log_sum = (largest + total.log()).flatten(1, 2)[:, :length]
         result = weights @ _Windows.apply(values) / total  # (B, K, S, C)
         result = result.flatten(1, 2)[:, :length]
@@ -120,11 +133,13 @@ class NonLocalSparseAttention(nn.Module):
         batch, channels, height, width = x.shape
         match = self.conv_match(x).flatten(2).transpose(1, 2).float()  # (B, L, C')
         value = self.conv_assembly(x).flatten(2).transpose(1, 2)  # (B, L, C)
-        with exact(x), torch.no_grad():
+        with autocast_off(x), torch.no_grad():
             codes = self._codes(match)
         rounds = [self._round(match, value, codes[:, i]) for i in range(self.n_hashes)]
         weights = torch.stack([log_sum for _, log_sum in rounds]).softmax(0)  # (n_hashes, B, L)
-        mixed = sum(weight[..., None] * result for weight, (result, _) in zip(weights, rounds, strict=True))
+        mixed = sum(
+            weight[..., None] * result for weight, (result, _) in zip(weights, rounds, strict=True)
+        )
         mixed = mixed.transpose(1, 2).reshape(batch, channels, height, width)
         return torch.add(x, mixed.to(x.dtype), alpha=self.res_scale)
 
@@ -133,7 +148,16 @@ class NLSN(SRNetwork):
     """See `SRNetwork` for shapes and ranges."""
 
     def __init__(
-        self, *, scale, n_resblocks=32, n_feats=256, res_scale=0.1, n_hashes=4, chunk_size=144, n_colors=3, rgb_range=255
+        self,
+        *,
+        scale,
+        n_resblocks=32,
+        n_feats=256,
+        res_scale=0.1,
+        n_hashes=4,
+        chunk_size=144,
+        n_colors=3,
+        rgb_range=255,
     ):
         super().__init__(scale=scale, n_feats=n_feats, n_colors=n_colors, rgb_range=rgb_range)
 

@@ -13,10 +13,48 @@ import torch
 from generated import Content
 from hypothesis import strategies as st
 
-JUNK = [None, 0, -1, 10**30, 1.5, float("nan"), True, "", "x", b"x", [], {}, (), [1, "x"], {"a": 1}, {1: 2}, 1j, torch.zeros(0)]
-JUNK += [torch.ones(3), torch.ones(2, 3, dtype=torch.int64), {"net": {}}, [[[]]], torch.tensor(float("nan"))]
+JUNK = [
+    None,
+    0,
+    -1,
+    10**30,
+    1.5,
+    float("nan"),
+    True,
+    "",
+    "x",
+    b"x",
+    [],
+    {},
+    (),
+    [1, "x"],
+    {"a": 1},
+    {1: 2},
+    1j,
+    torch.zeros(0),
+]
+JUNK += [
+    torch.ones(3),
+    torch.ones(2, 3, dtype=torch.int64),
+    {"net": {}},
+    [[[]]],
+    torch.tensor(float("nan")),
+]
 NOT_FINITE = ["nan", "inf", "-inf", "1e300"]
-TENSORS = [*NOT_FINITE, "int", "bool", "complex", "double", "half", "sparse", "quantized", "meta", "shape", "flat", "expanded"]
+TENSORS = [
+    *NOT_FINITE,
+    "int",
+    "bool",
+    "complex",
+    "double",
+    "half",
+    "sparse",
+    "quantized",
+    "meta",
+    "shape",
+    "flat",
+    "expanded",
+]
 
 
 class Gadget:
@@ -51,7 +89,13 @@ def _saved(value, legacy):
 
 def _places(value, path=()):
     """List the paths to all that is nested in dicts and lists."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    items = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     for key, inner in items:
         yield (*path, key)
         yield from _places(inner, (*path, key))
@@ -98,7 +142,12 @@ def _flipped(content, at, bits):
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         largest = max(archive.infolist(), key=lambda member: member.file_size)
     header = content[largest.header_offset :][:30]
-    start = largest.header_offset + 30 + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
+    start = (
+        largest.header_offset
+        + 30
+        + int.from_bytes(header[26:28], "little")
+        + int.from_bytes(header[28:30], "little")
+    )
     changed = bytearray(content)
     changed[start + at % largest.file_size] ^= bits
     return bytes(changed)
@@ -118,13 +167,21 @@ def _zip_bomb(content, kind, at):
     """Make a zip whose members are compressed, or declare more bytes than the file has."""
     if kind == "deflated":
         more = b"\0" * 10**6 * (at % 4 == 1)  # without them it is a whole checkpoint
-        return _rezipped(content, lambda name, data: (data + more * name.endswith("data/0"), zipfile.ZIP_DEFLATED))
+        return _rezipped(
+            content,
+            lambda name, data: (data + more * name.endswith("data/0"), zipfile.ZIP_DEFLATED),
+        )
     number = (
-        (1 << 40 if kind == "declared64" else 0xF0000000).to_bytes(8, "little")[:4] if kind != "declared64" else b"\xfe" * 4
+        (1 << 40 if kind == "declared64" else 0xF0000000).to_bytes(8, "little")[:4]
+        if kind != "declared64"
+        else b"\xfe" * 4
     )
     content = bytearray(content)
     start = content.rfind(b"PK\1\2") if at % 2 else content.find(b"PK\1\2")
-    for offset in (20, 24):  # sizes of the member in the central directory: compressed, uncompressed
+    for offset in (
+        20,
+        24,
+    ):  # sizes of the member in the central directory: compressed, uncompressed
         if kind != "uncompressed" or offset == 24:
             content[start + offset : start + offset + 4] = number
     return bytes(content)
@@ -145,7 +202,22 @@ def _checkpoints(draw, good, marker):
     legacy, number = draw(st.booleans()), draw(st.integers(0, 10**6))
     kind = draw(
         st.sampled_from(
-            ["cut", "flip", "flip", "bits", "zip", "zip", "junk", "junk", "drop", "rename", "tensor", "tensor", "code", "wrap"]
+            [
+                "cut",
+                "flip",
+                "flip",
+                "bits",
+                "zip",
+                "zip",
+                "junk",
+                "junk",
+                "drop",
+                "rename",
+                "tensor",
+                "tensor",
+                "code",
+                "wrap",
+            ]
         )
     )
     whole, value = _saved(good, legacy), _copied(good)
@@ -161,18 +233,38 @@ def _checkpoints(draw, good, marker):
     if kind == "bits":
         return kind, _flipped(_saved(value, False), number, draw(st.integers(1, 255))), ""
     if kind == "zip":
-        bomb = draw(st.sampled_from(["deflated", "deflated", "declared", "declared64", "uncompressed"]))
+        bomb = draw(
+            st.sampled_from(["deflated", "deflated", "declared", "declared64", "uncompressed"])
+        )
         return kind, _zip_bomb(_saved(good, False), bomb, number), ""
     if kind == "wrap":
         junk = draw(st.sampled_from(JUNK))
-        wrapped = draw(st.sampled_from([junk, {"model": junk}, {"params": {"x": junk}}, {"model": {"params": value}}, [value]]))
+        wrapped = draw(
+            st.sampled_from(
+                [
+                    junk,
+                    {"model": junk},
+                    {"params": {"x": junk}},
+                    {"model": {"params": value}},
+                    [value],
+                ]
+            )
+        )
         return kind, _saved(wrapped, legacy), ""
     if kind == "code":
         gadget = Gadget(draw(st.sampled_from(GADGETS)), marker)
         _parent(value, path)[path[-1]] = gadget
-        return kind, draw(st.sampled_from([_saved(value, legacy), pickle.dumps(value if legacy else gadget)])), ""
+        return (
+            kind,
+            draw(
+                st.sampled_from([_saved(value, legacy), pickle.dumps(value if legacy else gadget)])
+            ),
+            "",
+        )
     if kind == "tensor":
-        tensors = [place for place in places if isinstance(_parent(good, place)[place[-1]], torch.Tensor)]
+        tensors = [
+            place for place in places if isinstance(_parent(good, place)[place[-1]], torch.Tensor)
+        ]
         path = tensors[number % len(tensors)]
         change = draw(st.sampled_from(TENSORS))
         old = _parent(good, path)[path[-1]]

@@ -12,8 +12,29 @@ from PIL import Image
 
 PLAIN = ["png", "jpg", "bmp", "tif", "webp", "ppm"]
 _FORMATS = {"jpg": "JPEG", "tif": "TIFF"}
-ODD = ["cmyk.jpg", "cmyk.tif", "16.png", "16.tif", "grey16.png", "float.tif", "1bit.png", "palette.png", "alpha.png", "la.png"]
-ODD += ["gif.png", "animated.webp", "animated.png", "animated.tif", "dot.png", "line.png", "column.png", "text.png", "lab.tif"]
+ODD = [
+    "cmyk.jpg",
+    "cmyk.tif",
+    "16.png",
+    "16.tif",
+    "grey16.png",
+    "float.tif",
+    "1bit.png",
+    "palette.png",
+    "alpha.png",
+    "la.png",
+]
+ODD += [
+    "gif.png",
+    "animated.webp",
+    "animated.png",
+    "animated.tif",
+    "dot.png",
+    "line.png",
+    "column.png",
+    "text.png",
+    "lab.tif",
+]
 ODD += ["int32.tif", "stack.tif", "jpg.tif", "empty.png"]
 
 
@@ -34,15 +55,31 @@ def _odd(pixels):
     image = Image.fromarray(pixels)
     frames = {"save_all": True, "append_images": [Image.fromarray(pixels[::-1].copy())]}
     wide = pixels.astype(np.uint16) * 257
-    modes = {"cmyk.jpg": "CMYK", "cmyk.tif": "CMYK", "1bit.png": "1", "palette.png": "P", "alpha.png": "RGBA", "la.png": "LA"}
+    modes = {
+        "cmyk.jpg": "CMYK",
+        "cmyk.tif": "CMYK",
+        "1bit.png": "1",
+        "palette.png": "P",
+        "alpha.png": "RGBA",
+        "la.png": "LA",
+    }
     made = {name: _saved(image.convert(mode), name.split(".")[1]) for name, mode in modes.items()}
-    made.update({f"animated.{kind}": _saved(image, kind, **frames) for kind in ("webp", "png", "tif")})
+    made.update(
+        {f"animated.{kind}": _saved(image, kind, **frames) for kind in ("webp", "png", "tif")}
+    )
     made["gif.png"] = _saved(image, "gif", **frames)
-    made["jpg.tif"], made["text.png"], made["empty.png"] = _saved(image, "jpg"), b"a text, no picture\n" * 9, b""
+    made["jpg.tif"], made["text.png"], made["empty.png"] = (
+        _saved(image, "jpg"),
+        b"a text, no picture\n" * 9,
+        b"",
+    )
     for name, size in {"dot": (1, 1), "line": (40, 1), "column": (1, 40)}.items():
         made[f"{name}.png"] = _saved(image.crop((0, 0, *size)), "png")
     made["16.tif"], made["float.tif"] = _tiff(wide), _tiff(pixels.astype(np.float32))
-    made["int32.tif"], made["stack.tif"] = _tiff(pixels[:, :, 0].astype(np.int32)), _tiff(np.stack([wide] * 3))
+    made["int32.tif"], made["stack.tif"] = (
+        _tiff(pixels[:, :, 0].astype(np.int32)),
+        _tiff(np.stack([wide] * 3)),
+    )
     made["lab.tif"] = _tiff(pixels, photometric="cielab")
     made["grey16.png"] = _saved(Image.fromarray(wide[:, :, 0]), "png")
     made["16.png"] = png_of_declared(
@@ -64,10 +101,14 @@ def png_of_declared(width, height, bits, colours, data):
     """Make a PNG file that declares a size, whatever its data are."""
 
     def chunk(kind, body):
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, bits, colours, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    )
 
 
 def _tiff_of_declared(width, height, bits, compression):
@@ -99,7 +140,14 @@ def bombs():
     ppm = st.builds(lambda w, h, m: (".ppm", b"P6\n%d %d\n%d\n" % (w, h, m) + b"\0" * 100), side, side,
                     st.sampled_from([255, 65535]))  # fmt: skip
     header = struct.Struct("<IIIIiiHHIIIIII")
-    bmp = st.builds(lambda w, h: (".bmp", b"BM" + header.pack(200, 0, 54, 40, w, h, 1, 24, *[0] * 6) + b"\0" * 100), side, side)
+    bmp = st.builds(
+        lambda w, h: (
+            ".bmp",
+            b"BM" + header.pack(200, 0, 54, 40, w, h, 1, 24, *[0] * 6) + b"\0" * 100,
+        ),
+        side,
+        side,
+    )
     return png | tif | ppm | bmp
 
 
@@ -110,7 +158,9 @@ def images(made):
 
 @st.composite
 def _images(draw, made):
-    kind = draw(st.sampled_from(["whole", "cut", "cut", "flip", "flip", "flip", "ending", "bomb", "bomb"]))
+    kind = draw(
+        st.sampled_from(["whole", "cut", "cut", "flip", "flip", "flip", "ending", "bomb", "bomb"])
+    )
     if kind == "bomb":
         return draw(bombs())
     name = draw(st.sampled_from(sorted(made)))
@@ -119,10 +169,14 @@ def _images(draw, made):
         return ending, content[: draw(st.integers(0, max(len(content) - 1, 0)))]
     if kind == "flip" and content:
         content = bytearray(content)
-        near = draw(st.sampled_from([len(content) - 1, min(60, len(content) - 1)]))  # half of them in the header
+        near = draw(
+            st.sampled_from([len(content) - 1, min(60, len(content) - 1)])
+        )  # half of them in the header
         for _ in range(draw(st.integers(1, 4))):
             content[draw(st.integers(0, near))] = draw(st.integers(0, 255))
         return ending, bytes(content)
     if kind == "ending":
-        ending = draw(st.sampled_from([".png", ".jpg", ".tif", ".bmp", ".webp", ".ppm", ".PNG", ".TIFF"]))
+        ending = draw(
+            st.sampled_from([".png", ".jpg", ".tif", ".bmp", ".webp", ".ppm", ".PNG", ".TIFF"])
+        )
     return ending, content

@@ -34,20 +34,41 @@ class FailingDisk:
         """Compile into the folder `scratch` and start the process."""
         self.scratch = scratch
         library = scratch / "failing_disk.so"
-        subprocess.run(["gcc", "-shared", "-fPIC", "-O1", "-o", library, HERE / "failing_disk.c", "-ldl"], check=True)
-        env = {**os.environ, "LD_PRELOAD": str(library), "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}/src:{ROOT}/scripts"}
+        subprocess.run(
+            ["gcc", "-shared", "-fPIC", "-O1", "-o", library, HERE / "failing_disk.c", "-ldl"],
+            check=True,
+        )
+        env = {
+            **os.environ,
+            "LD_PRELOAD": str(library),
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": f"{ROOT}/src:{ROOT}/scripts",
+        }
         self.server = subprocess.Popen(
-            [sys.executable, str(HERE / "failing_disk.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
+            [sys.executable, str(HERE / "failing_disk.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=env,
         )
 
     def run(self, folder, *argv, program="main", at=0, error=0):
         """Run PROGRAM.main(argv); its operation number `at` (from 1) under the folder fails with `error`, an errno."""
         paths = {name: str(self.scratch / name) for name in ("out", "errors", "trace")}
-        job = {"argv": [*map(str, argv)], "program": program, "folder": f"{folder}/", "at": at, "error": error, **paths}
+        job = {
+            "argv": [*map(str, argv)],
+            "program": program,
+            "folder": f"{folder}/",
+            "at": at,
+            "error": error,
+            **paths,
+        }
         self.server.stdin.write(json.dumps(job) + "\n")
         self.server.stdin.flush()
         status = int(self.server.stdout.readline())
-        out, errors, trace = (Path(path).read_text(encoding="utf-8", errors="replace") for path in paths.values())
+        out, errors, trace = (
+            Path(path).read_text(encoding="utf-8", errors="replace") for path in paths.values()
+        )
         return Outcome(status, out, errors, trace.splitlines())
 
     def close(self):

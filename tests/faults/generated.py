@@ -79,7 +79,11 @@ def half_written(root):
 
 def contents(folder):
     """Give the bytes of all files under a folder, without the log and the lock, which a refused run may write."""
-    files = (path for path in Path(folder).rglob("*") if path.is_file() and path.name not in ("log.txt", ".lock"))
+    files = (
+        path
+        for path in Path(folder).rglob("*")
+        if path.is_file() and path.name not in ("log.txt", ".lock")
+    )
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
@@ -109,14 +113,18 @@ def for_all(tally, strategy, check, examples, also=()):
         try:
             check(example)
         except Exception as error:
-            places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+            places = [
+                (frame.filename, frame.lineno)
+                for frame in traceback.extract_tb(error.__traceback__)
+            ]
             failures.setdefault((type(error), places[-1], str(error)[:60]), (example, error))
 
     for example in also:
         attempt(example)
     run()
     told = [
-        "".join(traceback.format_exception(error)[-6:])[:3000] + f"for {example!r:.600}" for example, error in failures.values()
+        "".join(traceback.format_exception(error)[-6:])[:3000] + f"for {example!r:.600}"
+        for example, error in failures.values()
     ]
     assert not told, f"{tally}; {len(told)} kinds of failures:\n\n" + "\n\n".join(told)
 

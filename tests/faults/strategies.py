@@ -9,9 +9,46 @@ from option import _Bad, build_parser
 
 # Flags that would start processes, compile or write elsewhere; and those that ask nothing of the program
 LEFT_OUT = {"--help", "-h", "--n_GPUs", "--compile", "--tensorboard", "--vgg_path"}
-FLAGS = sorted(name for action in build_parser()._actions for name in action.option_strings if name not in LEFT_OUT)
-WORDS = ["", " ", "0", "-1", "1", "2", "3", "nan", "inf", "-inf", "1e400", "-1e-400", "9" * 400, "9" * 5000, "1e300", "+", "1-"]
-WORDS += ["2+", "2+2", "2+4", "1-9/4-4", "1-3/4-4", f"1-{'9' * 5000}", "1-2/3-4/5-6", "a\0b", "a\nb", "ü✓", "\udcff", "--", "-"]
+FLAGS = sorted(
+    name
+    for action in build_parser()._actions
+    for name in action.option_strings
+    if name not in LEFT_OUT
+)
+WORDS = [
+    "",
+    " ",
+    "0",
+    "-1",
+    "1",
+    "2",
+    "3",
+    "nan",
+    "inf",
+    "-inf",
+    "1e400",
+    "-1e-400",
+    "9" * 400,
+    "9" * 5000,
+    "1e300",
+    "+",
+    "1-",
+]
+WORDS += [
+    "2+",
+    "2+2",
+    "2+4",
+    "1-9/4-4",
+    "1-3/4-4",
+    f"1-{'9' * 5000}",
+    "1-2/3-4/5-6",
+    "a\0b",
+    "a\nb",
+    "ü✓",
+    "\udcff",
+    "--",
+    "-",
+]
 WORDS += [
     "x" * 300,
     "../x",
@@ -28,8 +65,35 @@ WORDS += [
     "-inf*L1",
     "1*patchD",
 ]
-WORDS += ["RCAN", "Bicubic", "RCAN+PCL", "EDSR_paper", "Set5", "Set5+Mine", "Demo", "MyImage", "DIV2K", "bin", "SGD", "Cosine"]
-WORDS += ["CosineRestart", "-x", "--x", "'", '"', "#", "$HOME", "%s", "%(prog)s", "{}", "\x1b[2J", "\u2028", "１"]
+WORDS += [
+    "RCAN",
+    "Bicubic",
+    "RCAN+PCL",
+    "EDSR_paper",
+    "Set5",
+    "Set5+Mine",
+    "Demo",
+    "MyImage",
+    "DIV2K",
+    "bin",
+    "SGD",
+    "Cosine",
+]
+WORDS += [
+    "CosineRestart",
+    "-x",
+    "--x",
+    "'",
+    '"',
+    "#",
+    "$HOME",
+    "%s",
+    "%(prog)s",
+    "{}",
+    "\x1b[2J",
+    "\u2028",
+    "１",
+]
 
 
 def words():
@@ -43,16 +107,30 @@ def _is_taken(action, word):
         return True  # most of what is wrong with a name or a file
     if action.type is str and word.isascii() and word.replace(" ", "").isalnum():
         return False
-    return isinstance(action.const, bool) or type(action.type(word) if action.type else word) is not _Bad
+    return (
+        isinstance(action.const, bool)
+        or type(action.type(word) if action.type else word) is not _Bad
+    )
 
 
-ACTIONS = {name: action for action in build_parser()._actions for name in action.option_strings if name in FLAGS}
-FIT = {name: [word for word in WORDS if _is_taken(action, word)] for name, action in ACTIONS.items()}
+ACTIONS = {
+    name: action
+    for action in build_parser()._actions
+    for name in action.option_strings
+    if name in FLAGS
+}
+FIT = {
+    name: [word for word in WORDS if _is_taken(action, word)] for name, action in ACTIONS.items()
+}
 
 
 # what cannot be printed is rare among all words, and every flag that takes a text takes it
 UNPRINTABLE = [
-    [name, word] for name, action in ACTIONS.items() if action.type is str for word in WORDS if not word.isprintable()
+    [name, word]
+    for name, action in ACTIONS.items()
+    if action.type is str
+    for word in WORDS
+    if not word.isprintable()
 ]
 
 
@@ -62,7 +140,10 @@ def flags(draw, most=4, wild=7):
     argv = []
     for _ in range(draw(st.integers(1, most))):
         name = draw(st.sampled_from(FLAGS))
-        kind, count = draw(st.integers(0, 13)), ACTIONS[name].nargs if isinstance(ACTIONS[name].nargs, int) else 1
+        kind, count = (
+            draw(st.integers(0, 13)),
+            ACTIONS[name].nargs if isinstance(ACTIONS[name].nargs, int) else 1,
+        )
         values = st.sampled_from(FIT[name]) if kind >= wild and FIT[name] else words()
         count = {1: 0, 2: 2, 3: 3}.get(kind, count)
         values = draw(st.lists(values, min_size=count, max_size=count))
@@ -74,7 +155,23 @@ def flags(draw, most=4, wild=7):
 # ------------------------------------------------------------------ folders
 
 EVERYWHERE = ["HR", "LR_bicubic/X2", "LR_bicubic", ""]
-NAMES = ["a", "b", "ax2", "bx2", "c", "cx2", "ax3", ".hidden", "-x", "a b", "ä", "a\nb", "a\\b", "%d", "x" * 200]
+NAMES = [
+    "a",
+    "b",
+    "ax2",
+    "bx2",
+    "c",
+    "cx2",
+    "ax3",
+    ".hidden",
+    "-x",
+    "a b",
+    "ä",
+    "a\nb",
+    "a\\b",
+    "%d",
+    "x" * 200,
+]
 NAMES += [os.fsdecode(b"\xff"), "a.b"]
 ENDINGS = [".png", ".PNG", ".jpg", ".tif", ".gif", ".txt", "", ".npy", ".png.part"]
 DEEDS = ["remove", "empty", "file", "rename", "copy", "mkdir", "dangle", "loop", "fifo", "deeper"]
@@ -83,7 +180,11 @@ DEEDS = ["remove", "empty", "file", "rename", "copy", "mkdir", "dangle", "loop",
 def layouts():
     """A list of deeds on the folder of a data set: (deed, folder, name, ending, number)."""
     deed = st.tuples(
-        st.sampled_from(DEEDS), st.sampled_from(EVERYWHERE), st.sampled_from(NAMES), st.sampled_from(ENDINGS), st.integers(0, 9)
+        st.sampled_from(DEEDS),
+        st.sampled_from(EVERYWHERE),
+        st.sampled_from(NAMES),
+        st.sampled_from(ENDINGS),
+        st.integers(0, 9),
     )
     return st.lists(deed, min_size=1, max_size=3)
 
@@ -110,7 +211,9 @@ def do(root, deed, where, name, ending, number):
         folder.mkdir(parents=True)
         (root.parent / "moved").rename(folder / "moved")
     elif deed in ("rename", "copy") and chosen is not None:
-        (shutil.copy if deed == "copy" else os.replace)(chosen, target) if chosen != target else None
+        (shutil.copy if deed == "copy" else os.replace)(
+            chosen, target
+        ) if chosen != target else None
     elif folder.is_dir() and not os.path.lexists(target):
         {"mkdir": os.mkdir, "fifo": os.mkfifo}.get(deed, lambda path: None)(target)
         if deed in ("dangle", "loop"):
@@ -119,9 +222,27 @@ def do(root, deed, where, name, ending, number):
 
 # -------------------------------------------------------------- experiments
 
-LINES = ["[1, 2]", "3", "null", "{}", "{", '{"epoch": 1}', '{"epoch": "1"}', '{"epoch": null, "dataset": "Set5"}', "NaN"]
-LINES += ['{"epoch": 1, "dataset": "Set5", "scale": 2, "psnr": "30"}', '{"epoch": 1, "dataset": 5, "scale": [], "psnr": 1}']
-LINES += ['{"epoch": 1e999, "loss": {"L1": 1}}', '{"epoch": 1, "loss": 5}', '{"epoch": 1, "loss": {"L1": "x"}}', "[" * 100000]
+LINES = [
+    "[1, 2]",
+    "3",
+    "null",
+    "{}",
+    "{",
+    '{"epoch": 1}',
+    '{"epoch": "1"}',
+    '{"epoch": null, "dataset": "Set5"}',
+    "NaN",
+]
+LINES += [
+    '{"epoch": 1, "dataset": "Set5", "scale": 2, "psnr": "30"}',
+    '{"epoch": 1, "dataset": 5, "scale": [], "psnr": 1}',
+]
+LINES += [
+    '{"epoch": 1e999, "loss": {"L1": 1}}',
+    '{"epoch": 1, "loss": 5}',
+    '{"epoch": 1, "loss": {"L1": "x"}}',
+    "[" * 100000,
+]
 LINES += [
     '{"epoch": 1, "lr": 1, "loss": {"L1": NaN}}',
     "9" * 5000,
@@ -154,17 +275,33 @@ SETTINGS += [
     "--template RCAN",
     "--loss 1*L7",
 ]
-DAMAGED = ["config.txt", "metrics.jsonl", "log.txt", "model/state.pt", "model/model_latest.pt", "model/model_best.pt", ".lock"]
+DAMAGED = [
+    "config.txt",
+    "metrics.jsonl",
+    "log.txt",
+    "model/state.pt",
+    "model/model_latest.pt",
+    "model/model_best.pt",
+    ".lock",
+]
 
 
 def damages():
     """A list of damages to an experiment: (file, kind, number in [0, 1], bytes, line)."""
-    kinds = st.sampled_from(["cut", "flip", "garbage", "line", "line", "line", "gone", "folder", "empty"])
+    kinds = st.sampled_from(
+        ["cut", "flip", "garbage", "line", "line", "line", "gone", "folder", "empty"]
+    )
     share = st.floats(0, 1, exclude_max=True)
     content = st.binary(min_size=1, max_size=30)
-    any_file = st.tuples(st.sampled_from(DAMAGED), kinds, share, content, st.sampled_from(LINES + SETTINGS))
-    metrics = st.tuples(st.just("metrics.jsonl"), st.just("line"), share, content, st.sampled_from(LINES))
-    config = st.tuples(st.just("config.txt"), st.just("line"), share, content, st.sampled_from(SETTINGS))
+    any_file = st.tuples(
+        st.sampled_from(DAMAGED), kinds, share, content, st.sampled_from(LINES + SETTINGS)
+    )
+    metrics = st.tuples(
+        st.just("metrics.jsonl"), st.just("line"), share, content, st.sampled_from(LINES)
+    )
+    config = st.tuples(
+        st.just("config.txt"), st.just("line"), share, content, st.sampled_from(SETTINGS)
+    )
     return st.lists(any_file | metrics | config, min_size=1, max_size=2)
 
 
@@ -187,6 +324,8 @@ def damage(folder, file, kind, share, content, line):
         "empty": b"",
         "garbage": content,
         "flip": whole[:at] + content + whole[at + len(content) :],
-        "line": b"".join([*lines[:number], line.encode(errors="surrogateescape"), b"\n", *lines[number:]]),
+        "line": b"".join(
+            [*lines[:number], line.encode(errors="surrogateescape"), b"\n", *lines[number:]]
+        ),
     }
     path.write_bytes(written[kind])

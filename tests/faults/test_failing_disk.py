@@ -15,11 +15,14 @@ from failing_disk import FailingDisk
 from helpers import files_in, is_whole, same_bits, state_of, write_set
 
 pytestmark = pytest.mark.skipif(
-    not sys.platform.startswith("linux") or not shutil.which("gcc"), reason="needs Linux and gcc, which compiles the faults"
+    not sys.platform.startswith("linux") or not shutil.which("gcc"),
+    reason="needs Linux and gcc, which compiles the faults",
 )
 
 SMALL = "--model EDSR --n_resblocks 1 --n_feats 8 --scale 2 --patch_size 32 --batch_size 2 --test_every 2 --data_train Mine "
-SMALL += "--data_test Mine --n_threads 0 --print_every 1 --cpu --precision single --epochs 2 --save run"
+SMALL += (
+    "--data_test Mine --n_threads 0 --print_every 1 --cpu --precision single --epochs 2 --save run"
+)
 ALL_FILES = "--save_models --use_ema --save_results --save_gt --tensorboard"
 
 
@@ -44,7 +47,14 @@ class Job:
 
     def __init__(self, disk, folder, mine):
         self.disk, self.folder, self.mine = disk, folder, mine
-        self.where = ["--dir_data", mine, "--dir_cache", folder / "cache", "--dir_experiment", folder / "experiment"]
+        self.where = [
+            "--dir_data",
+            mine,
+            "--dir_cache",
+            folder / "cache",
+            "--dir_experiment",
+            folder / "experiment",
+        ]
 
     def run(self, *argv, at=0, error=0):
         return self.disk.run(self.folder, *argv, program=self.program, at=at, error=error)
@@ -101,13 +111,33 @@ class Preparing(Job):
 
     def flags(self):
         self.start()
-        return ["folder", self.mine / "Mine/HR", "New", "--scale", "2", "--dir_data", self.folder / "data", "--jobs", "1"]
+        return [
+            "folder",
+            self.mine / "Mine/HR",
+            "New",
+            "--scale",
+            "2",
+            "--dir_data",
+            self.folder / "data",
+            "--jobs",
+            "1",
+        ]
 
     def judge(self, whole):
         root = self.folder / "data/New"
         for name in files_in(root) if root.exists() else []:
             assert (root / name).read_bytes() == whole[name]
-        again = ["folder", self.mine / "Mine/HR", "New", "--scale", "2", "--dir_data", self.folder / "data", "--jobs", "1"]
+        again = [
+            "folder",
+            self.mine / "Mine/HR",
+            "New",
+            "--scale",
+            "2",
+            "--dir_data",
+            self.folder / "data",
+            "--jobs",
+            "1",
+        ]
         assert self.run(*again).status == 0
         assert {name: (root / name).read_bytes() for name in files_in(root)} == whole
 

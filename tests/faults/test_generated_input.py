@@ -16,15 +16,28 @@ from hypothesis import strategies as st
 from strategies import UNPRINTABLE, damage, damages, do, flags, layouts
 
 import main
-import plot
-from config import config_lines
+from checkpoint import plot
+from checkpoint.config import config_lines
 from helpers import state_of
 from model.edsr import EDSR
 from option import parse_args
 
 NEVER_USED = {"cut", "bits", "zip", "code", "not finite", "sparse", "quantized", "meta", "expanded"}
 BICUBIC = ["--model", "Bicubic", "--test_only", "--scale", 2, "--cpu"]
-ONE_STEP = ["--epochs", 2, "--test_every", 1, "--batch_size", 1, "--patch_size", 8, "--n_threads", 0, "--print_every", 1]
+ONE_STEP = [
+    "--epochs",
+    2,
+    "--test_every",
+    1,
+    "--batch_size",
+    1,
+    "--patch_size",
+    8,
+    "--n_threads",
+    0,
+    "--print_every",
+    1,
+]
 
 
 def examples(few):
@@ -36,7 +49,11 @@ def examples(few):
 def no_curves(monkeypatch):
     """Do not draw the curves, which takes a second each time; their data are still gone through."""
     monkeypatch.setattr(
-        plot, "draw", lambda folder, name, panels, ylabel: [sorted(c.items()) for p in panels.values() for c in p.values()]
+        plot,
+        "plot_panels",
+        lambda folder, name, panels, ylabel: [
+            sorted(c.items()) for p in panels.values() for c in p.values()
+        ],
     )
 
 
@@ -53,13 +70,15 @@ def test_flags(sr, tmp_path, monkeypatch, examples, counted):
     """Whatever the flags are, they are refused by name, or parsed, and --load reads back the same from config.txt."""
     tally, seen = Tally("flags, parsed"), []
     monkeypatch.setattr(main, "run", lambda args, device: seen.append(args))
-    monkeypatch.setattr(main, "keep_freed_memory", lambda: None)
+    monkeypatch.setattr(main, "disable_malloc_trim", lambda: None)
     config = sr.folder("kept") / "config.txt"
     config.parent.mkdir(parents=True)
 
     def check(argv):
         seen.clear()
-        names = [word.split("=")[0].strip("-") for word in argv if word.startswith("-")] + [repr(word) for word in argv]
+        names = [word.split("=")[0].strip("-") for word in argv if word.startswith("-")] + [
+            repr(word) for word in argv
+        ]
         tally.run(lambda: sr(*argv), names, [])
         for args in seen:
             config.write_text("\n".join(config_lines(args)))
@@ -105,17 +124,33 @@ def test_flags_of_whole_runs(sr, tmp_path, examples, counted):
         "--reduction",
         2,
     ]
-    small += ["--dir_demo", sr.data / "Mine/HR", "--dir_experiment", sr.experiments, "--reset", "--data_range", "1-3/4-4"]
+    small += [
+        "--dir_demo",
+        sr.data / "Mine/HR",
+        "--dir_experiment",
+        sr.experiments,
+        "--reset",
+        "--data_range",
+        "1-3/4-4",
+    ]
 
     def check(case):
         argv, train = case
-        first = ["--scale", 2, "--data_test", "Set5"] if train else [*BICUBIC, "--data_test", "Set5"]
-        names = [word.split("=")[0].strip("-") for word in argv if word.startswith("-")] + [repr(word) for word in argv]
+        first = (
+            ["--scale", 2, "--data_test", "Set5"] if train else [*BICUBIC, "--data_test", "Set5"]
+        )
+        names = [word.split("=")[0].strip("-") for word in argv if word.startswith("-")] + [
+            repr(word) for word in argv
+        ]
         names += [
             part or "''" for word in argv for part in word.rpartition("=")[2].split("+")
         ]  # a file or a set is named without its flag
         with fresh(sr.experiments), little_memory():
-            tally.run(lambda: sr(*first, *argv, *small), [*names, "the loss is"], [sr.experiments, tmp_path / "cache"])
+            tally.run(
+                lambda: sr(*first, *argv, *small),
+                [*names, "the loss is"],
+                [sr.experiments, tmp_path / "cache"],
+            )
 
     for_all(tally, st.tuples(flags(most=2, wild=1), st.booleans()), check, examples)
     counted(tally)
@@ -133,7 +168,12 @@ def test_images(sr, photographs, tmp_path, examples, counted):
 
     def check(case):
         (ending, content), where, ext = case
-        with fresh(tmp_path / "data") as data, fresh(sr.experiments), fresh(tmp_path / "out") as out, little_memory():
+        with (
+            fresh(tmp_path / "data") as data,
+            fresh(sr.experiments),
+            fresh(tmp_path / "out") as out,
+            little_memory(),
+        ):
             for name in ("Mine", "Probe"):
                 for stem in ("a", "b"):
                     write(data / f"{name}/HR/{stem}.png", good)
@@ -161,13 +201,24 @@ def test_images(sr, photographs, tmp_path, examples, counted):
                     *ONE_STEP,
                 ]
                 argv += ["--epochs", 1, "--ext", ext, "--cpu"]
-            status, _, err = tally.run(lambda: sr(*argv, data=data), names, [data / "cache", sr.experiments, out])
-            assert "memory" not in err, "only failing to get it has stopped the program from taking gigabytes"
+            status, _, err = tally.run(
+                lambda: sr(*argv, data=data), names, [data / "cache", sr.experiments, out]
+            )
+            assert "memory" not in err, (
+                "only failing to get it has stopped the program from taking gigabytes"
+            )
             if status and "--test_only" not in argv and ext != "img":
                 assert not list(sr.experiments.iterdir()), "something was written"
 
-    folders = st.sampled_from([f"{name}/{kind}" for name in ("Mine", "Probe") for kind in ("HR", "HR", "LR_bicubic/X2")])
-    for_all(tally, st.tuples(images(made), folders, st.sampled_from(["sep", "img", "bin"])), check, examples)
+    folders = st.sampled_from(
+        [f"{name}/{kind}" for name in ("Mine", "Probe") for kind in ("HR", "HR", "LR_bicubic/X2")]
+    )
+    for_all(
+        tally,
+        st.tuples(images(made), folders, st.sampled_from(["sep", "img", "bin"])),
+        check,
+        examples,
+    )
     counted(tally)
 
 
@@ -182,7 +233,11 @@ def test_folders(sr, photographs, tmp_path, examples, counted):
 
     def check(case):
         deeds, train, demo = case
-        with fresh(tmp_path / "data") as data, fresh(sr.experiments), fresh(tmp_path / "out") as out:
+        with (
+            fresh(tmp_path / "data") as data,
+            fresh(sr.experiments),
+            fresh(tmp_path / "out") as out,
+        ):
             for stem in ("a", "b"):
                 write(data / f"Mine/HR/{stem}.png", good)
                 write(data / f"Mine/LR_bicubic/X2/{stem}x2.png", good[::2, ::2])
@@ -190,7 +245,15 @@ def test_folders(sr, photographs, tmp_path, examples, counted):
                 do(data / "Mine", *deed)
             argv = [*BICUBIC, "--data_test", "Mine"]
             if demo:
-                argv = [*BICUBIC, "--data_test", "Demo", "--dir_demo", data / "Mine/HR", "--dir_out", out]
+                argv = [
+                    *BICUBIC,
+                    "--data_test",
+                    "Demo",
+                    "--dir_demo",
+                    data / "Mine/HR",
+                    "--dir_out",
+                    out,
+                ]
             elif train:
                 argv = [
                     "--scale",
@@ -207,7 +270,11 @@ def test_folders(sr, photographs, tmp_path, examples, counted):
                 ]
                 os.symlink(sr.data / "benchmark", data / "benchmark")
                 argv += ["--epochs", 1, "--cpu"]
-            tally.run(lambda: sr(*argv, data=data), [str(data / "Mine")], [data / "cache", sr.experiments, out])
+            tally.run(
+                lambda: sr(*argv, data=data),
+                [str(data / "Mine")],
+                [data / "cache", sr.experiments, out],
+            )
 
     for_all(tally, st.tuples(layouts(), st.booleans(), st.booleans()), check, examples)
     counted(tally)
@@ -235,7 +302,19 @@ def test_checkpoints(sr, tmp_path, examples, counted):
     """Weights of --pre_train, for a test and for training."""
     tally, path, marker = Tally("checkpoints"), tmp_path / "given.pt", tmp_path / "code_ran"
     good = EDSR(scale=2, n_resblocks=1, n_feats=8).state_dict()
-    small = ["--scale", 2, "--n_resblocks", 1, "--n_feats", 8, "--data_test", "Set5", "--cpu", "--pre_train", path]
+    small = [
+        "--scale",
+        2,
+        "--n_resblocks",
+        1,
+        "--n_feats",
+        8,
+        "--data_test",
+        "Set5",
+        "--cpu",
+        "--pre_train",
+        path,
+    ]
 
     def check(case):
         (kind, content, name), train = case
@@ -263,8 +342,12 @@ def test_states(sr, trained, tmp_path, examples, counted):
             shutil.copytree(trained, folder, dirs_exist_ok=True)
             (folder / "model/state.pt").write_bytes(content)
             before = contents(folder)
-            status, _, err = tally.run(lambda: sr("--load", "copy", *ONE_STEP, "--cpu"), ["state.pt"], [])
-            assert not status or contents(folder) == before, "a refused run has changed the experiment"
+            status, _, err = tally.run(
+                lambda: sr("--load", "copy", *ONE_STEP, "--cpu"), ["state.pt"], []
+            )
+            assert not status or contents(folder) == before, (
+                "a refused run has changed the experiment"
+            )
             assert status or not half_written(folder)
         assert not marker.exists(), "code of the state ran"
         judge(kind, name, status, err)
@@ -309,9 +392,15 @@ def test_experiments(sr, trained, examples, counted):
             before = contents(folder)
             names = [folder, *(name for name, *_ in deeds)]
             more = ["--test_only"] if test_only else []
-            status, *_ = tally.run(lambda: sr("--load", "copy", *ONE_STEP, "--cpu", *more), names, [])
-            late = any(kind == "folder" for _, kind, *_ in deeds)  # found when the file is to be written
-            assert not status or late or contents(folder) == before, "a refused run has changed the experiment"
+            status, *_ = tally.run(
+                lambda: sr("--load", "copy", *ONE_STEP, "--cpu", *more), names, []
+            )
+            late = any(
+                kind == "folder" for _, kind, *_ in deeds
+            )  # found when the file is to be written
+            assert not status or late or contents(folder) == before, (
+                "a refused run has changed the experiment"
+            )
             assert not list(folder.rglob("*.part"))
 
     for_all(tally, st.tuples(damages(), st.booleans()), check, examples)

@@ -16,9 +16,7 @@ import torch
 from helpers import is_whole, same_bits, state_of
 
 # PCL-SR with a moving average, augmentation, two loader workers: all that has a state
-PCL = (
-    "--template PCL --mcl_neg 1 --use_ema --ema_iter 2 --gclip 1 --scheduler Cosine --cosine_tmax 4 --save_models --n_threads 2"
-)
+PCL = "--template PCL --mcl_neg 1 --use_ema --ema_iter 2 --gclip 1 --scheduler Cosine --cosine_tmax 4 --save_models --n_threads 2"
 FLAGS = [*PCL.split(), "--epochs", 3, "--test_every", 6, "--batch_size", 2, "--print_every", 2]
 
 
@@ -75,12 +73,19 @@ def kills(sr, signum, rng, count):
     done = runs = 0
     while done < count:
         runs += 1
-        done += stopped_again_and_again(sr, f"run{runs}", signum, rng, (0.3 * seconds, 0.95 * seconds), min(8, count - done))
+        done += stopped_again_and_again(
+            sr, f"run{runs}", signum, rng, (0.3 * seconds, 0.95 * seconds), min(8, count - done)
+        )
         same_bits(state_of(sr.folder(f"run{runs}")), state_of(sr.folder("whole")))
         for kind in ("model_latest", "model_best", "model_2"):
-            weights = [torch.load(sr.folder(x) / f"model/{kind}.pt", weights_only=True) for x in (f"run{runs}", "whole")]
+            weights = [
+                torch.load(sr.folder(x) / f"model/{kind}.pt", weights_only=True)
+                for x in (f"run{runs}", "whole")
+            ]
             same_bits(*weights)
-        tests = [[line for line in sr.metrics(x) if "dataset" in line] for x in (f"run{runs}", "whole")]
+        tests = [
+            [line for line in sr.metrics(x) if "dataset" in line] for x in (f"run{runs}", "whole")
+        ]
         assert tests[0] == tests[1]
     return f"{signal.Signals(signum).name}: {done} stops in {runs} runs, all ended in the bits of the undisturbed run"
 
@@ -114,13 +119,26 @@ def test_a_signal_in_an_epoch_saves_at_once_and_the_run_goes_on_from_there(sr, s
     assert status == 0
     assert f"Going on after epoch 0 and {state['step']} steps" in out
     same_bits(state_of(sr.folder("run")), state_of(sr.folder("whole")))
-    losses = [line["loss"] for name in ("run", "whole") for line in sr.metrics(name) if "loss" in line]
+    losses = [
+        line["loss"] for name in ("run", "whole") for line in sr.metrics(name) if "loss" in line
+    ]
     assert losses[0] == losses[1]
 
 
 def test_a_second_ctrl_c_stops_at_once(sr):
     # a step of minutes: nothing but an interrupt ends it
-    flags = ["--patch_size", 96, "--batch_size", 64, "--n_feats", 256, "--n_resblocks", 16, "--test_every", 2]
+    flags = [
+        "--patch_size",
+        96,
+        "--batch_size",
+        64,
+        "--n_feats",
+        256,
+        "--n_resblocks",
+        16,
+        "--test_every",
+        2,
+    ]
     process = start(sr, "--save", "run", *flags)
     for line in process.stdout:
         if line.startswith("[Epoch 1/"):
@@ -132,7 +150,10 @@ def test_a_second_ctrl_c_stops_at_once(sr):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors.splitlines()[1] == "interrupted: --load run goes on from the last state that was saved"
+    assert (
+        errors.splitlines()[1]
+        == "interrupted: --load run goes on from the last state that was saved"
+    )
     assert state_of(sr.folder("run"))["step"] == 0
 
 
@@ -141,8 +162,16 @@ def test_a_second_run_in_the_same_folder_is_refused(sr):
     for line in process.stdout:
         if line.startswith("[Epoch 1/"):
             break
-    before = {path: path.stat().st_mtime_ns for path in sr.folder("run").rglob("*") if path.name != "log.txt"}
-    for flags in (["--load", "run"], ["--save", "run", "--reset"], ["--load", "run", "--test_only"]):
+    before = {
+        path: path.stat().st_mtime_ns
+        for path in sr.folder("run").rglob("*")
+        if path.name != "log.txt"
+    }
+    for flags in (
+        ["--load", "run"],
+        ["--save", "run", "--reset"],
+        ["--load", "run", "--test_only"],
+    ):
         status, _, errors = sr.train(*flags)
         assert status == 1
         assert "another run is at work here (process" in errors
@@ -155,7 +184,9 @@ def test_a_second_run_in_the_same_folder_is_refused(sr):
 def test_a_background_job_of_a_script_does_not_hear_ctrl_c(sr):
     """The shell starts it with SIGINT ignored; the Ctrl-C that ends the script is not for it."""
     flags = ["--test_every", 100, "--print_every", 20, "--epochs", 1]
-    process = start(sr, "--save", "run", *flags, before=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
+    process = start(
+        sr, "--save", "run", *flags, before=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)
+    )
     for line in process.stdout:
         if line.startswith("[80/"):
             break

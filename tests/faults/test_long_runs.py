@@ -32,10 +32,26 @@ def usage(pid):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-@pytest.mark.parametrize("flags", [[], ["--template", "PCL", "--mcl_neg", 1, "--use_ema"]], ids=["L1", "PCL"])
+@pytest.mark.parametrize(
+    "flags", [[], ["--template", "PCL", "--mcl_neg", 1, "--use_ema"]], ids=["L1", "PCL"]
+)
 def test_memory_and_files_do_not_grow_over_5000_steps(sr, flags, counted):
-    long = ["--test_every", 250, "--epochs", 20, "--print_every", 50, "--n_threads", 2, "--save_results", *flags]
-    command, env = [sys.executable, *sr.argv("--save", "run", *long)], {**os.environ, "OMP_NUM_THREADS": "1"}
+    long = [
+        "--test_every",
+        250,
+        "--epochs",
+        20,
+        "--print_every",
+        50,
+        "--n_threads",
+        2,
+        "--save_results",
+        *flags,
+    ]
+    command, env = (
+        [sys.executable, *sr.argv("--save", "run", *long)],
+        {**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
     seen = [usage(process.pid) for line in process.stdout if line.startswith("[Epoch ")]
     assert process.wait() == 0
@@ -98,8 +114,19 @@ def test_each_loss_trains_to_the_same_bits_again(sr, tmp_path, name):
     layers = torch.nn.Sequential(*build_layers())
     torch.save({f"features.{key}": value for key, value in layers.state_dict().items()}, weights)
     more = ["--no_ad_loss"] if name.startswith("CL-") else []
-    more += ["--use_aug", "--random_neg", "--sharp_hr", "--mcl_neg", 1, "--use_noise_pos", "--pos_noise_value", 5]
-    twice(sr, "--loss", f"1*L1+0.1*{name}" if name != "L1" else "1*L1", "--vgg_path", weights, *more)
+    more += [
+        "--use_aug",
+        "--random_neg",
+        "--sharp_hr",
+        "--mcl_neg",
+        1,
+        "--use_noise_pos",
+        "--pos_noise_value",
+        5,
+    ]
+    twice(
+        sr, "--loss", f"1*L1+0.1*{name}" if name != "L1" else "1*L1", "--vgg_path", weights, *more
+    )
 
 
 def test_nlsn_with_pcl_trains_to_the_same_bits_again(sr):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from data.checks import pair_problem
+from data.checks import check_alignment
 from data.image import read_image, write_image
 from data.resize import downsample
 from helpers import write_set
@@ -25,7 +25,9 @@ def warnings(result, trained_on=False):
     """The warnings of a run, of test images that are trained on or all others: in the small data of the tests some are."""
     status, out, err = result
     assert status == 0, err
-    lines = [line.removeprefix("WARNING: ") for line in out.splitlines() if line.startswith("WARNING: ")]
+    lines = [
+        line.removeprefix("WARNING: ") for line in out.splitlines() if line.startswith("WARNING: ")
+    ]
     return [line for line in lines if ("is also a training image" in line) == trained_on]
 
 
@@ -46,7 +48,9 @@ def test_hr_shifted_by_a_pixel_is_reported(sr, copy, shift, words, flags):
     hr = copy / "DIV2K/DIV2K_train_HR/0002.png"
     write_image(hr, np.roll(read_image(hr), shift, (0, 1)))
     found = warnings(sr.train("--save", "run", "--epochs", 1, *flags, data=copy))
-    assert found == [f"{hr}: its LR image of scale 2 is shifted against its HR image, by {words} (HR pixels)"]
+    assert found == [
+        f"{hr}: its LR image of scale 2 is shifted against its HR image, by {words} (HR pixels)"
+    ]
 
 
 def test_lr_images_in_another_order_are_reported(sr, copy):
@@ -66,7 +70,11 @@ def test_lr_images_of_a_test_are_looked_at_too(sr, copy, test_only):
     lr = copy / "benchmark/Set5/LR_bicubic/X2/coffeex2.png"
     write_image(lr, np.roll(read_image(lr), 1, 0))
     bicubic = ["--model", "Bicubic", "--test_only", "--data_test", "Set5", "--scale", 2, "--cpu"]
-    result = sr(*bicubic, data=copy) if test_only else sr.train("--save", "run", "--epochs", 1, data=copy)
+    result = (
+        sr(*bicubic, data=copy)
+        if test_only
+        else sr.train("--save", "run", "--epochs", 1, data=copy)
+    )
     assert warnings(result) == [f"{lr} is shifted against its HR image, by 2 down (HR pixels)"]
 
 
@@ -77,8 +85,12 @@ def test_lr_that_was_made_otherwise_is_not_reported(photographs, name, scale):
     lr = downsample(hr, scale)
     noise = np.random.default_rng(0).normal(0, 12, lr.shape)
     boxes = hr.reshape(lr.shape[0], scale, lr.shape[1], scale, 3).mean((1, 3)).astype(np.uint8)
-    for other in (np.clip(lr + noise, 0, 255).astype(np.uint8), (255 * (lr / 255) ** 0.6).astype(np.uint8), boxes):
-        assert pair_problem(hr, other, scale) is None
+    for other in (
+        np.clip(lr + noise, 0, 255).astype(np.uint8),
+        (255 * (lr / 255) ** 0.6).astype(np.uint8),
+        boxes,
+    ):
+        assert check_alignment(hr, other, scale) is None
 
 
 def test_test_images_that_are_trained_on_are_reported(sr, copy):
@@ -93,10 +105,20 @@ def test_test_images_that_are_trained_on_are_reported(sr, copy):
         f"{other}/mine_c.jpg is also a training image: {copy}/Mine/HR/rocket.png",
     ]
     assert found == expected
-    result = sr.train("--save", "img", "--epochs", 1, "--ext", "img", "--scale", 4, *flags, data=copy)
+    result = sr.train(
+        "--save", "img", "--epochs", 1, "--ext", "img", "--scale", 4, *flags, data=copy
+    )
     assert warnings(result, trained_on=True) == expected
     # the DIV2K of the tests trains on astronaut, chelsea and coffee; Set5 has the last two of them
-    assert len(warnings(sr.train("--save", "set5", "--epochs", 1, "--n_colors", 1, data=copy), trained_on=True)) == 2
+    assert (
+        len(
+            warnings(
+                sr.train("--save", "set5", "--epochs", 1, "--n_colors", 1, data=copy),
+                trained_on=True,
+            )
+        )
+        == 2
+    )
 
 
 @pytest.mark.parametrize("function", [calc_psnr, calc_ssim])

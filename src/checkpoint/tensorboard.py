@@ -1,0 +1,95 @@
+"""Curves and pictures of a training run for TensorBoard (--tensorboard), in experiment/NAME/tensorboard.
+
+The step is the epoch. Curves: loss/TERM, lr, PSNR/SET xS, SSIM/SET xS, the numbers of metrics.jsonl. Pictures: SR of the
+first image of each test set after each epoch, and once HR, both cut to their middle. `tensorboard --logdir experiment` shows
+them. Nothing here draws random numbers or touches the network: a run ends in the same bits with and without it.
+"""
+
+import threading
+
+from data.image import to_uint8
+from runtime.errors import UserError
+from runtime.files import report_write_errors
+
+SIDE = 320  # pixels that pictures are cut to: an epoch of a set takes at most some 300 kB of the event file
+
+
+def _middle(image):
+    """Cut a (C, H, W) tensor to SIDE pixels a side."""
+    top, left = (max(side - SIDE, 0) // 2 for side in image.shape[1:])
+    return image[:, top : top + SIDE, left : left + SIDE]
+
+
+def _report(args):
+    """Print what ends a thread, as Python does, but not of tensorboard's: the next call of `record` raises it."""
+    if not type(args.thread).__module__.startswith("tensorboard."):
+        threading.__excepthook__(args)
+
+
+class Board:
+    """Writes events; the file is made with the first of them."""
+
+    def __init__(self, folder):
+        """Find the package.
+
+        Raises:
+            UserError: it is not installed.
+        """
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise UserError(
+                f"--tensorboard needs a package that is missing ({error}): pip install tensorboard, or give --tensorboard false"
+            ) from error
+        threading.excepthook = _report
+        self._make, self.folder = SummaryWriter, folder
+        self._events, self._first = None, None
+        self._pictures, self._truths = (
+            {},
+            set(),
+        )  # {label: {tag: (H, W, C) uint8}}, tags whose HR was shown
+
+    def go_on_after(self, epoch):
+        """Hide what a former process wrote of epochs after this one, which are trained again; call it before `record`."""
+        self._first = epoch + 1
+
+    def _writer(self):
+        if self._events is None:
+            self._events = self._make(str(self.folder), purge_step=self._first)
+        return self._events
+
+    def record(self, line):
+        """Add the numbers of a line of metrics.jsonl, and the pictures that were shown of its test set.
+
+        None, which stands for nan and infinity there, is left out.
+        """
+        with report_write_errors(self.folder):
+            epoch = line["epoch"]
+            if "loss" in line:
+                values = {f"loss/{term}": value for term, value in line["loss"].items()} | {
+                    "lr": line["lr"]
+                }
+            else:
+                label = f"{line['dataset']} x{line['scale']}"
+                values = {f"PSNR/{label}": line["psnr"], f"SSIM/{label}": line["ssim"]}
+                for tag, picture in self._pictures.pop(label, {}).items():
+                    self._writer().add_image(tag, picture, epoch, dataformats="HWC")
+            for tag, value in values.items():
+                if value is not None:
+                    self._writer().add_scalar(tag, value, epoch)
+            self._writer().flush()  # waits for its thread: the state of the epoch, saved next, must not be ahead of it
+
+    def show(self, label, image, sr, rgb_range):
+        """Keep the middle of an image for the next line of its test set: of SR, and, the first time, of HR.
+
+        Args:
+            label: test set and scale, "SET xS".
+            image: the data.testset.TestImage.
+            sr: tensor (C, H, W) in [0, rgb_range].
+            rgb_range: value of white of `sr`.
+        """
+        tag = f"{label}/{image.name}"
+        self._pictures[label] = {f"{tag} SR": to_uint8(_middle(sr), rgb_range)}
+        if image.hr is not None and tag not in self._truths:
+            self._truths.add(tag)
+            self._pictures[label][f"{tag} HR"] = to_uint8(_middle(image.hr), 255)

@@ -1,0 +1,1 @@
+"""Downloads, archives and LR images, for scripts/prepare_data.py alone."""
