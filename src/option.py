@@ -145,11 +145,11 @@ def build_parser():
         add = parser.add_argument_group(title).add_argument
 
         def flag(name, kind, default, text, **more):
-            add(f"--{name}", type=kind, default=default, help=text, **more)
+            add(name, type=kind, default=default, help=text, **more)
 
         def switch(name, text, default=False):
             add(
-                f"--{name}",
+                name,
                 nargs="?",
                 type=_switch_value,
                 const=True,
@@ -161,199 +161,199 @@ def build_parser():
         return flag, switch
 
     flag, switch = group("run")
-    flag("template", str, None, f"presets, joined by +: {', '.join(TEMPLATES)}")
-    flag("save", str, None, "name of the experiment, a folder under experiment/ (default: test)")
-    flag("load", str, None, "go on with this experiment, with its flags where none is given")
+    flag("--template", str, None, f"presets, joined by +: {', '.join(TEMPLATES)}")
+    flag("--save", str, None, "name of the experiment, a folder under experiment/ (default: test)")
+    flag("--load", str, None, "go on with this experiment, with its flags where none is given")
     flag(
-        "resume",
+        "--resume",
         _number(int, low=-1),
         None,
         "-1: latest state, 0: none, N: that epoch (default: -1 with --load)",
     )
-    switch("reset", "empty the folder of the experiment first")
-    switch("test_only", "test and stop")
+    switch("--reset", "empty the folder of the experiment first")
+    switch("--test_only", "test and stop")
     flag(
-        "seed", _number(int, low=0, high=2**32 - 1), 1, "seed of weights, patches and augmentation"
+        "--seed", _number(int, low=0, high=2**32 - 1), 1, "seed of weights, patches and augmentation"
     )
-    switch("cpu", "use the CPU even where an accelerator is at hand")
+    switch("--cpu", "use the CPU even where an accelerator is at hand")
     flag(
-        "n_GPUs",
+        "--n_GPUs",
         DEPTH,
         1,
         "processes on this machine, one a GPU (with --cpu: on the CPU); several machines: torchrun",
     )
-    flag("n_threads", WHOLE, 6, "worker processes that load data")
-    flag("precision", _choice(PRECISIONS), "auto", "format that networks compute in; weights stay in single precision. "
+    flag("--n_threads", WHOLE, 6, "worker processes that load data")
+    flag("--precision", _choice(PRECISIONS), "auto", "format that networks compute in; weights stay in single precision. "
          "half: float16 on CUDA; auto: the fastest here for training, single for tests")  # fmt: skip
-    switch("tf32", "compute single precision by TF32 on CUDA", default=True)
-    switch("compile", "compile the network by torch.compile for training")
-    flag("dir_experiment", str, str(ROOT / "experiment"), "folder of the experiments")
-    flag("exp_name", str, None, "name of the run in the log")
-    flag("proj_name", str, None, "name of the project in the log")
+    switch("--tf32", "compute single precision by TF32 on CUDA", default=True)
+    switch("--compile", "compile the network by torch.compile for training")
+    flag("--dir_experiment", str, str(ROOT / "experiment"), "folder of the experiments")
+    flag("--exp_name", str, None, "name of the run in the log")
+    flag("--proj_name", str, None, "name of the project in the log")
 
     flag, switch = group("data")
-    flag("dir_data", str, str(ROOT / "datasets"), "folder of the data sets")
-    flag("dir_cache", str, None, "folder of decoded training images (default: DIR_DATA/cache)")
+    flag("--dir_data", str, str(ROOT / "datasets"), "folder of the data sets")
+    flag("--dir_cache", str, None, "folder of decoded training images (default: DIR_DATA/cache)")
     flag(
-        "dir_demo",
+        "--dir_demo",
         str,
         str(ROOT / "test"),
         "picture, video, or folder of them, for --data_test Demo",
     )
-    flag("testpath", str, None, "folder of the sets of --data_test MyImage")
+    flag("--testpath", str, None, "folder of the sets of --data_test MyImage")
     flag(
-        "testset",
+        "--testset",
         str,
         None,
         "name of the set of --data_test MyImage: images are in TESTPATH/TESTSET/xSCALE",
     )
     flag(
-        "data_train", _checked(_names, "names joined by +"), ["DIV2K"], "training sets, joined by +"
+        "--data_train", _checked(_names, "names joined by +"), ["DIV2K"], "training sets, joined by +"
     )
-    flag("data_test", _checked(_names, "names joined by +"), ["DIV2K"], "test sets, joined by +")
-    flag("data_range", str, "1-800/801-810", "DIV2K images to train on / to test on, by position")
-    flag("ext", _choice(["sep", "sep_reset", "bin", "img"]), "sep", "training images from: sep, the cache of decoded "
+    flag("--data_test", _checked(_names, "names joined by +"), ["DIV2K"], "test sets, joined by +")
+    flag("--data_range", str, "1-800/801-810", "DIV2K images to train on / to test on, by position")
+    flag("--ext", _choice(["sep", "sep_reset", "bin", "img"]), "sep", "training images from: sep, the cache of decoded "
          "images; sep_reset, the same made anew; bin, the cache held in memory; img, the files")  # fmt: skip
-    flag("scale", _checked(_scales, "scales joined by +"), [4], "scales, joined by +")
-    flag("patch_size", COUNT, 192, "side of an HR training patch, pixels")
-    flag("rgb_range", _number(float, low=0.001, high=65535), 255.0, "value of white")
-    flag("n_colors", _number(int, low=1), 3, "3: RGB, 1: luma (Y of BT.601)")
-    switch("no_augment", "no random flips and transposes")
+    flag("--scale", _checked(_scales, "scales joined by +"), [4], "scales, joined by +")
+    flag("--patch_size", COUNT, 192, "side of an HR training patch, pixels")
+    flag("--rgb_range", _number(float, low=0.001, high=65535), 255.0, "value of white")
+    flag("--n_colors", _number(int, low=1), 3, "3: RGB, 1: luma (Y of BT.601)")
+    switch("--no_augment", "no random flips and transposes")
 
     flag, switch = group("network")
-    flag("model", _choice(NETWORKS), "EDSR", "network")
+    flag("--model", _choice(NETWORKS), "EDSR", "network")
     flag(
-        "pre_train",
+        "--pre_train",
         str,
         None,
         "weights to start from: a file, or `download` for the published EDSR",
     )
-    flag("n_resblocks", DEPTH, 16, "residual blocks (of a group, for RCAN and HAN)")
-    flag("n_resgroups", DEPTH, 10, "residual groups (RCAN, HAN)")
-    flag("n_feats", WIDTH, 64, "feature channels")
-    flag("res_scale", POSITIVE, 1.0, "factor of a residual branch (EDSR, NLSN)")
-    flag("reduction", COUNT, 16, "channel reduction of channel attention (RCAN, HAN)")
-    flag("nlsn_n_hashes", COUNT, 4, "hash rounds (NLSN); also --n_hashes")
+    flag("--n_resblocks", DEPTH, 16, "residual blocks (of a group, for RCAN and HAN)")
+    flag("--n_resgroups", DEPTH, 10, "residual groups (RCAN, HAN)")
+    flag("--n_feats", WIDTH, 64, "feature channels")
+    flag("--res_scale", POSITIVE, 1.0, "factor of a residual branch (EDSR, NLSN)")
+    flag("--reduction", COUNT, 16, "channel reduction of channel attention (RCAN, HAN)")
+    flag("--nlsn_n_hashes", COUNT, 4, "hash rounds (NLSN); also --n_hashes")
     parser.add_argument(
         "--n_hashes", dest="nlsn_n_hashes", type=COUNT, default=4, help=argparse.SUPPRESS
     )
-    flag("nlsn_chunk_size", COUNT, 144, "pixels in a chunk of attention (NLSN); also --chunk_size")
+    flag("--nlsn_chunk_size", COUNT, 144, "pixels in a chunk of attention (NLSN); also --chunk_size")
     parser.add_argument(
         "--chunk_size", dest="nlsn_chunk_size", type=COUNT, default=144, help=argparse.SUPPRESS
     )
-    switch("print_model", "print the network")
+    switch("--print_model", "print the network")
 
     flag, switch = group("training")
-    flag("epochs", COUNT, 300, "epochs")
-    flag("test_every", COUNT, 1000, "iterations of an epoch")
-    flag("batch_size", COUNT, 16, "patches of a step")
-    flag("split_batch", COUNT, 1, "split a batch into this many parts to save memory")
-    flag("optimizer", _choice(["SGD", "ADAM", "RMSprop"]), "ADAM", "optimizer")
-    flag("lr", POSITIVE, 1e-4, "learning rate")
-    flag("momentum", NOT_NEGATIVE, 0.9, "momentum (SGD)")
-    flag("betas", NOT_NEGATIVE, [0.9, 0.999], "betas (ADAM)", nargs=2)
-    flag("epsilon", POSITIVE, 1e-8, "epsilon (ADAM, RMSprop)")
-    flag("weight_decay", NOT_NEGATIVE, 0.0, "weight decay")
-    flag("gclip", NOT_NEGATIVE, 0.0, "clip each gradient to [-GCLIP, GCLIP]; 0: no clipping")
+    flag("--epochs", COUNT, 300, "epochs")
+    flag("--test_every", COUNT, 1000, "iterations of an epoch")
+    flag("--batch_size", COUNT, 16, "patches of a step")
+    flag("--split_batch", COUNT, 1, "split a batch into this many parts to save memory")
+    flag("--optimizer", _choice(["SGD", "ADAM", "RMSprop"]), "ADAM", "optimizer")
+    flag("--lr", POSITIVE, 1e-4, "learning rate")
+    flag("--momentum", NOT_NEGATIVE, 0.9, "momentum (SGD)")
+    flag("--betas", NOT_NEGATIVE, [0.9, 0.999], "betas (ADAM)", nargs=2)
+    flag("--epsilon", POSITIVE, 1e-8, "epsilon (ADAM, RMSprop)")
+    flag("--weight_decay", NOT_NEGATIVE, 0.0, "weight decay")
+    flag("--gclip", NOT_NEGATIVE, 0.0, "clip each gradient to [-GCLIP, GCLIP]; 0: no clipping")
     flag(
-        "scheduler",
+        "--scheduler",
         _choice(["MileStone", "Cosine", "CosineRestart"]),
         "MileStone",
         "schedule of the learning rate",
     )
     flag(
-        "decay",
+        "--decay",
         _checked(_integers("-", 1), "epochs joined by -"),
         "200",
         "MileStone: epochs, joined by -",
     )
-    flag("gamma", POSITIVE, 0.5, "MileStone: factor of the learning rate at each of them")
+    flag("--gamma", POSITIVE, 0.5, "MileStone: factor of the learning rate at each of them")
     flag(
-        "cosine_tmax",
+        "--cosine_tmax",
         COUNT,
         None,
         "epochs of a cosine cycle (default: all epochs; CosineRestart: a third)",
     )
-    flag("cosine_etamin", NOT_NEGATIVE, 0.0, "smallest learning rate of a cosine cycle")
+    flag("--cosine_etamin", NOT_NEGATIVE, 0.0, "smallest learning rate of a cosine cycle")
     flag(
-        "cosine_restart_weight",
+        "--cosine_restart_weight",
         POSITIVE,
         1.0,
         "CosineRestart: factor of the learning rate of cycles 2 and 3",
     )
-    switch("use_ema", "test and keep the exponential moving average of the weights (decay 0.99)")
-    flag("ema_iter", COUNT, 1, "steps between two updates of the average")
+    switch("--use_ema", "test and keep the exponential moving average of the weights (decay 0.99)")
+    flag("--ema_iter", COUNT, 1, "steps between two updates of the average")
     flag(
-        "skip_threshold",
+        "--skip_threshold",
         POSITIVE,
         1e8,
         "skip a batch whose loss is above this many times the last epoch's mean",
     )
 
     flag, switch = group("loss")
-    flag("loss", str, "1*L1", f"WEIGHT*NAME joined by +. Names: {', '.join(LOSSES)}")
+    flag("--loss", str, "1*L1", f"WEIGHT*NAME joined by +. Names: {', '.join(LOSSES)}")
 
     flag, switch = group("adversarial and contrastive losses (PCL-SR)")
-    flag("gan_k", COUNT, 1, "updates of the discriminator (the embedding) a step")
+    flag("--gan_k", COUNT, 1, "updates of the discriminator (the embedding) a step")
     flag(
-        "embed_lr", POSITIVE, None, "learning rate of the embedding (default: --lr); same schedule"
+        "--embed_lr", POSITIVE, None, "learning rate of the embedding (default: --lr); same schedule"
     )
-    switch("no_ad_loss", "leave out the adversarial term of the generator")
-    switch("contras_D_train", "train the embedding on the positives and negatives, too")
-    switch("use_wavelet", "the embedding sees the Haar high frequencies")
-    flag("cl_layer", _checked(_integers(",", 0), "numbers from 0 joined by ,"), "4", "blocks of the embedding whose "
+    switch("--no_ad_loss", "leave out the adversarial term of the generator")
+    switch("--contras_D_train", "train the embedding on the positives and negatives, too")
+    switch("--use_wavelet", "the embedding sees the Haar high frequencies")
+    flag("--cl_layer", _checked(_integers(",", 0), "numbers from 0 joined by ,"), "4", "blocks of the embedding whose "
          "features are compared, 0 to 7, joined by ,")  # fmt: skip
-    switch("before_relu", "features before the activation")
-    flag("cl_loss_type", _choice(CL_LOSSES), "InfoNCE", "contrastive loss")
-    switch("layer_weight", "divide layer k by 2^k")
+    switch("--before_relu", "features before the activation")
+    flag("--cl_loss_type", _choice(CL_LOSSES), "InfoNCE", "contrastive loss")
+    switch("--layer_weight", "divide layer k by 2^k")
     switch(
-        "use_aug",
+        "--use_aug",
         "add --mcl_neg sharpened positives (--sharp_hr) and degraded negatives (--random_neg)",
     )
-    flag("mcl_neg", WHOLE, 3, "samples added on each side")
-    switch("sharp_hr", "sharpened HR as positives")
-    flag("sharp_value", NOT_NEGATIVE, 0.5, "smallest factor of sharpening")
-    flag("sharp_range", NOT_NEGATIVE, 2.5, "width of the range of factors")
-    switch("random_neg", "degraded HR as negatives: blur, downsampling, noise, JPEG, upsampling")
-    switch("only_blur", "degrade by blur alone")
-    switch("neg_sr", "upsample degraded negatives by the network itself")
-    switch("use_noise_pos", "noisy HR as a positive")
-    flag("pos_noise_value", NOT_NEGATIVE, 5.0, "standard deviation of that noise, 8-bit steps")
-    switch("only_aug", "leave out HR and LR themselves")
+    flag("--mcl_neg", WHOLE, 3, "samples added on each side")
+    switch("--sharp_hr", "sharpened HR as positives")
+    flag("--sharp_value", NOT_NEGATIVE, 0.5, "smallest factor of sharpening")
+    flag("--sharp_range", NOT_NEGATIVE, 2.5, "width of the range of factors")
+    switch("--random_neg", "degraded HR as negatives: blur, downsampling, noise, JPEG, upsampling")
+    switch("--only_blur", "degrade by blur alone")
+    switch("--neg_sr", "upsample degraded negatives by the network itself")
+    switch("--use_noise_pos", "noisy HR as a positive")
+    flag("--pos_noise_value", NOT_NEGATIVE, 5.0, "standard deviation of that noise, 8-bit steps")
+    switch("--only_aug", "leave out HR and LR themselves")
     flag(
-        "pos_id",
+        "--pos_id",
         _checked(_integers(",", 0), "numbers from 0 joined by ,"),
         None,
         "positives to keep, joined by ,",
     )
     flag(
-        "neg_id",
+        "--neg_id",
         _checked(_integers(",", 0), "numbers from 0 joined by ,"),
         None,
         "negatives to keep, joined by ,",
     )
-    switch("shuffle_neg", "HR of other images of the batch as negatives")
-    flag("shuffle_neg_num", COUNT, 1, "how many of them")
-    switch("gpu_blur", "accepted for published scripts: samples are always made on the device")
-    switch("gpu_sharp", "accepted for published scripts: samples are always made on the device")
-    flag("vgg_path", str, None, "file vgg19-dcbb9e9d.pth (default: torch.hub's folder, downloaded)")
+    switch("--shuffle_neg", "HR of other images of the batch as negatives")
+    flag("--shuffle_neg_num", COUNT, 1, "how many of them")
+    switch("--gpu_blur", "accepted for published scripts: samples are always made on the device")
+    switch("--gpu_sharp", "accepted for published scripts: samples are always made on the device")
+    flag("--vgg_path", str, None, "file vgg19-dcbb9e9d.pth (default: torch.hub's folder, downloaded)")
 
     flag, switch = group("test and output")
-    switch("self_ensemble", "mean over the 8 flips and transposes")
-    switch("chop", "run large images in overlapping tiles; Demo and MyImage always do")
-    flag("chop_size", _number(int, low=16), 192, "side of a tile, LR pixels")
+    switch("--self_ensemble", "mean over the 8 flips and transposes")
+    switch("--chop", "run large images in overlapping tiles; Demo and MyImage always do")
+    flag("--chop_size", _number(int, low=16), 192, "side of a tile, LR pixels")
     flag(
-        "chop_overlap", WHOLE, 48, "LR pixels that neighbouring tiles share, less than half a tile"
+        "--chop_overlap", WHOLE, 48, "LR pixels that neighbouring tiles share, less than half a tile"
     )
-    flag("print_every", COUNT, 100, "steps between two lines of the training log")
-    switch("save_models", "keep the weights and the training state of every epoch")
-    switch("save_results", "save the SR images in the folder of the experiment")
-    flag("dir_out", str, None, "save the SR images of Demo and MyImage as DIR_OUT/NAME.png, and videos as DIR_OUT/NAME.mp4, "
+    flag("--print_every", COUNT, 100, "steps between two lines of the training log")
+    switch("--save_models", "keep the weights and the training state of every epoch")
+    switch("--save_results", "save the SR images in the folder of the experiment")
+    flag("--dir_out", str, None, "save the SR images of Demo and MyImage as DIR_OUT/NAME.png, and videos as DIR_OUT/NAME.mp4, "
          "instead; DIR_OUT may also be a file that ends in .png, .tif or .mp4, for one input")  # fmt: skip
-    switch("overwrite", "let --dir_out replace files that are there")
-    switch("save_gt", "save the LR and HR images beside them")
+    switch("--overwrite", "let --dir_out replace files that are there")
+    switch("--save_gt", "save the LR and HR images beside them")
     switch(
-        "tensorboard",
+        "--tensorboard",
         "curves and pictures of a training run for TensorBoard (pip install tensorboard)",
     )
     return parser
