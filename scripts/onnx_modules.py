@@ -1,124 +1,101 @@
-"""Networks in a form that can be exported for all sizes: the same results without decisions that depend on a size."""
+"""Networks in a form that can be exported for all sizes: same results, no Python branch on a size."""
 
 import types
 
 import torch
 from torch import nn
-from torch.nn.functional import normalize
 
 from model.han import LayerAttention
 from model.nlsn import MAX_BUCKETS, NonLocalSparseAttention
 
+MAX_HALF = MAX_BUCKETS // 2  # rotated axes of the largest image; their negatives are buckets, too
 
-class SparseAttention(nn.Module):
-    """NLSN's attention with shapes that are the same expressions of the image's size whatever that size is.
 
-    - The number of buckets depends on the size, and the rotations on that number: all of them are kept as one table, from
-      which those of the size are taken, and the places of those that it lacks are masked.
-    - The last chunk is filled up by indices that are computed rather than by a slice that may be empty.
-    - Images of fewer pixels than a chunk have one chunk, in which what fills it up is masked.
+class ExportableSparseAttention(NonLocalSparseAttention):
+    """NLSN's attention with shapes that are the same expressions of the image size for every size.
+
+    The attention itself is inherited. What differs is how pixels are hashed, sorted and chunked:
+
+    - The number of buckets depends on the size, and the rotations on that number. All rotations are
+      kept as one table. Those of the size are read from it and the other buckets are masked.
+    - Computed indices fill up the last chunk, in place of a slice that may be empty.
+    - Images with fewer pixels than a chunk have one chunk, in which the filling is masked.
     """
 
     def __init__(self, attention):
-        super().__init__()
-        self.match, self.assembly = attention.conv_match, attention.conv_assembly
-        self.n_hashes, self.chunk_size, self.res_scale = (
-            attention.n_hashes,
-            attention.chunk_size,
-            attention.res_scale,
-        )
-        self.channels = attention.conv_match[0].out_channels
-        self.most = MAX_BUCKETS // 2
-        like = attention.conv_match[0].weight
+        nn.Module.__init__(self)
+        self.conv_match, self.conv_assembly = attention.conv_match, attention.conv_assembly
+        self.n_hashes, self.chunk_size = attention.n_hashes, attention.chunk_size
+        self.res_scale = attention.res_scale
+        self.n_rows = attention.conv_match[0].out_channels * attention.n_hashes  # of a rotation
+        device = attention.conv_match[0].weight.device
         rotations = [
-            attention._rotations(self.channels, 2 * half, like).flatten()
-            for half in range(1, self.most + 1)
+            attention._rotations(self.n_rows // self.n_hashes, 2 * half, device).flatten()
+            for half in range(1, MAX_HALF + 1)
         ]
         self.register_buffer("rotations", torch.cat(rotations))
 
-    def _codes(self, match, length):
-        """Hash match (B, L, C) to buckets: (n_hashes, B, L), numbered so that they sort as the network's do."""
+    def _hash(self, match):
+        length = match.shape[1]
         chunks = torch.full((1,), length, dtype=torch.int64) // self.chunk_size
-        half = ((chunks + 1) // 2).clamp(1, self.most)  # (1,), half the number of buckets
-        start = (
-            self.channels * self.n_hashes * (half * (half - 1) // 2)
-        )  # of their rotations in the table
-        rows, columns = torch.arange(self.channels * self.n_hashes), torch.arange(self.most)
-        index = start + rows[:, None] * half + columns
-        table = self.rotations[index.clamp(max=len(self.rotations) - 1)].view(
-            self.channels, self.n_hashes, self.most
-        )
-        absent = torch.where(columns < half, 0.0, -torch.inf)
+        half = ((chunks + 1) // 2).clamp(1, MAX_HALF)  # (1,), half the number of buckets
+        offset = self.n_rows * (half * (half - 1) // 2)  # of this size's rotations in the table
+        rows, columns = torch.arange(self.n_rows), torch.arange(MAX_HALF)
+        index = (offset + rows[:, None] * half + columns).clamp(max=len(self.rotations) - 1)
+        table = self.rotations[index].view(-1, self.n_hashes, MAX_HALF)
+        missing = torch.where(columns < half, 0.0, -torch.inf)
         codes = []
-        for number in range(self.n_hashes):
-            rotated = match @ table[:, number]  # (B, L, most)
-            codes.append(torch.cat([rotated + absent, -rotated + absent], dim=-1).argmax(-1))
-        return torch.stack(codes)
+        for i in range(self.n_hashes):
+            rotated = match @ table[:, i]  # (B, L, MAX_HALF)
+            codes.append(torch.cat([rotated + missing, -rotated + missing], dim=-1).argmax(-1))
+        return torch.stack(codes, dim=1)
 
-    def _round(self, match, value, codes, length):
-        """Attend within the chunks of one hash round: (B, L, C) and the log of each pixel's denominator (B, L)."""
-        batch, size = match.shape[0], self.chunk_size
-        count = (length + size - 1) // size
+    def _sort(self, codes):
+        batch, length = codes.shape
         pixels = torch.arange(length)
-        order = (codes * length + pixels).argsort(dim=-1)  # (B, L); no two are equal
-        places = torch.arange(count * size)
-        source = torch.where(places < length, places, places - (count * size - length)).clamp(min=0)
-        padded = order.index_select(1, source)
-        before = (torch.arange(batch) * length)[:, None]  # pixels of the images before
+        order = (codes * length + pixels).argsort(dim=-1)  # (B, L); distinct keys: a stable sort
+        return order, torch.zeros_like(order).scatter(1, order, pixels.expand(batch, -1))
 
-        def gather(x):
-            return x.flatten(0, 1)[(padded + before).flatten()].view(
-                batch, count, size, x.shape[-1]
-            )
+    def _to_chunks(self, x, order, inverse_order):
+        batch, length, channels = x.shape
+        count = self._n_chunks(length)
+        slots = torch.arange(count * self.chunk_size)
+        refilled = slots - (count * self.chunk_size - length)  # the last pixels once more
+        source = torch.where(slots < length, slots, refilled).clamp(min=0)
+        offset = (torch.arange(batch) * length)[:, None]  # of each image's rows
+        rows = (order.index_select(1, source) + offset).flatten()
+        return x.flatten(0, 1)[rows].view(batch, count, self.chunk_size, channels)
 
-        numbers = torch.arange(count)
-        before_it = torch.where(numbers > 0, numbers - 1, count - 1)
-        after_it = torch.where(numbers < count - 1, numbers + 1, 0)
+    def _to_pixels(self, x, order, inverse_order, length):
+        batch, count = x.shape[:2]
+        offset = (torch.arange(batch) * (count * self.chunk_size))[:, None]
+        rows = (inverse_order + offset).flatten()
+        return x.flatten(0, 2)[rows].view(batch, length, x.shape[-1])
 
-        def neighbours(x):
-            return torch.cat(
-                [x.index_select(1, index) for index in (numbers, before_it, after_it)], dim=2
-            )  # (B, K, 3*S, C)
+    def _windows(self, x):
+        count = x.shape[1]
+        own = torch.arange(count)
+        before = torch.where(own > 0, own - 1, count - 1)
+        after = torch.where(own < count - 1, own + 1, 0)
+        return torch.cat([x.index_select(1, index) for index in (before, own, after)], dim=2)
 
-        queries, values = gather(match), gather(value)
-        keys = normalize(queries, p=2, dim=-1, eps=5e-5)
-        small = torch.full((1,), length, dtype=torch.int64) < size
-        absent = torch.where(small & (torch.arange(size) >= length), -torch.inf, 0.0).repeat(3)
-        scores = queries @ neighbours(keys).transpose(-1, -2) + absent  # (B, K, S, 3*S)
-        highest = scores.amax(-1, keepdim=True)
-        exponentials = (scores - highest).exp()
-        sums = exponentials.sum(-1, keepdim=True)
-        result = ((exponentials / sums) @ neighbours(values)).flatten(1, 2)  # (B, K*S, C)
-        log_sum = (highest + sums.log()).flatten(1)  # (B, K*S)
-        undo = torch.zeros_like(order).scatter(1, order, pixels.expand(batch, -1))
-        rows = (undo + (torch.arange(batch) * (count * size))[:, None]).flatten()
-        result, log_sum = result.flatten(0, 1)[rows], log_sum.flatten()[rows]
-        return result.view(batch, length, -1), log_sum.view(batch, length)
+    def _mask(self, scores, length):
+        is_small = torch.full((1,), length, dtype=torch.int64) < self.chunk_size
+        is_filling = torch.arange(self.chunk_size) >= length
+        return scores + torch.where(is_small & is_filling, -torch.inf, 0.0).repeat(3)
 
-    def forward(self, x):
-        """Map x (B, C, H, W) to the same shape."""
-        batch, channels, height, width = x.shape
-        length = height * width
-        match = self.match(x).flatten(2).transpose(1, 2)  # (B, L, C')
-        value = self.assembly(x).flatten(2).transpose(1, 2)  # (B, L, C)
-        codes = self._codes(match, length)
-        rounds = [self._round(match, value, codes[i], length) for i in range(self.n_hashes)]
-        weights = torch.stack([log_sum for _, log_sum in rounds]).softmax(0)  # (n_hashes, B, L)
-        mixed = sum(
-            weight[..., None] * result
-            for weight, (result, _) in zip(weights.unbind(), rounds, strict=True)
-        )
-        return x + self.res_scale * mixed.transpose(1, 2).reshape(batch, channels, height, width)
+    def _n_chunks(self, length):
+        return (length + self.chunk_size - 1) // self.chunk_size
 
 
 def make_exportable(net):
-    """Replace the parts of a network whose code depends on sizes, in place; give the network."""
+    """Replace the modules whose code depends on sizes, in place, and return the network."""
     for module in net.modules():
-        if isinstance(module, LayerAttention):  # `through` loops over the images of a batch
-            module.through = types.MethodType(
+        if isinstance(module, LayerAttention):  # `forward_fused` loops over the images of a batch
+            module.forward_fused = types.MethodType(
                 lambda self, maps, last_conv: last_conv(self(maps)), module
             )
         for name, child in module.named_children():
             if isinstance(child, NonLocalSparseAttention):
-                setattr(module, name, SparseAttention(child))
+                setattr(module, name, ExportableSparseAttention(child))
     return net

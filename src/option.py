@@ -16,6 +16,8 @@ from data.datasets import DATASETS, DEMO_SETS, parse_ranges
 from loss import LOSSES, parse_loss
 from loss.discriminator import N_LAYERS
 from model import NETWORKS
+from model.inferred import flags_of_weights
+from model.weights import read_weights
 from runtime.errors import UserError, bullet_list
 from runtime.precision import PRECISIONS
 from template import TEMPLATES
@@ -444,6 +446,17 @@ def _parse(parser, argv):
     return args
 
 
+def _flags_of_file(path, parser):
+    """Return the flags that a file of weights shows; {} if it cannot be read."""
+    try:
+        state = read_weights(path)
+    except UserError:  # loading the weights reports it
+        return {}
+    return flags_of_weights(
+        path, state, lambda config: parser.parse_known_args(read_config(config))[0]
+    )
+
+
 def parse_args(argv=None):
     """Parse the command line.
 
@@ -452,7 +465,8 @@ def parse_args(argv=None):
 
     Returns:
         argparse.Namespace. `scale` is a list of int, `data_train` and `data_test` are lists of str, `betas` a list of two
-        float, `save` the name of the experiment (also with --load), `resume` -1, 0 or an epoch.
+        float, `save` the name of the experiment (also with --load), `resume` -1, 0 or an epoch. `from_file` is a dict of
+        the flags that come from the file of --pre_train: for a test, those that the command line leaves out.
 
     Raises:
         UserError: with all problems found: unknown flags, unknown names, bad values, flags that exclude each other.
@@ -467,6 +481,12 @@ def parse_args(argv=None):
     first, _ = parser.parse_known_args(argv)
     for name in (first.template or "").split("+"):
         parser.set_defaults(**TEMPLATES.get(name, {}))
+    from_file = {}
+    if first.test_only is True and not first.load and first.pre_train not in (None, "download"):
+        given = {word.split("=")[0] for word in argv}
+        from_file = _flags_of_file(first.pre_train, parser)
+        from_file = {k: v for k, v in from_file.items() if f"--{k}" not in given}
+        parser.set_defaults(**from_file)
     if first.load:
         config = Path(first.dir_experiment, first.load, "config.txt")
         argv = read_config(config) + argv
@@ -478,6 +498,7 @@ def parse_args(argv=None):
             if first.load
             else error
         ) from error
+    args.from_file = from_file
     args.rgb_range = (
         int(args.rgb_range) if args.rgb_range == int(args.rgb_range) else args.rgb_range
     )

@@ -99,7 +99,7 @@ class Trainer:
 
     def _save(self, is_best=False):
         tested = self.ema.average if self.ema else self.net
-        self.checkpoint.save(self.epoch, tested.state_dict(), self.state(), is_best)
+        self.checkpoint.save(self.net, self.epoch, tested.state_dict(), self.state(), is_best)
 
     # ------------------------------------------------------------- training
 

@@ -209,7 +209,7 @@ def test_checkpoint_of_another_architecture(sr, tmp_path):
 def test_checkpoint_of_another_range(sr, tmp_path):
     path = tmp_path / "one.pt"
     torch.save(EDSR(scale=2, n_resblocks=1, n_feats=8, rgb_range=1).state_dict(), path)
-    refused(pre_trained(sr, path), "--rgb_range 1", sr=sr)
+    refused(pre_trained(sr, path, "--rgb_range", 255), "--rgb_range 1", sr=sr)
 
 
 def test_state_of_another_architecture(sr):

@@ -31,24 +31,12 @@ from tqdm import tqdm
 from checkpoint.config import MARKER
 from checkpoint.lock import Lock
 from checkpoint.tensorboard import Board
-from model.weights import check_tensors, load_file, load_strict, read_weights
+from model import architecture_flags
+from model.tensor_files import check_tensors, load_file
+from model.weights import load_strict, read_weights
 from runtime import distributed
 from runtime.errors import UserError
 from runtime.files import append_text, atomic_write, ensure_newline
-
-# Flags of a state: a run that goes on from it cannot change them.
-ARCHITECTURE_FLAGS = (
-    "model",
-    "scale",
-    "n_resblocks",
-    "n_resgroups",
-    "n_feats",
-    "res_scale",
-    "reduction",
-    "n_colors",
-    "rgb_range",
-)
-ARCHITECTURE_FLAGS += ("nlsn_n_hashes", "nlsn_chunk_size", "optimizer")
 
 # What a state holds besides: name and type.
 STATE = {
@@ -353,10 +341,16 @@ class Checkpoint:
             self.best = {"psnr": psnr, "epoch": epoch}
         return better
 
-    def save(self, epoch, tested, state, is_best):
+    def _fixed_flags(self, net):
+        """Return the flags that a run cannot change when it resumes, as a dict."""
+        names = (*architecture_flags(net), "optimizer")
+        return {name: getattr(self.args, name) for name in names}
+
+    def save(self, net, epoch, tested, state, is_best):
         """Write the weights and, last of all, the state.
 
         Args:
+            net: the network.
             epoch: the epoch that is done; 0 before the first.
             tested: state_dict of the network as it is tested (the average, with --use_ema).
             state: dict of all else that the next step depends on, the trained weights included.
@@ -370,13 +364,12 @@ class Checkpoint:
             save_tensors(self.models / "model_best.pt", tested)
             for name in self._scores:
                 self._write_scores("per_image/best", name)
-        fixed = {name: getattr(self.args, name) for name in ARCHITECTURE_FLAGS}
         state = {
             **state,
             "epoch": epoch,
             "best": self.best,
             "random": random_states(),
-            "fixed": fixed,
+            "fixed": self._fixed_flags(net),
         }
         if self.args.save_models and epoch and not state["step"]:
             save_tensors(self.models / f"model_{epoch}.pt", tested)
@@ -448,9 +441,9 @@ class Checkpoint:
             return None
         state = self._read_state(path)
         changed = [
-            f"--{name} {value}"
-            for name, value in state["fixed"].items()
-            if getattr(self.args, name) != value
+            f"--{name} {state['fixed'][name]}"
+            for name, value in self._fixed_flags(net).items()
+            if state["fixed"].get(name, value) != value
         ]
         if changed:
             raise UserError(

@@ -19,6 +19,7 @@ PER_CALL = {
     "save_results",
     "save_gt",
     "pre_train",
+    "from_file",
     "template",
 }
 PER_CALL |= {

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.functional import mse_loss
 
-from data.prepare.download import fetch
+from model.tensor_files import download_weights
 from model.weights import read_weights
 from runtime.errors import UserError
 
@@ -52,13 +52,10 @@ def weights_path(vgg_path):
     """
     if vgg_path:
         return Path(vgg_path)
-    path = Path(torch.hub.get_dir()) / "checkpoints" / URL.rpartition("/")[2]
-    if not path.is_file():
-        try:
-            fetch(URL, path, sha256="dcbb9e9d")
-        except UserError as error:
-            raise UserError(f"{error}, or name it by --vgg_path") from error
-    return path
+    try:
+        return download_weights(URL)
+    except UserError as error:
+        raise UserError(f"{error}, or name it by --vgg_path") from error
 
 
 class VGGFeatures(nn.Module):

@@ -1,4 +1,4 @@
-"""The networks. A new one is a file with `make_model(args) -> nn.Module` and one line in `NETWORKS`."""
+"""The networks. A new one is a file with `make_model(args) -> nn.Module` and a line in `NETWORKS`."""
 
 import importlib
 
@@ -19,19 +19,18 @@ NETWORKS = {
 
 
 def build_network(args):
-    """Build the network that --model names, in channels_last memory format, which convolutions are fastest in.
+    """Build the network of --model in channels_last, the fastest memory format for convolutions.
 
     Raises:
-        UserError: several scales for a network of one scale, or a scale that it has not.
+        UserError: several scales for a network of one scale, or a scale that it does not have.
     """
     try:
         net = importlib.import_module(NETWORKS[args.model]).make_model(args)
     except ValueError as error:
         raise UserError(str(error)) from error
-    except RuntimeError as error:  # torch's for a tensor that memory cannot hold
-        raise UserError(
-            f"--model {args.model}: cannot be built in this size: {str(error).splitlines()[0]}"
-        ) from error
+    except RuntimeError as error:  # torch raises it for a tensor that memory cannot hold
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--model {args.model}: cannot be built in this size: {reason}") from error
     if len(args.scale) > 1 and not is_multi_scale(net):
         scales = "+".join(map(str, args.scale))
         raise UserError(f"--scale {scales}: {args.model} is a network of one scale")
@@ -41,26 +40,32 @@ def build_network(args):
     return net
 
 
+def architecture_flags(net):
+    """Return the names of the flags that the network's function depends on."""
+    return ("model", "scale", *getattr(net, "flags", ()))
+
+
 def is_multi_scale(net):
-    """Tell whether the network takes the scale as a second argument of forward."""
+    """Return whether the network takes the scale as a second argument of forward."""
     return getattr(net, "multi_scale", False)
 
 
 def count_parameters(net):
-    """Count the trainable parameters."""
+    """Return the number of trainable parameters."""
     return sum(p.numel() for p in net.parameters() if p.requires_grad)
 
 
 def choose_device(cpu):
-    """Give the best device at hand: cuda (of this process), mps, else the CPU; the CPU if `cpu`.
+    """Return the best device: cuda (this process's GPU), mps, else the CPU; the CPU if `cpu`.
 
     Raises:
-        UserError: there are more processes on this machine than GPUs.
+        UserError: more processes on this machine than GPUs.
     """
     if not cpu and torch.cuda.is_available():
         if local_world_size() > torch.cuda.device_count():
             raise UserError(
-                f"{local_world_size()} processes, but {torch.cuda.device_count()} GPUs (--n_GPUs)"
+                f"{local_world_size()} processes need as many GPUs, and there are "
+                f"{torch.cuda.device_count()}: give a smaller --n_GPUs"
             )
         return torch.device("cuda", local_rank())
     if not cpu and torch.backends.mps.is_available():

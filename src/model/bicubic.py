@@ -1,4 +1,4 @@
-"""Bicubic upsampling as MATLAB's imresize does it: the row that every table of super-resolution starts with. No weights."""
+"""Bicubic upsampling as MATLAB's imresize does it, the first row of every SR table. No weights."""
 
 import numpy as np
 import torch
@@ -8,7 +8,10 @@ from data.resize import taps
 
 
 class Bicubic(nn.Module):
-    """Upsample by the cubic kernel with a = -0.5, rows first, rounded to 8-bit steps after each pass, as on uint8 images."""
+    """Upsample by the cubic kernel with a = -0.5, rows first.
+
+    Rounded to 8-bit steps after each pass, as MATLAB does on uint8 images.
+    """
 
     multi_scale = True
 
@@ -17,25 +20,25 @@ class Bicubic(nn.Module):
         self.scales, self.rgb_range = scales, rgb_range
 
     def forward(self, lr, scale=None):
-        """Upsample lr (B, C, H, W) in [0, rgb_range] by an integer scale to (B, C, H*scale, W*scale)."""
+        """Upsample lr (B, C, H, W) in [0, rgb_range] to (B, C, H*scale, W*scale)."""
         scale = scale or self.scales[0]
-        exact = torch.float32 if lr.device.type == "mps" else torch.float64  # mps has no float64
-        x = lr.to(exact) * (255 / self.rgb_range)
+        dtype = torch.float32 if lr.device.type == "mps" else torch.float64  # mps has no float64
+        x = lr.to(dtype) * (255 / self.rgb_range)
         for axis in (2, 3):
             x = _resize(x, axis, scale).add(0.5).floor().clamp(0, 255)
         return (x * (self.rgb_range / 255)).to(lr.dtype)
 
 
 def _resize(x, axis, scale):
+    """Enlarge one axis of x by an integer scale."""
     length = x.shape[axis]
     indices, weights = taps(length, length * scale, scale)
     shape = [-1 if i == axis else 1 for i in range(4)]
     total = 0
     for tap in np.flatnonzero(np.any(weights, axis=0)):
         index = torch.from_numpy(indices[:, tap]).to(x.device)
-        total = total + x.index_select(axis, index) * torch.from_numpy(weights[:, tap]).to(x).view(
-            shape
-        )
+        weight = torch.from_numpy(weights[:, tap]).to(x).view(shape)
+        total = total + x.index_select(axis, index) * weight
     return total
 
 

@@ -1,4 +1,4 @@
-"""Parts that the networks share. Parameter names are those of EDSR-PyTorch, so that published checkpoints load."""
+"""Modules that the networks share. Parameter names are those of EDSR-PyTorch, so published checkpoints load."""
 
 import math
 
@@ -8,34 +8,41 @@ from torch.nn.functional import conv2d
 
 from runtime.precision import autocast_off, cast_to_autocast
 
-# Mean colour of the DIV2K training images, RGB in [0, 1] (Lim et al., EDSR-PyTorch)
+# Mean color of the DIV2K training images, RGB in [0, 1] (Lim et al., EDSR-PyTorch)
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
 
 SCALES = (1, 2, 3, 4, 8)
 
 
 def conv(n_in, n_out, kernel_size, bias=True):
-    """Make a convolution that keeps the image size (odd kernels)."""
+    """Build a convolution that keeps the image size (odd kernels)."""
     return nn.Conv2d(n_in, n_out, kernel_size, padding=kernel_size // 2, bias=bias)
 
 
-class MeanShift(nn.Conv2d):
-    """Subtract (sign -1) or add (sign 1) the mean colour: a frozen 1x1 convolution, as in the published checkpoints.
+def mean_color(n_colors=3):
+    """Return DIV2K's mean color in [0, 1], (n_colors,); its mean over RGB unless n_colors is 3."""
+    mean = torch.tensor(DIV2K_MEAN)
+    return mean if n_colors == 3 else mean.mean().expand(n_colors)
 
-    For other than three channels the mean is the mean over the colours.
+
+class MeanShift(nn.Conv2d):
+    """Subtract (sign -1) or add (sign 1) the mean color.
+
+    A frozen 1x1 convolution, because the published checkpoints hold its weights.
     """
 
     def __init__(self, rgb_range, n_colors=3, sign=-1):
         super().__init__(n_colors, n_colors, 1)
-        mean = torch.tensor(DIV2K_MEAN)
-        mean = mean if n_colors == 3 else mean.mean().expand(n_colors)
         self.weight.data = torch.eye(n_colors).view(n_colors, n_colors, 1, 1)
-        self.bias.data = sign * rgb_range * mean
+        self.bias.data = sign * rgb_range * mean_color(n_colors)
         self.requires_grad_(False)
 
 
 class ResBlock(nn.Module):
-    """x + res_scale * conv(relu(conv(x))): the residual block of EDSR (section 3.2), without normalisation."""
+    """Compute x + res_scale * conv(relu(conv(x))): EDSR's residual block, without normalization.
+
+    Lim et al., CVPRW 2017, section 3.1 and figure 2c; res_scale is the residual scaling of section 3.3.
+    """
 
     def __init__(self, n_feats, res_scale=1.0):
         super().__init__()
@@ -49,11 +56,12 @@ class ResBlock(nn.Module):
 
 
 class SubPixelConv(nn.Conv2d):
-    """Enlarge by a factor: a 3x3 convolution whose channels are rearranged to pixels (Shi et al., CVPR 2016, equation 4).
+    """Enlarge by a factor: a 3x3 convolution, then pixel shuffle (Shi et al., CVPR 2016, equation 4).
 
-    Channels of the weights are in the published order (C, factor, factor), that of torch's pixel_shuffle, which gathers them
-    one by one. Here the convolution computes them in the order (factor, factor, C): in channels_last, the rearrangement then
-    moves runs of factor*C values, at twice the speed, and its gradient at five times.
+    The weights have the published channel order (C, factor, factor), which torch's pixel_shuffle
+    gathers value by value. Here the convolution computes the order (factor, factor, C). In
+    channels_last, the shuffle then moves runs of factor*C values: twice as fast, its gradient five
+    times.
     """
 
     def __init__(self, n_feats, factor):
@@ -68,9 +76,8 @@ class SubPixelConv(nn.Conv2d):
         x = self._conv_forward(x, self._reordered(self.weight), self._reordered(self.bias))
         batch, channels, height, width = x.shape
         r, n_feats = self.factor, channels // self.factor**2
-        rows = (
-            x.permute(0, 2, 3, 1).reshape(batch, height, width, r, r * n_feats).transpose(2, 3)
-        )  # (B, H, r, W, r*C)
+        x = x.permute(0, 2, 3, 1).reshape(batch, height, width, r, r * n_feats)
+        rows = x.transpose(2, 3)  # (B, H, r, W, r*C)
         return rows.reshape(batch, height * r, width * r, n_feats).permute(0, 3, 1, 2)
 
 
@@ -88,16 +95,16 @@ class Upsampler(nn.Sequential):
             )
         factors = [3] if scale == 3 else [2] * int(math.log2(scale))
         layers = []
-        for factor in factors:
-            layers += [
-                SubPixelConv(n_feats, factor),
-                nn.Identity(),
-            ]  # the published names count a layer for the shuffle
+        for factor in factors:  # in the published names, the pixel shuffle counts as a layer
+            layers += [SubPixelConv(n_feats, factor), nn.Identity()]
         super().__init__(*layers)
 
 
 class ConvFp32Out(torch.autograd.Function):
-    """A convolution of features in 16 bits to a result in 32; its gradient is computed in 16, as autocast computes others."""
+    """A convolution of 16-bit features with a float32 result; its gradient is computed in 16 bits.
+
+    This is the gradient that autocast computes for the other convolutions.
+    """
 
     @staticmethod
     def forward(ctx, x, weight, bias, padding):
@@ -107,23 +114,23 @@ class ConvFp32Out(torch.autograd.Function):
             return conv2d(x.float(), weight, bias, padding=padding)
 
     @staticmethod
-    def backward(ctx, gradient):
+    def backward(ctx, grad):
         x, weight = ctx.saved_tensors
-        gradient, low = gradient.to(x.dtype), weight.to(x.dtype)
-        size, once = [len(weight)], [1, 1]
-        wanted = ctx.needs_input_grad[:3]
-        to_x, to_weight, to_bias = torch.ops.aten.convolution_backward(
-            gradient, x, low, size, once, ctx.padding, once, False, [0, 0], 1, wanted
+        grad, weight_16 = grad.to(x.dtype), weight.to(x.dtype)
+        bias_size, ones = [len(weight)], [1, 1]
+        needed = ctx.needs_input_grad[:3]
+        grad_x, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
+            grad, x, weight_16, bias_size, ones, ctx.padding, ones, False, [0, 0], 1, needed
         )
-        return (
-            to_x,
-            *(None if g is None else g.to(weight.dtype) for g in (to_weight, to_bias)),
-            None,
-        )
+        grads = [None if g is None else g.to(weight.dtype) for g in (grad_weight, grad_bias)]
+        return grad_x, *grads, None
 
 
 class OutputConv(nn.Conv2d):
-    """The last convolution, from features to colours, which are always in 32 bits: the 8 bits of a bfloat16 are too few."""
+    """The last convolution, from features to colors. Its output is float32 under autocast, too.
+
+    bfloat16 has 8 significant bits: a step of one gray level from 128 on.
+    """
 
     def __init__(self, n_feats, n_colors):
         super().__init__(n_feats, n_colors, 3, padding=1)
@@ -137,7 +144,17 @@ class OutputConv(nn.Conv2d):
 
 
 class SRNetwork(nn.Module):
-    """The frame that the networks share: mean shift, head, body with long skip, tail. Subclasses fill `self.body`."""
+    """Mean shift, head, body with long skip, tail: the frame of the networks.
+
+    A subclass fills `self.body` or overrides `features`. The frame keeps input and output in float32
+    under autocast.
+
+    Attributes:
+        flags: names of the flags that the network is built from, which are its keyword arguments. A
+            resumed run cannot change them. A subclass adds its own.
+    """
+
+    flags = ("n_feats", "n_colors", "rgb_range")
 
     def __init__(self, *, scale, n_feats, n_colors=3, rgb_range=255):
         super().__init__()
@@ -147,9 +164,21 @@ class SRNetwork(nn.Module):
         self.head = nn.Sequential(conv(n_colors, n_feats, 3))
         self.tail = nn.Sequential(Upsampler(scale, n_feats), OutputConv(n_feats, n_colors))
 
+    @classmethod
+    def from_args(cls, args):
+        """Build the network from its flags."""
+        return cls(scale=args.scale[0], **{name: getattr(args, name) for name in cls.flags})
+
     def forward(self, lr):
-        """Super-resolve lr (B, n_colors, H, W) in [0, rgb_range] to (B, n_colors, H*scale, W*scale), not clamped."""
-        with autocast_off(lr):  # the 8 bits of a bfloat16 are too few for colours in [0, 255]
+        """Super-resolve a batch.
+
+        Args:
+            lr: (B, n_colors, H, W) in [0, rgb_range].
+
+        Returns:
+            (B, n_colors, H*scale, W*scale), float32, not clamped.
+        """
+        with autocast_off(lr):
             x = self.head(self.sub_mean(lr))
         x = cast_to_autocast(x)
         sr = self.tail(self.features(x) + x)

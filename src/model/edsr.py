@@ -1,6 +1,8 @@
-"""EDSR: Lim et al., Enhanced Deep Residual Networks for Single Image Super-Resolution, CVPRW 2017, section 3.2 and figure 3.
+"""EDSR: Lim et al., Enhanced Deep Residual Networks for Single Image Super-Resolution, CVPRW 2017.
 
-The baseline has 16 blocks of 64 features; the paper's large network has 32 of 256 with res_scale 0.1.
+The single-scale network of section 3.2 and figure 3. The baseline has 16 blocks of 64 features. The
+paper's large network has 32 blocks of 256 features with res_scale 0.1. Computes what EDSR-PyTorch
+computes.
 """
 
 from torch import nn
@@ -11,21 +13,14 @@ from model.common import ResBlock, SRNetwork, conv
 class EDSR(SRNetwork):
     """See `SRNetwork` for shapes and ranges."""
 
-    def __init__(
-        self, *, scale, n_resblocks=16, n_feats=64, res_scale=1.0, n_colors=3, rgb_range=255
-    ):
-        super().__init__(scale=scale, n_feats=n_feats, n_colors=n_colors, rgb_range=rgb_range)
+    flags = (*SRNetwork.flags, "n_resblocks", "res_scale")
+
+    def __init__(self, *, n_resblocks=16, n_feats=64, res_scale=1.0, **shared):
+        super().__init__(n_feats=n_feats, **shared)
         blocks = [ResBlock(n_feats, res_scale) for _ in range(n_resblocks)]
         self.body = nn.Sequential(*blocks, conv(n_feats, n_feats, 3))
 
 
 def make_model(args):
     """Build EDSR from the flags."""
-    return EDSR(
-        scale=args.scale[0],
-        n_resblocks=args.n_resblocks,
-        n_feats=args.n_feats,
-        res_scale=args.res_scale,
-        n_colors=args.n_colors,
-        rgb_range=args.rgb_range,
-    )
+    return EDSR.from_args(args)

@@ -1,9 +1,9 @@
 """HAN: Niu et al., Single Image Super-Resolution via a Holistic Attention Network, ECCV 2020.
 
-RCAN's groups, with an attention over the outputs of all groups (layer attention, LAM) and one over the channels and places
-of the last of them (channel-spatial attention, CSAM), figure 2. Both start as the identity: their gamma is 0.
+RCAN's groups with two attentions, figure 2. Layer attention (LAM) mixes the outputs of all groups.
+Channel-spatial attention (CSAM) gates the last of them. Both start as the identity: their gamma is 0.
 
-Departs from the published code, which works for 10 groups alone: here the number of groups is free.
+Departs from the published code, which works for 10 groups only: here the number of groups is free.
 """
 
 import torch
@@ -11,69 +11,72 @@ from torch import nn
 from torch.nn.functional import conv2d
 
 from model.common import conv
-from model.rcan import ResidualInResidual
+from model.rcan import RCAN
 from runtime.precision import autocast_off
 
-PART = 2**16  # values of each map that are in 32 bits at a time
+CHUNK = 2**16  # values of each feature map that are converted to float32 at a time
 
 
 def _gram_matrix(maps):
-    """Give the products of N maps (B, C, H, W) with each other, (B, N, N) in 32 bits, without all of them side by side."""
-    energy = 0.0
-    for parts in zip(
-        *(x.permute(0, 2, 3, 1).flatten(1).split(PART, dim=1) for x in maps), strict=True
-    ):
-        part = torch.stack(parts, dim=1).float()
-        energy = energy + part @ part.transpose(1, 2)
-    return energy
+    """Compute the inner products of N maps (B, C, H, W), (B, N, N) in float32, without stacking them."""
+    gram = 0.0
+    chunks = (x.permute(0, 2, 3, 1).flatten(1).split(CHUNK, dim=1) for x in maps)
+    for chunk in zip(*chunks, strict=True):
+        stack = torch.stack(chunk, dim=1).float()
+        gram = gram + stack @ stack.transpose(1, 2)
+    return gram
 
 
 class LayerAttention(nn.Module):
     """Attention among N feature maps (section 3.2, equations 4 and 5).
 
-    In the code that the weights were published with, the affinity e is taken as max(e) - e before the softmax.
+    As in the code that the weights were published with, the softmax is taken of max(e) - e, in which
+    e are the affinities Q K^T.
     """
 
     def __init__(self):
         super().__init__()
         self.gamma = nn.Parameter(torch.zeros(1))
 
-    def mix(self, energy):
-        """Turn the affinities Q K^T (B, N, N), float32, into the matrix that the maps are mixed by: gamma * softmax + 1."""
+    def mixing_matrix(self, energy):
+        """Map the affinities (B, N, N), float32, to gamma * attention + identity (B, N, N)."""
         attention = (energy.amax(-1, keepdim=True) - energy).softmax(-1)
-        return self.gamma * attention + torch.eye(
-            energy.shape[1], device=energy.device, dtype=attention.dtype
-        )
+        identity = torch.eye(energy.shape[1], device=energy.device, dtype=attention.dtype)
+        return self.gamma * attention + identity
 
     def forward(self, maps):
         """Mix a list of N maps (B, C, H, W) to (B, N*C, H, W)."""
         stack = torch.stack(maps, dim=1).flatten(2)  # (B, N, C*H*W)
         with autocast_off(stack):  # sums over C*H*W overflow in half precision
-            wide = stack.float()
-            mix = self.mix(wide @ wide.transpose(1, 2))
-        mixed = mix.to(stack.dtype) @ stack  # gamma * (A V) + V, in one product
+            stack_32 = stack.float()
+            mix = self.mixing_matrix(stack_32 @ stack_32.transpose(1, 2))
+        mixed = mix.to(stack.dtype) @ stack  # gamma * (A V) + V in one matmul
         return mixed.view(stack.shape[0], -1, *maps[0].shape[2:])
 
-    def through(self, maps, last_conv):
-        """Give last_conv(self(maps)) without the (B, N*C, H, W) tensor, which takes the most memory of the network.
+    def forward_fused(self, maps, last_conv):
+        """Return last_conv(self(maps)) without the (B, N*C, H, W) tensor. For inference.
 
-        Mixing is linear, so the matrix goes into the kernel of the convolution that follows. For inference.
+        That tensor takes the most memory of the network. Mixing is linear, so the mixing matrix is
+        multiplied into the kernel of the convolution that follows.
         """
-        with autocast_off(maps[0]):  # as above
-            mix = self.mix(_gram_matrix(maps))
+        with autocast_off(maps[0]):  # sums over C*H*W overflow in half precision
+            mix = self.mixing_matrix(_gram_matrix(maps))
         kernel = last_conv.weight.unflatten(1, (len(maps), -1))  # (C', N, C, 3, 3)
         results = []
         for i in range(len(mix)):
-            parts = torch.einsum("onchw,nm->mochw", kernel, mix[i])
+            kernels = torch.einsum("onchw,nm->mochw", kernel, mix[i])
             y = last_conv.bias.view(1, -1, 1, 1)
-            for x, part in zip(maps, parts, strict=True):
-                y = y + conv2d(x[i : i + 1], part, padding=last_conv.padding)
+            for x, mixed_kernel in zip(maps, kernels, strict=True):
+                y = y + conv2d(x[i : i + 1], mixed_kernel, padding=last_conv.padding)
             results.append(y)
         return torch.cat(results)
 
 
 class ChannelSpatialAttention(nn.Module):
-    """x * gate * gamma + x, the gate from a 3D convolution over channels and places (section 3.3, equations 6 and 7)."""
+    """Compute x * gate * gamma + x; a 3D convolution over (C, H, W) gives the gate.
+
+    Section 3.3, equations 6 and 7.
+    """
 
     def __init__(self):
         super().__init__()
@@ -85,31 +88,33 @@ class ChannelSpatialAttention(nn.Module):
         return x * gate * self.gamma + x
 
 
-class HAN(ResidualInResidual):
-    """See `SRNetwork` for shapes and ranges, `ResidualInResidual` for the arguments."""
+class HAN(RCAN):
+    """See `SRNetwork` for shapes and ranges, `RCAN` for the arguments."""
 
-    def __init__(self, *, n_resgroups=10, n_feats=64, **shape):
-        super().__init__(n_resgroups=n_resgroups, n_feats=n_feats, **shape)
+    def __init__(self, *, n_resgroups=10, n_feats=64, **shared):
+        super().__init__(n_resgroups=n_resgroups, n_feats=n_feats, **shared)
         self.la = LayerAttention()
         self.csa = ChannelSpatialAttention()
         self.last_conv = conv(n_feats * (n_resgroups + 1), n_feats, 3)
         self.last = conv(n_feats * 2, n_feats, 3)
 
     def features(self, x):
-        """Map the head's features (B, C, H, W) through the groups and both attentions (section 3.1, equations 1 to 3)."""
+        """Map the head's features (B, C, H, W) through the groups and both attentions.
+
+        Section 3.1, equations 1 to 3.
+        """
         outputs = []
-        for child in self.body:
-            x = child(x)
+        for group in self.body:
+            x = group(x)
             outputs.append(x)
-        maps = outputs[::-1]  # the newest first
-        layers = (
-            self.last_conv(self.la(maps))
-            if torch.is_grad_enabled()
-            else self.la.through(maps, self.last_conv)
-        )
+        maps = outputs[::-1]  # newest first, as in the published weights
+        if torch.is_grad_enabled():
+            layers = self.last_conv(self.la(maps))
+        else:
+            layers = self.la.forward_fused(maps, self.last_conv)
         return self.last(torch.cat([self.csa(x), layers], dim=1))
 
 
 def make_model(args):
     """Build HAN from the flags."""
-    return HAN.from_flags(args)
+    return HAN.from_args(args)

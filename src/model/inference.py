@@ -1,17 +1,16 @@
-"""Running a network on whole images: in tiles, and as the mean over flips and transposes."""
+"""Run a network on images of any size: in tiles, and as the mean over flips and transposes."""
 
 import torch
 
 from model import is_multi_scale
 from runtime.precision import autocast
 
-OutOfMemoryError = getattr(
-    torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError
-)  # torch 2.4 has the second alone
+# torch 2.4 has only the second
+OutOfMemoryError = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
 
 
-def _spans(length, tile, overlap):
-    """Cover `length` by spans of at most `tile` pixels, each sharing at least `overlap` pixels with the next."""
+def _tile_ranges(length, tile, overlap):
+    """Return (start, end) of tiles that cover `length` pixels and overlap by at least `overlap`."""
     if length <= tile:
         return [(0, length)]
     count = -(-(length - overlap) // (tile - overlap))
@@ -19,69 +18,70 @@ def _spans(length, tile, overlap):
     return [(start, start + tile) for start in starts]
 
 
-def _ramps(spans, scale, overlap, like):
-    """Give each span's weights along one axis, (length * scale,) of the dtype and device of `like`: they sum to 1.
+def _blend_weights(ranges, scale, overlap, like):
+    """Return each tile's weights along one axis, (length * scale,), which sum to 1 over the tiles.
 
-    Neighbours are blended over a band of overlap / 2 LR pixels in the middle of what they share, so that the pixels at a
-    span's own edge, which see least around them, count nothing.
+    They have the dtype and device of `like`. Neighbors are blended in a band of overlap / 2 LR pixels
+    in the middle of their overlap. The weight of pixels at the edge of a tile is 0, because they have
+    the least context.
     """
     band = max(overlap * scale / 2, 1e-3)
-    ramps = []
-    for number, (start, end) in enumerate(spans):
-        position = (
-            torch.arange(start * scale, end * scale, device=like.device, dtype=like.dtype) + 0.5
-        )
+    weights = []
+    for i, (start, end) in enumerate(ranges):
+        pixels = torch.arange(start * scale, end * scale, device=like.device, dtype=like.dtype)
+        position = pixels + 0.5
         weight = torch.ones_like(position)
-        if number > 0:
-            middle = (start + spans[number - 1][1]) * scale / 2
+        if i > 0:
+            middle = (start + ranges[i - 1][1]) * scale / 2
             weight = torch.minimum(weight, (position - middle) / band + 0.5)
-        if number + 1 < len(spans):
-            middle = (spans[number + 1][0] + end) * scale / 2
+        if i + 1 < len(ranges):
+            middle = (ranges[i + 1][0] + end) * scale / 2
             weight = torch.minimum(weight, (middle - position) / band + 0.5)
-        ramps.append(weight.clamp(0, 1))
-    return ramps
+        weights.append(weight.clamp(0, 1))
+    return weights
 
 
 def iter_tiled_rows(forward, size, scale, tile, overlap):
-    """Super-resolve in tiles that are blended where they overlap, and give what is done from the top to the bottom.
+    """Super-resolve in tiles that are blended where they overlap; yield finished rows.
 
-    Memory depends on the tile and the width alone.
+    Memory depends only on the tile and the width.
 
     Args:
-        forward: maps (top, bottom, left, right) in LR pixels to the SR (B, C, h*scale, w*scale) of that tile.
+        forward: maps (top, bottom, left, right) in LR pixels to the SR tile
+            (B, C, h*scale, w*scale).
         size: (height, width) of the LR image.
         scale: int.
         tile: side of a tile, LR pixels.
-        overlap: LR pixels that neighbouring tiles share, less than half of `tile`. The result is that of the whole image
-            where a quarter of it covers the receptive field.
+        overlap: LR pixels that neighboring tiles share, less than half of `tile`. The result equals
+            that of the whole image if a quarter of the overlap covers the receptive field.
 
     Yields:
-        (top, bottom, sr): LR rows from top to bottom, and their SR, float32 (B, C, (bottom - top)*scale, W*scale).
+        (top, bottom, sr): LR rows from top to bottom, and their SR, float32
+            (B, C, (bottom - top)*scale, W*scale).
     """
-    rows, columns = _spans(size[0], tile, overlap), _spans(size[1], tile, overlap)
+    rows = _tile_ranges(size[0], tile, overlap)
+    columns = _tile_ranges(size[1], tile, overlap)
     ends = [top for top, _ in rows[1:]] + [size[0]]
-    ramps = rest = None
-    for number, ((top, bottom), end) in enumerate(zip(rows, ends, strict=True)):
+    weights = carry = None  # carry: rows of a band that the next band overlaps
+    for i, ((top, bottom), end) in enumerate(zip(rows, ends, strict=True)):
         band = None
-        for column, (left, right) in enumerate(columns):
-            part = forward(top, bottom, left, right).float()
+        for j, (left, right) in enumerate(columns):
+            sr = forward(top, bottom, left, right).float()
             if band is None:
-                band = part.new_zeros(*part.shape[:2], (bottom - top) * scale, size[1] * scale)
-                ramps = ramps or (
-                    _ramps(rows, scale, overlap, part),
-                    _ramps(columns, scale, overlap, part),
-                )
-                if rest is not None:
-                    band[:, :, : rest.shape[2]] = rest
-            band[:, :, :, left * scale : right * scale] += part * (
-                ramps[0][number][:, None] * ramps[1][column]
-            )
+                band = sr.new_zeros(*sr.shape[:2], (bottom - top) * scale, size[1] * scale)
+                weights = weights or [
+                    _blend_weights(ranges, scale, overlap, sr) for ranges in (rows, columns)
+                ]
+                if carry is not None:
+                    band[:, :, : carry.shape[2]] = carry
+            blend = weights[0][i][:, None] * weights[1][j]
+            band[:, :, :, left * scale : right * scale] += sr * blend
         yield top, end, band[:, :, : (end - top) * scale]
-        rest = band[:, :, (end - top) * scale :]
+        carry = band[:, :, (end - top) * scale :]
 
 
 def forward_tiled(forward, lr, scale, tile, overlap):
-    """Super-resolve a whole tensor in tiles: `iter_tiled_rows` put together.
+    """Super-resolve a tensor in tiles: the joined rows of `iter_tiled_rows`.
 
     Args:
         forward: maps (B, C, h, w) to (B, C, h*scale, w*scale).
@@ -95,22 +95,19 @@ def forward_tiled(forward, lr, scale, tile, overlap):
         return forward(lr)
     height, width = lr.shape[2:]
     sr = None
-    parts = iter_tiled_rows(
-        lambda t, b, left, right: forward(lr[:, :, t:b, left:right]),
-        (height, width),
-        scale,
-        tile,
-        overlap,
-    )
-    for top, bottom, band in parts:
+
+    def forward_box(top, bottom, left, right):
+        return forward(lr[:, :, top:bottom, left:right])
+
+    for top, bottom, rows in iter_tiled_rows(forward_box, (height, width), scale, tile, overlap):
         if sr is None:
-            sr = band.new_empty(*band.shape[:2], height * scale, width * scale)
-        sr[:, :, top * scale : bottom * scale] = band
+            sr = rows.new_empty(*rows.shape[:2], height * scale, width * scale)
+        sr[:, :, top * scale : bottom * scale] = rows
     return sr
 
 
 def transforms():
-    """The 8 flips and transposes of the last two axes, each with its inverse."""
+    """Yield the 8 flips and transposes of the last two axes, each with its inverse."""
     for flips in ((), (2,), (3,), (2, 3)):
         for transpose in (False, True):
 
@@ -126,7 +123,7 @@ def transforms():
 
 
 class Upscaler:
-    """A network with the ways of running it that the flags choose: tiles, self-ensemble, precision."""
+    """Run a network as the flags choose: in tiles, with self-ensemble, at a precision."""
 
     def __init__(
         self,
@@ -151,60 +148,61 @@ class Upscaler:
                         lambda x: self.forward_whole(x, scale), lr, scale, self.tile, self.overlap
                     )
                 return self.forward_whole(lr, scale)
-            except OutOfMemoryError:
-                self._shrink(lr.shape[2:])
+            except OutOfMemoryError as error:
+                self._halve_tile(lr.shape[2:], error)
 
-    def iter_rows(self, forward, size, scale, advance=lambda share: None):
-        """Super-resolve in tiles, whatever `chop` says, and give the rows that are done: see `iter_tiled_rows`.
+    def iter_rows(self, forward, size, scale, on_progress=lambda fraction: None):
+        """Super-resolve in tiles, whatever `chop` is; yield finished rows: see `iter_tiled_rows`.
 
         Args:
-            forward: maps (top, bottom, left, right) to the SR of that tile; it is to call `forward_whole`.
+            forward: maps (top, bottom, left, right) to the SR of that tile; calls `forward_whole`.
             size, scale: as in `iter_tiled_rows`.
-            advance: called after each tile with the share of the image that it is; below 0 where work is to be done again.
+            on_progress: called after each tile with the fraction of the image that it is; with a
+                negative one if work is to be repeated.
 
         Yields:
-            (top, bottom, sr) as `iter_tiled_rows`; after an accelerator ran out of memory once more from the top.
+            (top, bottom, sr) as `iter_tiled_rows`. After an accelerator ran out of memory, all rows
+                once more from the top, in smaller tiles.
         """
-        done = 0.0
         while True:
-            share = 1 / (
-                len(_spans(size[0], self.tile, self.overlap))
-                * len(_spans(size[1], self.tile, self.overlap))
-            )
+            done = 0.0
+            fraction = 1.0
+            for length in size:
+                fraction /= len(_tile_ranges(length, self.tile, self.overlap))
 
-            def counted(*box, share=share):
+            def forward_and_count(*box, fraction=fraction):
                 nonlocal done
                 sr = forward(*box)
-                done += share
-                advance(share)
+                done += fraction
+                on_progress(fraction)
                 return sr
 
             try:
-                yield from iter_tiled_rows(counted, size, scale, self.tile, self.overlap)
+                yield from iter_tiled_rows(forward_and_count, size, scale, self.tile, self.overlap)
                 return
-            except OutOfMemoryError:
-                self._shrink(size)
-                advance(-done)
-                done = 0.0
+            except OutOfMemoryError as error:
+                self._halve_tile(size, error)
+                on_progress(-done)
 
     def forward_whole(self, lr, scale):
-        """Run the network on lr (B, C, H, W) as a whole, as often as --self_ensemble asks for."""
+        """Run the network on lr (B, C, H, W) as a whole; 8 times with --self_ensemble."""
         if not self.self_ensemble:
             return self._forward(lr, scale)
         total = 0
-        for apply, undo in transforms():  # one at a time: the memory of one
+        for apply, undo in transforms():  # one by one, which takes the memory of one
             total = total + undo(self._forward(apply(lr).contiguous(), scale))
         return total / 8
 
-    def _shrink(self, size):
-        """Halve the tile after the accelerator ran out of memory; give up below 32 pixels."""
+    def _halve_tile(self, size, error):
+        """Halve the tile after the accelerator ran out of memory; below 32 pixels raise the error."""
         tile = min(self.tile, max(size)) // 2
         if tile < 32:
-            raise
+            raise error
         self.chop, self.tile, self.overlap = True, tile, min(self.overlap, tile // 2 - 1)
         torch.cuda.empty_cache()
         self.log(
-            f"out of memory: going on in tiles of {tile} pixels, {self.overlap} shared (--chop_size, --chop_overlap)"
+            f"out of memory: continuing in tiles of {tile} pixels with an overlap of {self.overlap} "
+            "(--chop_size, --chop_overlap)"
         )
 
     def _forward(self, lr, scale):

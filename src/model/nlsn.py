@@ -1,10 +1,11 @@
 """NLSN: Mei et al., Image Super-Resolution with Non-Local Sparse Attention, CVPR 2021.
 
-EDSR with an attention before the blocks and after every eighth. Each pixel attends to pixels of its hash bucket
-(spherical locality-sensitive hashing, section 3.2), in chunks of a fixed size (section 3.3), over several hash rounds.
+EDSR with an attention before the blocks and after every eighth. Each pixel attends to the pixels of
+its hash bucket (spherical locality-sensitive hashing, section 3.2), in chunks of a fixed size
+(section 3.3), over several hash rounds.
 
-Departs from the published code: images of fewer pixels than a chunk work; in eval mode the rotations come from a
-generator with a fixed seed, so that an image gives the same result every time; the sort is stable, for the same reason.
+Departs from the published code: images with fewer pixels than a chunk work. In eval mode the
+rotations come from a fixed seed and the sort is stable, so an image always has the same result.
 """
 
 import torch
@@ -16,52 +17,54 @@ from runtime.precision import autocast_off
 
 EVAL_SEED = 0
 MAX_BUCKETS = 128
-LEAST = (
-    -80.0
-)  # exp of less is 0 beside the largest, which is exp(0), and takes ten times as long on the CPU
+# exp(-80) adds nothing to a sum that holds exp(0) = 1. On the CPU, exp of less is ten times slower.
+MIN_LOGIT = -80.0
 
 
 class _Windows(torch.autograd.Function):
-    """Each chunk of x (B, K, S, C) with the chunk before and the one after it, circular: (B, K, 3*S, C).
+    """Join each chunk of x (B, K, S, C) with the one before and the one after: (B, K, 3*S, C).
 
-    A view of x with a chunk more at either end: products with it copy nothing where there is one image, as in a test. Its
-    gradient is the sum of three shifted gradients, where torch's for unfold is scattered and takes up to twice as long.
+    The chunks are circular. The result is a view of x with one more chunk at either end, so matmuls
+    with it copy nothing for a batch of one image, as in a test. The gradient is the sum of three
+    shifted gradients; torch's gradient of unfold scatters, which takes up to twice as long.
     """
 
     @staticmethod
     def forward(ctx, x):
         size = x.shape[2]
-        return (
-            torch.cat([x[:, -1:], x, x[:, :1]], dim=1)
-            .flatten(1, 2)
-            .unfold(1, 3 * size, size)
-            .transpose(2, 3)
-        )
+        ring = torch.cat([x[:, -1:], x, x[:, :1]], dim=1).flatten(1, 2)  # (B, (K+2)*S, C)
+        return ring.unfold(1, 3 * size, size).transpose(2, 3)
 
     @staticmethod
-    def backward(ctx, gradient):
-        before, own, after = gradient.chunk(3, dim=2)
+    def backward(ctx, grad):
+        before, own, after = grad.chunk(3, dim=2)
         return own + before.roll(-1, 1) + after.roll(1, 1)
 
 
 class _Permute(torch.autograd.Function):
-    """x[order] of rows (N, C). `undo` is the inverse of `order`: the gradient is a gather too, where indexing would scatter."""
+    """Compute x[order] of rows (N, C).
+
+    `inverse_order` makes the gradient a gather, too; the gradient of indexing would scatter.
+    """
 
     @staticmethod
-    def forward(ctx, x, order, undo):
-        ctx.save_for_backward(order, undo)
+    def forward(ctx, x, order, inverse_order):
+        ctx.save_for_backward(order, inverse_order)
         return x.index_select(0, order)
 
     @staticmethod
-    def backward(ctx, gradient):
-        order, undo = ctx.saved_tensors
-        return _Permute.apply(gradient, undo, order), None, None
+    def backward(ctx, grad):
+        order, inverse_order = ctx.saved_tensors
+        return _Permute.apply(grad, inverse_order, order), None, None
 
 
-def _permute(x, order, undo):
-    """Give x (B, L, C) in the order (B*L,) of its rows."""
+def _permute(x, order, inverse_order):
+    """Return x (B, L, C) with its B*L rows in another order (B*L,)."""
     rows = x.flatten(0, 1)
-    rows = _Permute.apply(rows, order, undo) if rows.requires_grad else rows.index_select(0, order)
+    if rows.requires_grad:
+        rows = _Permute.apply(rows, order, inverse_order)
+    else:
+        rows = rows.index_select(0, order)
     return rows.view_as(x)
 
 
@@ -73,60 +76,7 @@ class NonLocalSparseAttention(nn.Module):
         self.n_hashes, self.chunk_size, self.res_scale = n_hashes, chunk_size, res_scale
         self.conv_match = nn.Sequential(conv(n_feats, n_feats // reduction, 3))
         self.conv_assembly = nn.Sequential(conv(n_feats, n_feats, 1))
-
-    def _rotations(self, channels, buckets, like):
-        shape = (1, channels, self.n_hashes, buckets // 2)
-        generator = None if self.training else torch.Generator(like.device).manual_seed(EVAL_SEED)
-        return torch.randn(shape, generator=generator, device=like.device, dtype=torch.float32)
-
-    def _codes(self, match):
-        """Hash match (B, L, C) to buckets: (B, n_hashes, L), the index of the nearest of the rotated axes."""
-        length = match.shape[1]
-        buckets = min(length // self.chunk_size + (length // self.chunk_size) % 2, MAX_BUCKETS)
-        buckets = max(buckets, 2)
-        rotations = self._rotations(match.shape[2], buckets, match)[0]  # (C, n_hashes, buckets/2)
-        rotated = torch.einsum("blc,chr->bhlr", match, rotations)
-        return torch.cat([rotated, -rotated], dim=-1).argmax(-1)
-
-    def _round(self, match, value, codes):
-        """Attend within the chunks of one hash round.
-
-        Args:
-            match: (B, L, C'), value: (B, L, C), codes: (B, L).
-
-        Returns:
-            result (B, L, C) and the log of each pixel's softmax denominator (B, L), in the order of the pixels.
-        """
-        batch, length, _ = match.shape
-        size = min(self.chunk_size, length)
-        padding = -length % size
-        first = (
-            torch.arange(batch, device=codes.device)[:, None] * length
-        )  # of each image, in rows of all images
-        order = (codes.argsort(dim=-1, stable=True) + first).flatten()  # (B*L,)
-        undo = torch.empty_like(order).scatter_(
-            0, order, torch.arange(batch * length, device=codes.device)
-        )
-
-        def chunks(x):
-            rows = _permute(x, order, undo)
-            rows = torch.cat([rows, rows[:, length - padding :]], dim=1) if padding else rows
-            return rows.view(batch, -1, size, x.shape[-1])  # (B, K, S, C)
-
-        queries, values = chunks(match), chunks(value)
-        with autocast_off(match):
-            keys = normalize(queries, p=2, dim=-1, eps=5e-5)
-            scores = queries @ _Windows.apply(keys).transpose(-1, -2)  # (B, K, S, 3*S)
-            largest = scores.detach().amax(-1, keepdim=True)
-            scores = scores - largest if scores.requires_grad else scores.sub_(largest)
-            weights = scores.clamp_(min=LEAST).exp_()
-            total = weights.sum(
-                -1, keepdim=True
-            )  # the exp is the costliest part: softmax and its logarithm share one
-            log_sum = (largest + total.log()).flatten(1, 2)[:, :length]
-        result = weights @ _Windows.apply(values) / total  # (B, K, S, C)
-        result = result.flatten(1, 2)[:, :length]
-        return _permute(result, undo, order), _permute(log_sum, undo, order).squeeze(-1)
+        self._eval_rotations = {}  # by number of buckets and device
 
     def forward(self, x):
         """Map x (B, C, H, W) to the same shape."""
@@ -134,53 +84,131 @@ class NonLocalSparseAttention(nn.Module):
         match = self.conv_match(x).flatten(2).transpose(1, 2).float()  # (B, L, C')
         value = self.conv_assembly(x).flatten(2).transpose(1, 2)  # (B, L, C)
         with autocast_off(x), torch.no_grad():
-            codes = self._codes(match)
-        rounds = [self._round(match, value, codes[:, i]) for i in range(self.n_hashes)]
+            codes = self._hash(match)
+        rounds = [self._attend_once(match, value, codes[:, i]) for i in range(self.n_hashes)]
         weights = torch.stack([log_sum for _, log_sum in rounds]).softmax(0)  # (n_hashes, B, L)
         mixed = sum(
-            weight[..., None] * result for weight, (result, _) in zip(weights, rounds, strict=True)
+            weight[..., None] * result
+            for weight, (result, _) in zip(weights.unbind(), rounds, strict=True)
         )
         mixed = mixed.transpose(1, 2).reshape(batch, channels, height, width)
         return torch.add(x, mixed.to(x.dtype), alpha=self.res_scale)
+
+    def _attend_once(self, match, value, codes):
+        """Attend within the chunks of one hash round.
+
+        Args:
+            match: (B, L, C').
+            value: (B, L, C).
+            codes: (B, L), the bucket of each pixel.
+
+        Returns:
+            result (B, L, C) and the log of each pixel's softmax denominator (B, L), in pixel order.
+        """
+        length = match.shape[1]
+        order, inverse_order = self._sort(codes)
+        queries = self._to_chunks(match, order, inverse_order)
+        values = self._to_chunks(value, order, inverse_order)
+        with autocast_off(match):
+            keys = normalize(queries, p=2, dim=-1, eps=5e-5)
+            scores = queries @ self._windows(keys).transpose(-1, -2)  # (B, K, S, 3*S)
+            scores = self._mask(scores, length)
+            max_score = scores.detach().amax(-1, keepdim=True)
+            scores = scores - max_score if scores.requires_grad else scores.sub_(max_score)
+            # exp costs the most: softmax and log-sum-exp share one
+            weights = scores.clamp_(min=MIN_LOGIT).exp_()
+            total = weights.sum(-1, keepdim=True)
+            log_sum = max_score + total.log()
+        result = weights @ self._windows(values) / total  # (B, K, S, C)
+        result = self._to_pixels(result, order, inverse_order, length)
+        return result, self._to_pixels(log_sum, order, inverse_order, length).squeeze(-1)
+
+    # The methods below are those whose code depends on the size of the image. The ONNX export
+    # (scripts/onnx_modules.py) replaces them.
+
+    def _rotations(self, channels, buckets, device):
+        """Return random rotations (1, C', n_hashes, buckets/2): new ones in training, fixed in eval.
+
+        The fixed ones are drawn on the CPU, because other devices draw other numbers from a seed.
+        """
+        shape = (1, channels, self.n_hashes, buckets // 2)
+        if self.training:
+            return torch.randn(shape, device=device, dtype=torch.float32)
+        key = (shape, device)
+        if key not in self._eval_rotations:
+            generator = torch.Generator().manual_seed(EVAL_SEED)
+            rotations = torch.randn(shape, generator=generator, dtype=torch.float32)
+            self._eval_rotations[key] = rotations.to(device)
+        return self._eval_rotations[key]
+
+    def _hash(self, match):
+        """Map match (B, L, C') to buckets (B, n_hashes, L): the index of the nearest rotated axis."""
+        chunks = match.shape[1] // self.chunk_size
+        buckets = max(min(chunks + chunks % 2, MAX_BUCKETS), 2)
+        rotations = self._rotations(match.shape[2], buckets, match.device)[0]
+        rotated = torch.einsum("blc,chr->bhlr", match, rotations)
+        return torch.cat([rotated, -rotated], dim=-1).argmax(-1)
+
+    def _sort(self, codes):
+        """Return the order (B*L,) of the rows of all images by bucket, and the inverse order."""
+        batch, length = codes.shape
+        offset = torch.arange(batch, device=codes.device)[:, None] * length  # of each image's rows
+        order = (codes.argsort(dim=-1, stable=True) + offset).flatten()
+        rows = torch.arange(batch * length, device=codes.device)
+        return order, torch.empty_like(order).scatter_(0, order, rows)
+
+    def _to_chunks(self, x, order, inverse_order):
+        """Sort x (B, L, C) and split it into chunks (B, K, S, C); the last rows fill the last chunk."""
+        batch, length, channels = x.shape
+        size = min(self.chunk_size, length)
+        padding = -length % size
+        rows = _permute(x, order, inverse_order)
+        rows = torch.cat([rows, rows[:, length - padding :]], dim=1) if padding else rows
+        return rows.view(batch, -1, size, channels)
+
+    def _to_pixels(self, x, order, inverse_order, length):
+        """Undo `_to_chunks`: (B, K, S, C) to (B, L, C)."""
+        return _permute(x.flatten(1, 2)[:, :length], inverse_order, order)
+
+    def _windows(self, x):
+        """Join each chunk of x (B, K, S, C) with its neighbors: (B, K, 3*S, C)."""
+        return _Windows.apply(x)
+
+    def _mask(self, scores, length):
+        """Exclude what only fills up a chunk. Here nothing: small images have small chunks."""
+        return scores
 
 
 class NLSN(SRNetwork):
     """See `SRNetwork` for shapes and ranges."""
 
+    flags = (*SRNetwork.flags, "n_resblocks", "res_scale", "nlsn_n_hashes", "nlsn_chunk_size")
+
     def __init__(
         self,
         *,
-        scale,
         n_resblocks=32,
         n_feats=256,
         res_scale=0.1,
-        n_hashes=4,
-        chunk_size=144,
-        n_colors=3,
-        rgb_range=255,
+        nlsn_n_hashes=4,
+        nlsn_chunk_size=144,
+        **shared,
     ):
-        super().__init__(scale=scale, n_feats=n_feats, n_colors=n_colors, rgb_range=rgb_range)
+        super().__init__(n_feats=n_feats, **shared)
 
         def attention():
-            return NonLocalSparseAttention(n_feats, n_hashes, chunk_size, res_scale=res_scale)
+            return NonLocalSparseAttention(
+                n_feats, nlsn_n_hashes, nlsn_chunk_size, res_scale=res_scale
+            )
 
         layers = [attention()]
-        for number in range(1, n_resblocks + 1):
+        for i in range(1, n_resblocks + 1):
             layers.append(ResBlock(n_feats, res_scale))
-            if number % 8 == 0:
+            if i % 8 == 0:
                 layers.append(attention())
         self.body = nn.Sequential(*layers, conv(n_feats, n_feats, 3))
 
 
 def make_model(args):
     """Build NLSN from the flags."""
-    return NLSN(
-        scale=args.scale[0],
-        n_resblocks=args.n_resblocks,
-        n_feats=args.n_feats,
-        res_scale=args.res_scale,
-        n_hashes=args.nlsn_n_hashes,
-        chunk_size=args.nlsn_chunk_size,
-        n_colors=args.n_colors,
-        rgb_range=args.rgb_range,
-    )
+    return NLSN.from_args(args)

@@ -1,7 +1,8 @@
-"""RCAN: Zhang et al., Image Super-Resolution Using Very Deep Residual Channel Attention Networks, ECCV 2018.
+"""RCAN: Zhang et al., Image Super-Resolution Using Very Deep Residual Channel Attention Networks.
 
-Residual in residual, figure 2: groups of channel attention blocks between EDSR's head and tail. The paper's network has
-10 groups of 20 blocks of 64 features. res_scale is not used. HAN builds on the same groups.
+ECCV 2018. Residual in residual, figure 2: groups of channel attention blocks between EDSR's head and
+tail. The paper's network has 10 groups of 20 blocks of 64 features. As in the published code,
+res_scale is not used. HAN builds on the same groups.
 """
 
 import torch
@@ -11,12 +12,12 @@ from model.common import SRNetwork, conv
 
 
 class ChannelAttention(nn.Module):
-    """A gate in (0, 1) for each channel, computed from the means of all channels (section 3.3, equations 7 and 8)."""
+    """Compute a gate in (0, 1) per channel from the channel means (section 3.3, equations 7 and 8)."""
 
     def __init__(self, n_feats, reduction=16):
         super().__init__()
         if n_feats < reduction:
-            raise ValueError(f"--reduction {reduction}: is larger than --n_feats {n_feats}")
+            raise ValueError(f"--reduction {reduction} must be at most --n_feats {n_feats}")
         self.conv_du = nn.Sequential(
             nn.Conv2d(n_feats, n_feats // reduction, 1),
             nn.ReLU(inplace=True),
@@ -25,12 +26,12 @@ class ChannelAttention(nn.Module):
         )
 
     def forward(self, x):
-        """Give the gates (B, C, 1, 1) of x (B, C, H, W)."""
+        """Return the gates (B, C, 1, 1) of x (B, C, H, W)."""
         return self.conv_du(x.mean((2, 3), keepdim=True))
 
 
 class RCAB(nn.Module):
-    """Residual channel attention block: x + gate * conv(relu(conv(x))) (section 3.4, equations 10 and 11)."""
+    """Compute x + gate * conv(relu(conv(x))): section 3.4, equations 10 and 11."""
 
     def __init__(self, n_feats, reduction=16):
         super().__init__()
@@ -42,9 +43,9 @@ class RCAB(nn.Module):
         )
 
     def forward(self, x):
-        first, relu, second, attention = self.body
-        y = second(relu(first(x)))
-        return torch.addcmul(x, y, attention(y))  # in one pass
+        conv1, relu, conv2, attention = self.body
+        y = conv2(relu(conv1(x)))
+        return torch.addcmul(x, y, attention(y))  # product and sum read the feature maps once
 
 
 class ResidualGroup(nn.Module):
@@ -59,42 +60,17 @@ class ResidualGroup(nn.Module):
         return x + self.body(x)
 
 
-class ResidualInResidual(SRNetwork):
-    """Residual in residual: `n_resgroups` groups and a convolution as `body` (section 3.2, equation 4)."""
+class RCAN(SRNetwork):
+    """Residual in residual (section 3.2, equation 4). See `SRNetwork` for shapes and ranges."""
 
-    def __init__(
-        self,
-        *,
-        scale,
-        n_resgroups=10,
-        n_resblocks=20,
-        n_feats=64,
-        reduction=16,
-        n_colors=3,
-        rgb_range=255,
-    ):
-        super().__init__(scale=scale, n_feats=n_feats, n_colors=n_colors, rgb_range=rgb_range)
+    flags = (*SRNetwork.flags, "n_resgroups", "n_resblocks", "reduction")
+
+    def __init__(self, *, n_resgroups=10, n_resblocks=20, n_feats=64, reduction=16, **shared):
+        super().__init__(n_feats=n_feats, **shared)
         groups = [ResidualGroup(n_feats, n_resblocks, reduction) for _ in range(n_resgroups)]
         self.body = nn.Sequential(*groups, conv(n_feats, n_feats, 3))
-
-    @classmethod
-    def from_flags(cls, args):
-        """Build the network from the flags."""
-        return cls(
-            scale=args.scale[0],
-            n_resgroups=args.n_resgroups,
-            n_resblocks=args.n_resblocks,
-            n_feats=args.n_feats,
-            reduction=args.reduction,
-            n_colors=args.n_colors,
-            rgb_range=args.rgb_range,
-        )
-
-
-class RCAN(ResidualInResidual):
-    """See `SRNetwork` for shapes and ranges."""
 
 
 def make_model(args):
     """Build RCAN from the flags."""
-    return RCAN.from_flags(args)
+    return RCAN.from_args(args)

@@ -1,21 +1,15 @@
-"""Reading weights: checkpoints of this program, of the published repositories, and EDSR's downloads."""
-
-import contextlib
-import pickle
-import re
-import zipfile
-from pathlib import Path
+"""Weights into networks: checkpoints of this program, of the published repositories, and downloads."""
 
 import torch
 
-from data.prepare.download import fetch
-from model.common import DIV2K_MEAN
+from model.inferred import describe_fitting_flags, format_flags
+from model.layouts import find_state_dict, is_state_dict, strip_prefix, to_edsr_names
+from model.plausible import warn_if_implausible
+from model.tensor_files import check_tensors, download_weights, load_file
 from runtime.errors import UserError, bullet_list
 
-WRAPPERS = ("params_ema", "params", "state_dict", "model")
-
-# (EDSR of 32 blocks of 256 features?, scale): file name; the eight digits are the start of its sha256
 EDSR_URL = "https://cv.snu.ac.kr/research/EDSR/models/"
+# (EDSR of 32 blocks of 256 features?, scale): file name; the digits are the start of its sha256
 EDSR_FILES = {
     (False, 2): "edsr_baseline_x2-1bc95232.pt",
     (False, 3): "edsr_baseline_x3-abf2a44e.pt",
@@ -26,206 +20,65 @@ EDSR_FILES = {
 }
 
 
-def _check_members(path, what):
-    """Check the zip that torch.save writes before anything in it is loaded: torch itself takes no notice of checksums.
-
-    Raises:
-        UserError: a member is damaged, or compressed or larger than the file, which would fill the memory.
-    """
-    with open(path, "rb") as file:
-        if file.read(4) != b"PK\3\4":  # the form from before torch 1.6, or no checkpoint
-            return
-    with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
-        if (
-            any(m.compress_type for m in members)
-            or sum(m.file_size for m in members) > path.stat().st_size
-        ):
-            raise UserError(
-                f"{what} {path}: is compressed, or declares more bytes than it has: it was not loaded"
-            )
-        damaged = archive.testzip()
-    if damaged:
-        raise UserError(
-            f"{what} {path}: is damaged at {damaged} (wrong checksum): it was not loaded"
-        )
-
-
-def _tensors(value):
-    """Yield (name, tensor) of all tensors in nested dicts, lists and tuples, each once; names are joined by /."""
-    left, seen = (
-        [("", value)],
-        set(),
-    )  # no recursion, and no value twice: nesting may be deep, and shared without end
-    while left:
-        name, value = left.pop()
-        if isinstance(value, torch.Tensor):
-            yield name, value
-        elif isinstance(value, (dict, list, tuple)) and id(value) not in seen:
-            seen.add(id(value))
-            items = value.items() if isinstance(value, dict) else enumerate(value)
-            left += [(f"{name}/{key}" if name else str(key), inner) for key, inner in items]
-
-
-def load_file(path, what="checkpoint"):
-    """Load a file of tensors onto the CPU. No code in it is run (weights_only).
-
-    Raises:
-        UserError: the file is missing, broken, or holds anything but tensors and plain values; or it declares more than it
-            has, which is found before memory is taken for it.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{what}: no such file: {path}")
-    try:
-        _check_members(path, what)
-        value = torch.load(path, map_location="cpu", weights_only=True)
-    except UserError:
-        raise
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{what} {path}: holds more than tensors and plain values, or is no checkpoint; it was not loaded, "
-            "since such a file can run code"
-        ) from error
-    except (
-        Exception
-    ) as error:  # torch.load raises anything from EOFError to KeyError for a broken file
-        raise UserError(
-            f"{what} {path}: cannot be read, it is broken or no checkpoint ({type(error).__name__})"
-        ) from error
-    for name, tensor in _tensors(value):
-        if tensor.numel() * tensor.element_size() > path.stat().st_size:  # one number, expanded
-            raise UserError(
-                f"{what} {path}: {name} declares a shape of {tuple(tensor.shape)}, more than the file holds"
-            )
-    return value
-
-
-def check_tensors(value, path):
-    """Check all tensors in nested dicts and lists that `load_file` gave.
-
-    Raises:
-        UserError: some are sparse, quantized or without data, or hold nan or infinity (also where 32 bits cannot hold a
-            number): each is named.
-    """
-    problems = []
-    for name, tensor in _tensors(value):
-        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
-            problems.append(f"{name}: is sparse, quantized or without data")
-        elif not (tensor.float() if tensor.is_floating_point() else tensor).isfinite().all():
-            problems.append(f"{name}: holds nan or infinity")
-    if problems:
-        raise UserError(
-            f"checkpoint {path}: tensors that cannot be used:" + bullet_list(sorted(problems))
-        )
-
-
-def _is_state_dict(value):
-    return isinstance(value, dict) and all(
-        isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in value.items()
-    )
-
-
 def read_weights(path):
-    """Read a state_dict: plain, or wrapped in 'params_ema', 'params', 'state_dict' or 'model', with or without 'module.'.
+    """Return the state_dict of a file, plain or one level down in a dict: see `layouts`.
 
     Raises:
         UserError: see `load_file` and `check_tensors`; also a file without named tensors.
     """
-    state = load_file(path)
-    for key in WRAPPERS:
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-            break
-    if not _is_state_dict(state) or not state:
+    state = find_state_dict(load_file(path))
+    if state is None:
         raise UserError(f"checkpoint {path}: holds no state_dict of tensors")
     check_tensors(state, path)
-    if all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): value for name, value in state.items()}
-    return state
+    return strip_prefix(state, ("module.", "_orig_mod."))
 
 
-def _fits(own, other):
-    """Tell whether a tensor can take another's place: the same shape, and both of floating point or both not."""
+def _match_names(net, state):
+    """Return a state_dict under the names of the network, if its names are a known variant of them."""
+    own = net.state_dict().keys()
+    if own <= state.keys():
+        return state
+    renamed = to_edsr_names(state)
+    return renamed if len(own & renamed.keys()) > len(own & state.keys()) else state
+
+
+def _same_shape_and_kind(own, other):
+    """Return whether shapes are equal, and both tensors are floating point or both not."""
     return own.shape == other.shape and own.is_floating_point() == other.is_floating_point()
 
 
 def _differences(net, state):
-    """List names of another shape or kind, then those that are missing, then those left over."""
+    """List tensors of another shape, then of another kind, then missing ones, then surplus ones."""
     own = net.state_dict()
-    differ = [name for name in own if name in state and own[name].shape != state[name].shape]
-    lines = [
-        f"{name}: {tuple(state[name].shape)}, the network has {tuple(own[name].shape)}"
-        for name in differ
-    ]
-    kinds = [
-        name
-        for name in own
-        if name in state and name not in differ and not _fits(own[name], state[name])
-    ]
-    lines += [f"{name}: {state[name].dtype}, the network has {own[name].dtype}" for name in kinds]
-    lines += [
-        f"{name}: missing, the network has {tuple(own[name].shape)}"
-        for name in own
-        if name not in state
-    ]
-    lines += [
-        f"{name}: {tuple(state[name].shape)}, the network has none"
-        for name in state
-        if name not in own
-    ]
-    return lines
-
-
-def infer_flags(state):
-    """Read the flags off the names and shapes of a checkpoint, as far as they show; {} for an unknown network."""
-    head = state.get("head.0.weight")
-    if head is None or head.dim() != 4:
-        return {}
-    names = "\n".join(state)
-    flags = {"n_feats": head.shape[0], "n_colors": head.shape[1]}
-    steps = re.findall(r"^tail\.0\.\d+\.weight$", names, re.M)
-    if steps:
-        three = state[steps[0]].shape[0] == 9 * head.shape[0]
-        flags["scale"] = 3 if three else 2 ** len(steps)
-    grouped = re.findall(r"^body\.(\d+)\.body\.(\d+)\.body\.0\.weight$", names, re.M)
-    if grouped:
-        flags["model"] = "HAN" if "la.gamma" in state else "RCAN"
-        flags["n_resgroups"] = len({group for group, _ in grouped})
-        flags["n_resblocks"] = len({block for _, block in grouped})
-        squeeze = state.get("body.0.body.0.body.3.conv_du.0.weight")
-        if squeeze is not None:
-            flags["reduction"] = head.shape[0] // squeeze.shape[0]
-    else:
-        flags["model"] = "NLSN" if "conv_match" in names else "EDSR"
-        flags["n_resblocks"] = len(re.findall(r"^body\.\d+\.body\.0\.weight$", names, re.M))
-    mean = state.get("sub_mean.bias")
-    if mean is not None and len(mean) == 3:
-        flags["rgb_range"] = round(-float(mean[0]) / DIV2K_MEAN[0])
-    return flags
+    lines = {"shape": [], "kind": [], "missing": [], "surplus": []}
+    for name, value in own.items():
+        if name not in state:
+            lines["missing"].append(f"{name}: missing, the network has {tuple(value.shape)}")
+        elif value.shape != state[name].shape:
+            shapes = f"{tuple(state[name].shape)}, the network has {tuple(value.shape)}"
+            lines["shape"].append(f"{name}: {shapes}")
+        elif not _same_shape_and_kind(value, state[name]):
+            dtypes = f"{state[name].dtype}, the network has {value.dtype}"
+            lines["kind"].append(f"{name}: {dtypes}")
+    for name in state.keys() - own.keys():
+        lines["surplus"].append(f"{name}: {tuple(state[name].shape)}, the network has none")
+    return [*lines["shape"], *lines["kind"], *lines["missing"], *sorted(lines["surplus"])]
 
 
 def _mismatch(path, state, lines):
-    flags = ""
-    with contextlib.suppress(
-        ArithmeticError, LookupError, TypeError, ValueError
-    ):  # a hint must not hide what is wrong
-        flags = " ".join(f"--{name} {value}" for name, value in infer_flags(state).items())
+    flags = describe_fitting_flags(state)
     hint = f"\nflags that would fit it: {flags}" if flags else ""
     return UserError(f"checkpoint {path} does not fit the network:" + bullet_list(lines, 8) + hint)
 
 
 def _check_range(net, state, path):
-    """A checkpoint carries its mean colour, and with it the rgb_range that it was trained in."""
+    """Check that the mean color of a checkpoint, which shows its rgb_range, is the network's."""
     own, other = net.state_dict().get("sub_mean.bias"), state.get("sub_mean.bias")
-    if own is None or other is None or not _fits(own, other):
+    if own is None or other is None or not _same_shape_and_kind(own, other):
         return
     if not torch.allclose(own.cpu(), other.float(), rtol=1e-3, atol=0):
-        raise _mismatch(
-            path,
-            state,
-            [f"sub_mean.bias: {other.tolist()}, the network has {own.tolist()} (--rgb_range)"],
-        )
+        values = f"{other.tolist()}, the network has {own.tolist()} (--rgb_range)"
+        raise _mismatch(path, state, [f"sub_mean.bias: {values}"])
 
 
 def load_strict(net, state, path):
@@ -234,8 +87,9 @@ def load_strict(net, state, path):
     Raises:
         UserError: lists the first differences with both shapes, and the flags that would fit.
     """
-    if not _is_state_dict(state):
+    if not is_state_dict(state):
         raise UserError(f"checkpoint {path}: holds no state_dict of tensors")
+    state = _match_names(net, state)
     lines = _differences(net, state)
     if lines:
         raise _mismatch(path, state, lines)
@@ -244,48 +98,52 @@ def load_strict(net, state, path):
 
 
 def load_matching(net, state, path, log):
-    """Load what fits of a state_dict, e.g. of another scale, or of RCAN into HAN, and log what does not.
+    """Load what fits of a state_dict, e.g. of another scale, or of RCAN into HAN; log the rest.
 
     Raises:
         UserError: less than half of the network's tensors fit: another network.
     """
-    own = net.state_dict()
-    fits = {name: value for name, value in state.items() if name in own and _fits(own[name], value)}
+    own, state = net.state_dict(), _match_names(net, state)
+    fitting = {
+        name: value
+        for name, value in state.items()
+        if name in own and _same_shape_and_kind(own[name], value)
+    }
     lines = _differences(net, state)
-    if 2 * len(fits) < len(own):
+    if 2 * len(fitting) < len(own):
         raise _mismatch(path, state, lines)
     _check_range(net, state, path)
-    net.load_state_dict(fits, strict=False)
-    log(f"Weights from {path}: {len(fits)} of {len(own)} tensors")
+    net.load_state_dict(fitting, strict=False)
+    log(f"Weights from {path}: {len(fitting)} of {len(own)} tensors")
     if lines:
         log("not loaded:" + bullet_list(lines, 50))
 
 
-def download(args, log=print):
-    """Fetch the published EDSR weights of --scale into torch.hub's folder, checked by sha256; give the file's path.
+def download_edsr(args, log=print):
+    """Return the file of the published EDSR weights that the flags name, downloaded if need be.
 
     Raises:
-        UserError: no published file for these flags, or see `fetch`.
+        UserError: no published file for these flags, or see `download_weights`.
     """
-    large = (args.n_resblocks, args.n_feats) == (32, 256)
-    name = EDSR_FILES.get((large, args.scale[0]))
-    small = (args.n_resblocks, args.n_feats) == (16, 64)
-    if args.model != "EDSR" or name is None or not (large or small):
+    size = (args.n_resblocks, args.n_feats)
+    name = EDSR_FILES.get((size == (32, 256), args.scale[0]))
+    if args.model != "EDSR" or name is None or size not in ((16, 64), (32, 256)):
         raise UserError(
-            "--pre_train download: published are EDSR of 16 blocks of 64 and of 32 of 256 features, x2, x3, x4"
+            "--pre_train download: published are EDSR of 16 blocks of 64 features and of 32 blocks "
+            "of 256, x2, x3, x4"
         )
-    target = Path(torch.hub.get_dir()) / "checkpoints" / name
-    if not target.is_file():
-        fetch(EDSR_URL + name, target, sha256=re.search(r"-([0-9a-f]{8})\.pt$", name)[1], log=log)
-    return target
+    return download_weights(EDSR_URL + name, log)
 
 
 def load_pre_train(args, net, log):
-    """Load --pre_train into the network: exactly for a test, what fits for training."""
-    path = download(args, log) if args.pre_train == "download" else args.pre_train
+    """Load --pre_train into the network: all of it for a test, what fits for training."""
+    path = download_edsr(args, log) if args.pre_train == "download" else args.pre_train
     state = read_weights(path)
-    if args.test_only:
-        load_strict(net, state, path)
-        log(f"Weights from {path}")
-    else:
+    if not args.test_only:
         load_matching(net, state, path, log)
+        return
+    load_strict(net, state, path)
+    log(f"Weights from {path}")
+    if args.from_file:
+        log(f"Flags from this file: {format_flags(args.from_file)}")
+    warn_if_implausible(args, net, path, log)
