@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import model
+import option
 from data.prepare.download import file_sha256
 from file_server import FileServer
 from model import build_network, count_parameters, weights
@@ -100,6 +101,80 @@ def test_the_example_of_contributing_trains_and_resumes(sr, registered):
     assert sr.train("--model", "MyNet", "--save", "run", "--epochs", 1)[0] == 0
     assert sr("--load", "run", "--epochs", 2, "--cpu")[0] == 0
     assert len([line for line in sr.metrics("run") if "dataset" in line]) == 2
+
+
+# A network with a flag of its own, as CONTRIBUTING describes it
+EXAMPLE = """
+from torch import nn
+
+from model.common import SRNetwork, conv
+
+
+class MyNet(SRNetwork):
+    flags = (*SRNetwork.flags, "n_convs")
+
+    def __init__(self, *, n_convs, n_feats, **shared):
+        super().__init__(n_feats=n_feats, **shared)
+        layers = [layer for _ in range(n_convs) for layer in (conv(n_feats, n_feats, 3), nn.ReLU())]
+        self.body = nn.Sequential(*layers)
+
+
+def make_model(args):
+    return MyNet.from_args(args)
+"""
+
+
+@pytest.fixture
+def example(registered, monkeypatch):
+    """Register the example network and its flag --n_convs."""
+    build_parser = option.build_parser
+
+    def with_flag():
+        parser = build_parser()
+        parser.add_argument("--n_convs", type=int, default=2)
+        return parser
+
+    monkeypatch.setattr(option, "build_parser", with_flag)
+    registered("MyNet", EXAMPLE)
+
+
+def test_a_network_with_a_flag_of_its_own(sr, example):
+    train = ("--model", "MyNet", "--n_convs", 3, "--save", "run", "--epochs", 1)
+    assert sr.train(*train)[0] == 0
+    status, _, err = sr("--load", "run", "--n_convs", 1, "--epochs", 2, "--cpu")
+    assert status == 1
+    assert "--n_convs 3" in err
+    assert sr("--load", "run", "--epochs", 2, "--cpu")[0] == 0
+    status, out, err = sr(
+        *"--data_test Set5 --test_only --cpu --save test --pre_train".split(),
+        sr.folder("run") / "model/model_latest.pt",
+    )
+    assert status == 0, err
+    assert "--model MyNet --scale 2" in out
+    assert "--n_convs 3" in out
+    assert sr.metrics("test")[-1]["psnr"] == sr.metrics("run")[-1]["psnr"]
+
+
+@pytest.mark.parametrize("name", ["MyNet", "EDSR", "RCAN", "HAN", "NLSN"])
+def test_output_is_float32_under_bf16(name, example):
+    flags = "--n_feats 8 --reduction 4 --n_resblocks 1 --n_resgroups 1 --nlsn_chunk_size 16"
+    net = build_network(parse_args(["--model", name, "--scale", "2", *flags.split()]))
+    lr = torch.linspace(0, 255, 3 * 12 * 12).view(1, 3, 12, 12)
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad), torch.autocast("cpu", torch.bfloat16):
+            sr = net(lr)
+        assert sr.dtype == torch.float32
+        assert (sr != sr.bfloat16()).float().mean() > 0.5  # not bf16 values that were cast
+
+
+def test_a_state_with_more_fixed_flags_resumes(sr):
+    sr.train("--save", "run", "--epochs", 1)
+    path = sr.folder("run") / "model/state.pt"
+    state = torch.load(path, weights_only=True)
+    assert "n_resgroups" not in state["fixed"]  # not a flag of EDSR
+    state["fixed"] |= {"n_resgroups": 77, "a_former_flag": 1}
+    torch.save(state, path)
+    assert sr("--load", "run", "--epochs", 2, "--cpu")[0] == 0
 
 
 def test_a_network_of_several_scales(sr, registered):

@@ -11,6 +11,9 @@ from model.common import mean_color
 from model.layouts import is_state_dict, to_edsr_names
 from runtime.errors import UserError
 
+# What inference raises for files of other networks: a hint must not hide the error it belongs to.
+HINT_ERRORS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+
 
 def infer_flags(state):
     """Return the flags that names and shapes of EDSR, RCAN, HAN and NLSN show, as a dict.
@@ -41,6 +44,8 @@ def infer_flags(state):
     else:
         flags["model"] = "NLSN" if "conv_match" in names else "EDSR"
         flags["n_resblocks"] = len(re.findall(r"^body\.\d+\.body\.0\.weight$", names, re.M))
+    if not flags["n_resblocks"]:
+        return {}
     return flags | _infer_range(state)
 
 
@@ -88,16 +93,14 @@ def flags_of_weights(path, state, parse_config):
     Returns:
         dict of flags as `parse_args` has them; empty for an unknown network.
     """
-    renamed = to_edsr_names(state)
-    flags = {}
-    with contextlib.suppress(ArithmeticError, LookupError, TypeError, ValueError):
-        flags = infer_flags(renamed)
-        flags = {**flags, **published_flags(flags)}
-        if "scale" in flags:
-            flags["scale"] = [flags["scale"]]
+    state, flags = to_edsr_names(state), {}
     # a config.txt may be broken, or of another program
-    with contextlib.suppress(UserError, ArithmeticError, LookupError, TypeError, ValueError):
-        flags |= _flags_of_experiment(Path(path).resolve(), renamed, parse_config)
+    with contextlib.suppress(UserError, *HINT_ERRORS):
+        flags = _flags_of_experiment(Path(path).resolve(), state, parse_config)
+    with contextlib.suppress(*HINT_ERRORS):
+        flags = flags or infer_flags(state) | published_flags(infer_flags(state))
+    if isinstance(flags.get("scale"), int):
+        flags["scale"] = [flags["scale"]]
     return flags
 
 
@@ -109,8 +112,7 @@ def format_flags(flags):
 
 def describe_fitting_flags(state):
     """Return the flags that would fit a state_dict, as on a command line; "" if unknown."""
-    # A hint must not hide the error that it belongs to.
-    with contextlib.suppress(ArithmeticError, LookupError, TypeError, ValueError):
+    with contextlib.suppress(*HINT_ERRORS):
         if is_state_dict(state):
             flags = infer_flags(state)
             return format_flags({**flags, **published_flags(flags)})

@@ -1,0 +1,228 @@
+"""A file of weights is enough: for tests, upscaling and export, under the names of other programs."""
+
+import re
+import sys
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+import export_onnx
+from data.image import read_image, to_tensor
+from model import build_network, plausible
+from model.edsr import EDSR
+from model.rcan import RCAN
+from model.weights import load_pre_train
+from option import parse_args
+
+TEST = "--data_test Set5 --test_only --cpu --save test --pre_train".split()
+
+
+def prefixed(state, prefix):
+    return {prefix + name: value for name, value in state.items()}
+
+
+def basicsr_edsr(state, upsample="upsample.{}."):
+    """Rename the EDSR of one block to BasicSR's names; its mean is no parameter there."""
+    names = {"head.0.": "conv_first.", "body.1.": "conv_after_body.", "tail.1.": "conv_last."}
+    names |= {"body.0.body.0.": "body.0.conv1.", "body.0.body.2.": "body.0.conv2."}
+    names |= {"tail.0.0.": upsample.format(0)}
+    return {
+        new + name.removeprefix(old): value
+        for name, value in state.items()
+        for old, new in names.items()
+        if name.startswith(old)
+    }
+
+
+FORMS = {
+    "compiled": lambda s: prefixed(s, "_orig_mod."),
+    "compiled in DDP": lambda s: prefixed(s, "module._orig_mod."),
+    "Lightning": lambda s: {
+        "state_dict": {**prefixed(s, "net."), "vgg.features.0.weight": torch.ones(4)},
+        "epoch": 1,
+    },
+    "mmagic's wrapper": lambda s: {"state_dict": prefixed(s, "generator."), "meta": {}},
+    "averaged": lambda s: {"n_averaged": torch.tensor(5), **prefixed(s, "module.")},
+    "one level down": lambda s: {"epoch": 3, "model_state_dict": dict(s)},
+    "under an unknown key": lambda s: {"epoch": 3, "my_net": dict(s)},
+    "trained and averaged": lambda s: {"params": prefixed(s, "x"), "params_ema": dict(s)},
+    "BasicSR": lambda s: {"params": basicsr_edsr(s)},
+}
+
+
+@pytest.fixture
+def trained(sr):
+    """Train a network for an epoch; give its state_dict and its PSNR on Set5."""
+    assert sr.train("--save", "run", "--epochs", 1)[0] == 0
+    path = sr.folder("run") / "model/model_latest.pt"
+    return torch.load(path, weights_only=True), sr.metrics("run")[-1]["psnr"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_file_in_another_form_is_tested_without_flags(sr, trained, tmp_path, form):
+    state, psnr = trained
+    torch.save(FORMS[form](state), tmp_path / "w.pt")
+    status, out, err = sr(*TEST, tmp_path / "w.pt")
+    assert status == 0, err
+    assert "--n_feats 8 --n_colors 3 --scale 2 --model EDSR --n_resblocks 1 --rgb_range 255" in out
+    assert sr.metrics("test")[-1]["psnr"] == psnr
+
+
+def test_safetensors(sr, trained, tmp_path, monkeypatch):
+    state, psnr = trained
+    path = tmp_path / "w.safetensors"
+    safetensors.torch.save_file({k: v.contiguous() for k, v in state.items()}, path)
+    status, _, err = sr(*TEST, path)
+    assert status == 0, err
+    assert sr.metrics("test")[-1]["psnr"] == psnr
+    path.write_bytes(path.read_bytes()[:100])  # damaged
+    status, _, err = sr(*TEST, path)
+    assert status == 1
+    assert "w.safetensors: cannot be read" in err
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    assert "pip install safetensors" in sr(*TEST, path)[2]
+
+
+def test_float16_weights_load_exactly(trained, tmp_path):
+    state, _ = trained
+    torch.save({name: value.half() for name, value in state.items()}, tmp_path / "w.pt")
+    args = parse_args(["--test_only", "--pre_train", str(tmp_path / "w.pt")])
+    assert args.rgb_range == 255
+    net = build_network(args)
+    load_pre_train(args, net, print)
+    for name, value in net.state_dict().items():
+        assert value.dtype == torch.float32
+        assert torch.equal(value, state[name].half().float()), name
+
+
+def test_mmagic_is_edsr_in_the_range_of_one(tmp_path):
+    state = basicsr_edsr(
+        EDSR(scale=2, n_resblocks=1, n_feats=8).state_dict(), "upsample.{}.upsample_conv."
+    )
+    torch.save({"state_dict": prefixed(state, "generator.")}, tmp_path / "w.pt")
+    args = parse_args(["--test_only", "--pre_train", str(tmp_path / "w.pt")])
+    assert (args.model, args.scale, args.n_resblocks, args.rgb_range) == ("EDSR", [2], 1, 1)
+
+
+@pytest.fixture
+def basicsr_rcan(tmp_path):
+    """Write an RCAN x4 of 2 groups of 3 blocks in BasicSR's names; give the file and the network."""
+    torch.manual_seed(0)
+    net = RCAN(scale=4, n_resgroups=2, n_resblocks=3, n_feats=8, reduction=4).eval()
+    for parameter in net.parameters():
+        parameter.data *= 0.3 if parameter.requires_grad else 1  # the mean color is frozen
+    rules = [
+        (r"^body\.(\d)\.body\.(\d)\.body\.3\.conv_du\.0", r"body.\1.residual_group.\2.rcab.3.attention.1"),
+        (r"^body\.(\d)\.body\.(\d)\.body\.3\.conv_du\.2", r"body.\1.residual_group.\2.rcab.3.attention.3"),
+        (r"^body\.(\d)\.body\.(\d)\.body\.", r"body.\1.residual_group.\2.rcab."),
+        (r"^body\.(\d)\.body\.3\.", r"body.\1.conv."),
+        (r"^body\.2\.", "conv_after_body."),
+        (r"^head\.0", "conv_first"),
+        (r"^tail\.0", "upsample"),
+        (r"^tail\.1", "conv_last"),
+    ]  # fmt: skip
+    state = {}
+    for name, value in net.state_dict().items():
+        for pattern, new in rules:
+            name, count = re.subn(pattern, new, name)
+            if count:
+                break
+        if "mean" not in name:
+            state[name] = value
+    torch.save({"params": state}, tmp_path / "BasicSR_RCAN.pth")
+    return tmp_path / "BasicSR_RCAN.pth", net
+
+
+def test_basicsr_rcan_is_tested_upscaled_and_exported(sr, basicsr_rcan, tmp_path, monkeypatch):
+    path, net = basicsr_rcan
+    status, out, err = sr(*TEST, path, "--save_gt", "--save_results")
+    assert status == 0, err
+    assert "--model RCAN --n_resgroups 2 --n_resblocks 3 --reduction 4 --rgb_range 255" in out
+    lr_file = sr.folder("test") / "results-Set5/coffee_x4_LR.png"
+    lr = to_tensor(read_image(lr_file))[None].float()
+    with torch.no_grad():
+        want = net(lr).round().clamp(0, 255)[0].permute(1, 2, 0).numpy().astype(np.uint8)
+    for_demo = [*"--data_test Demo --test_only --cpu --save up --dir_demo".split(), lr_file]
+    assert sr(*for_demo, "--dir_out", tmp_path / "out", "--pre_train", path)[0] == 0
+    assert (read_image(tmp_path / "out/coffee_x4_LR.png") == want).mean() > 0.999
+    monkeypatch.setattr(export_onnx, "SIZES", ((1, 20, 33),))
+    out = tmp_path / "net.onnx"
+    assert export_onnx.main(["--out", str(out), "--pre_train", str(path)]) == 0
+    assert out.is_file()
+
+
+def test_flags_of_the_command_line_win(trained, tmp_path):
+    torch.save(trained[0], tmp_path / "w.pt")
+    command = ["--test_only", "--pre_train", str(tmp_path / "w.pt"), "--template", "EDSR_paper"]
+    args = parse_args([*command, "--res_scale", "0.5", "--n_resblocks=4"])
+    assert (args.n_feats, args.res_scale, args.n_resblocks) == (8, 0.5, 4)
+    assert args.from_file.keys() == {"model", "n_feats", "n_colors", "scale", "rgb_range"}
+    assert parse_args(["--pre_train", str(tmp_path / "w.pt")]).n_feats == 64  # a training
+
+
+@pytest.mark.parametrize(("model", "key"), [("EDSR", "x"), ("NLSN", "body.0.conv_match.0.weight")])
+def test_the_published_networks_have_res_scale(tmp_path, model, key):
+    blocks = {f"body.{i}.body.0.weight": torch.ones(1) for i in range(32)}
+    state = {"head.0.weight": torch.ones(256, 3, 3, 3), key: torch.ones(1), **blocks}
+    torch.save(state, tmp_path / "w.pt")
+    args = parse_args(["--test_only", "--pre_train", str(tmp_path / "w.pt")])
+    assert (args.model, args.n_resblocks, args.res_scale) == (model, 32, 0.1)
+
+
+def test_a_file_of_an_experiment_has_its_hidden_flags(sr):
+    nlsn = "--model NLSN --n_feats 8 --n_hashes 2 --chunk_size 36 --res_scale 0.5".split()
+    assert sr.train(*nlsn, "--save", "run", "--epochs", 1)[0] == 0
+    status, out, err = sr(*TEST, sr.folder("run") / "model/model_best.pt")
+    assert status == 0, err
+    assert "--res_scale 0.5 --nlsn_n_hashes 2 --nlsn_chunk_size 36" in out
+    assert sr.metrics("test")[-1]["psnr"] == sr.metrics("run")[-1]["psnr"]
+
+
+def test_a_wrong_hidden_flag_is_warned_of(sr, network, tmp_path, monkeypatch):
+    """With its residual branch 10 times as large, the network of the session needs --res_scale 0.1."""
+    monkeypatch.setattr(plausible, "MAX_LOSS", 5.0)  # it is hardly trained, 4 dB below bicubic
+    state = network.state_dict()
+    for key in ("body.0.body.2.weight", "body.0.body.2.bias"):
+        state[key] = state[key] * 10
+    torch.save(state, tmp_path / "w.pt")
+    status, out, _ = sr(*TEST, tmp_path / "w.pt", "--res_scale", 0.1)
+    assert status == 0
+    assert "WARNING" not in out
+    status, out, _ = sr(*TEST, tmp_path / "w.pt")
+    assert status == 0
+    assert "bicubic has" in out
+    assert "Check --res_scale (here 1.0)" in out
+
+
+def test_a_moved_mean_color_is_warned_of(sr, network, tmp_path):
+    state = dict(network.state_dict())
+    state["add_mean.bias"] = state["add_mean.bias"] / 255  # as after training in another range
+    torch.save(state, tmp_path / "w.pt")
+    out = sr(*TEST, tmp_path / "w.pt")[1]
+    assert "mean color is off by" in out
+    assert "--rgb_range (here 255)" in out
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.jit
+def test_what_is_not_a_file_of_weights_is_named(sr, tmp_path):
+    torch.jit.trace(torch.nn.Conv2d(3, 3, 1), torch.ones(1, 3, 4, 4)).save(tmp_path / "jit.pt")
+    (tmp_path / "page.pt").write_text("<!DOCTYPE html><html>")
+    (tmp_path / "lfs.pt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1")
+    (tmp_path / "net.onnx").write_bytes(b"\x08\x0a\x12")
+    torch.save({"a": {"x": torch.ones(1)}, "b": {"y": torch.ones(1)}}, tmp_path / "two.pt")
+    cases = {
+        tmp_path / "jit.pt": "TorchScript",
+        tmp_path / "page.pt": "web page",
+        tmp_path / "lfs.pt": "git lfs pull",
+        tmp_path / "net.onnx": "ONNX",
+        tmp_path / "two.pt": "no state_dict",
+        tmp_path: "is a folder, not a file: give one of its files, jit.pt",
+        "https://example.com/w.pt": "must be a file: download it",
+    }
+    for path, word in cases.items():
+        status, _, err = sr(*TEST, path)
+        assert status == 1
+        assert word in err
+        assert "Traceback" not in err
