@@ -1,16 +1,20 @@
 #!/usr/bin/env python3
-"""Export a trained network to ONNX, for any batch, height and width, and check the file with onnxruntime.
+"""Export a trained network to ONNX for any batch, height and width, and check it with onnxruntime.
 
+scripts/export_onnx.py --out RCAN_x4.onnx --pre_train RCAN_BIX4.pt [--range 1] [--fp16] [--uint8]
+    weights from a file. The network's flags come from the file or the command line, as in main.py
 scripts/export_onnx.py --out EDSR_x2.onnx --load EDSR_baseline_x2
     the latest weights of an experiment (--resume N: of that epoch)
-scripts/export_onnx.py --out RCAN_x4.onnx --template RCAN --scale 4 --pre_train RCAN_BIX4.pt [--uint8]
-    weights from a file; the network's flags are those of main.py
 
-The file maps `lr`, float32 (batch, colors, height, width) in [0, rgb_range], RGB, to `sr`, (batch, colors, height * scale,
-width * scale), not clamped; with --uint8 both are uint8 in [0, 255]. Its metadata name the network, scale and rgb_range.
-Crops of a photograph go through PyTorch and onnxruntime, both on the CPU; the file is kept only if they agree to --tolerance.
+The file maps `lr`, float32 (batch, colors, height, width) in [0, rgb_range], RGB, to `sr`, (batch,
+colors, height * scale, width * scale), not clamped.
+    --range 1   both are in [0, 1], which ONNX tools such as chaiNNer expect
+    --fp16      weights, `lr` and `sr` are float16: half the size, faster on GPUs
+    --uint8     both are uint8 in [0, 255]
+The metadata name the network, scale and range. Crops of a photograph are run in PyTorch (float32) and
+in onnxruntime, both on the CPU. The file is kept only if they agree to --tolerance.
 
-Needs the packages onnx, onnxscript and onnxruntime, and the exporter of torch 2.9 or later (tested with 2.13.0).
+Needs the packages onnx, onnxscript and onnxruntime, and torch 2.9 or later (tested with 2.13.0).
 """
 
 import argparse
@@ -37,36 +41,39 @@ from runtime.errors import UserError
 from runtime.files import atomic_path
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
-SIZES = (
-    (1, 48, 48),
-    (2, 37, 50),
-    (1, 9, 7),
-    (1, 136, 140),
-)  # batch, height, width; none is the one that is traced
-TRACED = (2, 40, 44)
+# batch, height, width; none is the size that is traced
+SIZES = ((1, 48, 48), (2, 37, 50), (1, 9, 7), (1, 136, 140))
+TRACED_SIZE = (2, 40, 44)
 
 
-class Wrapped(nn.Module):
-    """The network as the file has it: of one input, and of uint8 where that is asked for."""
+class OnnxNetwork(nn.Module):
+    """A network with the input and output of the file.
 
-    def __init__(self, net, scale, rgb_range, uint8):
+    Args:
+        net: the network, float32 or float16.
+        scale: int.
+        factor: rgb_range of the network over the maximum pixel value of the file.
+        dtype: of the file's input and output: float32, float16 or uint8.
+    """
+
+    def __init__(self, net, scale, factor, dtype):
         super().__init__()
-        self.net, self.scale, self.rgb_range, self.uint8 = net, scale, rgb_range, uint8
+        self.net, self.scale, self.factor, self.dtype = net, scale, factor, dtype
 
     def forward(self, lr):
         """Map lr (B, C, H, W) to (B, C, H*scale, W*scale)."""
-        x = lr.float() * (self.rgb_range / 255) if self.uint8 else lr
+        x = lr.to(next(self.net.parameters()).dtype)
+        x = x if self.factor == 1 else x * self.factor
         y = self.net(x, self.scale) if is_multi_scale(self.net) else self.net(x)
-        return (
-            (y * (255 / self.rgb_range)).round().clamp(0, 255).to(torch.uint8) if self.uint8 else y
-        )
+        y = y if self.factor == 1 else y * (1 / self.factor)
+        return y.round().clamp(0, 255).to(torch.uint8) if self.dtype == torch.uint8 else y
 
 
 def require_packages():
-    """Check what the export needs beside the program's own packages.
+    """Check that the packages of the export are there.
 
     Raises:
-        UserError: names what is missing.
+        UserError: names those that are missing.
     """
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
@@ -74,22 +81,21 @@ def require_packages():
             f"the export needs packages that are missing: pip install {' '.join(missing)}"
         )
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 9):
-        raise UserError(
-            f"the export needs torch 2.9 or later, this is {torch.__version__} (requirements.txt pins one)"
-        )
+        raise UserError(f"the export needs torch 2.9 or later, and this is {torch.__version__}")
 
 
 def load_network(args):
-    """Build the network of the flags in eval mode, with the weights of --load or --pre_train.
+    """Return the network of the flags in eval mode, with the weights of --load or --pre_train.
 
     Raises:
-        UserError: no weights are named, or they do not fit; the network has none, or several scales.
+        UserError: no weights are named, or they do not fit, or there are several scales.
     """
     net = build_network(args).eval()
     if not count_parameters(net):
-        raise UserError(f"--model {args.model}: has no weights to export")
+        raise UserError(f"--model {args.model} has no weights to export")
     if len(args.scale) > 1:
-        raise UserError(f"--scale {'+'.join(map(str, args.scale))}: a file has one scale")
+        scales = "+".join(map(str, args.scale))
+        raise UserError(f"--scale {scales} must be one scale: an ONNX file has one")
     if args.resume != 0:
         Checkpoint(args).load_weights(net)
     elif args.pre_train:
@@ -99,11 +105,11 @@ def load_network(args):
     return net
 
 
-def export(wrapped, example, metadata):
+def export(module, example, metadata):
     """Trace a module with symbolic batch, height and width.
 
     Args:
-        wrapped: maps a tensor (B, C, H, W) to another.
+        module: maps a tensor (B, C, H, W) to another.
         example: such a tensor, with B, H and W above 1.
         metadata: dict of str for the file.
 
@@ -115,14 +121,13 @@ def export(wrapped, example, metadata):
     """
     names = {0: "batch", 2: "height", 3: "width"}
     shapes = ({axis: torch.export.Dim(name) for axis, name in names.items()},)
-    logging.getLogger("torch.onnx").setLevel(
-        logging.ERROR
-    )  # it warns of torchvision, which is not used
+    # torch warns that torchvision is missing, which is not used
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             program = torch.onnx.export(
-                wrapped,
+                module,
                 (example,),
                 dynamo=True,
                 input_names=["lr"],
@@ -130,7 +135,7 @@ def export(wrapped, example, metadata):
                 dynamic_shapes=shapes,
                 verbose=False,
             )
-        except Exception as error:  # the exporter raises a class of its own for each of its steps
+        except Exception as error:  # each step of the exporter raises a class of its own
             cause = error
             while cause.__cause__ is not None:
                 cause = cause.__cause__
@@ -145,14 +150,14 @@ def export(wrapped, example, metadata):
     ]
     if fixed:
         raise UserError(
-            f"the network cannot be exported: its code fixes the {' and '.join(fixed)} of the example"
+            f"the network cannot be exported for all sizes: its code fixes the {' and '.join(fixed)}"
         )
     program.model.metadata_props.update(metadata)
     return program
 
 
 def photographs(size, n_colors):
-    """Give crops (B, C, H, W) of a photograph, uint8 or, for n_colors 1, float32 luma in [0, 255]."""
+    """Return crops (B, C, H, W) of a photograph in [0, 255]: uint8, or float32 for n_colors 1."""
     batch, height, width = size
     image = to_tensor(to_channels(skimage.data.astronaut(), n_colors))
     return torch.stack(
@@ -160,15 +165,15 @@ def photographs(size, n_colors):
     )
 
 
-def check(path, wrapped, inputs, white, tolerance):
-    """Compare the file in onnxruntime with the module in PyTorch on each of the inputs, and print the differences.
+def check(path, module, inputs, max_value, tolerance):
+    """Check that the file in onnxruntime and the module in PyTorch have the same outputs.
 
     Args:
         path: the ONNX file.
-        wrapped: module of the network as it is tested.
-        inputs: list of tensors (B, C, H, W).
-        white: value of white in the output.
-        tolerance: largest difference allowed, as a part of white.
+        module: maps a tensor (B, C, H, W) to another, in the range and dtype of the file.
+        inputs: list of tensors (B, C, H, W), uint8 or float32.
+        max_value: maximum pixel value of the output.
+        tolerance: largest difference allowed, as a fraction of `max_value`.
 
     Raises:
         UserError: the largest difference is above the tolerance.
@@ -176,87 +181,117 @@ def check(path, wrapped, inputs, white, tolerance):
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    is_half = session.get_inputs()[0].type == "tensor(float16)"
     worst = 0.0
     for lr in inputs:
         with torch.inference_mode():
-            expected = wrapped(lr).double()
-        found = torch.from_numpy(session.run(None, {"lr": lr.numpy()})[0]).double()
+            expected = module(lr).double()
+        feed = lr.half() if is_half else lr
+        found = torch.from_numpy(session.run(None, {"lr": feed.numpy()})[0]).double()
         if found.shape != expected.shape:
             raise UserError(
-                f"onnxruntime gives {tuple(found.shape)} for {tuple(lr.shape)}, PyTorch {tuple(expected.shape)}"
+                f"for an input of {tuple(lr.shape)}, the output of onnxruntime has the shape "
+                f"{tuple(found.shape)}, that of PyTorch {tuple(expected.shape)}"
             )
-        difference = float((found - expected).abs().max()) / white
-        worst = max(worst, difference)
-        print(
-            f"{'x'.join(map(str, lr.shape))}: onnxruntime and PyTorch differ by {difference:.1e} of white at the most"
-        )
+        difference = float((found - expected).abs().max()) / max_value
+        worst = difference if not difference <= worst else worst  # nan counts as worst
+        size = "x".join(map(str, lr.shape))
+        print(f"{size}: onnxruntime and PyTorch differ by at most {difference:.1e} of the range")
     if not worst <= tolerance:
         raise UserError(
-            f"they differ by {worst:.1e} of white, more than --tolerance {tolerance:g}: no file is written"
+            f"onnxruntime and PyTorch differ by {worst:.1e} of the range, more than --tolerance "
+            f"{tolerance:g}: no file was written"
         )
 
 
-def run(out, args, uint8, tolerance):
-    """Export, check and write."""
+def default_tolerance(options, args):
+    """Return the largest difference that is expected, as a fraction of the range."""
+    if options.uint8 or options.fp16:  # a value between two steps may be rounded to either
+        return 1.5 / 255
+    # NLSN: a pixel between two hash buckets may fall into either
+    return 1e-3 if args.model == "NLSN" else 1e-4
+
+
+def run(options, args):
+    """Export, check and write.
+
+    Args:
+        options: flags of this script.
+        args: flags of main.py.
+    """
     net = load_network(args)
-    scale, (colors, rgb_range) = args.scale[0], (args.n_colors, args.rgb_range)
-    if uint8 and colors != 3:
+    scale, n_colors = args.scale[0], args.n_colors
+    if options.uint8 and (n_colors != 3 or options.range):
         raise UserError(
-            "--uint8 is for RGB, not for --n_colors 1, whose input is not rounded to 8 bits"
+            "--uint8 is for RGB in [0, 255]: it excludes --range and --n_colors 1, whose input is not "
+            "rounded to 8 bits"
         )
+    max_value = 255 if options.uint8 else options.range or args.rgb_range
+    max_value = int(max_value) if max_value == int(max_value) else max_value
+    dtype = torch.uint8 if options.uint8 else torch.float32
+    factor = args.rgb_range / max_value
 
     def prepare(size):
-        images = photographs(size, colors)
-        return images if uint8 else images.float() * (rgb_range / 255)
+        images = photographs(size, n_colors)
+        return images if options.uint8 else images.float() * (max_value / 255)
 
-    white = 255 if uint8 else rgb_range
-    metadata = {
-        "model": args.model,
-        "scale": scale,
-        "colors": "RGB" if colors == 3 else "Y",
-        "rgb_range": white,
-    }
-    wrapped = Wrapped(net, scale, rgb_range, uint8)
-    traced = Wrapped(make_exportable(copy.deepcopy(net)), scale, rgb_range, uint8)
-    program = export(
-        traced, prepare(TRACED), {name: str(value) for name, value in metadata.items()}
-    )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(out) as partial:
+    colors = "RGB" if n_colors == 3 else "Y"
+    metadata = {"model": args.model, "scale": scale, "colors": colors, "rgb_range": max_value}
+    exported, example = copy.deepcopy(net), prepare(TRACED_SIZE)
+    if options.fp16:
+        exported.half()
+        example = example if options.uint8 else example.half()
+    traced = OnnxNetwork(make_exportable(exported), scale, factor, dtype)
+    program = export(traced, example, {name: str(value) for name, value in metadata.items()})
+    tolerance = options.tolerance
+    tolerance = default_tolerance(options, args) if tolerance is None else tolerance
+    reference = OnnxNetwork(net, scale, factor, dtype)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(options.out) as partial:
         program.save(str(partial))
-        check(partial, wrapped, [prepare(size) for size in SIZES], white, tolerance)
-    print(f"written: {out} ({out.stat().st_size / 1e6:.1f} MB)")
+        check(partial, reference, [prepare(size) for size in SIZES], max_value, tolerance)
+    print(f"written: {options.out} ({options.out.stat().st_size / 1e6:.1f} MB)")
 
 
-def main(argv=None):
-    """Export; gives the exit status: 0, 2 for bad flags, 1 for other bad input or a file that differs."""
+def _positive(text):
+    value = float(text)
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"{text} must be a number above 0")
+    return value
+
+
+def build_parser():
+    """Build the parser of this script's own flags."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--out", type=Path, required=True, help="the ONNX file")
-    parser.add_argument(
-        "--uint8",
-        action="store_true",
-        help="uint8 in and out, rounded and clamped as saved images are",
-    )
-    parser.add_argument(
+    flag = parser.add_argument
+    flag("--out", type=Path, required=True, help="the ONNX file")
+    flag("--range", type=_positive, help="maximum pixel value (default: that of the network)")
+    flag("--fp16", action="store_true", help="weights, input and output in float16")
+    flag("--uint8", action="store_true", help="input and output in uint8, rounded and clamped")
+    flag(
         "--tolerance",
         type=float,
-        help="largest difference as a part of white (default: 1e-4; NLSN 1e-3; --uint8 1.5 steps)",
+        help="largest difference, as a fraction of the range (default: 1e-4; NLSN 1e-3; --uint8 and "
+        "--fp16 1.5 gray levels)",
     )
-    own, flags = parser.parse_known_args(argv)
+    return parser
+
+
+def main(argv=None):
+    """Export; return the exit status: 0, 2 for bad flags, 1 for other errors."""
+    options, flags = build_parser().parse_known_args(argv)
     try:
         args = parse_args([*flags, "--test_only", "--cpu"])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    # NLSN: a pixel between two hash buckets may fall into either; uint8: a value between two steps may be rounded to either
-    loose = 1.5 / 255 if own.uint8 else 1e-3 if args.model == "NLSN" else 1e-4
     try:
         require_packages()
-        run(own.out, args, own.uint8, loose if own.tolerance is None else own.tolerance)
+        run(options, args)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

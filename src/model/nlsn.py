@@ -119,7 +119,7 @@ class NonLocalSparseAttention(nn.Module):
             weights = scores.clamp_(min=MIN_LOGIT).exp_()
             total = weights.sum(-1, keepdim=True)
             log_sum = max_score + total.log()
-        result = weights @ self._windows(values) / total  # (B, K, S, C)
+        result = weights.to(values.dtype) @ self._windows(values) / total  # (B, K, S, C)
         result = self._to_pixels(result, order, inverse_order, length)
         return result, self._to_pixels(log_sum, order, inverse_order, length).squeeze(-1)
 
