@@ -180,6 +180,14 @@ def test_a_file_of_an_experiment_has_its_hidden_flags(sr):
     assert sr.metrics("test")[-1]["psnr"] == sr.metrics("run")[-1]["psnr"]
 
 
+def test_a_training_state_has_the_averaged_weights(sr):
+    train = ("--save", "run", "--epochs", 1, "--use_ema", "--loss", "1*L1+1*RGAN")
+    assert sr.train(*train)[0] == 0
+    status, _, err = sr(*TEST, sr.folder("run") / "model/state.pt")
+    assert status == 0, err
+    assert sr.metrics("test")[-1]["psnr"] == sr.metrics("run")[-1]["psnr"]
+
+
 def test_a_wrong_hidden_flag_is_warned_of(sr, network, tmp_path, monkeypatch):
     """With its residual branch 10 times as large, the network of the session needs --res_scale 0.1."""
     monkeypatch.setattr(plausible, "MAX_LOSS", 5.0)  # it is hardly trained, 4 dB below bicubic
