@@ -25,9 +25,9 @@ _PREFIX = f"sr_hub_{zlib.crc32(bytes(_ROOT)):08x}."  # differs between clones of
 def _project_modules():
     """Import from src/ in a with block, and leave the caller's modules and sys.path as they were.
 
-    The names in src/ are short (data, model, loss, main): they would hide modules of the caller, or be
-    hidden by them. Afterwards the project's modules are known as _PREFIX + name, which torch.compile
-    and pickle need, and which a second `load` uses.
+    The names in src/ are short (data, model, loss, main): they would hide modules of the caller, or
+    be hidden by them. Afterwards the project's modules are known as _PREFIX + name, which
+    torch.compile and pickle need, and which a second `load` uses.
     """
     own = {path.stem for path in _SRC.iterdir() if path.suffix == ".py" or path.is_dir()}
 
@@ -62,8 +62,8 @@ class SuperResolver:
     """A network with its weights that maps images to images.
 
     Attributes:
-        net: the network, a torch.nn.Module in eval mode. It maps (B, n_colors, H, W) in [0, rgb_range]
-            to (B, n_colors, H * scale, W * scale), not clamped.
+        net: the network, a torch.nn.Module in eval mode. It maps (B, n_colors, H, W) in
+            [0, rgb_range] to (B, n_colors, H * scale, W * scale), not clamped.
         scale: int.
         n_colors: 3 for RGB, 1 for luma (Y).
         rgb_range: maximum pixel value of the network's input and output.
@@ -106,8 +106,8 @@ def load(weights, device=None, **flags):
     Args:
         weights: path of a checkpoint of this program, EDSR-PyTorch, RCAN, BasicSR, ...
         device: e.g. "cuda:1" or "cpu"; the best one by default.
-        flags: flags of src/main.py that the file does not show, or that should differ: res_scale=0.1,
-            chop_size=256, self_ensemble=True, precision="half".
+        flags: flags of src/main.py that the file does not show, or that should differ:
+            res_scale=0.1, chop_size=256, self_ensemble=True, precision="half".
 
     Returns:
         SuperResolver.

@@ -11,8 +11,8 @@ colors, height * scale, width * scale), not clamped.
     --range 1   both are in [0, 1], which ONNX tools such as chaiNNer expect
     --fp16      weights, `lr` and `sr` are float16: half the size, faster on GPUs
     --uint8     both are uint8 in [0, 255]
-The metadata name the network, scale and range. Crops of a photograph are run in PyTorch (float32) and
-in onnxruntime, both on the CPU. The file is kept only if they agree to --tolerance.
+The metadata name the network, scale and range. Crops of a photograph are run in PyTorch (float32)
+and in onnxruntime, both on the CPU. The file is kept only if they agree to --tolerance.
 
 Needs the packages onnx, onnxscript and onnxruntime, and torch 2.9 or later (tested with 2.13.0).
 """
@@ -150,7 +150,8 @@ def export(module, example, metadata):
     ]
     if fixed:
         raise UserError(
-            f"the network cannot be exported for all sizes: its code fixes the {' and '.join(fixed)}"
+            "the network cannot be exported for all sizes: "
+            f"its code fixes the {' and '.join(fixed)}"
         )
     program.model.metadata_props.update(metadata)
     return program
@@ -223,8 +224,8 @@ def run(options, args):
     scale, n_colors = args.scale[0], args.n_colors
     if options.uint8 and (n_colors != 3 or options.range):
         raise UserError(
-            "--uint8 is for RGB in [0, 255]: it excludes --range and --n_colors 1, whose input is not "
-            "rounded to 8 bits"
+            "--uint8 is for RGB in [0, 255]: it excludes --range and --n_colors 1, whose input is "
+            "not rounded to 8 bits"
         )
     max_value = 255 if options.uint8 else options.range or args.rgb_range
     max_value = int(max_value) if max_value == int(max_value) else max_value
@@ -275,8 +276,8 @@ def build_parser():
     flag(
         "--tolerance",
         type=float,
-        help="largest difference, as a fraction of the range (default: 1e-4; NLSN 1e-3; --uint8 and "
-        "--fp16 1.5 gray levels)",
+        help="largest difference, as a fraction of the range (default: 1e-4; NLSN 1e-3; --uint8 "
+        "and --fp16 1.5 gray levels)",
     )
     return parser
 

@@ -1,4 +1,4 @@
-"""Networks in a form that can be exported for all sizes: same results, no Python branch on a size."""
+"""Networks in a form that can be exported for all sizes: same results, no branch on a size."""
 
 import types
 

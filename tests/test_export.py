@@ -17,7 +17,8 @@ NETWORKS = {
     "EDSR": "--model EDSR --n_resblocks 1 --n_feats 8 --scale 3 --rgb_range 1 --n_colors 1",
     "RCAN": "--model RCAN --n_resgroups 1 --n_resblocks 1 --n_feats 8 --reduction 4 --scale 2",
     "HAN": "--model HAN --n_resgroups 1 --n_resblocks 1 --n_feats 8 --reduction 4 --scale 2",
-    "NLSN": "--model NLSN --n_resblocks 1 --n_feats 8 --n_hashes 1 --chunk_size 16 --scale 2 --rgb_range 1",
+    "NLSN": "--model NLSN --n_resblocks 1 --n_feats 8 --n_hashes 1 --chunk_size 16 --scale 2 "
+    "--rgb_range 1",
 }
 
 
@@ -89,7 +90,7 @@ def test_an_experiment_in_uint8_and_a_tolerance(sr, tmp_path, capsys, monkeypatc
     "size", [(1, 2, 3), (2, 3, 4), (1, 4, 4), (2, 5, 7), (3, 9, 11), (1, 40, 60)]
 )
 def test_sparse_attention_without_decisions_on_the_size(size):
-    """Chunks of 16: less than half of one, less than one, one, several with a rest, more than there are buckets for."""
+    """Chunks of 16: less than half of one to more than there are buckets."""
     torch.manual_seed(1)
     attention = NonLocalSparseAttention(8, n_hashes=3, chunk_size=16, res_scale=0.5).eval()
     x = torch.randn(size[0], 8, *size[1:])

@@ -1,4 +1,4 @@
-"""hubconf.py: from Python, the same pixels as from the command line, and no trace in the caller's modules."""
+"""hubconf.py: the pixels of the command line, and no trace in the caller's modules."""
 
 import pickle
 import shutil

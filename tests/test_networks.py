@@ -194,7 +194,8 @@ def test_tiles_give_the_whole_image(scale, height, width):
     net = build("EDSR", scale).eval()
     lr = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0)) * 255
     with torch.no_grad():
-        # radius: head 1, two blocks 4, body 1, tail 1 and at most 1 more in LR pixels; a quarter of 36 is 9
+        # radius in LR pixels: head 1, two blocks 4, body 1, tail 1 and at most 1 more.
+        # A quarter of 36 is 9.
         tiled = forward_tiled(net, lr, scale, 80, 36)
         assert (tiled - net(lr)).abs().max() < 1e-3 * 255
 

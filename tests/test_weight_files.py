@@ -1,4 +1,4 @@
-"""A file of weights is enough: for tests, upscaling and export, under the names of other programs."""
+"""A file of weights is enough: for test, upscaling and export, in the forms of other programs."""
 
 import re
 import sys
@@ -108,21 +108,22 @@ def test_mmagic_is_edsr_in_the_range_of_one(tmp_path):
 
 @pytest.fixture
 def basicsr_rcan(tmp_path):
-    """Write an RCAN x4 of 2 groups of 3 blocks in BasicSR's names; give the file and the network."""
+    """Return a file of an RCAN x4 of 2 groups of 3 blocks in BasicSR's names, and the network."""
     torch.manual_seed(0)
     net = RCAN(scale=4, n_resgroups=2, n_resblocks=3, n_feats=8, reduction=4).eval()
     for parameter in net.parameters():
         parameter.data *= 0.3 if parameter.requires_grad else 1  # the mean color is frozen
+    block, rcab = r"^body\.(\d)\.body\.(\d)\.body\.", r"body.\1.residual_group.\2.rcab."
     rules = [
-        (r"^body\.(\d)\.body\.(\d)\.body\.3\.conv_du\.0", r"body.\1.residual_group.\2.rcab.3.attention.1"),
-        (r"^body\.(\d)\.body\.(\d)\.body\.3\.conv_du\.2", r"body.\1.residual_group.\2.rcab.3.attention.3"),
-        (r"^body\.(\d)\.body\.(\d)\.body\.", r"body.\1.residual_group.\2.rcab."),
+        (block + r"3\.conv_du\.0", rcab + "3.attention.1"),
+        (block + r"3\.conv_du\.2", rcab + "3.attention.3"),
+        (block, rcab),
         (r"^body\.(\d)\.body\.3\.", r"body.\1.conv."),
         (r"^body\.2\.", "conv_after_body."),
         (r"^head\.0", "conv_first"),
         (r"^tail\.0", "upsample"),
         (r"^tail\.1", "conv_last"),
-    ]  # fmt: skip
+    ]
     state = {}
     for name, value in net.state_dict().items():
         for pattern, new in rules:
@@ -165,10 +166,21 @@ def test_flags_of_the_command_line_win(trained, tmp_path):
 @pytest.mark.parametrize(("model", "key"), [("EDSR", "x"), ("NLSN", "body.0.conv_match.0.weight")])
 def test_the_published_networks_have_res_scale(tmp_path, model, key):
     blocks = {f"body.{i}.body.0.weight": torch.ones(1) for i in range(32)}
+    blocks["weights"] = torch.zeros(18 * 32 * 256**2, dtype=torch.int8)  # as many as there must be
     state = {"head.0.weight": torch.ones(256, 3, 3, 3), key: torch.ones(1), **blocks}
     torch.save(state, tmp_path / "w.pt")
     args = parse_args(["--test_only", "--pre_train", str(tmp_path / "w.pt")])
     assert (args.model, args.n_resblocks, args.res_scale) == (model, 32, 0.1)
+
+
+def test_a_small_file_cannot_ask_for_a_large_network(sr, tmp_path):
+    state = EDSR(scale=2, n_resblocks=2, n_feats=8).state_dict()
+    state["head.0.weight"] = torch.ones(8192, 3, 3, 3)
+    torch.save(state, tmp_path / "w.pt")
+    assert parse_args(["--test_only", "--pre_train", str(tmp_path / "w.pt")]).n_feats == 64
+    status, _, err = sr(*TEST, tmp_path / "w.pt")
+    assert status == 1
+    assert "head.0.weight: (8192, 3, 3, 3), the network has (64, 3, 3, 3)" in err
 
 
 def test_a_file_of_an_experiment_has_its_hidden_flags(sr):
@@ -189,7 +201,7 @@ def test_a_training_state_has_the_averaged_weights(sr):
 
 
 def test_a_wrong_hidden_flag_is_warned_of(sr, network, tmp_path, monkeypatch):
-    """With its residual branch 10 times as large, the network of the session needs --res_scale 0.1."""
+    """With a residual branch 10 times as large, the session's network needs --res_scale 0.1."""
     monkeypatch.setattr(plausible, "MAX_LOSS", 5.0)  # it is hardly trained, 4 dB below bicubic
     state = network.state_dict()
     for key in ("body.0.body.2.weight", "body.0.body.2.bias"):

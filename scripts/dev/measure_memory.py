@@ -2,8 +2,8 @@
 """Measure the peak memory of inference on the CPU, in a process of its own for each case.
 
 scripts/dev/measure_memory.py tiles [--size 1024] [--scale 4] [--tiles 2]
-    each network at its published size, a SIZExSIZE LR image in tiles (--chop). All tiles have one shape and so take the
-    same memory: the network runs on the first --tiles of them, the others are left blank to save hours
+    each network at its published size, a SIZExSIZE LR image in tiles (--chop). All tiles have one
+    shape and so take the same memory: to save hours, the network runs only on the first --tiles
 scripts/dev/measure_memory.py attention [--size 128]
     HAN on a SIZExSIZE LR image x2, with its layer attention fused into the next convolution and not
 """
@@ -94,13 +94,14 @@ def measure(case):
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     seconds = time.perf_counter() - began
     print(
-        f"| {preset} | {what} | {peak / 2**20:.2f} GiB | {(peak - before) / 2**20:.2f} GiB | {seconds:.0f} s |",
+        f"| {preset} | {what} | {peak / 2**20:.2f} GiB | {(peak - before) / 2**20:.2f} GiB "
+        f"| {seconds:.0f} s |",
         flush=True,
     )
 
 
 def main(argv=None):
-    """Measure all cases; gives the exit status."""
+    """Measure all cases; return the exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -120,7 +121,8 @@ def main(argv=None):
     else:
         cases = [(kind, "HAN", args.size or 128, args.scale or 2, 0) for kind in ("fused", "plain")]
     print(
-        "| network | case | peak of the process | of it for the image | time |\n| --- | --- | --- | --- | --- |",
+        "| network | case | peak of the process | of it for the image | time |\n"
+        "| --- | --- | --- | --- | --- |",
         flush=True,
     )
     return max(

@@ -1,4 +1,4 @@
-"""The networks. A new one is a file with `make_model(args) -> nn.Module` and a line in `NETWORKS`."""
+"""The networks. A new one is a file with `make_model(args)` and a line in `NETWORKS`."""
 
 import importlib
 

@@ -1,4 +1,7 @@
-"""Modules that the networks share. Parameter names are those of EDSR-PyTorch, so published checkpoints load."""
+"""Modules that the networks share.
+
+Parameter names are those of EDSR-PyTorch, so published checkpoints load.
+"""
 
 import math
 
@@ -41,7 +44,7 @@ class MeanShift(nn.Conv2d):
 class ResBlock(nn.Module):
     """Compute x + res_scale * conv(relu(conv(x))): EDSR's residual block, without normalization.
 
-    Lim et al., CVPRW 2017, section 3.1 and figure 2c; res_scale is the residual scaling of section 3.3.
+    Lim et al., CVPRW 2017, section 3.1 and figure 2c. Section 3.3 has the residual scaling.
     """
 
     def __init__(self, n_feats, res_scale=1.0):
@@ -56,8 +59,9 @@ class ResBlock(nn.Module):
 
 
 class SubPixelConv(nn.Conv2d):
-    """Enlarge by a factor: a 3x3 convolution, then pixel shuffle (Shi et al., CVPR 2016, equation 4).
+    """Enlarge by a factor: a 3x3 convolution, then pixel shuffle.
 
+    Shi et al., CVPR 2016, equation 4.
     The weights have the published channel order (C, factor, factor), which torch's pixel_shuffle
     gathers value by value. Here the convolution computes the order (factor, factor, C). In
     channels_last, the shuffle then moves runs of factor*C values: twice as fast, its gradient five
@@ -146,8 +150,8 @@ class OutputConv(nn.Conv2d):
 class SRNetwork(nn.Module):
     """Mean shift, head, body with long skip, tail: the frame of the networks.
 
-    A subclass fills `self.body` or overrides `features`. The frame keeps input and output in float32
-    under autocast.
+    A subclass fills `self.body` or overrides `features`. The frame keeps input and output in
+    float32 under autocast.
 
     Attributes:
         flags: names of the flags that the network is built from, which are its keyword arguments. A

@@ -1,7 +1,8 @@
 """HAN: Niu et al., Single Image Super-Resolution via a Holistic Attention Network, ECCV 2020.
 
 RCAN's groups with two attentions, figure 2. Layer attention (LAM) mixes the outputs of all groups.
-Channel-spatial attention (CSAM) gates the last of them. Both start as the identity: their gamma is 0.
+Channel-spatial attention (CSAM) gates the last of them. Both start as the identity:
+their gamma is 0.
 
 Departs from the published code, which works for 10 groups only: here the number of groups is free.
 """
@@ -18,7 +19,7 @@ CHUNK = 2**16  # values of each feature map that are converted to float32 at a t
 
 
 def _gram_matrix(maps):
-    """Compute the inner products of N maps (B, C, H, W), (B, N, N) in float32, without stacking them."""
+    """Compute the inner products (B, N, N) of N maps (B, C, H, W) in float32, without a stack."""
     gram = 0.0
     chunks = (x.permute(0, 2, 3, 1).flatten(1).split(CHUNK, dim=1) for x in maps)
     for chunk in zip(*chunks, strict=True):
@@ -30,8 +31,8 @@ def _gram_matrix(maps):
 class LayerAttention(nn.Module):
     """Attention among N feature maps (section 3.2, equations 4 and 5).
 
-    As in the code that the weights were published with, the softmax is taken of max(e) - e, in which
-    e are the affinities Q K^T.
+    As in the code that the weights were published with, the softmax is taken of max(e) - e, in
+    which e are the affinities Q K^T.
     """
 
     def __init__(self):

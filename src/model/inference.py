@@ -21,9 +21,9 @@ def _tile_ranges(length, tile, overlap):
 def _blend_weights(ranges, scale, overlap, like):
     """Return each tile's weights along one axis, (length * scale,), which sum to 1 over the tiles.
 
-    They have the dtype and device of `like`. Neighbors are blended in a band of overlap / 2 LR pixels
-    in the middle of their overlap. The weight of pixels at the edge of a tile is 0, because they have
-    the least context.
+    They have the dtype and device of `like`. Neighbors are blended in a band of overlap / 2 LR
+    pixels in the middle of their overlap. The weight of pixels at the edge of a tile is 0, because
+    they have the least context.
     """
     band = max(overlap * scale / 2, 1e-3)
     weights = []
@@ -194,15 +194,15 @@ class Upscaler:
         return total / 8
 
     def _halve_tile(self, size, error):
-        """Halve the tile after the accelerator ran out of memory; below 32 pixels raise the error."""
+        """Halve the tile after an out-of-memory error; raise the error below 32 pixels."""
         tile = min(self.tile, max(size)) // 2
         if tile < 32:
             raise error
         self.chop, self.tile, self.overlap = True, tile, min(self.overlap, tile // 2 - 1)
         torch.cuda.empty_cache()
         self.log(
-            f"out of memory: continuing in tiles of {tile} pixels with an overlap of {self.overlap} "
-            "(--chop_size, --chop_overlap)"
+            f"out of memory: continuing in tiles of {tile} pixels with an overlap of "
+            f"{self.overlap} (--chop_size, --chop_overlap)"
         )
 
     def _forward(self, lr, scale):

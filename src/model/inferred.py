@@ -1,4 +1,4 @@
-"""Flags of a network from the file of its weights: from names, shapes and a config.txt beside it."""
+"""Flags of a network from its weights: from names, shapes and the config.txt of an experiment."""
 
 import contextlib
 import re
@@ -44,7 +44,10 @@ def infer_flags(state):
     else:
         flags["model"] = "NLSN" if "conv_match" in names else "EDSR"
         flags["n_resblocks"] = len(re.findall(r"^body\.\d+\.body\.0\.weight$", names, re.M))
-    if not flags["n_resblocks"]:
+    # Another network, or a file made to fill the memory: the convolutions of the blocks are missing
+    n_blocks = flags["n_resblocks"] * flags.get("n_resgroups", 1)
+    n_values = sum(value.numel() for value in state.values())
+    if not n_blocks or n_values < 18 * n_blocks * flags["n_feats"] ** 2:
         return {}
     return flags | _infer_range(state)
 

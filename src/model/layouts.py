@@ -65,8 +65,8 @@ def _strip_to_network(state):
 def _from_basicsr(state):
     """Rename EDSR and RCAN of BasicSR, and EDSR of mmagic (and mmedit).
 
-    They subtract the mean color without a parameter, so it is added: in [0, 255], BasicSR's img_range,
-    and in [0, 1] for mmagic.
+    They subtract the mean color without a parameter, so it is added: in [0, 255], BasicSR's
+    img_range, and in [0, 1] for mmagic.
     """
     body = [match for match in (re.match(r"body\.(\d+)\.", name) for name in state) if match]
     blocks = [int(n) for n in re.findall(r"residual_group\.(\d+)\.", " ".join(state))]
@@ -101,10 +101,11 @@ def _from_basicsr(state):
 
 
 def to_edsr_names(state):
-    """Return a state_dict under EDSR-PyTorch's names; other networks' are returned without prefixes."""
+    """Return a state_dict under EDSR-PyTorch's names; another network's without prefixes."""
     state = _strip_to_network(strip_prefix(state))
     first = state.get("conv_first.weight")
-    is_basicsr = first is not None and first.dim() == 4 and "conv_after_body.weight" in state
+    is_basicsr = first is not None and first.dim() == 4 and first.shape[1] in (1, 3)
+    is_basicsr = is_basicsr and "conv_after_body.weight" in state
     if is_basicsr and any(name.startswith("body.0.") for name in state):
         return _from_basicsr(state)
     return state

@@ -127,7 +127,7 @@ class NonLocalSparseAttention(nn.Module):
     # (scripts/onnx_modules.py) replaces them.
 
     def _rotations(self, channels, buckets, device):
-        """Return random rotations (1, C', n_hashes, buckets/2): new ones in training, fixed in eval.
+        """Return random rotations (1, C', n_hashes, buckets/2), in eval always the same.
 
         The fixed ones are drawn on the CPU, because other devices draw other numbers from a seed.
         """
@@ -142,7 +142,7 @@ class NonLocalSparseAttention(nn.Module):
         return self._eval_rotations[key]
 
     def _hash(self, match):
-        """Map match (B, L, C') to buckets (B, n_hashes, L): the index of the nearest rotated axis."""
+        """Map match (B, L, C') to buckets (B, n_hashes, L), each the index of the nearest axis."""
         chunks = match.shape[1] // self.chunk_size
         buckets = max(min(chunks + chunks % 2, MAX_BUCKETS), 2)
         rotations = self._rotations(match.shape[2], buckets, match.device)[0]
@@ -158,7 +158,7 @@ class NonLocalSparseAttention(nn.Module):
         return order, torch.empty_like(order).scatter_(0, order, rows)
 
     def _to_chunks(self, x, order, inverse_order):
-        """Sort x (B, L, C) and split it into chunks (B, K, S, C); the last rows fill the last chunk."""
+        """Sort x (B, L, C) into chunks (B, K, S, C). The last rows fill up the last chunk."""
         batch, length, channels = x.shape
         size = min(self.chunk_size, length)
         padding = -length % size

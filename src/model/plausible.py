@@ -65,6 +65,6 @@ def warn_if_implausible(args, net, path, log):
         names += ["rgb_range"] if not shift <= MAX_SHIFT or not names else []
         flags = ", ".join(f"--{name} (here {getattr(args, name)})" for name in names)
         log(
-            f"WARNING: {path}: {'; '.join(reasons)}. The weights are hardly trained, or were trained "
-            f"with other flags that the file does not show. Check {flags}"
+            f"WARNING: {path}: {'; '.join(reasons)}. The weights are hardly trained, or were "
+            f"trained with other flags that the file does not show. Check {flags}"
         )

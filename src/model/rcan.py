@@ -1,7 +1,7 @@
 """RCAN: Zhang et al., Image Super-Resolution Using Very Deep Residual Channel Attention Networks.
 
-ECCV 2018. Residual in residual, figure 2: groups of channel attention blocks between EDSR's head and
-tail. The paper's network has 10 groups of 20 blocks of 64 features. As in the published code,
+ECCV 2018. Residual in residual, figure 2: groups of channel attention blocks between EDSR's head
+and tail. The paper's network has 10 groups of 20 blocks of 64 features. As in the published code,
 res_scale is not used. HAN builds on the same groups.
 """
 
@@ -12,7 +12,10 @@ from model.common import SRNetwork, conv
 
 
 class ChannelAttention(nn.Module):
-    """Compute a gate in (0, 1) per channel from the channel means (section 3.3, equations 7 and 8)."""
+    """Compute a gate in (0, 1) per channel from the channel means.
+
+    Section 3.3, equations 7 and 8.
+    """
 
     def __init__(self, n_feats, reduction=16):
         super().__init__()

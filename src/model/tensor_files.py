@@ -103,7 +103,8 @@ def _check_format(path, what):
             )
         if any(m.compress_type for m in members) or size > path.stat().st_size:
             raise UserError(
-                f"{what} {path}: is compressed, or declares more bytes than it has: it was not loaded"
+                f"{what} {path}: is compressed, or declares more bytes than it has: "
+                "it was not loaded"
             )
         damaged = archive.testzip()
     if damaged:
@@ -134,8 +135,8 @@ def load_file(path, what="checkpoint"):
         what: names the file in errors.
 
     Raises:
-        UserError: the file is missing, broken, or holds anything but tensors and plain values; or it
-            declares more than it has.
+        UserError: the file is missing, broken, or holds anything except tensors and plain values;
+            or it declares more than it has.
     """
     _require_file(path, what)
     path = Path(path)
@@ -148,12 +149,13 @@ def load_file(path, what="checkpoint"):
         raise
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{what} {path}: holds more than tensors and plain values, or is not a checkpoint. It was "
-            "not loaded, because such a file can run code: save only the state_dict"
+            f"{what} {path}: holds more than tensors and plain values, or is not a checkpoint. It "
+            "was not loaded, because such a file can run code: save only the state_dict"
         ) from error
     except Exception as error:  # torch.load raises anything from EOFError to KeyError
         raise UserError(
-            f"{what} {path}: cannot be read, it is broken or not a checkpoint ({type(error).__name__})"
+            f"{what} {path}: cannot be read, it is broken or not a checkpoint "
+            f"({type(error).__name__})"
         ) from error
     for name, tensor in iter_tensors(value):
         if tensor.numel() * tensor.element_size() > path.stat().st_size:  # one number, expanded

@@ -1,4 +1,4 @@
-"""Weights into networks: checkpoints of this program, of the published repositories, and downloads."""
+"""Load weights into networks: of this program, of published repositories, and downloads."""
 
 import torch
 
@@ -34,7 +34,7 @@ def read_weights(path):
 
 
 def _match_names(net, state):
-    """Return a state_dict under the names of the network, if its names are a known variant of them."""
+    """Return a state_dict under the network's names if its own are a known variant of them."""
     own = net.state_dict().keys()
     if own <= state.keys():
         return state
