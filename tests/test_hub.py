@@ -58,6 +58,7 @@ def test_the_modules_of_the_caller_are_left_alone(weights, monkeypatch):
     before, path = dict(sys.modules), list(sys.path)
     first, second = (hub_load("load", weights=weights) for _ in range(2))
     assert sys.path == path
+    assert {name: sys.modules.get(name) for name in before} == before
     own = [p.stem for p in (ROOT / "src").iterdir()]
     for name in sys.modules:
         if name.partition(".")[0] in own:

@@ -168,6 +168,25 @@ def test_nlsn_gives_an_image_the_same_bits_every_time():
         same_bits(first, net(lr))
 
 
+def test_nlsn_draws_its_eval_rotations_once_and_on_the_cpu(monkeypatch):
+    """A generator of another device would draw other numbers from the same seed."""
+    draws, randn = [], torch.randn
+
+    def record(*args, **kwargs):
+        draws.append(kwargs)
+        return randn(*args, **kwargs)
+
+    layer = NonLocalSparseAttention(16, chunk_size=8).eval()
+    x = torch.randn(1, 16, 16, 16)
+    monkeypatch.setattr(torch, "randn", record)
+    for _ in range(2):
+        layer(x)
+    layer(x[:, :, :4])  # another number of buckets
+    assert len(draws) == 2
+    assert all(kwargs["generator"].device.type == "cpu" for kwargs in draws)
+    assert not any("rotation" in name for name in layer.state_dict())
+
+
 def test_nlsn_draws_new_rotations_in_training():
     layer = NonLocalSparseAttention(16, chunk_size=8)
     x = torch.randn(1, 16, 16, 16)
