@@ -44,7 +44,7 @@ class MeanShift(nn.Conv2d):
 class ResBlock(nn.Module):
     """Compute x + res_scale * conv(relu(conv(x))): EDSR's residual block, without normalization.
 
-    Lim et al., CVPRW 2017, section 3.1 and figure 2c. Section 3.3 has the residual scaling.
+    Lim et al., CVPRW 2017, section 3.1 and figure 2c. Section 3.2 has the residual scaling.
     """
 
     def __init__(self, n_feats, res_scale=1.0):
