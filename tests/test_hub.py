@@ -1,17 +1,22 @@
 """hubconf.py: the pixels of the command line, and no trace in the caller's modules."""
 
 import pickle
+import re
+import shlex
 import shutil
 import sys
 import types
 from pathlib import Path
 
+import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
 
+import export_onnx
 from data.image import read_image_with_profile, write_image
 from model.edsr import EDSR
+from model.rcan import RCAN
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -88,6 +93,33 @@ def test_the_shipped_weights_by_their_scale(clone):
     assert upscale(np.zeros((5, 7), np.uint8)).shape == (15, 21)
     with pytest.raises(RuntimeError, match=r"no weights for scale 4 .*scales: 3"):
         hub_load("edsr_baseline", clone)
+
+
+@pytest.mark.filterwarnings("ignore:.*hardly trained")
+def test_the_examples_of_the_documentation(clone, photographs, monkeypatch):
+    torch.manual_seed(0)
+    shared = {"scale": 4, "n_feats": 16, "n_resblocks": 1}
+    edsr, rcan = EDSR(**shared), RCAN(**shared, n_resgroups=2)
+    torch.save(edsr.state_dict(), clone / "experiment/model/EDSR_baseline_x4.pt")
+    torch.save(rcan.state_dict(), clone / "RCAN_BIX4.pt")
+    iio.imwrite(clone / "photo.jpg", photographs["coffee"])
+    monkeypatch.chdir(clone)
+    page = (ROOT / "docs/python.md").read_text(encoding="utf-8")
+    names = {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.S):
+        exec(block.replace('"path/of/this/repository"', repr(str(clone))), names)
+    height, width = photographs["coffee"].shape[:2]
+    assert iio.imread(clone / "photo_x4.png").shape == (4 * height, 4 * width, 3)
+    assert type(names["net"]).__name__ == "RCAN"
+    assert names["sr"].shape == (1, 3, 192, 256)
+    assert names["features"]["body"].shape == (1, 16, 48, 64)
+    monkeypatch.setattr(export_onnx, "SIZES", ((1, 20, 33),))
+    for block in re.findall(r"```bash\n(.*?)```", page, re.S):
+        for command in block.splitlines():
+            script, *argv = shlex.split(command)
+            assert script == "scripts/export_onnx.py"
+            assert export_onnx.main(argv) == 0
+    assert (clone / "EDSR_x4.onnx").is_file()
 
 
 def test_what_cannot_be_loaded_or_upscaled_is_said(weights, tmp_path):

@@ -92,7 +92,7 @@ def registered(monkeypatch, tmp_path):
         monkeypatch.setitem(model.NETWORKS, name, name.lower())
 
     yield register
-    for name in ("mynet", "twoscales"):
+    for name in ("mynet", "twoscales", "around"):
         sys.modules.pop(name, None)
 
 
@@ -166,6 +166,40 @@ def test_output_is_float32_under_bf16(name, example):
             sr = net(lr)
         assert sr.dtype == torch.float32
         assert (sr != sr.bfloat16()).float().mean() > 0.5  # not bf16 values that were cast
+
+
+def test_a_network_around_another_keeps_its_names(sr, registered):
+    """Names that look as if they had the prefix of another program."""
+    registered(
+        "Around",
+        """
+from torch import nn
+
+from model.edsr import EDSR
+
+
+class Around(nn.Module):
+    flags = EDSR.flags
+
+    def __init__(self, args):
+        super().__init__()
+        self.net = EDSR.from_args(args)
+
+    def forward(self, lr):
+        return self.net(lr)
+
+
+def make_model(args):
+    return Around(args)
+""",
+    )
+    assert sr.train("--model", "Around", "--save", "run", "--epochs", 1)[0] == 0
+    assert sr("--load", "run", "--epochs", 2, "--cpu")[0] == 0
+    test = "--data_test Set5 --test_only --cpu --save test --pre_train".split()
+    status, out, err = sr(*test, sr.folder("run") / "model/model_latest.pt")
+    assert status == 0, err
+    assert "--model Around" in out
+    assert sr.metrics("test")[-1]["psnr"] == sr.metrics("run")[-1]["psnr"]
 
 
 def test_a_state_with_more_fixed_flags_resumes(sr):

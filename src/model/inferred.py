@@ -8,7 +8,7 @@ import torch
 
 from model import architecture_flags, build_network
 from model.common import mean_color
-from model.layouts import is_state_dict, to_edsr_names
+from model.layouts import to_edsr_names
 from runtime.errors import UserError
 
 # What inference raises for files of other networks: a hint must not hide the error it belongs to.
@@ -16,7 +16,7 @@ HINT_ERRORS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueErr
 
 
 def infer_flags(state):
-    """Return the flags that names and shapes of EDSR, RCAN, HAN and NLSN show, as a dict.
+    """Return the flags that names and shapes of EDSR, RCAN, HAN and NLSN show.
 
     Args:
         state: state_dict in EDSR-PyTorch's names.
@@ -49,7 +49,7 @@ def infer_flags(state):
     n_values = sum(value.numel() for value in state.values())
     if not n_blocks or n_values < 18 * n_blocks * flags["n_feats"] ** 2:
         return {}
-    return flags | _infer_range(state)
+    return flags | _infer_range(state) | _published_flags(flags)
 
 
 def _infer_range(state):
@@ -65,14 +65,17 @@ def _infer_range(state):
     return {"rgb_range": rounded if is_whole else float(f"{rgb_range:.3g}")}
 
 
-def published_flags(flags):
-    """Return what shapes do not show of the published network with these flags."""
-    size = (flags.get("model"), flags.get("n_resblocks"), flags.get("n_feats"))
+def _published_flags(flags):
+    """Return what shapes do not show of the published networks with these flags."""
+    size = (flags["model"], flags["n_resblocks"], flags["n_feats"])
     return {"res_scale": 0.1} if size in (("EDSR", 32, 256), ("NLSN", 32, 256)) else {}
 
 
-def _flags_of_experiment(path, state, parse_config):
-    """Return the flags of the experiment that a file lies in, if its network has these weights."""
+def _flags_of_experiment(path, states, parse_config):
+    """Return the flags of the experiment that a file lies in, if its network has the weights.
+
+    `states` are the state_dict under its own names and under EDSR-PyTorch's.
+    """
     config = path.parent.parent / "config.txt"
     if path.parent.name != "model" or not config.is_file():
         return {}
@@ -80,7 +83,7 @@ def _flags_of_experiment(path, state, parse_config):
     with torch.device("meta"):
         net = build_network(args)
     own = {name: value.shape for name, value in net.state_dict().items()}
-    if own != {name: value.shape for name, value in state.items()}:
+    if own not in [{name: value.shape for name, value in state.items()} for state in states]:
         return {}
     return {name: getattr(args, name) for name in architecture_flags(net)}
 
@@ -96,12 +99,12 @@ def flags_of_weights(path, state, parse_config):
     Returns:
         dict of flags as `parse_args` has them; empty for an unknown network.
     """
-    state, flags = to_edsr_names(state), {}
+    renamed, flags = to_edsr_names(state), {}
     # a config.txt may be broken, or of another program
     with contextlib.suppress(UserError, *HINT_ERRORS):
-        flags = _flags_of_experiment(Path(path).resolve(), state, parse_config)
+        flags = _flags_of_experiment(Path(path).resolve(), (state, renamed), parse_config)
     with contextlib.suppress(*HINT_ERRORS):
-        flags = flags or infer_flags(state) | published_flags(infer_flags(state))
+        flags = flags or infer_flags(renamed)
     if isinstance(flags.get("scale"), int):
         flags["scale"] = [flags["scale"]]
     return flags
@@ -116,7 +119,5 @@ def format_flags(flags):
 def describe_fitting_flags(state):
     """Return the flags that would fit a state_dict, as on a command line; "" if unknown."""
     with contextlib.suppress(*HINT_ERRORS):
-        if is_state_dict(state):
-            flags = infer_flags(state)
-            return format_flags({**flags, **published_flags(flags)})
+        return format_flags(infer_flags(state))
     return ""

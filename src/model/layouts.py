@@ -68,8 +68,8 @@ def _from_basicsr(state):
     They subtract the mean color without a parameter, so it is added: in [0, 255], BasicSR's
     img_range, and in [0, 1] for mmagic.
     """
-    body = [match for match in (re.match(r"body\.(\d+)\.", name) for name in state) if match]
-    blocks = [int(n) for n in re.findall(r"residual_group\.(\d+)\.", " ".join(state))]
+    body = [match for match in (re.match(r"body\.(\d{1,4})\.", name) for name in state) if match]
+    blocks = [int(n) for n in re.findall(r"residual_group\.(\d{1,4})\.", " ".join(state))]
     n_body, n_blocks = 1 + max(int(match[1]) for match in body), 1 + max(blocks, default=0)
     group, block = r"^body\.(\d+)\.residual_group\.(\d+)\.rcab\.", r"body.\1.body.\2.body."
     rules = (
