@@ -10,82 +10,93 @@ import torch
 from checkpoint import Checkpoint
 from checkpoint.config import config_lines
 from data import Data
+from data.datasets import DEMO_SETS
 from loss import Loss
 from model import build_network, choose_device, count_parameters
-from model.inference import OutOfMemoryError
 from model.weights import load_pre_train
 from option import parse_args
 from runtime import distributed
+from runtime.compiler import require_compiler
 from runtime.errors import UserError
-from runtime.memory import disable_malloc_trim
+from runtime.memory import disable_malloc_trim, is_out_of_memory
 from runtime.precision import allow_tf32
+from runtime.provenance import provenance
 from runtime.signals import Stopped
 from trainer import Trainer
 
 
 def run(args, device):
-    """Train or test as the flags say, in this process.
+    """Train or test in this process, as the flags say.
 
     Raises:
-        UserError: bad input; the experiment folder is as it was before, or holds the last good state.
-        Stopped: SIGINT or SIGTERM came while training; the state is saved.
+        UserError: bad input; the experiment folder is unchanged, or holds the last good state.
+        Stopped: a signal has ended the training; the state is saved.
     """
-    least = distributed.world_size() * args.split_batch
-    if args.batch_size < least and not args.test_only:
+    n_parts = distributed.world_size() * args.split_batch
+    if args.batch_size < n_parts and not args.test_only:
         raise UserError(
-            f"--batch_size {args.batch_size}: is less than processes x --split_batch, {least}"
+            f"--batch_size {args.batch_size} must be at least processes x --split_batch, {n_parts}"
         )
+    if args.compile and not args.test_only:
+        require_compiler(device)
     random.seed(args.seed)
     np.random.seed(args.seed)
     torch.manual_seed(args.seed)
     allow_tf32(args.tf32)
-    checkpoint = Checkpoint(args)
-    names = [name for name in (args.proj_name, args.exp_name) if name]
-    several = f", {distributed.world_size()} processes" if distributed.world_size() > 1 else ""
-    checkpoint.log(
-        f"{'/'.join([*names, args.save])} on {device.type}{several}, torch {torch.__version__}"
-    )
-    net = build_network(args).to(device)
-    checkpoint.log(f"{args.model}: {count_parameters(net):,} parameters")
-    if not count_parameters(net) and not args.test_only:
-        raise UserError(f"--model {args.model}: has nothing to train; give --test_only")
-    if args.print_model:
-        checkpoint.log(net)
-    if args.pre_train and args.resume == 0:
-        load_pre_train(args, net, checkpoint.log)
-    elif args.test_only and args.resume == 0 and count_parameters(net):
-        raise UserError(
-            f"--test_only: {args.model} needs weights: give --pre_train FILE or --load EXPERIMENT"
-        )
-    loss = None if args.test_only else Loss(args, net).to(device)
+    is_upscaling = args.test_only and set(args.data_test) <= DEMO_SETS
+    checkpoint = Checkpoint(args, is_upscaling)
+    net = _build(args, device, checkpoint)
+    loss = None if args.test_only else Loss(args, net, checkpoint.log).to(device)
     data = Data(args, checkpoint.log)
     trainer = Trainer(args, net, loss, data, checkpoint, device)
+    config = list(config_lines(args, provenance(device)))
     if args.test_only:
         epoch = checkpoint.load_weights(net) if args.resume != 0 else 1
-        checkpoint.create(config_lines(args))
+        checkpoint.create(config)
         trainer.test(epoch)
         return
     if args.resume != 0:
         with checkpoint.damaged_state_errors():
             trainer.resume()
-    checkpoint.create(config_lines(args))
+    checkpoint.create(config)
     trainer.train()
     data.close()
 
 
-def _sentence(error):
-    """Give the message of an error; one that a loader process raised comes with that process's traceback around it."""
+def _build(args, device, checkpoint):
+    """Build the network, log what runs, and load --pre_train."""
+    names = "/".join([name for name in (args.proj_name, args.exp_name) if name] + [args.save])
+    n_ranks = distributed.world_size()
+    ranks = f", {n_ranks} processes" if n_ranks > 1 else ""
+    checkpoint.log(f"{names} on {device.type}{ranks}, torch {torch.__version__}")
+    net = build_network(args).to(device)
+    checkpoint.log(f"{args.model}: {count_parameters(net):,} parameters")
+    if args.chop and args.chop_from:
+        checkpoint.log(
+            f"--template {args.chop_from} sets --chop: tests run in tiles if whole images do not fit "
+            "into memory (--chop: always)"
+        )
+    if not count_parameters(net) and not args.test_only:
+        raise UserError(f"--model {args.model} has no weights to train: give --test_only")
+    if args.print_model:
+        checkpoint.log(net)
+    if args.pre_train and args.resume == 0:
+        load_pre_train(args, net, checkpoint.log)
+    elif args.test_only and args.resume == 0 and count_parameters(net):
+        raise UserError(f"--test_only: {args.model} needs --pre_train FILE or --load EXPERIMENT")
+    return net
+
+
+def _message(error):
+    """Return the message of an error, without the traceback of the worker that raised it."""
     text = str(error)
-    return text.rpartition("UserError: ")[2].strip() if "Original Traceback" in text else text
+    if "Original Traceback" in text:
+        return text.rpartition("UserError: ")[2].strip()
+    return text
 
 
-def _is_out_of_memory(error):
-    """Tell whether an error is numpy's or Python's for memory, or one of torch's, which has no type for it on the CPU."""
-    return isinstance(error, (MemoryError, OutOfMemoryError)) or "allocate memory" in str(error)
-
-
-def _say(text):
-    """Print to stderr; ranks other than 0 wait a moment, in which the error of rank 0, if it has one, ends them."""
+def _report(text):
+    """Print to stderr; other ranks wait, so that an error of rank 0 ends them first."""
     if not distributed.is_main_process():
         time.sleep(3)
         text = f"rank {distributed.rank()}: {text}"
@@ -93,18 +104,19 @@ def _say(text):
 
 
 def main(argv=None):
-    """Run the program; gives its exit status: 0, 2 for bad flags, 1 for other bad input, 128 + N when stopped by signal N."""
+    """Run the program.
+
+    Returns:
+        exit status: 0; 2 for bad flags; 1 for other errors; 128 + N after signal N.
+    """
     argv = sys.argv[1:] if argv is None else argv
-    for stream in (
-        sys.stdout,
-        sys.stderr,
-    ):  # the name of a file may be no text in the encoding of a terminal
+    for stream in (sys.stdout, sys.stderr):  # names of files may not fit the terminal's encoding
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
         args = parse_args(argv)
     except UserError as error:
-        _say(f"error: {error}")
+        _report(f"error: {error}")
         return 2
     if args.n_GPUs > 1 and not distributed.is_started_by_torchrun():
         return distributed.launch(argv, args.n_GPUs, args.save)
@@ -114,30 +126,28 @@ def main(argv=None):
         with distributed.process_group(device):
             run(args, device)
     except (UserError, OSError) as error:
-        _say(f"error: {_sentence(error)}")
+        _report(f"error: {_message(error)}")
         return 1
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
-        what = str(error).splitlines()[0] if str(error) else "no more is to be had"
-        _say(
-            f"error: out of memory: smaller --batch_size, --patch_size or network, --split_batch or --chop help: {what}"
+        reason = str(error).splitlines()[0] if str(error) else "no memory is left"
+        _report(
+            "error: out of memory: a smaller --batch_size, --patch_size or network, --split_batch or "
+            f"--chop help: {reason}"
         )
         return 1
     except Stopped as stopped:
-        _say(f"stopped: --load {args.save} goes on from here")
+        _report(f"stopped: --load {args.save} continues from here")
         return 128 + stopped.signum
     except KeyboardInterrupt:
-        hint = (
-            ""
-            if args.test_only
-            else f": --load {args.save} goes on from the last state that was saved"
-        )
-        _say(f"interrupted{hint}")
+        hint = f": --load {args.save} continues from the last saved state"
+        _report("interrupted" + ("" if args.test_only else hint))
         return 130
     except distributed.RankFailedError as error:
-        _say(
-            f"error: another process of the run has ended ({error}): --load {args.save} goes on from the last saved state"
+        _report(
+            f"error: another process of the run has ended ({error}): --load {args.save} continues "
+            "from the last saved state"
         )
         return 1
     return 0

@@ -1,20 +1,22 @@
-"""Optimizers, the learning rate as a function of the epoch, and the moving average of the weights."""
+"""Optimizers, the learning rate as a function of epoch and step, and the EMA of the weights."""
 
 import copy
 import math
 
 import torch
 
-# what each keeps of a parameter
-MOMENTS = {
+# what each optimizer keeps for a parameter
+OPTIMIZER_STATE = {
     torch.optim.Adam: {"step", "exp_avg", "exp_avg_sq"},
+    torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"},
     torch.optim.RMSprop: {"step", "square_avg"},
     torch.optim.SGD: {"momentum_buffer"},
 }
+OPTIMIZERS = ("SGD", "ADAM", "ADAMW", "RMSprop")
 
 
 def build_optimizer(args, parameters, lr=None):
-    """Make the optimizer of --optimizer for the parameters that train; `lr` overrides --lr."""
+    """Build the optimizer of --optimizer for the trainable parameters; `lr` overrides --lr."""
     common = {"lr": lr or args.lr, "weight_decay": args.weight_decay}
     parameters = [p for p in parameters if p.requires_grad]
     if args.optimizer == "RMSprop":
@@ -22,47 +24,50 @@ def build_optimizer(args, parameters, lr=None):
     common["fused"] = parameters[0].device.type in ("cpu", "cuda")  # one kernel for all parameters
     if args.optimizer == "SGD":
         return torch.optim.SGD(parameters, momentum=args.momentum, **common)
-    return torch.optim.Adam(parameters, betas=tuple(args.betas), eps=args.epsilon, **common)
+    # ADAM adds weight decay to the gradient, ADAMW decouples it (Loshchilov and Hutter, ICLR 2019)
+    cls = torch.optim.AdamW if args.optimizer == "ADAMW" else torch.optim.Adam
+    return cls(parameters, betas=tuple(args.betas), eps=args.epsilon, **common)
 
 
 def load_optimizer(optimizer, state):
-    """Take over the moments of an optimizer of the same kind; its numbers (betas, epsilon) stay those of the flags.
+    """Load the state of an optimizer of the same kind; betas, epsilon and so on stay the flags'.
 
     Raises:
-        ValueError: the state is damaged, or another optimizer's.
+        ValueError: the state is damaged, or of another optimizer.
     """
-    own = [
+    settings = [
         {key: value for key, value in group.items() if key != "params"}
         for group in optimizer.param_groups
     ]
     optimizer.load_state_dict(state)
-    for group, numbers in zip(optimizer.param_groups, own, strict=True):
+    for group, own in zip(optimizer.param_groups, settings, strict=True):
         for key in set(group) - {"params"}:
             del group[key]
-        group.update(numbers)
-    names = MOMENTS[type(optimizer)]
+        group.update(own)
+    names = OPTIMIZER_STATE[type(optimizer)]
     for parameter, kept in optimizer.state.items():
-        fits = isinstance(kept, dict) and set(kept) in (names, set())  # none before the first step
+        fits = isinstance(kept, dict) and set(kept) in (names, set())  # empty before the first step
         for value in kept.values() if fits else ():
-            tensor = isinstance(value, torch.Tensor) and value.is_floating_point()
-            fits &= value is None or (tensor and value.shape in ((), parameter.shape))
+            is_float = isinstance(value, torch.Tensor) and value.is_floating_point()
+            fits &= value is None or (is_float and value.shape in ((), parameter.shape))
         if not fits:
-            raise ValueError(
-                f"the moments of a parameter of shape {tuple(parameter.shape)} do not fit it"
-            )
+            shape = tuple(parameter.shape)
+            raise ValueError(f"the optimizer state of a parameter of shape {shape} does not fit")
 
 
-def _cosine(lr, eta_min, done):
-    return eta_min + (lr - eta_min) * (1 + math.cos(math.pi * done)) / 2
+def _cosine(lr, eta_min, progress):
+    return eta_min + (lr - eta_min) * (1 + math.cos(math.pi * progress)) / 2
 
 
 def learning_rate(args, epoch):
-    """Give the learning rate of an epoch, numbered from 1.
+    """Return the learning rate of an epoch, counted from 1, after the warm-up.
 
-    A function of the epoch alone: resuming cannot change it.
-    MileStone: lr * gamma^(milestones passed). Cosine: SGDR (Loshchilov and Hutter, ICLR 2017), equation 5, over cosine_tmax
-    epochs. CosineRestart: three such cycles, the second and third starting from lr * cosine_restart_weight; the last value
-    is held after them.
+    A function of the epoch alone, so that a resume cannot change it.
+    MileStone: lr * gamma^(number of milestones that have passed). Cosine: SGDR (Loshchilov and
+    Hutter, ICLR 2017, equation 5) over --cosine_tmax epochs. CosineRestart: three such cycles; the
+    second and third start at lr * --cosine_restart_weight, and the last value is kept after them.
+    A cycle of T epochs restarts in epoch T + 1, as in torch's CosineAnnealingWarmRestarts; in the
+    release of PCL-SR, that epoch still has the smallest rate.
     """
     done = epoch - 1
     if args.scheduler == "MileStone":
@@ -76,14 +81,29 @@ def learning_rate(args, epoch):
     return _cosine(weight * args.lr, args.cosine_etamin, min(done / period - cycle, 1.0))
 
 
+def warmup_factor(args, epoch, step):
+    """Return the factor of the learning rate in a step: 1, or less in the first --warmup steps.
+
+    Args:
+        args: the flags.
+        epoch, step: both counted from 1.
+    """
+    steps = (epoch - 1) * args.test_every + step
+    return min(1.0, steps / args.warmup) if args.warmup else 1.0
+
+
 def set_learning_rate(optimizer, lr):
-    """Set the learning rate of all groups of an optimizer."""
+    """Set the learning rate of all parameter groups."""
     for group in optimizer.param_groups:
         group["lr"] = lr
 
 
 class EMA:
-    """Exponential moving average of a network's weights: `average` is a network with the averaged weights."""
+    """Exponential moving average of a network's weights.
+
+    Attributes:
+        average: a network with the averaged weights.
+    """
 
     def __init__(self, net, decay=0.99):
         self.average = copy.deepcopy(net).requires_grad_(False)
@@ -91,10 +111,11 @@ class EMA:
 
     @torch.no_grad()
     def update(self, net):
-        """Move the average towards the weights of `net` by 1 - decay."""
+        """Set the average to decay * average + (1 - decay) * the weights of `net`."""
         own, new = self.average.state_dict(), net.state_dict()
-        for name, value in own.items():
-            if value.is_floating_point():
-                value.lerp_(new[name], 1 - self.decay)
-            else:
-                value.copy_(new[name])
+        floats = [name for name, value in own.items() if value.is_floating_point()]
+        torch._foreach_lerp_(
+            [own[name] for name in floats], [new[name] for name in floats], 1 - self.decay
+        )
+        for name in own.keys() - set(floats):
+            own[name].copy_(new[name])

@@ -1,7 +1,8 @@
-"""Every flag of the program. `parse_args(argv)` is all that other code calls.
+"""Every flag of the program. `parse_args(argv)` is what other code calls.
 
-Values win in this order: the command line, the experiment named by --load, the preset named by --template, the default.
-All problems that can be seen without touching data are found here and reported in one message.
+Values win in this order: the command line, the experiment named by --load, the file of --pre_train
+(in tests), the preset named by --template, the default. All problems that can be seen without
+reading data are found here and reported in one message.
 """
 
 import argparse
@@ -11,23 +12,27 @@ import re
 import sys
 from pathlib import Path
 
-from checkpoint.config import read_config
+from checkpoint.config import ROOT, read_config
 from data.datasets import DATASETS, DEMO_SETS, parse_ranges
 from loss import LOSSES, parse_loss
 from loss.discriminator import N_LAYERS
 from model import NETWORKS
 from model.inferred import flags_of_weights
 from model.weights import read_weights
+from optim import OPTIMIZERS
 from runtime.errors import UserError, bullet_list
 from runtime.precision import PRECISIONS
 from template import TEMPLATES
 
 CL_LOSSES = ("InfoNCE", "LMCL", "cosine", "l2", "l1")
-ROOT = Path(__file__).resolve().parent.parent
+SCHEDULERS = ("MileStone", "Cosine", "CosineRestart")
+PATH_FLAGS = (
+    "dir_experiment dir_data dir_cache dir_demo dir_out testpath vgg_path embed_load".split()
+)
 
 
-class _Bad(str):
-    """A value that its flag cannot take, kept so that all bad values are reported together."""
+class InvalidValue(str):
+    """The problem of a value, kept so that all problems are reported together."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -35,42 +40,47 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(message)
 
 
-def _checked(convert, expected):
-    """Make an argparse type that gives `_Bad(message)` where `convert` raises ValueError."""
+class _Formatter(argparse.HelpFormatter):
+    """Appends the default of a flag to its help, unless the help names one."""
+
+    def _get_help_string(self, action):
+        text = action.help or ""
+        if action.default in (None, argparse.SUPPRESS) or "default" in text or not action.type:
+            return text
+        value = action.default
+        if isinstance(value, list):
+            value = (" " if isinstance(value[0], float) else "+").join(map(str, value))
+        value = str(value).lower() if isinstance(value, bool) else value
+        return f"{text} (default: {value})".replace("%", "%%")
+
+
+def _value_type(convert, expected):
+    """Return an argparse type that returns `InvalidValue` if `convert` raises ValueError."""
 
     def parse(text):
         try:
             return convert(text)
         except ValueError:
-            return _Bad(f"{text!r} is not {expected}")
+            return InvalidValue(f"{text!r} must be {expected}")
 
     return parse
 
 
 def _number(kind, low=None, above=None, high=None):
-    """Make the type of a number; without `high` it is held to what 32 bits take, in which networks compute."""
+    """Return the argparse type of a number, by default limited to what 32 bits can hold."""
     high = high or (2**31 - 1 if kind is int else 1e30)
 
     def convert(text):
         value = kind(text)
-        if (
-            not (low is None or value >= low)
-            or not (above is None or value > above)
-            or not value <= high
-        ):
+        is_low = low is not None and not value >= low  # nan is low, too
+        if is_low or (above is not None and not value > above) or not value <= high:
             raise ValueError
         return value
 
     noun = "a whole number" if kind is int else "a number"
-    bound = (
-        f" of at least {low}" if low is not None else f" above {above}" if above is not None else ""
-    )
-    return _checked(
-        convert,
-        f"{noun}{bound} and at most {high:,}"
-        if kind is int
-        else f"{noun}{bound} and at most {high:g}",
-    )
+    lower = f" of at least {low}" if low is not None else ""
+    lower = f" above {above}" if above is not None else lower
+    return _value_type(convert, f"{noun}{lower} and at most {high:{',' if kind is int else 'g'}}")
 
 
 def _choice(names):
@@ -81,20 +91,15 @@ def _choice(names):
             raise ValueError
         return text
 
-    return _checked(convert, f"one of {', '.join(names)}")
+    parse = _value_type(convert, f"one of {', '.join(names)}")
+    parse.metavar = "{" + ",".join(names) + "}"
+    return parse
 
 
-def _truth(text):
-    return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[
-        text.lower()
-    ]
-
-
-def _switch_value(text):
-    try:
-        return _truth(text)
-    except KeyError:
-        return _Bad(f"{text!r} is not true or false")
+def parse_bool(text):
+    """Return the value of a switch such as --chop false; an `InvalidValue` for another word."""
+    values = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    return values.get(text.lower(), InvalidValue(f"{text!r} must be true or false"))
 
 
 def _scales(text):
@@ -111,336 +116,378 @@ def _names(text):
     return names
 
 
-def _integers(separator, low):
-    def convert(text):
-        values = [int(part) for part in text.split(separator)]
-        if min(values) < low:
-            raise ValueError
-        return text  # kept as written; `integers` reads it
-
-    return convert
-
-
-def integers(text, separator):
-    """Read a list such as '200-400' or '2,4' as whole numbers."""
+def parse_int_list(text, separator):
+    """Return the numbers of a list such as '200-400' or '2,4'."""
     return [int(part) for part in text.split(separator)]
 
 
-COUNT = _number(int, low=1)
-DEPTH = _number(int, low=1, high=1000)  # far beyond any network that trains, and built in seconds
-WIDTH = _number(int, low=1, high=8192)
-WHOLE = _number(int, low=0)
-POSITIVE = _number(float, above=0)
-NOT_NEGATIVE = _number(float, low=0)
+def _int_list(separator, low):
+    def convert(text):
+        if min(parse_int_list(text, separator)) < low:
+            raise ValueError
+        return text  # `parse_int_list` reads it later
+
+    return _value_type(convert, f"numbers of at least {low} joined by {separator}")
 
 
-def build_parser():
-    """Build the parser of all flags, grouped as they are shown by --help."""
-    parser = _Parser(
-        prog="main.py",
-        description="Train and test networks for single-image super-resolution.",
-        allow_abbrev=False,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+def _odd_sizes(text):
+    sizes = parse_int_list(text, "+")
+    if min(sizes) < 1 or max(sizes) > 63 or not all(size % 2 for size in sizes):
+        raise ValueError
+    return sizes
 
-    def group(title):
-        add = parser.add_argument_group(title).add_argument
 
-        def flag(name, kind, default, text, **more):
-            add(name, type=kind, default=default, help=text, **more)
+positive_int = _number(int, low=1)
+layer_count = _number(int, low=1, high=1000)  # far more than networks have, built in seconds
+channel_count = _number(int, low=1, high=8192)
+non_negative_int = _number(int, low=0)
+positive = _number(float, above=0)
+non_negative = _number(float, low=0)
+set_names = _value_type(_names, "names joined by +")
+indices = _int_list(",", 0)
 
-        def switch(name, text, default=False):
-            add(
-                name,
-                nargs="?",
-                type=_switch_value,
-                const=True,
-                default=default,
-                metavar="true|false",
-                help=text,
-            )
 
-        return flag, switch
+class _Group:
+    """A group of flags of --help."""
 
-    flag, switch = group("run")
+    def __init__(self, parser, title):
+        self.add = parser.add_argument_group(title).add_argument
+
+    def flag(self, name, kind, default, text, **more):
+        """Add a flag with a value."""
+        more.setdefault("metavar", getattr(kind, "metavar", None))
+        self.add(name, type=kind, default=default, help=text, **more)
+
+    def switch(self, name, text, default=False):
+        """Add a flag that is on without a value; --name false turns it off."""
+        self.add(
+            name, nargs="?", type=parse_bool, const=True, default=default, metavar="BOOL", help=text
+        )
+
+
+def _add_run_flags(parser):
+    group = _Group(parser, "run")
+    flag, switch = group.flag, group.switch
     flag("--template", str, None, f"presets, joined by +: {', '.join(TEMPLATES)}")
-    flag("--save", str, None, "name of the experiment, a folder under experiment/ (default: test)")
-    flag("--load", str, None, "go on with this experiment, with its flags where none is given")
     flag(
-        "--resume",
-        _number(int, low=-1),
-        None,
-        "-1: latest state, 0: none, N: that epoch (default: -1 with --load)",
+        "--save", str, None, "name of the experiment, a folder of --dir_experiment (default: test)"
     )
+    flag("--load", str, None, "resume this experiment; flags given here override its own")
+    flag("--resume", _number(int, low=-1), None, "-1: latest state (default with --load), 0: none, "
+         "N: that epoch")  # fmt: skip
     switch("--reset", "empty the folder of the experiment first")
     switch("--test_only", "test and stop")
-    flag(
-        "--seed", _number(int, low=0, high=2**32 - 1), 1, "seed of weights, patches and augmentation"
-    )
-    switch("--cpu", "use the CPU even where an accelerator is at hand")
-    flag(
-        "--n_GPUs",
-        DEPTH,
-        1,
-        "processes on this machine, one a GPU (with --cpu: on the CPU); several machines: torchrun",
-    )
-    flag("--n_threads", WHOLE, 6, "worker processes that load data")
-    flag("--precision", _choice(PRECISIONS), "auto", "format that networks compute in; weights stay in single precision. "
-         "half: float16 on CUDA; auto: the fastest here for training, single for tests")  # fmt: skip
-    switch("--tf32", "compute single precision by TF32 on CUDA", default=True)
-    switch("--compile", "compile the network by torch.compile for training")
+    flag("--seed", _number(int, low=0, high=2**32 - 1), 1, "seed of weights, patches, augmentation")
+    switch("--cpu", "use the CPU, even if there is an accelerator")
+    flag("--n_GPUs", layer_count, 1, "processes on this machine, one for each GPU (with --cpu: on the "
+         "CPU); several machines: torchrun")  # fmt: skip
+    flag("--n_threads", non_negative_int, 6, "data loader workers")
+    flag("--precision", _choice(PRECISIONS), "auto", "number format of networks; weights stay in "
+         "single. half: float16 on CUDA. auto: the fastest for training, single for tests")  # fmt: skip
+    switch("--tf32", "allow TF32 in single precision on CUDA")
+    switch("--compile", "compile the network with torch.compile for training")
     flag("--dir_experiment", str, str(ROOT / "experiment"), "folder of the experiments")
     flag("--exp_name", str, None, "name of the run in the log")
     flag("--proj_name", str, None, "name of the project in the log")
 
-    flag, switch = group("data")
+
+def _add_data_flags(parser):
+    group = _Group(parser, "data")
+    flag, switch = group.flag, group.switch
     flag("--dir_data", str, str(ROOT / "datasets"), "folder of the data sets")
     flag("--dir_cache", str, None, "folder of decoded training images (default: DIR_DATA/cache)")
     flag(
         "--dir_demo",
         str,
         str(ROOT / "test"),
-        "picture, video, or folder of them, for --data_test Demo",
+        "image, video, or folder of them, for --data_test Demo",
     )
     flag("--testpath", str, None, "folder of the sets of --data_test MyImage")
     flag(
-        "--testset",
-        str,
-        None,
-        "name of the set of --data_test MyImage: images are in TESTPATH/TESTSET/xSCALE",
+        "--testset", str, None, "set of --data_test MyImage: images are in TESTPATH/TESTSET/xSCALE"
     )
-    flag(
-        "--data_train", _checked(_names, "names joined by +"), ["DIV2K"], "training sets, joined by +"
-    )
-    flag("--data_test", _checked(_names, "names joined by +"), ["DIV2K"], "test sets, joined by +")
-    flag("--data_range", str, "1-800/801-810", "DIV2K images to train on / to test on, by position")
-    flag("--ext", _choice(["sep", "sep_reset", "bin", "img"]), "sep", "training images from: sep, the cache of decoded "
-         "images; sep_reset, the same made anew; bin, the cache held in memory; img, the files")  # fmt: skip
-    flag("--scale", _checked(_scales, "scales joined by +"), [4], "scales, joined by +")
-    flag("--patch_size", COUNT, 192, "side of an HR training patch, pixels")
-    flag("--rgb_range", _number(float, low=0.001, high=65535), 255.0, "value of white")
-    flag("--n_colors", _number(int, low=1), 3, "3: RGB, 1: luma (Y of BT.601)")
+    flag("--data_train", set_names, ["DIV2K"], "training sets, joined by +")
+    flag("--data_test", set_names, ["DIV2K"], "test sets, joined by +")
+    flag("--data_range", str, "1-800/801-810", "DIV2K images for training / for tests, by position")
+    flag("--ext", _choice(["sep", "sep_reset", "bin", "img"]), "sep", "sep (cached), sep_reset (rebuild "
+         "the cache), bin (cache in RAM), img (decode each time)")  # fmt: skip
+    flag("--scale", _value_type(_scales, "scales joined by +"), [4], "scales, joined by +")
+    flag("--patch_size", positive_int, 192, "side of a training patch, HR pixels")
+    flag("--rgb_range", _number(float, low=0.001, high=65535), 255.0, "maximum pixel value")
+    flag("--n_colors", _number(int, low=1), 3, "input channels: 3 (RGB) or 1 (Y)")
     switch("--no_augment", "no random flips and transposes")
 
-    flag, switch = group("network")
-    flag("--model", _choice(NETWORKS), "EDSR", "network")
+
+def _add_network_flags(parser):
+    group = _Group(parser, "network")
+    flag, switch = group.flag, group.switch
+    flag("--model", _choice(NETWORKS), "EDSR", "the SR network")
+    flag("--pre_train", str, None, "file of weights to start from or to test; `download`: the "
+         "published EDSR")  # fmt: skip
+    flag("--n_resblocks", layer_count, 16, "residual blocks (of each group in RCAN and HAN)")
+    flag("--n_resgroups", layer_count, 10, "residual groups (RCAN, HAN)")
+    flag("--n_feats", channel_count, 64, "feature channels")
+    flag("--res_scale", positive, 1.0, "factor of the residual branches (EDSR, NLSN)")
+    flag("--reduction", positive_int, 16, "channel reduction of channel attention (RCAN, HAN)")
+    flag("--nlsn_n_hashes", positive_int, 4, "hash rounds (NLSN); also --n_hashes")
     flag(
-        "--pre_train",
+        "--nlsn_chunk_size",
+        positive_int,
+        144,
+        "pixels of an attention chunk (NLSN); also --chunk_size",
+    )
+    for alias, default in (("n_hashes", 4), ("chunk_size", 144)):
+        parser.add_argument(f"--{alias}", dest=f"nlsn_{alias}", type=positive_int, default=default,
+                            help=argparse.SUPPRESS)  # fmt: skip
+    switch("--print_model", "print the layers of the network")
+
+
+def _add_training_flags(parser):
+    group = _Group(parser, "training")
+    flag, switch = group.flag, group.switch
+    flag("--epochs", positive_int, 300, "number of epochs")
+    flag("--test_every", positive_int, 1000, "training steps per epoch; a test follows each epoch")
+    flag("--batch_size", positive_int, 16, "patches per training step, over all processes")
+    flag(
+        "--split_batch",
+        positive_int,
+        1,
+        "parts of a batch that run one after the other, to save memory",
+    )
+    flag("--optimizer", _choice(OPTIMIZERS), "ADAM", "update rule of the weights")
+    flag("--lr", positive, 1e-4, "learning rate at the start")
+    flag("--warmup", non_negative_int, 0, "steps over which the learning rate rises from 0")
+    flag("--momentum", non_negative, 0.9, "momentum (SGD)")
+    flag("--betas", non_negative, [0.9, 0.999], "decay of both moments (ADAM, ADAMW)", nargs=2,
+         metavar=("B1", "B2"))  # fmt: skip
+    flag("--epsilon", positive, 1e-8, "added to the denominator (ADAM, ADAMW, RMSprop)")
+    flag("--weight_decay", non_negative, 0.0, "L2 penalty of the weights; decoupled in ADAMW")
+    flag("--gclip", non_negative, 0.0, "clip each gradient to [-GCLIP, GCLIP]; 0: no clipping")
+    flag("--gclip_norm", non_negative, 0.0, "clip the norm of all gradients; 0: no clipping")
+    flag("--scheduler", _choice(SCHEDULERS), "MileStone", "schedule of the learning rate")
+    flag("--decay", _int_list("-", 1), "200", "MileStone: epochs, joined by -")
+    flag("--gamma", positive, 0.5, "MileStone: factor of the learning rate at each milestone")
+    flag("--cosine_tmax", positive_int, None, "epochs of a cosine cycle (default: --epochs, for "
+         "CosineRestart a third of it; in the release of PCL-SR 150)")  # fmt: skip
+    flag("--cosine_etamin", non_negative, 1e-7, "smallest learning rate of a cosine cycle")
+    flag("--cosine_restart_weight", positive, 0.5, "CosineRestart: factor of cycles 2 and 3")
+    switch("--use_ema", "test and save the exponential moving average (EMA) of the weights")
+    flag("--ema_decay", _number(float, low=0, high=1), 0.99, "decay of the EMA at an update")
+    flag("--ema_iter", positive_int, 10, "steps between two updates of the EMA")
+    flag("--skip_threshold", positive, 1e8, "skip a batch whose loss is above this many times the "
+         "mean of the last epoch")  # fmt: skip
+
+
+def _add_loss_flags(parser):
+    flag = _Group(parser, "loss").flag
+    flag("--loss", str, "1*L1", f"WEIGHT*NAME joined by +. Names: {', '.join(LOSSES)}")
+    flag(
+        "--vgg_path",
         str,
         None,
-        "weights to start from: a file, or `download` for the published EDSR",
+        "file vgg19-dcbb9e9d.pth (default: in torch.hub's folder, downloaded)",
     )
-    flag("--n_resblocks", DEPTH, 16, "residual blocks (of a group, for RCAN and HAN)")
-    flag("--n_resgroups", DEPTH, 10, "residual groups (RCAN, HAN)")
-    flag("--n_feats", WIDTH, 64, "feature channels")
-    flag("--res_scale", POSITIVE, 1.0, "factor of a residual branch (EDSR, NLSN)")
-    flag("--reduction", COUNT, 16, "channel reduction of channel attention (RCAN, HAN)")
-    flag("--nlsn_n_hashes", COUNT, 4, "hash rounds (NLSN); also --n_hashes")
-    parser.add_argument(
-        "--n_hashes", dest="nlsn_n_hashes", type=COUNT, default=4, help=argparse.SUPPRESS
-    )
-    flag("--nlsn_chunk_size", COUNT, 144, "pixels in a chunk of attention (NLSN); also --chunk_size")
-    parser.add_argument(
-        "--chunk_size", dest="nlsn_chunk_size", type=COUNT, default=144, help=argparse.SUPPRESS
-    )
-    switch("--print_model", "print the network")
 
-    flag, switch = group("training")
-    flag("--epochs", COUNT, 300, "epochs")
-    flag("--test_every", COUNT, 1000, "iterations of an epoch")
-    flag("--batch_size", COUNT, 16, "patches of a step")
-    flag("--split_batch", COUNT, 1, "split a batch into this many parts to save memory")
-    flag("--optimizer", _choice(["SGD", "ADAM", "RMSprop"]), "ADAM", "optimizer")
-    flag("--lr", POSITIVE, 1e-4, "learning rate")
-    flag("--momentum", NOT_NEGATIVE, 0.9, "momentum (SGD)")
-    flag("--betas", NOT_NEGATIVE, [0.9, 0.999], "betas (ADAM)", nargs=2)
-    flag("--epsilon", POSITIVE, 1e-8, "epsilon (ADAM, RMSprop)")
-    flag("--weight_decay", NOT_NEGATIVE, 0.0, "weight decay")
-    flag("--gclip", NOT_NEGATIVE, 0.0, "clip each gradient to [-GCLIP, GCLIP]; 0: no clipping")
+    group = _Group(parser, "adversarial and contrastive losses (PCL-SR)")
+    flag, switch = group.flag, group.switch
+    flag("--gan_k", non_negative_int, 1, "updates of the discriminator (the embedding) in a step; 0: it "
+         "stays fixed")  # fmt: skip
+    flag("--embed_lr", positive, None, "learning rate of the embedding (default: --lr)")
+    flag("--embed_scheduler", _choice(["same", "constant"]), "same", "its schedule: that of the SR "
+         "network, or constant as in the release")  # fmt: skip
     flag(
-        "--scheduler",
-        _choice(["MileStone", "Cosine", "CosineRestart"]),
-        "MileStone",
-        "schedule of the learning rate",
-    )
-    flag(
-        "--decay",
-        _checked(_integers("-", 1), "epochs joined by -"),
-        "200",
-        "MileStone: epochs, joined by -",
-    )
-    flag("--gamma", POSITIVE, 0.5, "MileStone: factor of the learning rate at each of them")
-    flag(
-        "--cosine_tmax",
-        COUNT,
+        "--embed_load",
+        str,
         None,
-        "epochs of a cosine cycle (default: all epochs; CosineRestart: a third)",
-    )
-    flag("--cosine_etamin", NOT_NEGATIVE, 0.0, "smallest learning rate of a cosine cycle")
-    flag(
-        "--cosine_restart_weight",
-        POSITIVE,
-        1.0,
-        "CosineRestart: factor of the learning rate of cycles 2 and 3",
-    )
-    switch("--use_ema", "test and keep the exponential moving average of the weights (decay 0.99)")
-    flag("--ema_iter", COUNT, 1, "steps between two updates of the average")
-    flag(
-        "--skip_threshold",
-        POSITIVE,
-        1e8,
-        "skip a batch whose loss is above this many times the last epoch's mean",
-    )
-
-    flag, switch = group("loss")
-    flag("--loss", str, "1*L1", f"WEIGHT*NAME joined by +. Names: {', '.join(LOSSES)}")
-
-    flag, switch = group("adversarial and contrastive losses (PCL-SR)")
-    flag("--gan_k", COUNT, 1, "updates of the discriminator (the embedding) a step")
-    flag(
-        "--embed_lr", POSITIVE, None, "learning rate of the embedding (default: --lr); same schedule"
+        "weights of the embedding: a state_dict, or state.pt of an experiment",
     )
     switch("--no_ad_loss", "leave out the adversarial term of the generator")
-    switch("--contras_D_train", "train the embedding on the positives and negatives, too")
-    switch("--use_wavelet", "the embedding sees the Haar high frequencies")
-    flag("--cl_layer", _checked(_integers(",", 0), "numbers from 0 joined by ,"), "4", "blocks of the embedding whose "
-         "features are compared, 0 to 7, joined by ,")  # fmt: skip
+    switch("--contras_D_train", "train the embedding with the generated samples, too")
+    switch("--use_wavelet", "the embedding sees Haar high frequencies")
+    flag("--cl_layer", indices, "0,2,4,6", "blocks of the embedding whose features are compared, 0 to 7, "
+         "joined by ,")  # fmt: skip
     switch("--before_relu", "features before the activation")
-    flag("--cl_loss_type", _choice(CL_LOSSES), "InfoNCE", "contrastive loss")
-    switch("--layer_weight", "divide layer k by 2^k")
-    switch(
-        "--use_aug",
-        "add --mcl_neg sharpened positives (--sharp_hr) and degraded negatives (--random_neg)",
-    )
-    flag("--mcl_neg", WHOLE, 3, "samples added on each side")
+    flag("--cl_loss_type", _choice(CL_LOSSES), "cosine", "form of the contrastive loss")
+    flag("--cl_temperature", positive, 1.0, "divides similarities in InfoNCE and LMCL")
+    switch("--layer_weight", "weight the k-th layer of --cl_layer by 2^-k (cosine, l1, l2)")
+
+
+def _add_sample_flags(parser):
+    group = _Group(parser, "positives and negatives of the contrastive losses")
+    flag, switch = group.flag, group.switch
+    switch("--use_aug", "add generated positives (--sharp_hr) and negatives (--random_neg)")
+    flag("--mcl_neg", non_negative_int, 3, "extra positives and extra negatives per image")
+    flag("--mcl_pos", non_negative_int, None, "extra positives per image (default: --mcl_neg)")
     switch("--sharp_hr", "sharpened HR as positives")
-    flag("--sharp_value", NOT_NEGATIVE, 0.5, "smallest factor of sharpening")
-    flag("--sharp_range", NOT_NEGATIVE, 2.5, "width of the range of factors")
+    flag("--sharp_value", non_negative, 0.5, "smallest factor of sharpening")
+    flag("--sharp_range", non_negative, 5.0, "width of the range of factors")
     switch("--random_neg", "degraded HR as negatives: blur, downsampling, noise, JPEG, upsampling")
     switch("--only_blur", "degrade by blur alone")
-    switch("--neg_sr", "upsample degraded negatives by the network itself")
-    switch("--use_noise_pos", "noisy HR as a positive")
-    flag("--pos_noise_value", NOT_NEGATIVE, 5.0, "standard deviation of that noise, 8-bit steps")
-    switch("--only_aug", "leave out HR and LR themselves")
-    flag(
-        "--pos_id",
-        _checked(_integers(",", 0), "numbers from 0 joined by ,"),
-        None,
-        "positives to keep, joined by ,",
-    )
-    flag(
-        "--neg_id",
-        _checked(_integers(",", 0), "numbers from 0 joined by ,"),
-        None,
-        "negatives to keep, joined by ,",
-    )
-    switch("--shuffle_neg", "HR of other images of the batch as negatives")
-    flag("--shuffle_neg_num", COUNT, 1, "how many of them")
+    flag("--blur_sizes", _value_type(_odd_sizes, "odd numbers joined by +"), [3, 5, 7, 9, 11],
+         "sizes of blur kernels, pixels")  # fmt: skip
+    flag("--blur_sigma", positive, [0.1, 2.0], "range of their standard deviation, pixels", nargs=2,
+         metavar=("LOW", "HIGH"))  # fmt: skip
+    switch("--neg_sr", "upsample degraded negatives with the SR network")
+    switch("--use_noise_pos", "noisy HR as positives, --mcl_pos of them")
+    flag("--pos_noise_value", non_negative, 2.0, "standard deviation of that noise, 8-bit steps")
+    switch("--only_aug", "leave HR and LR themselves out of the contrastive loss")
+    flag("--pos_id", indices, None, "indices of the positives to keep, joined by ,")
+    flag("--neg_id", indices, None, "indices of the negatives to keep, joined by ,")
+    switch("--shuffle_neg", "add the negatives of other images of the batch")
+    flag("--shuffle_neg_num", positive_int, 1, "other images whose negatives are added")
     switch("--gpu_blur", "accepted for published scripts: samples are always made on the device")
     switch("--gpu_sharp", "accepted for published scripts: samples are always made on the device")
-    flag("--vgg_path", str, None, "file vgg19-dcbb9e9d.pth (default: torch.hub's folder, downloaded)")
 
-    flag, switch = group("test and output")
+
+def _add_test_flags(parser):
+    group = _Group(parser, "test and output")
+    flag, switch = group.flag, group.switch
     switch("--self_ensemble", "mean over the 8 flips and transposes")
-    switch("--chop", "run large images in overlapping tiles; Demo and MyImage always do")
+    switch("--chop", "run test images in overlapping tiles; Demo and MyImage always do")
     flag("--chop_size", _number(int, low=16), 192, "side of a tile, LR pixels")
-    flag(
-        "--chop_overlap", WHOLE, 48, "LR pixels that neighbouring tiles share, less than half a tile"
-    )
-    flag("--print_every", COUNT, 100, "steps between two lines of the training log")
+    flag("--chop_overlap", non_negative_int, 48, "LR pixels that neighboring tiles share, less than half "
+         "a tile")  # fmt: skip
+    flag("--print_every", positive_int, 100, "steps between two lines of the training log")
     switch("--save_models", "keep the weights and the training state of every epoch")
     switch("--save_results", "save the SR images in the folder of the experiment")
-    flag("--dir_out", str, None, "save the SR images of Demo and MyImage as DIR_OUT/NAME.png, and videos as DIR_OUT/NAME.mp4, "
-         "instead; DIR_OUT may also be a file that ends in .png, .tif or .mp4, for one input")  # fmt: skip
-    switch("--overwrite", "let --dir_out replace files that are there")
+    flag("--dir_out", str, None, "save the SR images of Demo and MyImage as DIR_OUT/NAME.png, and videos "
+         "as DIR_OUT/NAME.mp4, instead; for one input also a file that ends in .png, .tif or .mp4")  # fmt: skip
+    switch("--overwrite", "let --dir_out replace existing files")
     switch("--save_gt", "save the LR and HR images beside them")
     switch(
-        "--tensorboard",
-        "curves and pictures of a training run for TensorBoard (pip install tensorboard)",
+        "--tensorboard", "curves and images of a training for TensorBoard (pip install tensorboard)"
     )
+
+
+def build_parser():
+    """Build the parser of all flags, in the groups of --help."""
+    parser = _Parser(
+        prog="main.py",
+        usage="main.py [--FLAG VALUE ...]",
+        description="Train and test networks for single-image super-resolution.",
+        allow_abbrev=False,
+        formatter_class=_Formatter,
+    )
+    for add in (
+        _add_run_flags,
+        _add_data_flags,
+        _add_network_flags,
+        _add_training_flags,
+        _add_loss_flags,
+        _add_sample_flags,
+        _add_test_flags,
+    ):
+        add(parser)
     return parser
 
 
-def _bad_values(args):
+def _invalid_values(args):
     for name, value in vars(args).items():
         for part in value if isinstance(value, list) else [value]:
-            if isinstance(part, _Bad):
-                yield f"--{name}: {part}"
+            if isinstance(part, InvalidValue):
+                yield f"--{name} {part}"
             elif isinstance(part, str) and re.search(r"[\0-\x1f\x7f\ud800-\udfff]", part):
-                # such a name cannot be a file's, or not be written into config.txt and the log
-                yield f"--{name}: {part!r} holds a control character, or bytes that are no text in UTF-8"
+                # it cannot be the name of a file, or not be written to config.txt and the log
+                yield f"--{name} {part!r} must not contain control characters or invalid UTF-8"
 
 
-def _problems(args):
-    """Give every problem that the flags show by themselves."""
-    bad = list(_bad_values(args))
-    yield from bad
-    broken = {line.split(":")[0] for line in bad}
+def _find_conflicts(args):
+    """Yield every problem that the flags show by themselves."""
+    invalid = list(_invalid_values(args))
+    yield from invalid
+    broken = {line.split(" ")[0] for line in invalid}
     for name in args.template.split("+") if args.template else ():
         if name not in TEMPLATES:
-            yield f"--template: {name!r} is not one of {', '.join(TEMPLATES)}"
-    try:
-        parse_loss(args.loss)
-    except UserError as error:
-        yield str(error)
-    try:
-        ranges = parse_ranges(args.data_range)
-        if len(ranges) == 1 and not args.test_only and "DIV2K" in args.data_test:
-            yield f"--data_range {args.data_range}: training needs two ranges, TRAIN/TEST"
-    except UserError as error:
-        yield str(error)
+            yield f"--template {name!r} must be one of {', '.join(TEMPLATES)}"
+    for check in (lambda: parse_loss(args.loss), lambda: parse_ranges(args.data_range)):
+        try:
+            check()
+        except UserError as error:
+            yield str(error)
+    yield from _experiment_conflicts(args)
+    yield from _data_conflicts(args)
+    yield from _number_conflicts(args, broken)
+
+
+def _experiment_conflicts(args):
     for flag in ("save", "load"):
         name = getattr(args, flag)
-        if name is not None and (
-            not re.sub(r"[./\\]", "", name) or Path(name).is_absolute() or ".." in Path(name).parts
-        ):
-            yield f"--{flag} {name!r}: must be the name of a folder under {args.dir_experiment}"
+        if name is None:
+            continue
+        parts = Path(name).parts
+        if not re.sub(r"[./\\]", "", name) or Path(name).is_absolute() or ".." in parts:
+            yield f"--{flag} {name!r} must be the name of a folder in {args.dir_experiment}"
     if args.load and args.save and args.load != args.save:
-        yield f"--load {args.load} goes on in that folder: drop --save {args.save}"
+        yield f"--load {args.load} continues in its own folder: remove --save {args.save}"
     if args.load and args.reset:
-        yield "--load and --reset exclude each other: one keeps the experiment, the other empties it"
-    if args.resume is not None and not args.load and args.reset and args.resume != 0:
-        yield f"--resume {args.resume} and --reset exclude each other"
+        yield "--load must not be used with --reset: one keeps the experiment, the other empties it"
+    if args.resume and not args.load and args.reset:
+        yield f"--resume {args.resume} must not be used with --reset"
+    if args.pre_train and (args.resume or (args.load and args.resume is None)):
+        yield "--pre_train must not be used with --load or --resume: both say which weights to use"
+
+
+def _data_conflicts(args):
+    is_range = re.fullmatch(r"[\d-]+", args.data_range)
+    if is_range and not args.test_only and "DIV2K" in args.data_test:
+        yield f"--data_range {args.data_range} must have two ranges for training, TRAIN/TEST"
     if "MyImage" in args.data_test and not (args.testpath and args.testset):
         yield "--data_test MyImage needs --testpath and --testset"
     if args.dir_out and not (args.test_only and set(args.data_test) <= DEMO_SETS):
-        yield f"--dir_out: is for --test_only of sets without ground truth ({', '.join(sorted(DEMO_SETS))})"
+        sets = ", ".join(sorted(DEMO_SETS))
+        yield f"--dir_out must be used with --test_only and sets without ground truth ({sets})"
     if not args.test_only:
-        for name in set(args.data_train) & DEMO_SETS:
-            yield f"--data_train {name}: has no HR images to train on (sets: {', '.join(DATASETS)} or a folder of yours)"
-    if "--cl_layer" not in broken and max(integers(args.cl_layer, ",")) >= N_LAYERS:
-        yield f"--cl_layer {args.cl_layer}: the embedding has the blocks 0 to {N_LAYERS - 1}"
-    if not broken & {"--chop_size", "--chop_overlap"} and args.chop_overlap >= args.chop_size / 2:
-        yield f"--chop_overlap {args.chop_overlap}: is not less than half of --chop_size {args.chop_size}"
-    if "--betas" not in broken and max(args.betas) >= 1:
-        yield f"--betas: {max(args.betas)} is not below 1"
-    if args.pre_train and (args.resume or (args.load and args.resume is None)):
-        yield "--pre_train and --resume (or --load) exclude each other: both say where the weights come from"
+        for name in sorted(set(args.data_train) & DEMO_SETS):
+            sets = ", ".join(DATASETS)
+            yield f"--data_train {name} must have HR images: {sets}, or a folder of your own"
+
+
+def _number_conflicts(args, broken):
+    def is_fine(*flags):
+        return not broken & {f"--{flag}" for flag in flags}
+
+    last = N_LAYERS - 1
+    if is_fine("cl_layer") and max(parse_int_list(args.cl_layer, ",")) > last:
+        yield f"--cl_layer {args.cl_layer} must be blocks of the embedding, 0 to {last}"
+    if is_fine("chop_size", "chop_overlap") and args.chop_overlap >= args.chop_size / 2:
+        yield f"--chop_overlap {args.chop_overlap} must be less than half of --chop_size {args.chop_size}"
+    if is_fine("betas") and max(args.betas) >= 1:
+        yield f"--betas {max(args.betas)} must be below 1"
+    if is_fine("blur_sigma") and args.blur_sigma[0] > args.blur_sigma[1]:
+        yield f"--blur_sigma {args.blur_sigma[0]} must not be above {args.blur_sigma[1]}"
     if args.n_colors not in (1, 3):
-        yield f"--n_colors: {args.n_colors} is not 1 or 3"
-    if not broken & {"--patch_size", "--scale"} and args.patch_size < max(args.scale):
-        yield f"--patch_size {args.patch_size}: is smaller than the scale {max(args.scale)}"
+        yield f"--n_colors {args.n_colors} must be 1 or 3"
+    if is_fine("patch_size", "scale") and args.patch_size < max(args.scale):
+        yield f"--patch_size {args.patch_size} must be at least the scale {max(args.scale)}"
+    if is_fine("split_batch", "batch_size") and args.split_batch > args.batch_size:
+        yield f"--split_batch {args.split_batch} must be at most --batch_size {args.batch_size}"
     if (
-        "--split_batch" not in broken
-        and "--batch_size" not in broken
-        and args.split_batch > args.batch_size
+        is_fine("lr", "cosine_etamin")
+        and args.scheduler != "MileStone"
+        and args.cosine_etamin > args.lr
     ):
-        yield f"--split_batch {args.split_batch}: is larger than --batch_size {args.batch_size}"
+        yield f"--cosine_etamin {args.cosine_etamin} must be at most --lr {args.lr}"
 
 
-def _unknown(words, parser):
+# what people type for a flag of another name
+OTHER_NAMES = {"--learning_rate": "--lr", "--epoch": "--epochs", "--metrics": "scripts/compare.py"}
+
+
+def _unknown_flags(words, parser):
     known = [name for action in parser._actions for name in action.option_strings]
     for word in words:
-        if word.startswith("--"):
-            close = difflib.get_close_matches(word.split("=")[0], known, 1)
-            yield f"unknown flag {word}" + (f" (did you mean {close[0]}?)" if close else "")
-        else:
-            yield f"{word!r} belongs to no flag"
+        name = word.split("=")[0]
+        if not word.startswith("--"):
+            yield f"{word!r} must follow a flag"
+            continue
+        close = [OTHER_NAMES[name]] if name in OTHER_NAMES else []
+        close = close or difflib.get_close_matches(name, known, 1)
+        yield f"unknown flag {word}" + (f" (did you mean {close[0]}?)" if close else "")
 
 
 def _parse(parser, argv):
     args, unknown = parser.parse_known_args(argv)
-    problems = [*_unknown(unknown, parser), *_problems(args)]
+    problems = [*_unknown_flags(unknown, parser), *_find_conflicts(args)]
     if problems:
         raise UserError("bad flags:" + bullet_list(problems) if len(problems) > 1 else problems[0])
     return args
@@ -452,9 +499,11 @@ def _flags_of_file(path, parser):
         state = read_weights(path)
     except UserError:  # loading the weights reports it
         return {}
-    return flags_of_weights(
-        path, state, lambda config: parser.parse_known_args(read_config(config))[0]
-    )
+
+    def parse_config(config):
+        return parser.parse_known_args(read_config(config))[0]
+
+    return flags_of_weights(path, state, parse_config)
 
 
 def parse_args(argv=None):
@@ -464,58 +513,48 @@ def parse_args(argv=None):
         argv: the words of the command line without the program's name; None takes sys.argv.
 
     Returns:
-        argparse.Namespace. `scale` is a list of int, `data_train` and `data_test` are lists of str, `betas` a list of two
-        float, `save` the name of the experiment (also with --load), `resume` -1, 0 or an epoch. `from_file` is a dict of
-        the flags that come from the file of --pre_train: for a test, those that the command line leaves out.
+        argparse.Namespace. `scale` is a list of int, `data_train` and `data_test` are lists of str,
+        `betas` a list of two float, `save` the name of the experiment (also with --load), `resume`
+        -1, 0 or an epoch. `from_file` is a dict of the flags that come from the file of --pre_train:
+        for a test, those that the command line leaves out. `chop_from` names the preset that sets
+        --chop, or is None.
 
     Raises:
-        UserError: with all problems found: unknown flags, unknown names, bad values, flags that exclude each other.
+        UserError: with all problems: unknown flags and names, bad values, flags that contradict.
     """
     parser = build_parser()
     argv = sys.argv[1:] if argv is None else list(argv)
     for word in argv:
-        if word.startswith("--") and word.endswith(
-            "=--"
-        ):  # of which argparse would make an empty list
-            raise UserError(f"{word}: -- is no value")
+        if word.startswith("--") and word.endswith("=--"):  # argparse would make an empty list
+            raise UserError(f"{word} must have a value other than --")
+    given = {word.split("=")[0] for word in argv}
     first, _ = parser.parse_known_args(argv)
+    chop_from = None
     for name in (first.template or "").split("+"):
         parser.set_defaults(**TEMPLATES.get(name, {}))
+        if TEMPLATES.get(name, {}).get("chop") and "--chop" not in given:
+            chop_from = name
     from_file = {}
     if first.test_only is True and not first.load and first.pre_train not in (None, "download"):
-        given = {word.split("=")[0] for word in argv}
         from_file = _flags_of_file(first.pre_train, parser)
         from_file = {k: v for k, v in from_file.items() if f"--{k}" not in given}
         parser.set_defaults(**from_file)
+    origin = ""
     if first.load:
         config = Path(first.dir_experiment, first.load, "config.txt")
         argv = read_config(config) + argv
+        origin = f"\nflags that are not on the command line are from {config}"
     try:
         args = _parse(parser, argv)
     except UserError as error:
-        raise UserError(
-            f"{error}\nflags that are not on the command line are from {config}"
-            if first.load
-            else error
-        ) from error
-    args.from_file = from_file
-    args.rgb_range = (
-        int(args.rgb_range) if args.rgb_range == int(args.rgb_range) else args.rgb_range
-    )
+        raise UserError(f"{error}{origin}") from error
+    args.from_file, args.chop_from = from_file, chop_from
+    is_whole = args.rgb_range == int(args.rgb_range)
+    args.rgb_range = int(args.rgb_range) if is_whole else args.rgb_range
     if args.resume is None:
         args.resume = -1 if args.load else 0
     args.save = args.load or args.save or "test"
-    for name in (
-        "dir_experiment",
-        "dir_data",
-        "dir_cache",
-        "dir_demo",
-        "dir_out",
-        "testpath",
-        "vgg_path",
-    ):
-        if (
-            getattr(args, name) is not None
-        ):  # config.txt must hold for a later run from another folder too
+    for name in PATH_FLAGS:
+        if getattr(args, name) is not None:  # config.txt must hold in another working directory
             setattr(args, name, os.path.realpath(getattr(args, name)))
     return args

@@ -21,7 +21,7 @@ def commands():
     blocks = re.findall(
         r"```bash\n(.*?)```", (ROOT / "docs/guide.md").read_text(encoding="utf-8"), re.S
     )
-    return [line for block in blocks for line in block.splitlines()]
+    return [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
 
 
 @pytest.fixture

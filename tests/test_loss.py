@@ -7,14 +7,13 @@ import pytest
 import skimage.data
 import torch
 
-from data.image import to_uint8
 from data.resize import downsample
 from helpers import same_bits, state_of
 from loss import LOSSES, Loss, parse_loss
-from loss.adversarial import GAN_TYPES, Adversarial, dual_contrastive
+from loss.adversarial import GAN_LOSSES, Adversarial, dual_contrastive
 from loss.contrastive import contrastive, info_nce, similarities
 from loss.discriminator import Discriminator
-from loss.samples import SampleMaker, gaussian_blur, quantize, sharpen
+from loss.samples import SampleMaker, gaussian_blur, select, sharpen
 from loss.vgg import VGGFeatures, build_layers
 from loss.wavelet import haar_high_frequencies
 from model import build_network
@@ -33,6 +32,10 @@ def pictures(scale=2, side=48, batch=2, rgb_range=255):
         for side in zip(*pairs, strict=True)
     )
     return lr.float() * rgb_range / 255, hr.float() * rgb_range / 255
+
+
+def enlarged(lr, hr):
+    return torch.nn.functional.interpolate(lr, size=hr.shape[-2:]).clamp(0, 255)
 
 
 @pytest.fixture(scope="session")
@@ -138,27 +141,36 @@ def test_samples_are_eight_bit_images(rgb_range):
     lr, hr = pictures(rgb_range=rgb_range)
     for more in ([], ["--only_blur", "false"]):
         positives, negatives = SampleMaker(parse_args(PCL + flags + more))(hr, lr)
-        assert (len(positives), len(negatives)) == (4, 3)
+        assert (len(positives), len(negatives)) == (5, 3)
         assert positives[0] is hr
-        assert negatives[0] is lr
-        for sample in positives + negatives[1:]:
+        for sample in positives[1:] + negatives:
             assert sample.shape == hr.shape
-            assert torch.allclose(quantize(sample, rgb_range), sample, atol=1e-6 * rgb_range)
-            steps = to_uint8(sample[0], rgb_range)
-            assert len(set(steps.flatten().tolist())) > 50
+            steps = sample * (255 / rgb_range)
+            assert torch.allclose(steps, torch.floor(steps + 0.5), atol=1e-3)
+            assert steps.min() >= 0
+            assert steps.max() <= 255
+            assert len(steps[0].unique()) > 50
+    up = torch.nn.functional.interpolate(lr, size=48, mode="bicubic", align_corners=True)
+    assert (negatives[0] - up.clamp(0, rgb_range)).abs().max() <= 0.51 * rgb_range / 255
+
+
+def test_numbers_of_positives_and_negatives_apart():
+    lr, hr = pictures()
+    maker = SampleMaker(parse_args([*PCL, "--mcl_pos", "3", "--mcl_neg", "1"]))
+    positives, negatives = maker(hr, lr)
+    assert (len(positives), len(negatives)) == (4, 2)
 
 
 def test_subsets_of_samples():
-    lr, hr = pictures()
-    positives, negatives = SampleMaker(parse_args([*PCL, "--pos_id", "1", "--neg_id", "0,1"]))(
-        hr, lr
-    )
-    assert len(positives) == 1
-    assert positives[0] is not hr
-    assert len(negatives) == 2
-    positives, negatives = SampleMaker(parse_args([*PCL, "--only_aug"]))(hr, lr)
-    assert (len(positives), len(negatives)) == (1, 1)
-    assert negatives[0].shape == hr.shape
+    samples = ["hr", "a", "b", "c"]
+    assert select(samples, only_aug=False, ids=None) == samples
+    assert select(samples, only_aug=True, ids=None) == ["a", "b", "c"]
+    assert select(samples, only_aug=False, ids="1,0") == ["a", "hr"]
+    for flags in (["--pos_id", "2"], ["--neg_id", "2"], ["--only_aug", "--mcl_neg", "0"]):
+        with pytest.raises(UserError):
+            SampleMaker(parse_args([*PCL, *flags]))
+    with pytest.raises(UserError, match="--neg_sr"):
+        SampleMaker(parse_args([*PCL, "--neg_sr"]))
 
 
 def test_negatives_by_the_network_itself():
@@ -245,13 +257,13 @@ def test_every_variant_of_the_contrastive_loss_has_a_gradient(kind, more):
     term = Adversarial(parse_args([*PCL, "--cl_loss_type", kind, *more.split()]), "CL-patchD")
     lr, hr = pictures()
     sr = (hr + 20 * torch.randn(hr.shape)).requires_grad_()
-    term(sr, [hr], [lr], hr).backward()
+    term(sr, hr, [hr], [enlarged(lr, hr)]).backward()
     assert torch.isfinite(sr.grad).all()
     assert sr.grad.abs().sum() > 0
-    assert set(term.report) == {"embedding", "s_pos", "s_neg"}
+    assert set(term.log_values()) == {"embedding", "s_pos", "s_neg"}
 
 
-@pytest.mark.parametrize("kind", GAN_TYPES)
+@pytest.mark.parametrize("kind", GAN_LOSSES)
 def test_the_embedding_learns_to_tell_hr_from_sr(kind):
     torch.manual_seed(0)
     args = parse_args(
@@ -270,8 +282,8 @@ def test_the_embedding_learns_to_tell_hr_from_sr(kind):
     sr = gaussian_blur(hr, (5, 5), (1.0, 1.0), 255)
     values = []
     for _ in range(12):
-        term(sr.clone().requires_grad_(), [hr], [lr], hr)
-        values.append(float(term.report["embedding"]))
+        term(sr.clone().requires_grad_(), hr, [hr], [enlarged(lr, hr)])
+        values.append(float(term.log_values()["embedding"]))
     assert sum(values[-3:]) < sum(values[1:4]), (
         values
     )  # the first is before the first clipping of WGAN
@@ -283,7 +295,7 @@ def test_features_go_no_deeper_than_the_layers_need():
     for number, block in enumerate(term.dis.features[::2]):
         block[0].register_forward_hook(lambda *_, number=number: calls.append(number))
     lr, hr = pictures()
-    term(hr.clone().requires_grad_(), [hr], [lr], hr)
+    term(hr.clone().requires_grad_(), hr, [hr], [enlarged(lr, hr)])
     assert calls.count(7) == 2, "the whole embedding runs in step 1 alone, on HR and on SR"
     assert calls.count(4) == 2 + 3, "positives, negatives and SR once each in step 2"
     assert calls.count(5) == 2
@@ -301,8 +313,7 @@ def test_features_go_no_deeper_than_the_layers_need():
 def test_a_term_without_gradient_ends_the_training_at_the_first_step(
     sr, monkeypatch, text, name, value
 ):
-    module, cls = LOSSES[name].split(":")
-    monkeypatch.setattr(f"{module}.{cls}.forward", lambda self, sr, *rest: value(sr))
+    monkeypatch.setattr(LOSSES[name], "forward", lambda self, sr, *rest: value(sr))
     status, _, err = sr.train("--loss", text, "--no_ad_loss", "--save", "run", "--epochs", 1)
     assert status == 1
     assert err == f"error: --loss: {name} sends no gradient to the network\n"
@@ -323,7 +334,7 @@ def test_pcl_is_logged_drawn_and_resumed_to_the_last_bit(sr):
     names = [
         "CL-patchD",
         "CL-patchD embedding",
-        "CL-patchD gradient",
+        "CL-patchD gradient/L1",
         "CL-patchD s_neg",
         "CL-patchD s_pos",
         "L1",

@@ -96,33 +96,8 @@ def registered(monkeypatch, tmp_path):
         sys.modules.pop(name, None)
 
 
-def test_the_example_of_contributing_trains_and_resumes(sr, registered):
-    source = re.search(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.S)[1]
-    registered("MyNet", source)
-    assert sr.train("--model", "MyNet", "--save", "run", "--epochs", 1)[0] == 0
-    assert sr("--load", "run", "--epochs", 2, "--cpu")[0] == 0
-    assert len([line for line in sr.metrics("run") if "dataset" in line]) == 2
-
-
-# A network with a flag of its own, as CONTRIBUTING describes it
-EXAMPLE = """
-from torch import nn
-
-from model.common import SRNetwork, conv
-
-
-class MyNet(SRNetwork):
-    flags = (*SRNetwork.flags, "n_convs")
-
-    def __init__(self, *, n_convs, n_feats, **shared):
-        super().__init__(n_feats=n_feats, **shared)
-        layers = [layer for _ in range(n_convs) for layer in (conv(n_feats, n_feats, 3), nn.ReLU())]
-        self.body = nn.Sequential(*layers)
-
-
-def make_model(args):
-    return MyNet.from_args(args)
-"""
+# A network with a flag of its own
+EXAMPLE = re.search(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.S)[1]
 
 
 @pytest.fixture

@@ -129,7 +129,7 @@ def test_epochs_n_trains_n_epochs(sr):
     assert [line["epoch"] for line in lines if "loss" in line] == [1, 2, 3]
     status, out, _ = sr("--load", "run", "--cpu")
     assert status == 0
-    assert "3 of 3 epochs are done" in out
+    assert "Nothing to train: epoch 3 of 3" in out
     assert sr.metrics("run") == lines
 
 
@@ -148,10 +148,12 @@ def test_the_experiment_folder(sr):
     assert (folder / "log.txt").read_text().endswith(out)
     tests = [line for line in sr.metrics("run") if "dataset" in line]
     assert [set(line) for line in tests] == [
-        {"epoch", "dataset", "scale", "psnr", "ssim", "images"}
+        {"epoch", "dataset", "scale", "self_ensemble", "chop", "precision"}
+        | {"psnr", "ssim", "images"}
     ] * 2
     assert tests[0] | {"psnr": 0, "ssim": 0} == {
         "epoch": 1, "dataset": "Set5", "scale": 2, "psnr": 0, "ssim": 0, "images": 2,
+        "self_ensemble": False, "chop": False, "precision": "single",
     }  # fmt: skip
     found = re.findall(r"^\[Set5 x2\]\tPSNR: (\S+) SSIM: \S+ \(Best: (\S+) @epoch \d\)$", out, re.M)
     assert [float(psnr) for psnr, _ in found] == [round(line["psnr"], 3) for line in tests]
@@ -182,10 +184,7 @@ def test_best_is_judged_on_all_sets_and_scales(sr):
     ]
     best = means.index(max(means)) + 1
     assert state_of(sr.folder("run"))["best"] == {"psnr": pytest.approx(max(means)), "epoch": best}
-    assert (
-        f"Mean PSNR over 2 sets and scales: {means[2]:.3f} (Best: {max(means):.3f} @epoch {best})"
-        in out
-    )
+    assert f"Mean PSNR of 2 test sets: {means[2]:.3f} (Best: {max(means):.3f} @epoch {best})" in out
 
 
 def test_training_lowers_the_loss_and_passes_what_it_started_with(sr):
@@ -255,8 +254,23 @@ def test_an_image_without_error_has_no_finite_psnr(sr, data_dir, tmp_path):
     flags = "--model Bicubic --test_only --data_test Flat --scale 2 --save flat --cpu".split()
     status, out, _ = sr(*flags, data=tmp_path / "data")
     assert status == 0
-    assert "PSNR: inf" in out
+    assert "1 of 1 images equal HR" in out
+    assert "[Flat x2]\tPSNR: n/a SSIM: 1.0000" in out
     assert sr.metrics("flat")[0]["psnr"] is None
+
+
+def test_an_equal_image_does_not_change_the_mean_best_or_table(sr, data_dir, tmp_path, photographs):
+    images = {"flat": np.zeros((40, 40, 3), np.uint8), "coffee": photographs["coffee"]}
+    write_set(tmp_path / "data/Mixed/HR", images)
+    write_set(tmp_path / "data/Alone/HR", {"coffee": photographs["coffee"]})
+    flags = (
+        "--model Bicubic --test_only --scale 2 --save flat --cpu --data_test Mixed+Alone".split()
+    )
+    status, out, _ = sr(*flags, data=tmp_path / "data")
+    assert status == 0
+    assert "1 of 2 images equal HR" in out
+    mixed, alone = sr.metrics("flat")
+    assert mixed["psnr"] == alone["psnr"]
 
 
 def test_ema_is_what_is_tested_and_kept(sr):
@@ -293,7 +307,7 @@ def test_images_without_ground_truth(sr, data_dir):
     status, out, _ = sr(*flags, *where, "--save_results")
     assert status == 0
     assert "PSNR: n/a" in out
-    assert sr.metrics("demo")[0]["psnr"] is None
+    assert not (sr.folder("demo") / "metrics.jsonl").exists()
     assert (sr.folder("demo") / "results-Demo/chelseax2_x2_SR.png").is_file()
 
 

@@ -1,90 +1,99 @@
-"""config.txt of an experiment: the flags of a run, which `--load` goes on with."""
+"""config.txt of an experiment: the flags of a run, which `--load` continues with."""
 
 import re
 import shlex
+from pathlib import Path
 
 from runtime.errors import UserError
 
-MARKER = (
-    "# An experiment of this program. `python src/main.py --load NAME` goes on with these flags."
+HEADER = (
+    "# An experiment of this program. `python src/main.py --load NAME` resumes with these flags."
+)
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = "$PROJECT"  # stands for ROOT, so that a project can be moved or copied
+
+# flags of one call of the program, which --load does not restore
+NOT_RESTORED = set(
+    "load save resume reset test_only save_results save_gt pre_train from_file template cpu n_GPUs "
+    "n_threads print_model dir_experiment compile tf32 dir_out overwrite chop_from".split()
 )
 
-# Flags that belong to one call of the program and are not taken from the experiment that --load goes on with.
-PER_CALL = {
-    "load",
-    "save",
-    "resume",
-    "reset",
-    "test_only",
-    "save_results",
-    "save_gt",
-    "pre_train",
-    "from_file",
-    "template",
-}
-PER_CALL |= {
-    "cpu",
-    "n_GPUs",
-    "n_threads",
-    "print_model",
-    "dir_experiment",
-    "compile",
-    "tf32",
-    "dir_out",
-    "overwrite",
-}
+
+def _to_text(value):
+    if isinstance(value, (list, tuple)):
+        if isinstance(value[0], float):  # --betas 0.9 0.999
+            return " ".join(map(str, value))
+        return shlex.quote("+".join(map(str, value)))
+    if isinstance(value, str) and (value == str(ROOT) or value.startswith(f"{ROOT}/")):
+        value = PROJECT + value[len(str(ROOT)) :]
+    return shlex.quote(str(value).lower() if isinstance(value, bool) else str(value))
 
 
-def config_lines(args):
-    """Give the flags of a run, one a line, in the form that `--load` reads back, after what they are and their number."""
-    kept = [
-        (name, value)
+def config_lines(args, provenance=()):
+    """Yield the lines of config.txt: a header, provenance as comments, and a flag a line."""
+    flags = {
+        name: "sep" if value == "sep_reset" else value  # asked for once, not at every resume
         for name, value in sorted(vars(args).items())
-        if value is not None and name not in PER_CALL
-    ]
-    yield MARKER
-    yield f"# {len(kept)} flags"
-    for name, value in kept:
-        if value == "sep_reset":  # asked for once, not at every resume
-            value = "sep"
-        if isinstance(value, (list, tuple)):
-            joined = "+".join(map(str, value)) if name != "betas" else None
-            text = shlex.quote(joined) if joined else " ".join(map(str, value))
-        else:
-            text = shlex.quote(str(value).lower() if isinstance(value, bool) else str(value))
-        yield f"--{name} {text}"
+        if value is not None
+        and name not in NOT_RESTORED
+        and not (name == "chop" and args.chop_from)
+    }
+    yield HEADER
+    yield f"# {len(flags)} flags"
+    yield from (f"# {line}" for line in provenance)
+    for name, value in flags.items():
+        yield f"--{name} {_to_text(value)}"
+
+
+def is_config(path):
+    """Return whether a file is a config.txt of this program."""
+    if not path.is_file():
+        return False
+    text = path.read_text(encoding="utf-8-sig", errors="replace")
+    return text.startswith(HEADER[:20])
+
+
+def _read(path):
+    """Return the text of config.txt, without a byte order mark."""
+    if not path.is_file():  # OSError: a name that is too long
+        raise UserError(
+            f"--load {path.parent.name}: there is no experiment in {path.parent} (no config.txt)"
+        )
+    data = path.read_bytes()
+    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    return data.decode(encoding).replace("\r\n", "\n")
 
 
 def read_config(path):
-    """Give the flags that config.txt of an experiment holds, as argv.
+    """Return the flags of config.txt of an experiment, as argv.
 
     Raises:
-        UserError: it cannot be read, or was cut.
+        UserError: it cannot be read, is cut, or is of another program.
     """
     try:
-        if not path.is_file():  # OSError: a name that is too long
-            raise UserError(
-                f"--load {path.parent.name}: there is no experiment in {path.parent} (no config.txt)"
-            )
-        text = path.read_text(encoding="utf-8")
-        # not splitlines, which takes more than the newline for the end of a line
+        text = _read(path)
+        # not splitlines, which splits at more characters than the newline
         lines = [shlex.split(line, comments=True) for line in text.split("\n")]
     except UserError:
         raise
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from error
+    if not text.startswith(HEADER[:20]):
+        if (path.parent / "psnr_log.pt").exists() or re.search(r"^\w+: ", text, re.M):
+            raise UserError(
+                f"{path.parent} is an experiment of EDSR-PyTorch, which cannot be resumed here: start "
+                f"from its weights with --pre_train {path.parent}/model/model_best.pt"
+            )
+        raise UserError(f"{path}: is damaged: it must begin with {HEADER[:20]!r}")
     count = re.search(r"^# (\d{1,9}) flags$", text, re.M)
-    if not text.startswith(MARKER[:20]):
-        raise UserError(f"{path}: is damaged: it does not begin with {MARKER[:20]!r}")
     flags = [words for words in lines if words]
     if len(flags) < (int(count[1]) if count else 1):
-        raise UserError(
-            f"{path}: is damaged: it holds {len(flags)} flags{f' of {count[1]}' if count else ''}"
-        )
+        of = f" of {count[1]}" if count else ""
+        raise UserError(f"{path}: is damaged: it holds {len(flags)} flags{of}")
     argv = []
     for words in flags:
-        if (
-            words[0].removeprefix("--") not in PER_CALL
-        ):  # --name=value, as a value may start with - or be empty
+        words = [str(ROOT) + w[len(PROJECT) :] if w.startswith(PROJECT) else w for w in words]
+        if words[0].removeprefix("--") not in NOT_RESTORED:
+            # --name=value, since a value may start with - or be empty
             argv += ["=".join(words)] if len(words) == 2 else words
     return argv

@@ -1,18 +1,22 @@
-"""Curves of an experiment, as PDF for papers and PNG for a quick look."""
+"""Curves of an experiment: PDF for papers, PNG for a quick look."""
 
 import gc
 
-import matplotlib
+from runtime.environment import use_file_backend
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-from matplotlib.ticker import MaxNLocator
+use_file_backend()
+from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib.ticker import MaxNLocator  # noqa: E402
 
-from runtime.files import atomic_write
+from checkpoint.metrics import set_file_name, tests_of_training  # noqa: E402
+from runtime.files import atomic_write  # noqa: E402
+
+# coincident curves stay visible: each later one is thinner, dashed differently
+STYLES = ("-", "--", "-.", ":")
 
 
 def plot_panels(folder, name, panels, ylabel, endings=("pdf", "png")):
-    """Draw curves over epochs into folder/name.pdf and .png, one panel beside the other.
+    """Draw curves over epochs into folder/NAME.pdf and .png, in panels with one shared legend.
 
     Args:
         folder: a Path.
@@ -21,33 +25,35 @@ def plot_panels(folder, name, panels, ylabel, endings=("pdf", "png")):
         ylabel: label of the vertical axes, with the unit.
         endings: kinds of files.
     """
-    columns = min(len(panels), 4)
-    rows = -(-len(panels) // columns)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(max(5, 3.4 * columns), max(3.2, 2.8 * rows)), squeeze=False
-    )
-    for axis in axes.flat[len(panels) :]:
-        axis.set_axis_off()
+    n_columns = next(n for n in (4, 3, 2, 1) if len(panels) % n == 0 or (n < len(panels) < 4))
+    n_columns = min(len(panels), 3) if n_columns == 1 else n_columns
+    n_rows = -(-len(panels) // n_columns)
+    size = (max(5, 3.4 * n_columns), max(3.2, 2.8 * n_rows))
+    figure, axes = plt.subplots(n_rows, n_columns, figsize=size, squeeze=False)
+    handles = {}
     for axis, (title, curves) in zip(axes.flat, panels.items(), strict=False):
-        for label, curve in curves.items():
-            axis.plot(
-                list(curve),
-                list(curve.values()),
-                label=label,
-                marker="o" if len(curve) < 30 else None,
-                markersize=3,
-            )
+        for i, (label, curve) in enumerate(curves.items()):
+            marker = "o" if len(curve) < 30 else None
+            (handles[label],) = axis.plot(
+                list(curve), list(curve.values()), STYLES[i % 4], color=f"C{i}", label=label,
+                marker=marker, markersize=4 - i % 3, linewidth=max(2.2 - 0.5 * i, 0.8), alpha=0.85,
+            )  # fmt: skip
         axis.set_title(title, fontsize=10)
         axis.ticklabel_format(useOffset=False)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
-        if len(curves) > 1:
-            axis.legend()
+    for axis in axes.flat[len(panels) :]:
+        axis.remove()
     for axis in axes[:, 0]:
         axis.set_ylabel(ylabel)
-    for axis in axes[-1]:
+    for axis in axes.flat[: len(panels)][-n_columns:]:
         axis.set_xlabel("epoch")
-    figure.tight_layout()
+    has_legend = any(len(curves) > 1 for curves in panels.values())
+    figure.tight_layout(rect=(0, 0.3 / size[1] if has_legend else 0, 1, 1))
+    if has_legend:
+        figure.legend(
+            handles.values(), handles, loc="lower center", ncols=len(handles), frameon=False
+        )
     for ending in endings:
         with atomic_write(folder / f"{name}.{ending}") as file:
             figure.savefig(file, format=ending, dpi=110)
@@ -55,28 +61,21 @@ def plot_panels(folder, name, panels, ylabel, endings=("pdf", "png")):
 
 
 def plot_curves(folder, metrics):
-    """Draw the PSNR of each test set, and a panel for each loss term, from the lines of metrics.jsonl."""
+    """Draw the PSNR of each test set, and a panel for each loss term, from metrics.jsonl."""
     sets, losses = {}, {}
+    for (dataset, scale), tests in tests_of_training(metrics).items():
+        sets.setdefault(dataset, {})[f"x{scale}"] = {e: line["psnr"] for e, line in tests.items()}
     for line in metrics:
-        if line.get("dataset") and line["psnr"] is not None:
-            curve = sets.setdefault(line["dataset"], {}).setdefault(f"x{line['scale']}", {})
-            curve.setdefault(
-                line["epoch"], line["psnr"]
-            )  # later lines are tests alone, with flags of their own
         for term, value in line.get("loss", {}).items():
             if value is not None:
                 losses.setdefault(term, {})[line["epoch"]] = value
-    if len(losses) == 2:  # one term and Total, which is the same
+    if len(losses) == 2:  # Total is the same as the only term
         losses.pop("Total")
     for name, curves in sets.items():
         titles = {f"{name} {label}": {label: curve} for label, curve in curves.items()}
-        plot_panels(folder, f"psnr_{name.replace('/', '_')}", titles, "PSNR (dB)")
+        plot_panels(folder, f"psnr_{set_file_name(name)}", titles, "PSNR (dB)")
     if losses:
-        plot_panels(
-            folder,
-            "loss",
-            {term: {term: curve} for term, curve in losses.items()},
-            "mean of the epoch",
-        )
-    # A figure is a web of cycles, which Python's own full collections are too rare for: a long run would hold hundreds of them.
+        panels = {term: {term: curve} for term, curve in losses.items()}
+        plot_panels(folder, "loss", panels, "mean of the epoch")
+    # a figure consists of reference cycles, and a long run would keep hundreds of figures
     gc.collect()

@@ -1,8 +1,8 @@
-"""Curves and pictures of a training run for TensorBoard (--tensorboard), in experiment/NAME/tensorboard.
+"""Curves and images of a training run for TensorBoard (--tensorboard), in experiment/NAME/tensorboard.
 
-The step is the epoch. Curves: loss/TERM, lr, PSNR/SET xS, SSIM/SET xS, the numbers of metrics.jsonl. Pictures: SR of the
-first image of each test set after each epoch, and once HR, both cut to their middle. `tensorboard --logdir experiment` shows
-them. Nothing here draws random numbers or touches the network: a run ends in the same bits with and without it.
+The step is the epoch. Curves: loss/TERM, lr, PSNR/SET xS, SSIM/SET xS. Images: SR of the first image
+of each test set after each epoch, and HR once, both cropped to their middle. Nothing here draws
+random numbers: a run ends in the same bits with and without it.
 """
 
 import threading
@@ -11,26 +11,26 @@ from data.image import to_uint8
 from runtime.errors import UserError
 from runtime.files import report_write_errors
 
-SIDE = 320  # pixels that pictures are cut to: an epoch of a set takes at most some 300 kB of the event file
+SIDE = 320  # pixels: an epoch of a set then takes at most 300 kB of the event file
 
 
 def _middle(image):
-    """Cut a (C, H, W) tensor to SIDE pixels a side."""
+    """Return the middle of a (C, H, W) tensor, at most SIDE pixels a side."""
     top, left = (max(side - SIDE, 0) // 2 for side in image.shape[1:])
     return image[:, top : top + SIDE, left : left + SIDE]
 
 
 def _report(args):
-    """Print what ends a thread, as Python does, but not of tensorboard's: the next call of `record` raises it."""
+    """Print an error of a thread, except of tensorboard's: `log_metrics` raises those later."""
     if not type(args.thread).__module__.startswith("tensorboard."):
         threading.__excepthook__(args)
 
 
 class Board:
-    """Writes events; the file is made with the first of them."""
+    """Writes events; the first one creates the file."""
 
     def __init__(self, folder):
-        """Find the package.
+        """Import the package.
 
         Raises:
             UserError: it is not installed.
@@ -49,8 +49,8 @@ class Board:
             set(),
         )  # {label: {tag: (H, W, C) uint8}}, tags whose HR was shown
 
-    def go_on_after(self, epoch):
-        """Hide what a former process wrote of epochs after this one, which are trained again; call it before `record`."""
+    def truncate(self, epoch):
+        """Hide the events of epochs after this one, which are trained again."""
         self._first = epoch + 1
 
     def _writer(self):
@@ -58,10 +58,10 @@ class Board:
             self._events = self._make(str(self.folder), purge_step=self._first)
         return self._events
 
-    def record(self, line):
-        """Add the numbers of a line of metrics.jsonl, and the pictures that were shown of its test set.
+    def log_metrics(self, line):
+        """Add the numbers of a line of metrics.jsonl, and the images of its test set.
 
-        None, which stands for nan and infinity there, is left out.
+        None, which stands for nan and infinity, is left out.
         """
         with report_write_errors(self.folder):
             epoch = line["epoch"]
@@ -77,16 +77,16 @@ class Board:
             for tag, value in values.items():
                 if value is not None:
                     self._writer().add_scalar(tag, value, epoch)
-            self._writer().flush()  # waits for its thread: the state of the epoch, saved next, must not be ahead of it
+            self._writer().flush()  # waits for its thread: the state is saved after it
 
-    def show(self, label, image, sr, rgb_range):
-        """Keep the middle of an image for the next line of its test set: of SR, and, the first time, of HR.
+    def log_image(self, label, image, sr, rgb_range):
+        """Keep the middle of SR, and the first time of HR, for the next line of its test set.
 
         Args:
             label: test set and scale, "SET xS".
-            image: the data.testset.TestImage.
+            image: a data.testset.TestImage.
             sr: tensor (C, H, W) in [0, rgb_range].
-            rgb_range: value of white of `sr`.
+            rgb_range: maximum pixel value of `sr`.
         """
         tag = f"{label}/{image.name}"
         self._pictures[label] = {f"{tag} SR": to_uint8(_middle(sr), rgb_range)}

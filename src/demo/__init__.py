@@ -265,7 +265,7 @@ def _upscale_file(source, target, engine, update, keep_lr):
     return f"{source.name} {before} -> {target or 'nowhere'} {after}{replaced}, {seconds:.1f}s"
 
 
-def upscale_all(images, upscaler, args, device, checkpoint, epoch):
+def upscale_all(images, upscaler, args, device, checkpoint):
     """Upscale the files of a test set without ground truth, and log and record it.
 
     Args:
@@ -274,7 +274,6 @@ def upscale_all(images, upscaler, args, device, checkpoint, epoch):
         args: the flags.
         device: where the network is.
         checkpoint: Checkpoint, for its log and its folder.
-        epoch: epoch of the weights, for the record.
 
     Returns:
         list of sentences about the files that failed, which are logged, too.
@@ -320,15 +319,6 @@ def upscale_all(images, upscaler, args, device, checkpoint, epoch):
                 log(f"failed: {failed[-1]}")
             bar.update(size - (bar.n - before))  # what was counted wrong, or not done
     done, seconds = len(images.files) - len(failed), time.perf_counter() - began
-    record = {
-        "epoch": epoch,
-        "dataset": images.name,
-        "scale": images.scale,
-        "psnr": None,
-        "ssim": None,
-        "images": done,
-    }
-    checkpoint.log_metrics(record)
     log(
         f"[{label}]\tPSNR: n/a SSIM: n/a (no ground truth), {done} of {len(images.files)} files, {seconds:.1f}s"
     )
@@ -342,6 +332,6 @@ def _outputs(images, args, checkpoint):
             images.files, args.dir_out, f"_x{images.scale}" if len(args.scale) > 1 else ""
         )
     if args.save_results:
-        folder = checkpoint.dir / f"results-{images.name.replace('/', '_')}"
+        folder = checkpoint.results_dir(images.name)
         return targets(images.files, folder, f"_x{images.scale}_SR")
     return [None] * len(images.files)

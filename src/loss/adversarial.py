@@ -1,19 +1,33 @@
-"""PCL-SR's loss, and the adversarial losses that its embedding can be trained by (section III, two-step scheme).
+"""PCL-SR's loss, and the adversarial losses that its embedding can be trained with.
 
-Each call does both steps. Step 1, SR network fixed: the embedding, a discriminator, learns to tell HR from SR. Step 2,
-embedding fixed: the contrastive loss of SR in its features, and unless --no_ad_loss the adversarial loss of SR.
+The call tree of one batch (section III of the paper, two steps):
 
-Departs from the published release, where the features of SR were taken without gradient, so that the contrastive loss was
-a constant: here the embedding's weights are frozen, not the graph.
+    Trainer.train_step -> Loss.forward(sr, hr, lr)                    loss/__init__.py
+      positives, negatives = SampleMaker(hr, lr)                      loss/samples.py
+      Adversarial.forward(sr, hr, positives, negatives)               this file
+        Haar high frequencies of all of them                          loss/wavelet.py
+        1. SR fixed: train the embedding to tell HR from SR           loss/discriminator.py
+        2. embedding fixed: contrastive loss in its features          loss/contrastive.py
+           (and the generator's adversarial loss, unless --no_ad_loss)
+
+The gradient of step 2 goes through the embedding's features of SR, and through the Haar transform,
+to the SR image and the SR network. Departs from the published release, where the features of SR
+were computed without gradient: there the contrastive loss was a constant.
 """
 
+import argparse
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
-from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss, softplus
 
 from loss.contrastive import contrastive
 from loss.discriminator import Discriminator
-from loss.samples import quantize, upsample
+from loss.samples import select
+from loss.term import Term
+from model.tensor_files import load_file
 from optim import build_optimizer, learning_rate, load_optimizer, set_learning_rate
 from runtime.distributed import (
     all_gather_batch,
@@ -26,16 +40,18 @@ from runtime.errors import UserError
 
 WGAN_CLIP = 0.01  # Arjovsky et al., ICML 2017, algorithm 1
 GP_WEIGHT = 10.0  # Gulrajani et al., NeurIPS 2017, algorithm 1
+WGAN_GP_LR = 1e-5  # as in EDSR-PyTorch; betas (0, 0.9) are those of Gulrajani et al.
 
 
 def dual_contrastive(real_logits, fake_logits):
-    """Dual contrastive loss (Yu et al., ICCV 2021, equations 3 and 4; PCL-SR section III-C).
+    """Return the dual contrastive loss of the discriminator (Yu et al., ICCV 2021, eq. 3 and 4).
 
-    mean_i -log(e^r_i / (e^r_i + sum_j e^f_j)) + mean_j -log(e^-f_j / (e^-f_j + sum_i e^-r_i)). The generator's loss has
-    the arguments the other way round.
+    mean_i -log(e^r_i / (e^r_i + sum_j e^f_j)) + mean_j -log(e^-f_j / (e^-f_j + sum_i e^-r_i)).
+    The loss of the generator has the arguments exchanged.
 
     Args:
-        real_logits: (n,); fake_logits: (m,).
+        real_logits: (n,).
+        fake_logits: (m,).
 
     Returns:
         scalar.
@@ -53,31 +69,35 @@ def _squared(logits, target):
     return mse_loss(logits, torch.full_like(logits, target))
 
 
-# for each kind, the loss of the discriminator and that of the generator, of real and fake logits (n,) and (m,)
+class GANLoss(NamedTuple):
+    """The losses of both players: functions of the real logits (n,) and the fake logits (m,)."""
+
+    discriminator: Callable
+    generator: Callable
+
+
 GAN_LOSSES = {
-    # Goodfellow et al., NeurIPS 2014, the generator's loss not saturating
-    "GAN": (lambda r, f: _bce(r, 1.0) + _bce(f, 0.0), lambda r, f: _bce(f, 1.0)),
+    # Goodfellow et al., NeurIPS 2014, with the generator's loss that does not saturate
+    "GAN": GANLoss(lambda r, f: _bce(r, 1.0) + _bce(f, 0.0), lambda r, f: _bce(f, 1.0)),
     # Mao et al., ICCV 2017, equation 9
-    "LSGAN": (
-        lambda r, f: (_squared(r, 1.0) + _squared(f, 0.0)) / 2,
-        lambda r, f: _squared(f, 1.0) / 2,
+    "LSGAN": GANLoss(
+        lambda r, f: (_squared(r, 1.0) + _squared(f, 0.0)) / 2, lambda r, f: _squared(f, 1.0) / 2
     ),
-    # Arjovsky et al., ICML 2017; the gradient penalty of WGAN_GP is added below
-    "WGAN": (lambda r, f: f.mean() - r.mean(), lambda r, f: -f.mean()),
-    "WGAN_GP": (lambda r, f: f.mean() - r.mean(), lambda r, f: -f.mean()),
+    # Arjovsky et al., ICML 2017; `Adversarial` adds the gradient penalty of WGAN_GP
+    "WGAN": GANLoss(lambda r, f: f.mean() - r.mean(), lambda r, f: -f.mean()),
+    "WGAN_GP": GANLoss(lambda r, f: f.mean() - r.mean(), lambda r, f: -f.mean()),
     # Jolicoeur-Martineau, ICLR 2019, relativistic average
-    "RGAN": (
+    "RGAN": GANLoss(
         lambda r, f: _bce(r - f.mean(), 1.0) + _bce(f - r.mean(), 0.0),
         lambda r, f: _bce(f - r.mean(), 1.0) + _bce(r - f.mean(), 0.0),
     ),
-    "ContrasD": (dual_contrastive, lambda r, f: dual_contrastive(f, r)),
-    "patchD": (dual_contrastive, lambda r, f: dual_contrastive(f, r)),
+    "ContrasD": GANLoss(dual_contrastive, lambda r, f: dual_contrastive(f, r)),
+    "patchD": GANLoss(dual_contrastive, lambda r, f: dual_contrastive(f, r)),
 }
-GAN_TYPES = tuple(GAN_LOSSES)
 
 
-class Adversarial(nn.Module):
-    """One term of --loss: NAME, the adversarial loss alone, or CL-NAME, with the contrastive loss."""
+class Adversarial(Term):
+    """NAME of `GAN_LOSSES`, the adversarial loss alone, or CL-NAME, with the contrastive loss."""
 
     needs_samples = True
 
@@ -85,139 +105,186 @@ class Adversarial(nn.Module):
         """Build the embedding and its optimizer.
 
         Raises:
-            UserError: the flags leave no loss, or name a layer that the embedding has not.
+            UserError: the flags leave no loss, or contradict each other, or --embed_load does not fit.
         """
-        super().__init__()
-        self.args, self.kind, self.contrasts = (
-            args,
-            name.removeprefix("CL-"),
-            name.startswith("CL-"),
-        )
-        if not self.contrasts and args.no_ad_loss:
+        super().__init__(args, name)
+        self.args, self.gan_type = args, name.removeprefix("CL-")
+        self.use_contrastive = name.startswith("CL-")
+        self._check_flags(name)
+        self.layers = [int(i) for i in args.cl_layer.split(",")]
+        self.dis = Discriminator(args, patch=self.gan_type == "patchD")
+        if args.embed_load:
+            _load_embedding(self.dis, args.embed_load)
+        settings, self.lr = args, args.embed_lr or args.lr
+        if self.gan_type == "WGAN_GP":
+            settings = argparse.Namespace(**vars(args))
+            settings.optimizer, settings.betas = "ADAM", [0.0, 0.9]
+            self.lr = args.embed_lr or WGAN_GP_LR
+        self.optimizer = build_optimizer(settings, self.dis.parameters(), lr=self.lr)
+        self.part = 0  # of --split_batch
+        self.logged = {}
+
+    def _check_flags(self, name):
+        args = self.args
+        if not self.use_contrastive and args.no_ad_loss:
             raise UserError(
-                f"--loss {name} with --no_ad_loss: nothing is left of it; CL-{name} has a contrastive term"
+                f"--loss {name} with --no_ad_loss has no term left; CL-{name} has a contrastive one"
             )
         if args.shuffle_neg and args.batch_size // args.split_batch < 2:
             raise UserError(
-                "--shuffle_neg: a batch of one image has no other images (--batch_size, --split_batch)"
+                "--shuffle_neg needs other images in the batch: raise --batch_size, or lower --split_batch"
             )
-        self.layers = [int(i) for i in args.cl_layer.split(",")]
-        self.dis = Discriminator(args, patch=self.kind == "patchD")
-        self.optimizer = build_optimizer(args, self.dis.parameters(), lr=args.embed_lr)
-        self.report = {}
+        if args.gan_k > 1 and args.split_batch > 1:
+            raise UserError(f"--gan_k {args.gan_k} must be 0 or 1 with --split_batch")
 
     def set_precision(self, precision):
-        """Run the embedding at a precision; in 32 bits for half, since its loss is not scaled for the range of float16."""
+        """Choose the embedding's precision. With half it is single: its loss is not scaled."""
         self.dis.precision = "bf16" if precision == "bf16" else "single"
 
     def start_epoch(self, epoch):
-        """Set the embedding's learning rate, which follows the schedule of the network's."""
-        rate = learning_rate(self.args, epoch)
-        set_learning_rate(
-            self.optimizer, rate * (self.args.embed_lr or self.args.lr) / self.args.lr
-        )
+        """Set the embedding's learning rate: the schedule of the SR network, or constant."""
+        factor = learning_rate(self.args, epoch) / self.args.lr
+        constant = self.args.embed_scheduler == "constant"
+        set_learning_rate(self.optimizer, self.lr * (1.0 if constant else factor))
+
+    def log_values(self):
+        """Return the embedding's loss and the mean similarities s_pos and s_neg of the last batch."""
+        return self.logged
 
     def get_extra_state(self):
-        """Give the optimizer's state, which is part of state_dict()."""
+        """Return the optimizer's state, which is a part of state_dict()."""
         return self.optimizer.state_dict()
 
     def set_extra_state(self, state):
-        """Take the optimizer's state from load_state_dict()."""
+        """Load the optimizer's state from load_state_dict()."""
         load_optimizer(self.optimizer, state)
 
-    def forward(self, sr, positives, negatives, hr=None):
-        """Update the embedding, then give the loss of sr.
+    def forward(self, sr, hr, positives, negatives):
+        """Train the embedding (step 1), then return the loss of sr (step 2).
 
         Args:
             sr: (B, C, H, W) in [0, rgb_range], with gradient.
-            positives: list of (B, C, H, W).
-            negatives: list of (B, C, H, W); smaller ones are upsampled (LR).
-            hr: the real images (B, C, H, W); None takes the first of the positives.
+            hr: (B, C, H, W).
+            positives: list of (B, C, H, W); the first is hr.
+            negatives: list of (B, C, H, W).
 
         Returns:
-            scalar; `report` holds the embedding's loss and the mean similarities.
+            scalar.
         """
-        size, white = sr.shape[-2:], self.args.rgb_range
-        prepare = self.dis.prepare
-        with torch.no_grad():
-            images, positives = positives, [prepare(x) for x in positives]
-            real = positives[0] if hr is None or hr is images[0] else prepare(hr)
-            grown = [
-                x if x.shape[-2:] == size else quantize(upsample(x, size), white) for x in negatives
-            ]
-            negatives = [prepare(x) for x in grown]
-        sr = prepare(sr)
-        self._train_embedding(real, sr.detach(), positives, negatives)
+        fake, real, positives, negatives = self._to_wavelet(sr, hr, positives, negatives)
+        self._train_embedding(real, fake.detach(), positives[1:], negatives[1:])
         self.dis.requires_grad_(False)
-        loss = 0.0
-        if not self.args.no_ad_loss:
-            with torch.no_grad():
-                real_logits = self._logits(real)
-            loss = GAN_LOSSES[self.kind][1](real_logits, self._logits(sr))
-        if self.contrasts:
-            loss = loss + self._contrast(sr, positives, negatives)
+        loss = 0.0 if self.args.no_ad_loss else self._generator_loss(real, fake)
+        if self.use_contrastive:
+            loss = loss + self._contrastive_loss(fake, positives, negatives)
         return loss
 
+    def _to_wavelet(self, sr, hr, positives, negatives):
+        """Return what the embedding sees of the images; only sr has a gradient."""
+        transform = self.dis.to_wavelet
+        with torch.no_grad():
+            real = transform(hr)
+            positives = [real, *(transform(x) for x in positives[1:])]
+            negatives = [transform(x) for x in negatives]
+        return transform(sr), real, positives, negatives
+
     def _logits(self, x):
-        """Give the logits of a set of prepared images, those of all ranks, (n,)."""
+        """Return the logits of a sample set (B, C, h, w), those of all ranks, as (n,)."""
         return all_gather_batch(self.dis.logits(x)).flatten()
 
     # ------------------------------------------------------------- step 1
 
-    def _train_embedding(self, real, fake, positives, negatives):
-        """Step 1: --gan_k updates of the embedding by real and fake prepared images."""
+    def _train_embedding(self, real, fake, generated_positives, generated_negatives):
+        """Update the embedding --gan_k times a step; --split_batch sums gradients over its parts."""
+        self.logged = {}
+        if self.args.gan_k == 0:
+            return
         self.dis.requires_grad_(True)
         reals, fakes = [real], [fake]
         if self.args.contras_D_train:
-            reals += [x for x in positives if x is not real]
-            fakes += negatives
+            reals, fakes = reals + generated_positives, fakes + generated_negatives
+        parts = self.args.split_batch
+        is_last = self.part == parts - 1
         for _ in range(self.args.gan_k):
-            real_logits, fake_logits = (
-                torch.cat([self._logits(x) for x in sets]) for sets in (reals, fakes)
-            )
-            loss = GAN_LOSSES[self.kind][0](real_logits, fake_logits)
-            if self.kind == "WGAN_GP":
-                loss = loss + self._gradient_penalty(real, fake)
-            self.optimizer.zero_grad(set_to_none=True)
-            (loss / world_size()).backward()  # the same loss on each rank
-            all_reduce_gradients(self.dis.parameters())
-            self.optimizer.step()
-            if self.kind == "WGAN":
-                with torch.no_grad():
-                    for parameter in self.dis.parameters():
-                        parameter.clamp_(-WGAN_CLIP, WGAN_CLIP)
-        self.report = {"embedding": loss.detach()}
+            if self.part == 0:
+                self.optimizer.zero_grad(set_to_none=True)
+            loss = self._discriminator_loss(reals, fakes)
+            (loss / (world_size() * parts)).backward()  # each rank has the loss of all ranks
+            if is_last:
+                self._update_embedding()
+        self.part = 0 if is_last else self.part + 1
+        self.logged = {"embedding": loss.detach()}
+
+    def _discriminator_loss(self, reals, fakes):
+        real_logits, fake_logits = (torch.cat([self._logits(x) for x in s]) for s in (reals, fakes))
+        loss = GAN_LOSSES[self.gan_type].discriminator(real_logits, fake_logits)
+        if self.gan_type == "WGAN_GP":
+            loss = loss + self._gradient_penalty(reals[0], fakes[0])
+        return loss
+
+    def _update_embedding(self):
+        all_reduce_gradients(self.dis.parameters())
+        self.optimizer.step()
+        if self.gan_type == "WGAN":
+            with torch.no_grad():
+                for parameter in self.dis.parameters():
+                    parameter.clamp_(-WGAN_CLIP, WGAN_CLIP)
 
     def _gradient_penalty(self, real, fake):
         mix = draw_for_rank(len(real), lambda total: torch.rand(total, 1, 1, 1)).to(real)
         between = (mix * real + (1 - mix) * fake).requires_grad_()
-        (gradient,) = torch.autograd.grad(
-            self.dis.logits(between).sum(), between, create_graph=True
-        )
+        logits = self.dis.logits(between).sum()
+        (gradient,) = torch.autograd.grad(logits, between, create_graph=True)
         return GP_WEIGHT * all_gather_batch((gradient.flatten(1).norm(dim=1) - 1).pow(2)).mean()
 
     # ------------------------------------------------------------- step 2
 
-    def _contrast(self, sr, positives, negatives):
-        """Step 2: the contrastive loss in the features of --cl_layer, computed no deeper than the last of them."""
+    def _generator_loss(self, real, fake):
         with torch.no_grad():
-            positives, negatives = (
-                [self.dis.embed(x, self.layers) for x in sets] for sets in (positives, negatives)
-            )
-        if self.args.shuffle_neg:
-            negatives += self._from_other_images(positives[0])
-        anchor = self.dis.embed(sr, self.layers)
-        weights = [0.5**i for i in self.layers] if self.args.layer_weight else None
-        loss, report = contrastive(self.args.cl_loss_type, anchor, positives, negatives, weights)
-        self.report |= report
+            real_logits = self._logits(real)
+        return GAN_LOSSES[self.gan_type].generator(real_logits, self._logits(fake))
+
+    def _contrastive_loss(self, fake, positives, negatives):
+        """Return the contrastive loss in the features of --cl_layer; deeper blocks do not run."""
+        args = self.args
+        positives = select(positives, args.only_aug, args.pos_id)
+        negatives = select(negatives, args.only_aug, args.neg_id)
+        with torch.no_grad():
+            positives = [self.dis.embed(x, self.layers) for x in positives]
+            negatives = [self.dis.embed(x, self.layers) for x in negatives]
+        if args.shuffle_neg:
+            negatives += self._shuffled(negatives)
+        anchor = self.dis.embed(fake, self.layers)
+        weights = [0.5**i for i in range(len(self.layers))] if args.layer_weight else None
+        kind, temperature = args.cl_loss_type, args.cl_temperature
+        loss, values = contrastive(kind, anchor, positives, negatives, weights, temperature)
+        self.logged |= values
         return loss
 
-    def _from_other_images(self, features):
-        """Give the HR features of other images of the batch, of all ranks, --shuffle_neg_num times."""
-        count = len(features[0])
+    def _shuffled(self, negatives):
+        """Return the features of the negatives of other images, --shuffle_neg_num of each."""
+        count = len(negatives[0][0])
         first, total = offset = rank_offset(count)
-        whole = [all_gather_batch(layer, offset) for layer in features]
         shifts = torch.randint(1, total, (self.args.shuffle_neg_num,)).tolist()
-        return [
-            [layer.roll(shift, 0)[first : first + count] for layer in whole] for shift in shifts
-        ]
+        shuffled = []
+        for layers in negatives:
+            batch = [all_gather_batch(layer, offset) for layer in layers]
+            for shift in shifts:
+                shuffled.append([x.roll(shift, 0)[first : first + count] for x in batch])
+        return shuffled
+
+
+def _load_embedding(dis, path):
+    """Load the weights of --embed_load: a state_dict of the embedding, or a training state.
+
+    Raises:
+        UserError: the file does not hold an embedding of this form.
+    """
+    state = load_file(path, "--embed_load")
+    state = state.get("loss", state) if isinstance(state, dict) else {}
+    own = dis.state_dict()
+    found = {re.sub(r"^.*?(?=(?:features|classifier)\.)", "", name): x for name, x in state.items()}
+    for name, value in own.items():
+        if not isinstance(found.get(name), torch.Tensor) or found[name].shape != value.shape:
+            raise UserError(f"--embed_load {path}: {name} is missing or has another shape")
+    dis.load_state_dict({name: found[name] for name in own})

@@ -1,47 +1,63 @@
-"""Contrastive losses in the features of VGG19, relu1_1 to relu5_1.
+"""Not PCL-SR (that is adversarial.py): contrastive baselines in the features of VGG19.
 
-CL: the ratio of distances of AECR-Net (Wu et al., CVPR 2021, equation 3), used for SR by CSD (Wang et al., IJCAI 2021).
-VGGInfoNCE: InfoNCE as in contrast.py, in these features.
+CL: ratio of distances of AECR-Net (Wu et al., CVPR 2021, equation 3), used for SR by CSD (Wang et
+al., IJCAI 2021). VGGInfoNCE: InfoNCE of contrastive.py, as in the release of PCL-SR.
 """
 
 import torch
-from torch import nn
 
 from loss.contrastive import distance, info_nce
-from loss.samples import quantize, upsample
+from loss.samples import select
+from loss.term import Term
 from loss.vgg import VGGFeatures
+from runtime.errors import UserError
 
-LAYERS = (1, 6, 11, 20, 29)
-WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
+LAYERS = (1, 6, 11, 20, 29)  # relu1_1, 2_1, 3_1, 4_1, 5_1 of torchvision's `features`
+WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)  # of CL
+EPS = 1e-7
 
 
-class VGGContrastiveLoss(nn.Module):
-    """sum over layers of weight * distance ratio (CL) or weight * InfoNCE (VGGInfoNCE)."""
+class VGGContrastiveLoss(Term):
+    """CL: weighted sum of distance ratios over five layers. VGGInfoNCE: mean over --cl_layer."""
 
     needs_samples = True
 
     def __init__(self, args, name):
-        super().__init__()
-        self.ratio = name == "CL"
-        self.vgg = VGGFeatures(args, LAYERS)
+        """Load VGG19.
 
-    def forward(self, sr, positives, negatives, hr=None):
-        """Give the loss of sr (B, C, H, W) against lists of such; smaller negatives are upsampled, hr is not used."""
-        size = sr.shape[-2:]
+        Raises:
+            UserError: its file is missing, or --cl_layer names a layer above 4 for VGGInfoNCE.
+        """
+        super().__init__(args, name)
+        self.args, self.use_ratio = args, name == "CL"
+        self.indices = [int(i) for i in args.cl_layer.split(",")]
+        if not self.use_ratio and max(self.indices) >= len(LAYERS):
+            raise UserError(f"--cl_layer {args.cl_layer} must be 0 to 4 with --loss VGGInfoNCE")
+        # the release gives images to VGG without its mean and deviation in VGGInfoNCE
+        self.vgg = VGGFeatures(args, LAYERS, normalize=self.use_ratio)
+
+    def set_precision(self, precision):
+        """Choose the precision of VGG."""
+        self.vgg.precision = precision
+
+    def forward(self, sr, hr, positives, negatives):
+        """Return the loss (scalar) of sr against lists of samples, all (B, C, H, W)."""
+        args = self.args
         with torch.no_grad():
-            positives = [self.vgg(x) for x in positives]
-            negatives = [
-                self.vgg(
-                    x if x.shape[-2:] == size else quantize(upsample(x, size), self.vgg.rgb_range)
-                )
-                for x in negatives
-            ]
-        loss = 0.0
-        for layer, (weight, anchor) in enumerate(zip(WEIGHTS, self.vgg(sr), strict=True)):
-            pos, neg = [p[layer] for p in positives], [n[layer] for n in negatives]
-            if self.ratio:
-                near, far = distance(anchor, pos), distance(anchor, neg)
-                loss = loss + weight * near / (far + 1e-7)
-            else:
-                loss = loss + weight * info_nce(anchor, pos, neg)
-        return loss
+            positives = [self.vgg(x) for x in select(positives, args.only_aug, args.pos_id)]
+            negatives = [self.vgg(x) for x in select(negatives, args.only_aug, args.neg_id)]
+        anchor = self.vgg(sr)
+        if self.use_ratio:
+            return sum(
+                weight
+                * distance(a, [p[i] for p in positives])
+                / (distance(a, [n[i] for n in negatives]) + EPS)
+                for i, (weight, a) in enumerate(zip(WEIGHTS, anchor, strict=True))
+            )
+        losses = [
+            info_nce(
+                anchor[i], [p[i] for p in positives], [n[i] for n in negatives], args.cl_temperature
+            )
+            for i in self.indices
+        ]
+        return sum(losses) / len(losses)

@@ -1,6 +1,7 @@
 """Contrastive losses on features (PCL-SR, section III; --cl_loss_type).
 
-s(a, b) is the mean over places of the cosine along the channels. The anchor is SR; p runs over positives, n over negatives.
+s(a, b) is the cosine along channels, averaged over pixels. The anchor a is SR; p runs over
+positives, n over negatives.
 """
 
 import torch
@@ -10,15 +11,22 @@ from torch.nn.functional import normalize
 from runtime.distributed import all_gather_batch
 
 EPS = 1e-8  # smallest norm that features are divided by
+RATIO_EPS = 3e-7  # added to the denominator of l1 and l2, as in the release
 
 
 def similarities(anchor, others):
-    """Give s(anchor, o) of each image of all ranks for each of a list of features (B, C, H, W): (len(others), total)."""
+    """Return s(anchor, o) of each image of all ranks, for each o of a list of features.
+
+    Args:
+        anchor: (B, C, H, W).
+        others: list of (B, C, H, W).
+
+    Returns:
+        (len(others), B over all ranks), in [-1, 1].
+    """
     anchor = normalize(anchor, dim=1, eps=EPS)
 
-    def similarity(
-        other,
-    ):  # divided by its norm after the sum over channels, which is one pass over the features less
+    def similarity(other):  # dividing after the sum over channels saves a pass over the features
         product = (anchor * other).sum(1)  # (B, H, W)
         return (product / vector_norm(other, dim=1).clamp_min(EPS)).mean((1, 2))
 
@@ -26,72 +34,82 @@ def similarities(anchor, others):
 
 
 def distance(anchor, others):
-    """Give the mean absolute difference of features (B, C, H, W) to each of a list of such, over the images of all ranks."""
-    own = torch.stack(
-        [(anchor - other).abs().mean((1, 2, 3)) for other in others], dim=1
-    )  # (B, len(others))
-    return all_gather_batch(own).mean()
+    """Return the mean absolute difference of features (B, C, H, W) to each of a list of such."""
+    means = [(anchor - other).abs().mean((1, 2, 3)) for other in others]
+    return all_gather_batch(torch.stack(means, dim=1)).mean()
 
 
-def _info_nce(to_positives, to_negatives):
-    negatives = to_negatives.logsumexp(0)
-    return (torch.logaddexp(to_positives, negatives) - to_positives).mean()
+def _info_nce(sim_pos, sim_neg):
+    negatives = sim_neg.logsumexp(0)
+    return (torch.logaddexp(sim_pos, negatives) - sim_pos).mean()
 
 
-def info_nce(anchor, positives, negatives):
-    """InfoNCE (van den Oord et al., 2018) on one layer: mean over p and the batch of -log(e^s(p) / (e^s(p) + sum_n e^s(n))).
+def info_nce(anchor, positives, negatives, temperature=1.0):
+    """Return InfoNCE (van den Oord et al., 2018, equation 4) on the features of one layer.
+
+    Mean over p and the batch of -log(e^(s(p)/t) / (e^(s(p)/t) + sum_n e^(s(n)/t))).
 
     Args:
-        anchor: features of SR (B, C, H, W); the gradient goes through it.
+        anchor: features of SR (B, C, H, W), with gradient.
         positives, negatives: lists of features of the same shape.
+        temperature: t, above 0.
 
     Returns:
         scalar.
     """
-    return _info_nce(similarities(anchor, positives), similarities(anchor, negatives))
+    sim_pos, sim_neg = similarities(anchor, positives), similarities(anchor, negatives)
+    return _info_nce(sim_pos / temperature, sim_neg / temperature)
 
 
-def contrastive(kind, anchor, positives, negatives, weights=None):
-    """Give the contrastive loss over several layers.
+def _l1_ratio(anchor, positives, negatives, weights):
+    near, far = (
+        sum(w * distance(a, [o[i] for o in others]) for i, (w, a) in enumerate(pairs))
+        for pairs, others in (
+            (list(zip(weights, anchor, strict=True)), x) for x in (positives, negatives)
+        )
+    )
+    return near / (far + RATIO_EPS)
+
+
+def contrastive(kind, anchor, positives, negatives, weights=None, temperature=1.0):
+    """Return the contrastive loss over several layers.
 
     Args:
-        kind: InfoNCE; LMCL, the same without the positive in the denominator; cosine, mean_n s - mean_p s;
-            l2, (1 - S_p) / (1 - S_n) with S the mean similarity summed over layers; l1, the ratio of L1 distances.
-        anchor: list of features (B, C, H, W) of SR, one a layer.
+        kind: InfoNCE; LMCL, the same without the positive in the denominator; cosine, the sum over
+            layers of mean_n s - mean_p s; l2, (1 - S_p) / (1 - S_n) with S the mean similarity
+            summed over layers; l1, the ratio of L1 distances. InfoNCE and LMCL are means over layers.
+        anchor: features of SR, a list of (B, C, H, W), one for each layer.
         positives, negatives: lists of such lists.
-        weights: factor of each layer; 1 for all by default.
+        weights: factor of each layer in cosine, l1 and l2; default 1.
+        temperature: divides the similarities of InfoNCE and LMCL.
 
     Returns:
-        (loss, report): a scalar, and the mean similarities to positives and negatives for the log.
+        (loss, values): a scalar; the mean similarities s_pos and s_neg for the log.
+
+    Raises:
+        ValueError: `kind` is none of these.
     """
     weights = weights or [1.0] * len(anchor)
-    to_pos, to_neg = [], []
+    sims = []
     for i, a in enumerate(anchor):
         to_all = similarities(a, [other[i] for other in (*positives, *negatives)])
-        to_pos.append(to_all[: len(positives)])
-        to_neg.append(to_all[len(positives) :])
+        sims.append((to_all[: len(positives)], to_all[len(positives) :]))
     with torch.no_grad():
-        report = {"s_pos": torch.stack(to_pos).mean(), "s_neg": torch.stack(to_neg).mean()}
-    pairs = list(zip(weights, to_pos, to_neg, strict=True))
+        means = (torch.stack(column).mean() for column in zip(*sims, strict=True))
+        values = dict(zip(("s_pos", "s_neg"), means, strict=True))
+    weighted = [(w, p.mean(), n.mean()) for w, (p, n) in zip(weights, sims, strict=True)]
     if kind == "InfoNCE":
-        loss = sum(w * _info_nce(p, n) for w, p, n in pairs) / len(pairs)
+        loss = sum(_info_nce(p / temperature, n / temperature) for p, n in sims) / len(sims)
     elif kind == "LMCL":
-        loss = sum(w * (n.logsumexp(0) - p).mean() for w, p, n in pairs) / len(pairs)
+        loss = sum(((n / temperature).logsumexp(0) - p / temperature).mean() for p, n in sims)
+        loss = loss / len(sims)
     elif kind == "cosine":
-        loss = sum(w * (n.mean() - p.mean()) for w, p, n in pairs)
+        loss = sum(w * (n - p) for w, p, n in weighted)
     elif kind == "l2":
-        loss = (1 - sum(w * p.mean() for w, p, _ in pairs)) / (
-            1 - sum(w * n.mean() for w, _, n in pairs)
-        )
+        far = 1 - sum(w * n for w, _, n in weighted) + RATIO_EPS
+        loss = (1 - sum(w * p for w, p, _ in weighted)) / far
     elif kind == "l1":
-        near, far = (
-            sum(
-                w * distance(a, [o[i] for o in others])
-                for i, (w, a) in enumerate(zip(weights, anchor, strict=True))
-            )
-            for others in (positives, negatives)
-        )
-        loss = near / far
+        loss = _l1_ratio(anchor, positives, negatives, weights)
     else:
         raise ValueError(f"there is no contrastive loss {kind!r}")
-    return loss, report
+    return loss, values

@@ -1,7 +1,7 @@
-"""The embedding network of PCL-SR: a discriminator whose features the contrastive loss is taken in (section III-C).
+"""The embedding network of PCL-SR: a discriminator whose features are compared (section III-C).
 
-Departs from the published release: with --before_relu the features really are those before the activation, which there
-was in place and overwrote them.
+Departs from the published release: with --before_relu, features are those before the activation.
+There the activation was in place and overwrote them.
 """
 
 import itertools
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.functional import leaky_relu
 
-from loss.wavelet import haar_high_frequencies
+from loss.wavelet import haar_high_frequencies, require_even_patch
 from runtime import distributed
 from runtime.errors import UserError
 from runtime.precision import autocast
@@ -22,22 +22,24 @@ SLOPE = 0.2  # of LeakyReLU
 
 
 class CrossRankBatchNorm(nn.BatchNorm2d):
-    """Batch normalisation of a set of samples by the statistics of the whole set, whose images may be on several ranks."""
+    """Batch normalization with the statistics of a sample set, whose images may be on several ranks."""
 
     def _statistics(self, x):
-        """Give mean and variance (C,) of x (B, C, H, W), float32, over all ranks, and note them in the running ones."""
-        own = x.mean((0, 2, 3))
-        spread = (x - own.view(1, -1, 1, 1)).square().mean((0, 2, 3))
-        row = torch.cat([own, spread, own.new_full((1,), x.numel() / x.shape[1])])
+        """Return mean and variance (C,) of x (B, C, H, W), float32, over all ranks.
+
+        The running statistics are updated.
+        """
+        own_mean = x.mean((0, 2, 3))
+        own_var = (x - own_mean.view(1, -1, 1, 1)).square().mean((0, 2, 3))
+        row = torch.cat([own_mean, own_var, own_mean.new_full((1,), x.numel() / x.shape[1])])
         rows = distributed.all_gather_batch(
             row[None], (distributed.rank(), distributed.world_size())
-        )
-        means, spreads, counts = rows.split(
-            [len(own), len(own), 1], dim=1
-        )  # (ranks, C), (ranks, C), (ranks, 1)
+        )  # (ranks, 2*C + 1)
+        n_feats = len(own_mean)
+        means, variances, counts = rows.split([n_feats, n_feats, 1], dim=1)
         count = counts.sum()
         mean = (means * counts).sum(0) / count
-        var = ((spreads + (means - mean).square()) * counts).sum(0) / count
+        var = ((variances + (means - mean).square()) * counts).sum(0) / count
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(var * count / (count - 1), self.momentum)
@@ -45,21 +47,20 @@ class CrossRankBatchNorm(nn.BatchNorm2d):
         return mean, var
 
     def forward(self, x):
-        """Normalise x (B, C, H, W), in 16 or 32 bits."""
+        """Return x (B, C, H, W), in 16 or 32 bits, normalized."""
         if distributed.world_size() == 1 or not self.training:
             return super().forward(x)
         mean, var = self._statistics(x.float())
         scale = self.weight * (var + self.eps).rsqrt()
         shift = self.bias - mean * scale
-        return torch.addcmul(shift.view(1, -1, 1, 1), x.float(), scale.view(1, -1, 1, 1)).to(
-            x.dtype
-        )
+        scale, shift = (v.view(1, -1, 1, 1) for v in (scale, shift))
+        return torch.addcmul(shift, x.float(), scale).to(x.dtype)
 
 
 class Discriminator(nn.Module):
-    """Eight blocks of convolution, batch normalisation and LeakyReLU, and a head.
+    """Eight blocks of convolution, batch normalization and LeakyReLU, and a head.
 
-    In training mode, which the losses use always, normalisation takes the statistics of each set of images by themselves.
+    It stays in training mode: normalization takes the statistics of each sample set by itself.
     """
 
     precision = "single"  # of the convolutions
@@ -68,94 +69,98 @@ class Discriminator(nn.Module):
         """Build the network.
 
         Args:
-            args: flags: n_colors, use_wavelet, before_relu, patch_size, scale, and loss where `patch` is None.
-            patch: head of 4x4 logits (patchD), else one logit an image; None takes it from --loss.
+            args: flags n_colors, use_wavelet, before_relu, patch_size, scale, batch_size,
+                split_batch; and loss, if `patch` is None.
+            patch: True for a head of 4x4 logits (patchD), False for one logit per image; None takes
+                it from --loss.
 
         Raises:
-            UserError: the training patch is odd under --use_wavelet, or too small.
+            UserError: the training patch is odd with --use_wavelet, or too small.
         """
         super().__init__()
         self.use_wavelet, self.before_relu = args.use_wavelet, args.before_relu
-        side = args.patch_size // args.scale[0] * args.scale[0]
-        if args.use_wavelet and side % 2:
-            raise UserError(
-                f"--use_wavelet: needs an even training patch, not {side} (--patch_size {args.patch_size})"
-            )
-        smallest = 32 if args.use_wavelet else 16
-        if side < smallest:
-            raise UserError(
-                f"--patch_size {args.patch_size}: the embedding needs at least {smallest} pixels"
-            )
-        side = side // 2 if args.use_wavelet else side
+        side = self._input_side(args)
         n_in = args.n_colors * (3 if args.use_wavelet else 1)
         blocks = []
         for n_out, stride in zip(WIDTHS, STRIDES, strict=True):
             convolution = nn.Conv2d(n_in, n_out, 3, stride=stride, padding=1, bias=False)
-            blocks += [nn.Sequential(convolution, CrossRankBatchNorm(n_out)), nn.LeakyReLU(SLOPE)]
+            convolution.to(memory_format=torch.channels_last)
+            norm = CrossRankBatchNorm(n_out)
+            blocks += [nn.Sequential(convolution, norm), nn.LeakyReLU(SLOPE)]
             n_in = n_out
             side = (side - 1) // stride + 1
         if side == 1 and args.batch_size // args.split_batch == 1:
             raise UserError(
-                "--batch_size: one patch of this size has no statistics for the embedding's normalisation"
+                "--batch_size must be above 1: one patch of this size has no batch statistics"
             )
         self.features = nn.Sequential(*blocks)
         patch = "patchD" in args.loss if patch is None else patch
         if patch:
             self.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Conv2d(n_in, 1, 1))
+            self.classifier[1].to(memory_format=torch.channels_last)
         else:
-            self.classifier = nn.Sequential(
-                nn.Flatten(),
-                nn.Linear(n_in * side**2, 1024),
-                nn.LeakyReLU(SLOPE, inplace=True),
-                nn.Linear(1024, 1),
-            )
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                module.to(memory_format=torch.channels_last)
+            hidden = nn.Linear(n_in * side**2, 1024)
+            activation = nn.LeakyReLU(SLOPE, inplace=True)
+            self.classifier = nn.Sequential(nn.Flatten(), hidden, activation, nn.Linear(1024, 1))
 
-    def prepare(self, x):
-        """Give what the first block sees of images (B, C, H, W): their Haar high frequencies with --use_wavelet."""
+    @staticmethod
+    def _input_side(args):
+        """Return the side of the input of the first block for the training patch."""
+        side = args.patch_size // args.scale[0] * args.scale[0]
+        if args.use_wavelet:
+            require_even_patch(args, "--use_wavelet")
+        smallest = 32 if args.use_wavelet else 16
+        if side < smallest:
+            raise UserError(
+                f"--patch_size {args.patch_size} must be at least {smallest} for the embedding"
+            )
+        return side // 2 if args.use_wavelet else side
+
+    def to_wavelet(self, x):
+        """Return the input of the first block for images (B, C, H, W) in [0, rgb_range]."""
         return haar_high_frequencies(x) if self.use_wavelet else x
 
     def embed(self, x, layers):
-        """Give the features of the blocks `layers`, a list of (B, C, H, W) in 32 bits, of prepared images.
+        """Return the features of the blocks `layers`: a list of (B, C, h, w), float32.
 
-        Blocks after the last of them are not computed.
+        Args:
+            x: output of `to_wavelet`.
+            layers: indices of blocks, from 0. Blocks after the largest do not run.
         """
-        kept = [
-            features for features, _ in itertools.islice(self._blocks(x, layers), max(layers) + 1)
-        ]
-        return [kept[number].float() for number in layers]
+        blocks = itertools.islice(self._iter_blocks(x, layers), max(layers) + 1)
+        features = [feature for feature, _ in blocks]
+        return [features[i].float() for i in layers]
 
     def logits(self, x):
-        """Give the logits of prepared images."""
-        *_, (_, x) = self._blocks(x)
+        """Return the logits of an output of `to_wavelet`: (B, 1, 4, 4) or (B, 1)."""
+        *_, (_, x) = self._iter_blocks(x)
         return self._head(x)
 
-    def _blocks(self, x, layers=()):
-        """Yield, for each block, its features of x if it is one of `layers`, else None, and what the next block sees.
+    def _iter_blocks(self, x, layers=()):
+        """Yield (features, output) of each block; features are None for blocks not in `layers`.
 
-        The statistics of the normalisation are those of x, in 32 bits: each set of samples is to be an x of its own. In bf16
-        the result is rounded to 16 bits, as the next convolution would do, but where it is kept as it is before the activation.
+        Batch statistics are those of `x`, in float32: each sample set needs a call of its own. In
+        bf16, outputs are bf16, except features that are returned before the activation.
         """
-        for number, (convolution, normalisation) in enumerate(self.features[::2]):
+        for i, (convolution, norm) in enumerate(self.features[::2]):
             with autocast(x.device, self.precision):
                 x = convolution(x)
-            kept = number in layers
-            before = normalisation(x.float() if kept and self.before_relu else x)
-            # in place but where the features before it are kept
-            x = leaky_relu(before, SLOPE, inplace=not (kept and self.before_relu))
-            yield (before if self.before_relu else x) if kept else None, x
+            before = i in layers and self.before_relu
+            normalized = norm(x.float() if before else x)
+            x = leaky_relu(normalized, SLOPE, inplace=not before)  # in place would overwrite them
+            yield (normalized if before else x) if i in layers else None, x
 
     def _head(self, x):
         with autocast(x.device, self.precision):
             return self.classifier(x).float()
 
     def forward(self, x, return_features=False):
-        """Give the logits of images (B, C, H, W) in [0, rgb_range]: (B, 1, 4, 4) for patchD, else (B, 1).
+        """Return the logits of images (B, C, H, W) in [0, rgb_range]: (B, 1, 4, 4) or (B, 1).
 
-        With return_features: (logits, list of the features of all eight blocks).
+        With `return_features`: (logits, list of the features of all eight blocks).
         """
-        kept, outputs = zip(*self._blocks(self.prepare(x), range(N_LAYERS)), strict=True)
+        features, outputs = zip(
+            *self._iter_blocks(self.to_wavelet(x), range(N_LAYERS)), strict=True
+        )
         logits = self._head(outputs[-1])
-        return (logits, list(kept)) if return_features else logits
+        return (logits, list(features)) if return_features else logits

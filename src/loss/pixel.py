@@ -1,24 +1,21 @@
-"""Losses on pixels: the mean absolute error that EDSR and its successors train with, and the mean squared error."""
+"""Losses on pixels."""
 
-from torch import nn
 from torch.nn.functional import l1_loss, mse_loss
 
+from loss.term import Term
 
-class L1(nn.Module):
-    """Mean absolute error of sr and hr (B, C, H, W), in units of rgb_range."""
 
-    def __init__(self, args, name):
-        super().__init__()
+class L1(Term):
+    """Mean absolute error of sr and hr, in units of rgb_range (Lim et al., CVPRW 2017, 3.3)."""
 
     def forward(self, sr, hr, lr):
+        """Return the loss (scalar) of sr and hr (B, C, H, W); lr is not used."""
         return l1_loss(sr, hr)
 
 
-class MSE(nn.Module):
-    """Mean squared error of sr and hr (B, C, H, W), in squared units of rgb_range."""
-
-    def __init__(self, args, name):
-        super().__init__()
+class MSE(Term):
+    """Mean squared error of sr and hr, in squared units of rgb_range."""
 
     def forward(self, sr, hr, lr):
+        """Return the loss (scalar) of sr and hr (B, C, H, W); lr is not used."""
         return mse_loss(sr, hr)

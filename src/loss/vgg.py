@@ -1,6 +1,7 @@
-"""VGG19 features and the perceptual losses VGG22 and VGG54 (Johnson et al., ECCV 2016; Ledig et al., CVPR 2017).
+"""VGG19 features, and the perceptual losses VGG22 and VGG54.
 
-The network is defined here (Simonyan and Zisserman, ICLR 2015, configuration E) with the names of torchvision's weight file.
+Johnson et al., ECCV 2016; Ledig et al., CVPR 2017. The network is that of Simonyan and Zisserman,
+ICLR 2015, configuration E, with the names of torchvision's weight file.
 """
 
 from pathlib import Path
@@ -9,114 +10,121 @@ import torch
 from torch import nn
 from torch.nn.functional import mse_loss
 
+from loss.term import Term
 from model.tensor_files import download_weights
 from model.weights import read_weights
 from runtime.errors import UserError
+from runtime.precision import autocast
 
 URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"
-WIDTHS = (
-    64,
-    64,
-    "pool",
-    128,
-    128,
-    "pool",
-    *[256] * 4,
-    "pool",
-    *[512] * 4,
-    "pool",
-    *[512] * 4,
-    "pool",
-)
-# mean and standard deviation of RGB in [0, 1] that the weights were trained with
+# channels of the convolutions; 0 is a pooling
+WIDTHS = (64, 64, 0, 128, 128, 0, *[256] * 4, 0, *[512] * 4, 0, *[512] * 4, 0)
+# mean and standard deviation of RGB in [0, 1] of the images that the weights were trained with
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def build_layers():
-    """Build the 37 layers of `features`: convolutions, ReLUs and poolings, numbered as torchvision does."""
+    """Build the 37 layers of `features`, numbered as in torchvision."""
     layers, n_in = [], 3
     for width in WIDTHS:
-        if width == "pool":
-            layers.append(nn.MaxPool2d(2))
-        else:
+        if width:
             layers += [nn.Conv2d(n_in, width, 3, padding=1), nn.ReLU()]
             n_in = width
+        else:
+            layers.append(nn.MaxPool2d(2))
     return nn.Sequential(*layers)
 
 
 def weights_path(vgg_path):
-    """Give the weight file: --vgg_path, else that in torch.hub's folder, downloaded if need be.
+    """Return the weight file: --vgg_path, else that in torch.hub's folder, downloaded if missing.
 
     Raises:
-        UserError: it is missing and cannot be downloaded, or is another file.
+        UserError: it is missing and cannot be downloaded.
     """
     if vgg_path:
         return Path(vgg_path)
     try:
         return download_weights(URL)
     except UserError as error:
-        raise UserError(f"{error}, or name it by --vgg_path") from error
+        raise UserError(f"{error}, or name it with --vgg_path") from error
 
 
 class VGGFeatures(nn.Module):
     """Features of chosen layers of VGG19, frozen, for images in [0, rgb_range]."""
 
-    def __init__(self, args, layers):
+    def __init__(self, args, layers, normalize=True):
         """Load the weights.
 
         Args:
-            args: flags: vgg_path, rgb_range.
-            layers: numbers of the layers, as in torchvision's `features`, whose outputs are given.
+            args: flags vgg_path and rgb_range.
+            layers: indices of the layers, as in torchvision's `features`, that are returned.
+            normalize: subtract the mean and divide by the deviation that VGG was trained with.
 
         Raises:
-            UserError: the file is missing, broken or another network's.
+            UserError: the file is missing, broken or of another network.
         """
         super().__init__()
-        self.kept = sorted(layers)
-        net = build_layers()
-        path = weights_path(args.vgg_path)
+        self.layers, self.rgb_range, self.precision = sorted(layers), args.rgb_range, "single"
+        net, path = build_layers(), weights_path(args.vgg_path)
         state = read_weights(path)
-        own = {f"features.{name}": value for name, value in net.state_dict().items()}
-        off = [
-            name
-            for name, value in own.items()
-            if name not in state or state[name].shape != value.shape
-        ]
-        if off:
-            raise UserError(
-                f"{path}: holds no VGG19 in torchvision's layout; {off[0]} is missing or of another shape"
-            )
-        net.load_state_dict({name.removeprefix("features."): state[name] for name in own})
-        net = net[: self.kept[-1] + 1].requires_grad_(False)
-        self._net = (
-            net,
-        )  # in a tuple: no part of this module, so that no checkpoint carries the weights of VGG
-        self.rgb_range = args.rgb_range
+        for name, value in net.state_dict().items():
+            if f"features.{name}" not in state or state[f"features.{name}"].shape != value.shape:
+                raise UserError(
+                    f"{path}: must be VGG19 of torchvision; features.{name} is missing or has "
+                    "another shape"
+                )
+        net.load_state_dict({name: state[f"features.{name}"] for name in net.state_dict()})
+        net = net[: self.layers[-1] + 1].requires_grad_(False)
+        for layer in net:
+            if isinstance(layer, nn.Conv2d):
+                layer.to(memory_format=torch.channels_last)
+        mean, std = (MEAN, STD) if normalize else ((0.0,) * 3, (1.0,) * 3)
+        mean, std = (torch.tensor(x).view(1, 3, 1, 1) for x in (mean, std))
+        # in a tuple, so that they are not submodules: a checkpoint must not carry VGG's weights
+        self._frozen = (net, mean, std)
+
+    def _apply(self, fn, recurse=True):
+        net, mean, std = self._frozen
+        self._frozen = (net._apply(fn), fn(mean), fn(std))
+        return super()._apply(fn, recurse)
 
     def forward(self, x):
-        """Give the list of features of images (B, 3 or 1, H, W) in [0, rgb_range]."""
+        """Return the features, a list of float32 tensors, of x (B, 3 or 1, H, W) in [0, rgb_range]."""
+        net, mean, std = self._frozen
         x = x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x
-        mean, std = (torch.tensor(values).to(x).view(1, 3, 1, 1) for values in (MEAN, STD))
         x = (x / self.rgb_range - mean) / std
-        kept = []
-        for number, layer in enumerate(self._net[0].to(x.device)):
-            x = layer(x)
-            if number in self.kept:
-                kept.append(x)
-        return kept
+        features = []
+        with autocast(x.device, "bf16" if self.precision == "bf16" else "single"):
+            for i, layer in enumerate(net):
+                x = layer(x)
+                if i in self.layers:
+                    features.append(x.float())
+        return features
 
 
-class VGGLoss(nn.Module):
-    """Mean squared error of VGG19 features before the activation: VGG22 is conv2_2, VGG54 is conv5_4."""
+class VGGLoss(Term):
+    """Mean squared error of VGG19 features before the activation.
 
-    LAYER = {"VGG22": 7, "VGG54": 34}
+    VGG22 is conv2_2 (the 2nd convolution before the 2nd pooling), VGG54 is conv5_4.
+    """
+
+    LAYERS = {"VGG22": 7, "VGG54": 34}
 
     def __init__(self, args, name):
-        super().__init__()
-        self.vgg = VGGFeatures(args, [self.LAYER[name]])
+        """Load VGG19.
+
+        Raises:
+            UserError: its file is missing or broken.
+        """
+        super().__init__(args, name)
+        self.vgg = VGGFeatures(args, [self.LAYERS[name]])
+
+    def set_precision(self, precision):
+        """Choose the precision of VGG."""
+        self.vgg.precision = precision
 
     def forward(self, sr, hr, lr):
-        """Give the loss of sr and hr (B, C, H, W); lr is not used."""
+        """Return the loss (scalar) of sr and hr (B, C, H, W); lr is not used."""
         with torch.no_grad():
-            want = self.vgg(hr)[0]
-        return mse_loss(self.vgg(sr)[0], want)
+            target = self.vgg(hr)[0]
+        return mse_loss(self.vgg(sr)[0], target)

@@ -1,14 +1,14 @@
-"""Haar wavelet: the high frequencies that the embedding of PCL-SR looks at, and an L1 loss on them."""
+"""Haar wavelet: the high frequencies that the embedding of PCL-SR sees, and an L1 loss on them."""
 
 import torch
-from torch import nn
 from torch.nn.functional import l1_loss
 
+from loss.term import Term
 from runtime.errors import UserError
 
 
 def haar_high_frequencies(x):
-    """Give the high-frequency bands of one level of the orthonormal Haar transform.
+    """Return the high-frequency bands of one level of the orthonormal Haar transform.
 
     Of each 2x2 block [a b; c d]: LH (a+b-c-d)/2, HL (a-b+c-d)/2, HH (a-b-c+d)/2.
 
@@ -19,37 +19,37 @@ def haar_high_frequencies(x):
         (B, 3*C, H/2, W/2): the C channels of LH, then of HL, then of HH, in the units of x.
 
     Raises:
-        ValueError: an odd side.
+        ValueError: H or W is odd.
     """
     if x.shape[-2] % 2 or x.shape[-1] % 2:
         raise ValueError(f"the Haar transform needs even sides, not {x.shape[-1]}x{x.shape[-2]}")
-    top, bottom = (
-        x[..., ::2, :],
-        x[..., 1::2, :],
-    )  # rows a b and c d; whole rows are read faster than single pixels
-    total, difference = top + bottom, top - bottom
-    (left, right), (left_difference, right_difference) = (
-        (y[..., ::2], y[..., 1::2]) for y in (total, difference)
-    )
-    return (
-        torch.cat(
-            [left_difference + right_difference, left - right, left_difference - right_difference],
-            dim=-3,
-        )
-        / 2
-    )
+    top, bottom = x[..., ::2, :], x[..., 1::2, :]  # rows a b and c d: faster than single pixels
+    total, difference = top + bottom, top - bottom  # (B, C, H/2, W)
+    left, right = total[..., ::2], total[..., 1::2]
+    left_difference, right_difference = difference[..., ::2], difference[..., 1::2]
+    lh, hl = left_difference + right_difference, left - right
+    return torch.cat([lh, hl, left_difference - right_difference], dim=-3) / 2
 
 
-class WaveL1(nn.Module):
-    """Mean absolute error of the Haar high frequencies of sr and hr (B, C, H, W), H and W even."""
+def require_even_patch(args, flag):
+    """Raise UserError if the side of the HR training patch is odd."""
+    side = args.patch_size // args.scale[0] * args.scale[0]
+    if side % 2:
+        raise UserError(f"{flag}: the HR patch must be even, not {side} pixels (--patch_size)")
+
+
+class WaveL1(Term):
+    """Mean absolute error of the Haar high frequencies of sr and hr."""
 
     def __init__(self, args, name):
-        super().__init__()
-        side = args.patch_size // args.scale[0] * args.scale[0]
-        if side % 2:
-            raise UserError(
-                f"--loss {name}: needs an even training patch, not {side} (--patch_size {args.patch_size})"
-            )
+        """Check that the training patch is even.
+
+        Raises:
+            UserError: it is odd.
+        """
+        super().__init__(args, name)
+        require_even_patch(args, f"--loss {name}")
 
     def forward(self, sr, hr, lr):
+        """Return the loss (scalar) of sr and hr (B, C, H, W), H and W even; lr is not used."""
         return l1_loss(haar_high_frequencies(sr), haar_high_frequencies(hr))

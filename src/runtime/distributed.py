@@ -1,7 +1,8 @@
-"""Several processes on one machine or many: who this process is, and what all of them agree on.
+"""Several processes (ranks) on one machine or many.
 
-`torchrun --nproc_per_node=N src/main.py ...` starts N processes (ranks) on each machine, `--n_GPUs N` does so on this one.
-Each holds the whole network and takes its part of each batch. Without them there is one rank and torch.distributed is not used.
+`torchrun --nproc_per_node=N src/main.py ...` starts N ranks on each machine, `--n_GPUs N` starts them
+on this one. Each rank holds the whole network and takes its part of each batch. With a single rank,
+torch.distributed is not used.
 """
 
 import contextlib
@@ -10,13 +11,15 @@ import logging
 import os
 import signal
 import sys
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
 from runtime.errors import UserError
 
-TIMEOUT = datetime.timedelta(hours=3)  # rank 0 may decode a large data set while the others wait
+TIMEOUT = datetime.timedelta(hours=3)  # the others wait while rank 0 decodes a large data set
+MAIN = Path(__file__).resolve().parent.parent / "main.py"
 
 
 def _env_int(name, default):
@@ -24,32 +27,32 @@ def _env_int(name, default):
 
 
 def rank():
-    """Give the number of this process among all, from 0."""
+    """Return the index of this process among all, from 0."""
     return _env_int("RANK", 0)
 
 
 def world_size():
-    """Give the number of processes."""
+    """Return the number of processes."""
     return _env_int("WORLD_SIZE", 1)
 
 
 def local_rank():
-    """Give the number of this process among those of its machine, from 0."""
+    """Return the index of this process on its machine, from 0."""
     return _env_int("LOCAL_RANK", 0)
 
 
 def local_world_size():
-    """Give the number of processes on this machine."""
+    """Return the number of processes on this machine."""
     return _env_int("LOCAL_WORLD_SIZE", 1)
 
 
 def is_main_process():
-    """Tell whether this is rank 0, the only one that writes."""
+    """Return whether this is rank 0, the only one that writes files."""
     return rank() == 0
 
 
 def is_started_by_torchrun():
-    """Tell whether torchrun, or --n_GPUs, has started this process."""
+    """Return whether torchrun, or --n_GPUs, has started this process."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
@@ -59,11 +62,11 @@ class RankFailedError(Exception):
 
 @contextlib.contextmanager
 def process_group(device):
-    """Join the other processes for the time of a `with` block: nccl between GPUs, gloo between CPUs.
+    """Join the other ranks during a `with` block: nccl between GPUs, gloo between CPUs.
 
     Raises:
-        UserError: the device has no such engine.
-        RankFailedError: one of them ended before its time.
+        UserError: ranks cannot exchange tensors on this kind of device.
+        RankFailedError: another rank has ended during the block.
     """
     if world_size() == 1:
         yield
@@ -72,11 +75,10 @@ def process_group(device):
         raise UserError(f"several processes need CUDA or the CPU (--cpu), not {device.type}")
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    elif os.environ.get("OMP_NUM_THREADS", "1") == "1":  # torchrun sets 1, which leaves cores idle
+    elif os.environ.get("OMP_NUM_THREADS", "1") == "1":  # torchrun sets 1, and cores stay idle
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_world_size()))
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT
-    )
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=TIMEOUT)
     try:
         yield
     except RuntimeError as error:
@@ -84,14 +86,15 @@ def process_group(device):
         if not any(name in text for name in ("gloo", "Gloo", "NCCL", "c10d", "TCPStore")):
             raise
         raise RankFailedError(text.splitlines()[0][:200]) from error
-    dist.destroy_process_group()  # not after an error: the others may be gone, and waiting for them would not end
+    # not after an error: the other ranks may have ended, and waiting for them would not end
+    dist.destroy_process_group()
 
 
 def exit_process(status):
-    """End this process with an exit status, at once if it is one of several.
+    """End this process with an exit status.
 
-    A thread of gloo may still be letting go of a tensor, which takes Python's lock; in an interpreter that is being taken
-    down, that aborts the process: seen once in some ten runs on a busy machine.
+    One of several ranks ends at once: a gloo thread may still release a tensor, which needs Python's
+    lock, and this aborts an interpreter that is shutting down.
     """
     if world_size() > 1:
         sys.stdout.flush()
@@ -101,19 +104,29 @@ def exit_process(status):
 
 
 def rank_range(count):
-    """Give (first, last + 1) of the consecutive items, of `count`, that fall to this rank; parts differ by one at most."""
+    """Return (start, end) of the consecutive items, of `count`, that this rank takes.
+
+    The sizes of two ranks differ by one at most.
+    """
     return rank() * count // world_size(), (rank() + 1) * count // world_size()
 
 
 def all_reduce_sum(tensor):
-    """Give the sum of a tensor over all ranks, the same bits on each; the tensor is changed."""
+    """Return the sum of a tensor over all ranks, bit-identical on each; changes the tensor."""
     if world_size() > 1:
         dist.all_reduce(tensor)
     return tensor
 
 
+def all_reduce_max(tensor):
+    """Return the maximum of a tensor over all ranks; changes the tensor."""
+    if world_size() > 1:
+        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    return tensor
+
+
 def all_gather_object(value):
-    """Give the list of what each rank gave, by rank."""
+    """Return the list of the values of all ranks, in rank order."""
     if world_size() == 1:
         return [value]
     values = [None] * world_size()
@@ -123,7 +136,7 @@ def all_gather_object(value):
 
 @contextlib.contextmanager
 def local_main_first():
-    """Let one process of each machine run a `with` block before the others: what it writes to disk is there for them."""
+    """Run a `with` block on one rank of each machine first; the others then find its files."""
     if world_size() > 1 and local_rank() > 0:
         dist.barrier()
     yield
@@ -132,7 +145,7 @@ def local_main_first():
 
 
 class _SumOverRanks(torch.autograd.Function):
-    """The sum of a tensor over all ranks. Each rank's loss depends on it, so its gradient is the sum of theirs."""
+    """Sum over ranks. The loss of every rank depends on it: its gradient is the sum of theirs."""
 
     @staticmethod
     def forward(ctx, x):
@@ -144,7 +157,10 @@ class _SumOverRanks(torch.autograd.Function):
 
 
 def rank_offset(count):
-    """Give (first, total): where this rank's `count` of images are among those of all ranks, by rank; one exchange."""
+    """Return (offset, total): images of lower ranks and of all ranks, if this one has `count`.
+
+    One exchange.
+    """
     if world_size() == 1:
         return 0, count
     counts = torch.zeros(world_size(), dtype=torch.int64)
@@ -154,30 +170,37 @@ def rank_offset(count):
 
 
 def all_gather_batch(x, offset=None):
-    """Give the values of the images of all ranks, by rank, the same bits on each; the gradient goes to where they came from.
+    """Gather a batch from all ranks, in rank order.
+
+    Differentiable: each rank receives the gradient of its own images.
 
     Args:
-        x: (B, ...), those of this rank's images.
-        offset: their `rank_offset`, if that is known.
+        x: (B, ...), values of this rank's images.
+        offset: result of `rank_offset(B)`, if it is known.
 
     Returns:
-        (total, ...)
+        (B over all ranks, ...), bit-identical on each rank.
     """
     if world_size() == 1:
         return x
     first, total = offset or rank_offset(len(x))
-    before, after = (x.new_zeros(count, *x.shape[1:]) for count in (first, total - first - len(x)))
+    before = x.new_zeros(first, *x.shape[1:])
+    after = x.new_zeros(total - first - len(x), *x.shape[1:])
     return _SumOverRanks.apply(torch.cat([before, x, after]))
 
 
-def draw_for_rank(count, make):
-    """Give what `make(total)` gives for the images of all ranks, of which this rank has `count`, to those of this rank.
+def draw_for_rank(count, draw):
+    """Draw random values for the global batch and return this rank's slice.
 
-    What is drawn at random for each image is so the same as in one process (without --split_batch, whose parts are cut from
-    the images of each rank).
+    Any number of ranks sees the same values (except with --split_batch, which splits the images of
+    each rank).
+
+    Args:
+        count: images of this rank.
+        draw: function of the number of images of all ranks that returns a tensor (total, ...).
     """
     first, total = rank_offset(count)
-    return make(total)[first : first + count]
+    return draw(total)[first : first + count]
 
 
 def all_reduce_gradients(parameters):
@@ -186,46 +209,43 @@ def all_reduce_gradients(parameters):
         return
     gradients = [p.grad for p in parameters if p.grad is not None]
     total = all_reduce_sum(torch.cat([g.flatten() for g in gradients]))
-    for gradient, part in zip(gradients, total.split([g.numel() for g in gradients]), strict=True):
-        gradient.copy_(part.view_as(gradient))
+    sizes = [g.numel() for g in gradients]
+    for gradient, summed in zip(gradients, total.split(sizes), strict=True):
+        gradient.copy_(summed.view_as(gradient))
 
 
 def launch(argv, processes, name):
-    """Start the program in several processes on this machine by torchrun's engine; gives the exit status.
+    """Run the program in several processes on this machine, and return the exit status.
 
     Args:
         argv: the flags.
-        processes: their number.
-        name: of the experiment, for the message.
+        processes: number of processes.
+        name: name of the experiment, for the message.
     """
+    # imported here: they take a second, which a run of one process saves
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed").setLevel(
-        logging.CRITICAL
-    )  # what it would say is said below
-    one_machine = {
-        "min_nodes": 1,
-        "max_nodes": 1,
-        "rdzv_backend": "c10d",
-        "rdzv_endpoint": "localhost:0",
-    }
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # the message is ours
     config = LaunchConfig(
-        **one_machine, nproc_per_node=processes, max_restarts=0, monitor_interval=0.2
+        min_nodes=1,
+        max_nodes=1,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        nproc_per_node=processes,
+        max_restarts=0,
+        monitor_interval=0.2,
     )
-    program = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "main.py")
     try:
-        elastic_launch(config, sys.executable)("-u", program, *argv)
+        elastic_launch(config, sys.executable)("-u", str(MAIN), *argv)
     except ChildFailedError as error:
-        number, failure = error.get_first_failure()
+        failed_rank, failure = error.get_first_failure()
         if failure.exitcode >= 0:
-            return failure.exitcode  # it has said why
+            return failure.exitcode  # the process has printed its message
         died = signal.Signals(-failure.exitcode).name
-        print(
-            f"error: process {number} of {processes} died ({died}): --load {name} goes on",
-            file=sys.stderr,
-        )
+        message = f"error: process {failed_rank} of {processes} died ({died})"
+        print(f"{message}: --load {name} continues the run", file=sys.stderr)
         return 1
     except SignalException as error:
         return 128 + error.sigval

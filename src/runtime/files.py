@@ -1,21 +1,43 @@
-"""Writing files: whole or not at all, and with the name of the file in what goes wrong."""
+"""Atomic file writes whose errors name the file."""
 
 import contextlib
 import os
 import re
+import secrets
+import socket
+import time
 from pathlib import Path
 
 from runtime.errors import UserError
 
+STALE_SECONDS = 24 * 3600  # after which a temporary file of another host counts as abandoned
+
+
+def _host():
+    """Return a name of the set of process numbers: the host and, on Linux, its pid namespace.
+
+    Containers may share a host name and a folder; each has process numbers of its own.
+    """
+    name = re.sub(r"[^\w-]", "_", socket.gethostname())[:40] or "host"
+    try:
+        return f"{name}-{os.stat('/proc/self/ns/pid').st_ino:x}"
+    except OSError:
+        return name
+
+
+HOST = _host()
+
 
 @contextlib.contextmanager
 def atomic_path(path):
-    """Give the path of a temporary file beside `path`, which takes its place when the block ends without an error.
+    """Yield the path of a temporary file that replaces `path` if the block ends without an error.
 
-    The temporary name, .NAME.PID.part, tells whose it is; it is removed in any case.
+    Its name, .NAME.HOST-PID-RANDOM.part, is unique over machines and containers that share a
+    folder. It is removed in any case.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    unique = f"{HOST}-{os.getpid()}-{secrets.token_hex(4)}"
+    partial = path.with_name(f".{path.name[:120]}.{unique}.part")
     try:
         yield partial
         os.replace(partial, path)
@@ -25,7 +47,7 @@ def atomic_path(path):
 
 @contextlib.contextmanager
 def report_write_errors(path):
-    """Turn an error of writing in a `with` block into an UserError that names the file; the system's own often does not."""
+    """Turn an OSError of the block into a UserError that names the file."""
     try:
         yield
     except OSError as error:
@@ -34,7 +56,7 @@ def report_write_errors(path):
 
 @contextlib.contextmanager
 def atomic_write(path):
-    """Open a temporary file that takes the place of `path` when all is written; on an error `path` stays as it was.
+    """Open a temporary file that replaces `path` at the end; after an error `path` is unchanged.
 
     Raises:
         UserError: it cannot be written: disk full, no permission.
@@ -45,44 +67,48 @@ def atomic_write(path):
             yield file
             file.flush()
             os.fsync(file.fileno())
-    except (OSError, RuntimeError) as error:  # torch.save gives RuntimeError for a full disk
+    except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError for a full disk
         kept = " (the former file is whole)" if path.exists() else ""
-        raise UserError(
-            f"{path}: cannot be written: {getattr(error, 'strerror', None) or error}{kept}"
-        ) from error
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be written: {reason}{kept}") from error
 
 
 def append_text(path, text):
-    """Add text to the end of a file; what a full disk leaves out is found by `ensure_newline`.
+    """Append text to a file; `ensure_newline` repairs a line that a full disk has cut.
 
     Raises:
-        UserError: see `report_write_errors`.
+        UserError: it cannot be written.
     """
-    with (
-        report_write_errors(path),
-        open(path, "ab", buffering=0) as file,
-    ):  # a buffer would be written again at the end of the program
+    # unbuffered: a buffer would be written once more at the end of the program
+    with report_write_errors(path), open(path, "ab", buffering=0) as file:
         rest = memoryview(text.encode("utf-8", "backslashreplace"))
         while rest:
             rest = rest[file.write(rest) :]
 
 
 def ensure_newline(path):
-    """End the last line of a file if a crash or a full disk has cut it, so that the next one is a line of its own."""
+    """Append a newline to a file whose last line was cut by a crash or a full disk."""
     if path.is_file() and path.stat().st_size:
         with open(path, "rb") as file:
             file.seek(-1, os.SEEK_END)
-            cut = file.read() != b"\n"
-        if cut:
+            is_cut = file.read() != b"\n"
+        if is_cut:
             append_text(path, "\n")
 
 
 def remove_stale_temp_files(folder):
-    """Remove the temporary files of `atomic_path` whose process was killed."""
+    """Remove the temporary files of `atomic_path` if their process was on this host and has ended.
+
+    Those of other hosts are removed after a day: whether their process runs cannot be told here.
+    """
     for path in Path(folder).glob(".*.part"):
-        match = re.fullmatch(r"\..+\.(\d+)\.part", path.name)
-        if match and not _is_running(int(match[1])):
-            path.unlink(missing_ok=True)
+        match = re.fullmatch(r"\..+\.([\w-]+)-(\d+)-[0-9a-f]{8}\.part", path.name)
+        if not match:
+            continue
+        with contextlib.suppress(FileNotFoundError):
+            is_old = time.time() - path.stat().st_mtime > STALE_SECONDS
+            if is_old or (match[1] == HOST and not _is_running(int(match[2]))):
+                path.unlink(missing_ok=True)
 
 
 def _is_running(pid):
@@ -91,5 +117,5 @@ def _is_running(pid):
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # another user's
+        pass  # another user's process
     return True

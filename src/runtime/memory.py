@@ -1,11 +1,12 @@
-"""How the C library hands out memory on the CPU."""
+"""How the C library manages memory on the CPU."""
 
 import ctypes
 import sys
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
-_MOST = 2**31 - 1
-_DEFAULT = 2**25  # what glibc's own threshold of mmap rises to
+# options of mallopt and their range, from malloc.h of glibc
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_MAX_THRESHOLD = 2**31 - 1
+_DEFAULT_THRESHOLD = 2**25  # the highest value that glibc itself sets for mmap
 
 
 def _set_thresholds(trim, mmap):
@@ -17,15 +18,24 @@ def _set_thresholds(trim, mmap):
 
 
 def disable_malloc_trim():
-    """Let the process keep what it frees, for its next tensors.
+    """Keep freed memory in the process, for its next tensors. Other C libraries are left alone.
 
-    glibc gives a block of more than 32 MiB back to the system when it is freed, and the next one is made of pages that the
-    system has to clear first, 160,000 of them in a training step: a fifth of the time of a step of EDSR and a quarter of one
-    with PCL-SR went into that. Where the C library is another one, nothing is changed.
+    glibc returns a freed block of more than 32 MiB to the system, which then has to clear the pages
+    of the next block. docs/performance.md has the gain.
     """
-    _set_thresholds(trim=_MOST, mmap=_MOST)
+    _set_thresholds(trim=_MAX_THRESHOLD, mmap=_MAX_THRESHOLD)
 
 
 def restore_malloc_defaults():
-    """Let glibc do as it does by default, to time what `disable_malloc_trim` is worth."""
-    _set_thresholds(trim=2 * _DEFAULT, mmap=_DEFAULT)
+    """Undo `disable_malloc_trim`, to measure its gain."""
+    _set_thresholds(trim=2 * _DEFAULT_THRESHOLD, mmap=_DEFAULT_THRESHOLD)
+
+
+def is_out_of_memory(error):
+    """Return whether an error means that memory is exhausted, on the CPU or on an accelerator.
+
+    torch has no type for it on the CPU; cuDNN and cuBLAS report it in a RuntimeError.
+    """
+    return isinstance(error, MemoryError) or any(
+        words in str(error) for words in ("allocate memory", "out of memory", "ALLOC_FAILED")
+    )

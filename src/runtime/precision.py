@@ -1,4 +1,7 @@
-"""The number format of --precision: where networks compute in 16 bits. Weights, losses and metrics stay in 32."""
+"""The number format of --precision: where networks compute in 16 bits.
+
+Weights, losses and metrics stay in float32.
+"""
 
 import contextlib
 import functools
@@ -14,7 +17,7 @@ _DTYPES = {"half": torch.float16, "bf16": torch.bfloat16}
 
 
 def autocast(device, precision):
-    """Give the context in which a network runs at a precision: single, half (float16 on CUDA, else bfloat16) or bf16."""
+    """Return the context for a network at a precision: single, half (CUDA: float16) or bf16."""
     if precision == "single":
         return contextlib.nullcontext()
     dtype = _DTYPES[precision] if device.type == "cuda" else torch.bfloat16
@@ -22,31 +25,32 @@ def autocast(device, precision):
 
 
 def allow_tf32(allowed):
-    """Let CUDA compute products and convolutions of float32 by TF32, of 10 bits, or not."""
+    """Allow or forbid TF32 (10 bits) in float32 matmuls and convolutions on CUDA."""
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
 def autocast_off(x):
-    """Give the context in which autocast is off, for what needs 32 bits on the device of x."""
+    """Return the context that turns autocast off on the device of x."""
     return torch.autocast(x.device.type, enabled=False)
 
 
 def cast_to_autocast(x):
-    """Give x in the format that autocast computes in, or as it is where autocast is off."""
+    """Return x in the dtype of autocast; x itself if autocast is off."""
     kind = x.device.type
     return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
 @functools.cache
 def cpu_bf16_support(path="/proc/cpuinfo"):
-    """Name the instructions of this CPU that make products of bf16 faster than those of float32.
+    """Return the name of the instructions that make bf16 matmuls faster than float32 on this CPU.
 
     Args:
-        path: a file as Linux describes the CPU.
+        path: description of the CPU in the format of Linux.
 
     Returns:
-        "AMX", "AVX-512 BF16", or "" for none, or where no Linux tells. Intel's AVX-512 BF16 does not count: where a virtual
-        machine hides AMX, an Emerald Rapids multiplied in bf16 at half the rate of float32, an EPYC at 3.9 times.
+        "AMX", "AVX-512 BF16", or "" for none or another system. AVX-512 BF16 of Intel does not count:
+        an Emerald Rapids whose virtual machine hides AMX computed bf16 matmuls at half the rate of
+        float32, an EPYC at 3.9 times.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -56,40 +60,39 @@ def cpu_bf16_support(path="/proc/cpuinfo"):
     flags = flags[1].split() if flags else []
     if "amx_bf16" in flags:
         return "AMX"
-    return (
-        "AVX-512 BF16"
-        if "avx512_bf16" in flags and vendor and vendor[1].strip() != "GenuineIntel"
-        else ""
-    )
+    is_intel = not vendor or vendor[1].strip() == "GenuineIntel"
+    return "AVX-512 BF16" if "avx512_bf16" in flags and not is_intel else ""
 
 
 def choose_precision(name, device, log=print):
-    """Turn --precision into single, half or bf16; `auto` takes the fastest on this device and logs why.
+    """Return single, half or bf16 for --precision; `auto` is the fastest on the device, and logged.
 
-    CUDA: bf16 from compute capability 8 (Ampere) on, half from 7 (Volta) on, whose matrix units have it. CPU: see `cpu_bf16_support`.
-    It is known rather than measured: a measurement that came out otherwise would change the bits of a run made again.
+    CUDA: bf16 from compute capability 8 (Ampere) on, half from 7 (Volta) on, whose matrix units have
+    them. CPU: see `cpu_bf16_support`. The choice is not measured: another outcome of a measurement
+    would change the bits of a repeated run.
 
     Raises:
         UserError: the GPU has no bf16.
     """
     if device.type == "cuda":
         capability = torch.cuda.get_device_capability(device)
+        gpu = torch.cuda.get_device_name(device)
         if name == "bf16" and capability < (8, 0):
-            raise UserError(
-                f"--precision bf16: {torch.cuda.get_device_name(device)} has no bf16; half is what it has"
-            )
+            raise UserError(f"--precision bf16 must be half on {gpu}, which has no bf16")
         if name == "auto":
             name = "bf16" if capability >= (8, 0) else "half" if capability >= (7, 0) else "single"
-            log(f"--precision auto: {name} on {torch.cuda.get_device_name(device)}")
+            log(f"--precision auto: {name} on {gpu}")
     elif device.type == "cpu" and name == "auto":
         name = "bf16" if cpu_bf16_support() else "single"
-        log(
-            f"--precision auto: {name} (this CPU has {cpu_bf16_support() or 'no fast units for bf16'})"
-        )
+        units = cpu_bf16_support() or "no fast units for bf16"
+        log(f"--precision auto: {name} (this CPU has {units})")
     elif device.type == "cpu" and name != "single" and not cpu_bf16_support():
-        log(
-            f"WARNING: --precision {name}: this CPU has no fast units for bf16, single is likely faster"
-        )
+        log(f"WARNING: --precision {name} is likely slower than single on this CPU")
     elif name == "auto":
         name = "single"
     return name
+
+
+def tune_convolutions(enabled):
+    """Let cuDNN time its algorithms for each new shape; worthwhile if shapes are fixed."""
+    torch.backends.cudnn.benchmark = enabled

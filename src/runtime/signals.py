@@ -1,4 +1,4 @@
-"""Stopping in order: SIGINT (Ctrl-C) and SIGTERM end a training after the step at hand, with its state saved."""
+"""Stopping on a signal: a training ends after the current step, with its state saved."""
 
 import os
 import signal
@@ -7,9 +7,22 @@ import sys
 import threading
 import time
 
+import torch
+
+from runtime import distributed
+
+# In rising priority. SIGUSR1 and SIGUSR2 are what clusters send before a time limit, SIGHUP is a
+# closed terminal. SIGINT is last: torchrun sends SIGTERM to its processes when it gets a SIGINT.
+STOP_SIGNALS = [
+    getattr(signal, name)
+    for name in ("SIGUSR2", "SIGUSR1", "SIGHUP", "SIGTERM", "SIGINT")
+    if hasattr(signal, name)
+]
+WORKER_GRACE_SECONDS = 30
+
 
 class Stopped(Exception):
-    """Raised where a training may end; the state is saved on the way out."""
+    """Raised at a point where a training may end; the caller saves the state."""
 
     def __init__(self, signum):
         super().__init__(signal.Signals(signum).name)
@@ -17,10 +30,10 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """Remembers SIGINT and SIGTERM for the time of a `with` block, as `signum`; 0 before there is one.
+    """Remembers a stop signal during a `with` block, as `signum`; 0 before there is one.
 
-    A second SIGINT ends the process at once. One that follows within a second counts as the first: torchrun passes on to
-    its processes what the terminal has already sent to them.
+    A second SIGINT ends the process at once. One that follows within a second counts as the first:
+    torchrun passes on to its processes what the terminal has already sent to them.
     """
 
     def __init__(self, name, verbose=True):
@@ -31,15 +44,14 @@ class StopRequest:
     def __enter__(self):
         self._installed = threading.current_thread() is threading.main_thread()
         if self._installed:
-            # A handler of Python's waits until the main thread is done with its step. A thread that reads the numbers of the
-            # signals does not.
-            self._end, self._start = socket.socketpair()
-            self._start.setblocking(False)
-            self._former_fd = signal.set_wakeup_fd(self._start.fileno())
-            # what is ignored from the start, as SIGINT is in a background job of a script, stays ignored
-            heard = [
-                s for s in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(s) != signal.SIG_IGN
-            ]
+            # A Python handler waits until the main thread has finished its operation. A thread that
+            # reads the signal numbers from a socket does not.
+            self._reader, self._writer = socket.socketpair()
+            self._writer.setblocking(False)
+            self._former_fd = signal.set_wakeup_fd(self._writer.fileno())
+            # a signal that is ignored from the start stays ignored: SIGINT in a background job of a
+            # script, SIGHUP under nohup
+            heard = [s for s in STOP_SIGNALS if signal.getsignal(s) != signal.SIG_IGN]
             self._former = {s: signal.signal(s, lambda *_: None) for s in heard}
             threading.Thread(target=self._listen, daemon=True).start()
         return self
@@ -49,42 +61,42 @@ class StopRequest:
             for signum, handler in self._former.items():
                 signal.signal(signum, handler)
             signal.set_wakeup_fd(self._former_fd)
-            self._start.close()  # ends the thread
+            self._writer.close()  # ends the thread
 
     def _listen(self):
-        with self._end:
-            while numbers := self._end.recv(1):
-                if numbers[0] in self._former:
-                    self._remember(numbers[0])
+        with self._reader:
+            while received := self._reader.recv(1):
+                if received[0] in self._former:
+                    self._on_signal(received[0])
 
-    def _remember(self, signum):
+    def _on_signal(self, signum):
         now = time.monotonic()
         if not self.signum:
             self.signum, self._since = signum, now
-            self._say(
-                f"{signal.Signals(signum).name}: stopping after this step; Ctrl-C again stops at once"
-            )
+            name = signal.Signals(signum).name
+            self._print(f"{name}: stopping after this step; Ctrl-C again stops at once")
         elif signum == signal.SIGINT and now - self._since > 1:
-            self._say(f"interrupted: --load {self.name} goes on from the last state that was saved")
+            self._print(f"interrupted: --load {self.name} continues from the last saved state")
             os._exit(130)
 
-    def _say(self, text):
+    def _print(self, text):
         if self.verbose:
             print(text, file=sys.stderr, flush=True)
 
-    def flag(self):
-        """Give a number that tells of the signal; see `signal_of`."""
-        return {0: 0, signal.SIGINT: 1, signal.SIGTERM: 2**12}[
-            self.signum
-        ]  # float32 adds those of 4,000 ranks exactly
+    def request(self, signum=signal.SIGTERM):
+        """Ask to stop as if a signal had come."""
+        self.signum = self.signum or signum
 
-    @staticmethod
-    def signal_of(flags):
-        """Give the signal that the sum of the flags of all ranks tells of, or 0.
+    def agree(self):
+        """Return the signal that any rank has received, the same on all ranks; 0 if none has.
 
-        SIGINT wins: torchrun sends SIGTERM to its processes when it gets a SIGINT, which they may not have got yet.
+        One exchange between CPUs, none with a single rank.
         """
-        return signal.SIGINT if flags % 2**12 else signal.SIGTERM if flags else 0
+        if distributed.world_size() == 1:
+            return self.signum
+        priority = STOP_SIGNALS.index(self.signum) + 1 if self.signum else 0
+        highest = distributed.all_reduce_max(torch.tensor(priority)).item()
+        return STOP_SIGNALS[highest - 1] if highest else 0
 
     def raise_if_stopped(self):
         """Raise Stopped if a signal has come."""
@@ -92,11 +104,13 @@ class StopRequest:
             raise Stopped(self.signum)
 
 
-WORKER_GRACE_SECONDS = 30  # seconds
-
-
 def ignore_signals_in_worker(_worker=None):
-    """Leave SIGINT to the main process, in a loader process, and outlive SIGTERM by `WORKER_GRACE_SECONDS`, in which a state is saved."""
+    """Leave signals to the main process in a data loader worker.
+
+    SIGINT, SIGHUP and SIGUSR are ignored. SIGTERM ends the worker after a delay in which the main
+    process saves its state.
+    """
     signal.set_wakeup_fd(-1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for signum in STOP_SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_GRACE_SECONDS))

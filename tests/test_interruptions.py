@@ -1,0 +1,138 @@
+"""What ends a run from outside: signals, a dead worker, a closed pipe, a missing compiler."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from checkpoint.config import HEADER
+from helpers import same_bits, state_of
+
+ENDLESS = ("--test_every", 100000, "--epochs", 1, "--print_every", 2)
+
+
+def start(sr, *flags, **more):
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | more
+    return subprocess.Popen([sys.executable, *sr.argv(*ENDLESS, *flags)], **pipes)
+
+
+def wait_for_step(process):
+    for line in process.stdout:
+        if line.startswith("[2/") or line.startswith("[4/"):
+            return
+    raise AssertionError(process.stderr.read())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize("name", ["SIGUSR1", "SIGUSR2", "SIGHUP"])
+def test_a_signal_of_a_cluster_or_terminal_saves_the_state(sr, name):
+    process = start(sr, "--save", "run")
+    wait_for_step(process)
+    process.send_signal(getattr(signal, name))
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + getattr(signal, name)
+    assert f"Stopped by {name} after epoch 0" in out
+    assert "stopped: --load run continues from here" in err
+    assert state_of(sr.folder("run"))["step"] >= 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_hangup_is_ignored_under_nohup(sr):
+    process = start(
+        sr, "--save", "run", preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    )
+    wait_for_step(process)
+    process.send_signal(signal.SIGHUP)
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert "Stopped by SIGTERM" in process.communicate(timeout=60)[0]
+
+
+def test_a_closed_pipe_saves_the_state(sr):
+    process = start(sr, "--save", "run")
+    wait_for_step(process)
+    process.stdout.close()
+    err = process.stderr.read()
+    assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    assert "Traceback" not in err
+    assert "stopped: --load run continues from here" in err
+    assert state_of(sr.folder("run"))["step"] >= 2
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the worker in /proc")
+def test_a_killed_worker_ends_in_one_sentence_and_the_run_resumes_to_the_same_bits(sr):
+    sr.train("--save", "whole", "--test_every", 400, "--epochs", 1)
+    process = start(sr, "--save", "run", "--test_every", 400, "--n_threads", 1)
+    wait_for_step(process)
+    children = f"/proc/{process.pid}/task/{process.pid}/children"
+    with open(children) as file:
+        workers = [int(pid) for pid in file.read().split()]
+    os.kill(workers[-1], signal.SIGKILL)
+    out, err = process.communicate(timeout=90)
+    if "worker" not in err:
+        pytest.skip("the run was faster than the signal")
+    assert process.returncode == 1
+    assert "Traceback" not in out + err
+    assert "a data loader worker has died" in err
+    assert "--load run continues" in err
+    assert sr("--load", "run", "--cpu", "--n_threads", 0)[0] == 0
+    same_bits(state_of(sr.folder("whole"))["net"], state_of(sr.folder("run"))["net"])
+
+
+def test_compile_without_a_compiler_is_refused_before_anything_is_written(sr, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    status, _, err = sr.train("--save", "run", "--compile")
+    assert status == 1
+    assert "--compile needs a C++ compiler" in err
+    assert not sr.folder("run").exists()
+
+
+def test_a_backend_of_a_notebook_does_not_end_a_training(sr):
+    argv = [sys.executable, *sr.argv("--save", "run", "--epochs", 1, "--test_every", 1)]
+    backend = "module://matplotlib_inline.backend_inline"
+    done = subprocess.run(argv, env={**os.environ, "MPLBACKEND": backend}, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert (sr.folder("run") / "loss.png").is_file()
+
+
+def test_a_drawing_that_fails_does_not_end_a_training(sr, monkeypatch):
+    from checkpoint import plot
+
+    monkeypatch.setattr(plot, "plot_panels", lambda *_, **__: 1 / 0)
+    status, out, _ = sr.train("--save", "run", "--epochs", 1)
+    assert status == 0
+    assert "WARNING: the curves cannot be drawn (ZeroDivisionError" in out
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_config_with_a_byte_order_mark_is_read(sr, encoding):
+    sr.train("--save", "run", "--epochs", 1)
+    config = sr.folder("run") / "config.txt"
+    config.write_bytes(config.read_text().replace("\n", "\r\n").encode(encoding))
+    status, out, err = sr("--load", "run", "--epochs", 2, "--cpu")
+    assert status == 0, err
+    assert "Resumed after epoch 1" in out
+
+
+def test_an_experiment_of_edsr_pytorch_is_named(sr):
+    folder = sr.folder("foreign")
+    (folder / "model").mkdir(parents=True)
+    (folder / "config.txt").write_text("2020-01-01-10:00:00\n\nepochs: 300\nmodel: EDSR\n\n")
+    status, _, err = sr("--load", "foreign", "--cpu")
+    assert status == 2
+    assert "is an experiment of EDSR-PyTorch" in err
+    assert "--pre_train" in err
+    assert (folder / "config.txt").read_text().startswith("2020")
+
+
+def test_config_says_what_the_run_was_made_with(sr):
+    sr.train("--save", "run", "--epochs", 1)
+    text = (sr.folder("run") / "config.txt").read_text()
+    assert text.startswith(HEADER)
+    for words in ("\n# commit ", "torch ", "\n# device cpu"):
+        assert words in text
