@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from loss.samples import SampleMaker, gaussian_blur, quantize, sharpen
+from loss.samples import SampleMaker, degrade, gaussian_blur, quantize, sharpen
 from loss_formulas import flags, images_of_a_step, random_images
 
 
@@ -154,3 +154,27 @@ def test_the_full_degradation_has_noise_and_the_size_of_hr():
     assert all(negative.shape == hr.shape for negative in negatives)
     assert all(abs(float(negative.mean()) - 100) < 4 for negative in negatives)
     assert deviations.min() < 5 < 10 < deviations.max() < 30
+
+
+@pytest.mark.parametrize("rgb_range", [1, 255])
+def test_a_degraded_image_has_the_size_of_lr_and_stays_in_the_range(rgb_range):
+    torch.manual_seed(0)
+    hr = torch.zeros(2, 3, 36, 48)
+    hr[:, :, :, 24:] = rgb_range  # a black and a white half
+    for scale in (2, 3):
+        small = degrade(hr, scale, rgb_range)
+        assert small.shape == (2, 3, 36 // scale, 48 // scale)
+        assert 0 <= small.min() <= small.max() <= rgb_range
+        left, right = small.split(24 // scale, dim=3)
+        assert left.mean() < 0.1 * rgb_range
+        assert right.mean() > 0.9 * rgb_range
+
+
+def test_chosen_samples_are_those_of_the_flags():
+    _, hr, lr = images_of_a_step()
+    sharp = "--use_aug --mcl_neg 2 --sharp_hr --sharp_value 3 --sharp_range 0"
+    args = flags(f"--loss CL-patchD {sharp} --pos_id 2,0")
+    positives, _ = SampleMaker(args)(hr, lr)
+    assert len(positives) == 2
+    assert torch.equal(positives[1], hr)
+    assert not torch.equal(positives[0], hr)
