@@ -234,13 +234,21 @@ def test_self_ensemble_is_the_mean_over_the_eight_transforms():
     lr, _ = images(2, 14)
     lr = lr[:, :, :, :10]
     with torch.no_grad():
-        want = sum(undo(net(apply(lr))) for apply, undo in transforms()) / 8
+        want = 0
+        for turns in range(4):
+            for flips in ((), (3,)):
+                turned = lr.flip(flips).rot90(turns, (2, 3))
+                want = want + net(turned).rot90(-turns, (2, 3)).flip(flips) / 8
         sr = Upscaler(net, self_ensemble=True)(lr, 2)
         assert torch.allclose(sr, want, atol=1e-3)
         turned = Upscaler(net, self_ensemble=True)(lr.transpose(2, 3), 2).transpose(2, 3)
         assert torch.allclose(sr, turned, atol=1e-3), "a turned image gives another result"
-        tiled = Upscaler(net, self_ensemble=True, chop=True, tile=40, overlap=12)(lr, 2)
-        assert tiled.shape == sr.shape
+        lr = torch.rand(1, 3, 97, 41, generator=torch.Generator().manual_seed(0)) * 255
+        sizes = []
+        net.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[2:].numel()))
+        tiled = Upscaler(net, self_ensemble=True, chop=True, tile=80, overlap=36)(lr, 2)
+        assert sizes == [80 * 41] * 16, "two tiles, eight times each"
+        assert (tiled - Upscaler(net, self_ensemble=True)(lr, 2)).abs().max() < 1e-3 * 255
     views = {
         apply(torch.arange(6.0).view(1, 1, 2, 3)).flatten().numpy().tobytes()
         for apply, _ in transforms()
@@ -252,17 +260,30 @@ def test_out_of_memory_halves_the_tile_and_goes_on():
     sizes, messages = [], []
 
     class Net(torch.nn.Module):
-        def forward(self, x):
-            sizes.append(max(x.shape[2:]))
-            if sizes[-1] > 50:
-                raise OutOfMemoryError("too much")
-            return x
+        """Nearest-neighbor upsampling of the mean over 3x3 pixels, with an end to its memory."""
 
-    sr = Upscaler(Net(), log=messages.append)(torch.rand(1, 3, 150, 90), 1)
-    assert sr.shape == (1, 3, 150, 90)
+        def forward(self, x, limit=50):
+            sizes.append(max(x.shape[2:]))
+            if sizes[-1] > limit:
+                raise OutOfMemoryError("too much")
+            mean = conv2d(x, torch.ones(3, 1, 3, 3) / 9, padding=1, groups=3)
+            return mean.repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+    lr = torch.rand(1, 3, 150, 90, generator=torch.Generator().manual_seed(0))
+    sr = Upscaler(Net(), log=messages.append)(lr, 2)
+    assert sizes[:2] == [150, 75]
     assert max(sizes[2:]) <= 50
+    assert len(messages) == 2
     assert "out of memory" in messages[0]
-    with pytest.raises(OutOfMemoryError):
-        sizes_allowed = torch.nn.Module()
-        sizes_allowed.forward = lambda x: (_ for _ in ()).throw(OutOfMemoryError("never enough"))
-        Upscaler(sizes_allowed, log=messages.append)(torch.rand(1, 3, 150, 90), 1)
+    assert torch.allclose(sr, Net()(lr, limit=150), atol=1e-6)
+
+    def never_enough(x):
+        sizes.append(max(x.shape[2:]))
+        raise OutOfMemoryError("never enough")
+
+    hopeless = torch.nn.Module()
+    hopeless.forward = never_enough
+    sizes.clear()
+    with pytest.raises(OutOfMemoryError, match="never enough"):
+        Upscaler(hopeless, log=messages.append)(lr, 2)
+    assert min(sizes) >= 32

@@ -115,6 +115,21 @@ def _jpeg(x, rgb_range):
     return torch.stack(images).to(x) * (rgb_range / 255)
 
 
+def degrade(hr, scale, blur, rgb_range):
+    """Return LR images (B, C, H/scale, W/scale) of hr: blurred, downsampled, noisy, JPEG.
+
+    Args:
+        hr: (B, C, H, W) in [0, rgb_range].
+        scale: int.
+        blur: function that blurs a batch.
+        rgb_range: maximum pixel value.
+    """
+    x = interpolate(blur(hr), scale_factor=1 / scale, mode="bicubic", antialias=True)
+    x = x.clamp(0, rgb_range)
+    sigma = _uniform(*NOISE_SIGMAS).item() * rgb_range / 255
+    return _jpeg((x + sigma * _noise(x)).clamp(0, rgb_range), rgb_range)
+
+
 def select(samples, only_aug, ids):
     """Return the samples that the contrastive loss compares.
 
@@ -184,7 +199,7 @@ class SampleMaker:
         """Return one negative of the HR size (B, C, H, W)."""
         if self.args.only_blur:
             return self._random_blur(hr)
-        small = self._degrade(hr, hr.shape[-1] // lr.shape[-1])
+        small = degrade(hr, hr.shape[-1] // lr.shape[-1], self._random_blur, self.args.rgb_range)
         if self.args.neg_sr and self.net is not None:
             with autocast(hr.device, self.precision):
                 return self.net(small).float()
@@ -196,12 +211,3 @@ class SampleMaker:
         return gaussian_blur(
             hr, sizes, _uniform(*self.args.blur_sigma, 2).tolist(), self.args.rgb_range
         )
-
-    def _degrade(self, hr, scale):
-        """Return LR images (B, C, H/scale, W/scale) of HR: blurred, downsampled, noisy, JPEG."""
-        rgb_range = self.args.rgb_range
-        x = self._random_blur(hr)
-        x = interpolate(x, scale_factor=1 / scale, mode="bicubic", antialias=True)
-        x = x.clamp(0, rgb_range)
-        sigma = _uniform(*NOISE_SIGMAS).item() * rgb_range / 255
-        return _jpeg((x + sigma * _noise(x)).clamp(0, rgb_range), rgb_range)

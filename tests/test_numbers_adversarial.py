@@ -1,0 +1,272 @@
+"""The embedding, both players of each GAN and the contrastive forms against formulas."""
+
+import copy
+
+import pytest
+import torch
+from torch.nn.functional import conv2d, leaky_relu, logsigmoid
+
+from loss.adversarial import Adversarial
+from loss.discriminator import Discriminator
+from loss_formulas import (
+    cosine,
+    flags,
+    images_of_a_step,
+    naive_contrastive,
+    naive_haar,
+    random_images,
+    upsampled,
+)
+
+
+def naive_embedding(dis, x, before_relu):
+    """Return logits and the features of the eight blocks, from the entries of state_dict()."""
+    state = dis.state_dict()
+    features = []
+    for i, stride in enumerate((1, 2, 1, 2, 1, 2, 1, 2)):
+        x = conv2d(x, state[f"features.{2 * i}.0.weight"], stride=stride, padding=1)
+        mean, var = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), keepdim=True, correction=0)
+        scale, shift = (
+            state[f"features.{2 * i}.1.{k}"].view(1, -1, 1, 1) for k in ("weight", "bias")
+        )
+        before = (x - mean) / (var + 1e-5).sqrt() * scale + shift
+        x = torch.where(before > 0, before, 0.2 * before)
+        features.append(before if before_relu else x)
+    if "classifier.3.weight" in state:
+        x = leaky_relu(
+            x.flatten(1) @ state["classifier.1.weight"].T + state["classifier.1.bias"], 0.2
+        )
+        return x @ state["classifier.3.weight"].T + state["classifier.3.bias"], features
+    height, width = x.shape[2] // 4 or 1, x.shape[3] // 4 or 1
+    if x.shape[2] < 4:  # adaptive pooling to a larger size repeats pixels
+        x = x.repeat_interleave(4 // x.shape[2], 2).repeat_interleave(4 // x.shape[3], 3)
+    pooled = x.unflatten(3, (4, width)).unflatten(2, (4, height)).mean((3, 5))  # (B, C, 4, 4)
+    weight, bias = state["classifier.1.weight"].flatten(1), state["classifier.1.bias"]
+    return torch.einsum("bchw,oc->bohw", pooled, weight) + bias, features
+
+
+@pytest.mark.parametrize("more", ["--before_relu", "--use_wavelet"])
+@pytest.mark.parametrize("name", ["patchD", "GAN"])
+def test_the_embedding_is_its_formula(name, more):
+    torch.manual_seed(0)
+    dis = Discriminator(flags(f"--loss {name} {more}"))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for _, parameter in sorted(dis.named_parameters()):
+            if parameter.ndim == 1:
+                parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+    x = random_images(1)
+    seen = torch.from_numpy(naive_haar(x.numpy())).float() if "wavelet" in more else x
+    logits, features = naive_embedding(dis, seen, "before" in more)
+    with torch.no_grad():
+        got, got_features = dis(x, return_features=True)
+    assert got.shape == ((2, 1, 4, 4) if name == "patchD" else (2, 1))
+    assert torch.allclose(got, logits, atol=1e-3)
+    assert len(got_features) == 8
+    for i, (feature, want) in enumerate(zip(got_features, features, strict=True)):
+        assert torch.allclose(feature, want, atol=1e-3), i
+
+
+def bce(logits, is_real):
+    return -(logsigmoid(logits) if is_real else logsigmoid(-logits)).mean()
+
+
+def dual(real, fake):
+    """Return the dual contrastive loss, one logit after the other."""
+    exp_real, exp_fake = real.double().exp(), fake.double().exp()
+    first = [-(r / (r + exp_fake.sum())).log() for r in exp_real]
+    second = [-(1 / f / (1 / f + (1 / exp_real).sum())).log() for f in exp_fake]
+    return (sum(first) / len(first) + sum(second) / len(second)).float()
+
+
+# what each player minimizes, given the logits of real images r and of fake ones f
+PLAYERS = {
+    "GAN": (lambda r, f: bce(r, True) + bce(f, False), lambda r, f: bce(f, True)),
+    "LSGAN": (
+        lambda r, f: 0.5 * ((r - 1) ** 2).mean() + 0.5 * (f**2).mean(),
+        lambda r, f: 0.5 * ((f - 1) ** 2).mean(),
+    ),
+    "WGAN": (lambda r, f: f.mean() - r.mean(), lambda r, f: -f.mean()),
+    "WGAN_GP": (lambda r, f: f.mean() - r.mean(), lambda r, f: -f.mean()),
+    "RGAN": (
+        lambda r, f: bce(r - f.mean(), True) + bce(f - r.mean(), False),
+        lambda r, f: bce(f - r.mean(), True) + bce(r - f.mean(), False),
+    ),
+    "ContrasD": (dual, lambda r, f: dual(f, r)),
+    "patchD": (dual, lambda r, f: dual(f, r)),
+}
+
+
+def embedding_of(term):
+    return next(module for module in term.modules() if isinstance(module, Discriminator))
+
+
+def descend(before, loss, lr, clip=None):
+    """Return the parameters of `before` after one step of plain gradient descent on the loss."""
+    parameters = list(before.parameters())
+    steps = [lr * gradient for gradient in torch.autograd.grad(loss, parameters)]
+    after = [old.detach() - step for old, step in zip(parameters, steps, strict=True)]
+    return after if clip is None else [value.clamp(-clip, clip) for value in after]
+
+
+def check_parameters(dis, start, wanted):
+    """Check that dis went from `start` to `wanted`, to 2 % of the way."""
+    total = (
+        sum(
+            float((w - s).detach().square().sum())
+            for s, w in zip(start.parameters(), wanted, strict=True)
+        )
+        ** 0.5
+    )
+    assert total > 1e-4
+    for (key, old), new, want in zip(
+        start.named_parameters(), dis.parameters(), wanted, strict=True
+    ):
+        way, error = ((x - want).detach().norm() for x in (old, new))
+        assert error <= 0.02 * way + 2e-3 * total, key
+
+
+def set_up(name, more="", seed=0):
+    torch.manual_seed(seed)
+    args = flags(f"--loss {name} --optimizer SGD --momentum 0 --lr 0.02 {more}")
+    term = Adversarial(args, name)
+    return term, embedding_of(term)
+
+
+@pytest.mark.parametrize("kind", PLAYERS)
+def test_both_players_of_each_gan_minimize_their_formula(kind):
+    term, dis = set_up(kind)
+    before = copy.deepcopy(dis)
+    sr, hr, lr = images_of_a_step()
+    sr.requires_grad_()
+    torch.manual_seed(7)
+    value = term(sr=sr, hr=hr, positives=[hr], negatives=[upsampled(lr)])
+    value.backward()
+
+    embedding_loss, generator_loss = PLAYERS[kind]
+    loss = embedding_loss(before(hr).flatten(), before(sr.detach()).flatten())
+    if kind == "WGAN_GP":
+        torch.manual_seed(7)
+        mix = torch.rand(2, 1, 1, 1)
+        between = (mix * hr + (1 - mix) * sr.detach()).requires_grad_()
+        (slope,) = torch.autograd.grad(before(between).sum(), between, create_graph=True)
+        loss = loss + 10 * ((slope.flatten(1).square().sum(1).sqrt() - 1) ** 2).mean()
+        # its own optimizer: Adam with betas (0, 0.9) and lr 1e-5, as in the release
+        (group,) = term.optimizer.param_groups
+        assert (type(term.optimizer).__name__, group["lr"], group["betas"]) == (
+            "Adam",
+            1e-5,
+            (0, 0.9),
+        )
+        gradients = torch.autograd.grad(loss, list(before.parameters()))
+        for parameter, want in zip(dis.parameters(), gradients, strict=True):
+            assert torch.allclose(parameter.grad, want, atol=1e-3 * float(want.abs().max()) + 1e-6)
+    else:
+        clip = 0.01 if kind == "WGAN" else None
+        check_parameters(dis, before, descend(before, loss, 0.02, clip=clip))
+
+    again = sr.detach().clone().requires_grad_()
+    want = generator_loss(dis(hr).detach().flatten(), dis(again).flatten())
+    assert float(value.detach()) == pytest.approx(float(want.detach()), rel=1e-4, abs=1e-5)
+    (gradient,) = torch.autograd.grad(want, again)
+    assert torch.allclose(sr.grad, gradient, atol=1e-3 * float(gradient.abs().max()) + 1e-12)
+
+
+def test_positives_and_negatives_train_the_embedding_with_contras_d_train():
+    term, dis = set_up("CL-patchD", "--no_ad_loss --contras_D_train")
+    before = copy.deepcopy(dis)
+    sr, hr, _ = images_of_a_step()
+    sharper, blurred = random_images(11), random_images(12)
+    term(sr=sr, hr=hr, positives=[hr, sharper], negatives=[random_images(13), blurred])
+    real = torch.cat([before(x).flatten() for x in (hr, sharper)])
+    fake = torch.cat([before(x).flatten() for x in (sr, blurred)])
+    check_parameters(dis, before, descend(before, dual(real, fake), 0.02))
+
+
+def test_the_embedding_takes_gan_k_steps():
+    term, dis = set_up("GAN", "--gan_k 2")
+    start, moving = copy.deepcopy(dis), copy.deepcopy(dis)
+    sr, hr, lr = images_of_a_step()
+    term(sr=sr, hr=hr, positives=[hr], negatives=[upsampled(lr)])
+    for _ in range(2):
+        wanted = descend(moving, bce(moving(hr), True) + bce(moving(sr), False), 0.02)
+        with torch.no_grad():
+            for parameter, value in zip(moving.parameters(), wanted, strict=True):
+                parameter.copy_(value)
+    check_parameters(dis, start, wanted)
+
+
+# --------------------------------------------------------- contrastive loss
+
+
+def features_of(dis, image, layers):
+    features = dis(image, return_features=True)[1]
+    return [features[i] for i in layers]
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "layers", "weights"),
+    [
+        ("InfoNCE", "--layer_weight", (0, 2, 5), (1, 1, 1)),
+        ("cosine", "--layer_weight", (1, 3, 4), (1, 1 / 2, 1 / 4)),
+        ("InfoNCE", "--cl_temperature 0.1", (4,), (1,)),
+        ("LMCL", "--cl_temperature 0.5", (0, 4), (1, 1)),
+        ("InfoNCE", "", (4,), (1,)),
+        ("InfoNCE", "", (0, 2, 5), (1, 1, 1)),
+        ("LMCL", "", (0, 2, 5), (1, 1, 1)),
+        ("cosine", "", (1, 3), (1, 1)),
+        ("cosine", "--layer_weight", (0, 1, 2), (1, 1 / 2, 1 / 4)),
+        ("l1", "", (1, 3), (1, 1)),
+        ("l1", "--layer_weight", (0, 1, 2), (1, 1 / 2, 1 / 4)),
+        ("l2", "", (4,), (1,)),
+        ("l2", "--layer_weight", (0, 1), (1, 1 / 2)),
+    ],
+)
+def test_each_contrastive_form_is_its_formula(kind, more, layers, weights):
+    more += f" --cl_loss_type {kind} --cl_layer {','.join(map(str, layers))}"
+    term, dis = set_up("CL-patchD", f"--no_ad_loss --before_relu {more}")
+    sr, hr, lr = images_of_a_step()
+    positives, negatives = (
+        [hr, random_images(11)],
+        [upsampled(lr), random_images(12), random_images(13)],
+    )
+    sr.requires_grad_()
+    value = term(sr=sr, hr=hr, positives=positives, negatives=negatives)
+    value.backward()
+    again = sr.detach().clone().requires_grad_()
+    near, far = (
+        [features_of(dis, x, layers) for x in samples] for samples in (positives, negatives)
+    )
+    temperature = float(more.split("--cl_temperature ")[1].split()[0]) if "temp" in more else 1
+    want = naive_contrastive(kind, features_of(dis, again, layers), near, far, weights, temperature)
+    assert float(value.detach()) == pytest.approx(float(want.detach()), rel=2e-4)
+    (gradient,) = torch.autograd.grad(want, again)
+    assert float(gradient.abs().max()) > 0
+    assert torch.allclose(sr.grad, gradient, atol=2e-3 * float(gradient.abs().max()))
+
+
+def test_the_adversarial_term_is_added_unless_a_flag_leaves_it_out():
+    sr, hr, lr = images_of_a_step()
+    samples = {"positives": [hr], "negatives": [upsampled(lr)]}
+    values = []
+    for name, more in (("CL-GAN", ""), ("CL-GAN", "--no_ad_loss"), ("GAN", "")):
+        term, _ = set_up(name, f"{more} --cl_loss_type InfoNCE --cl_layer 4")
+        values.append(float(term(sr=sr, hr=hr, **samples)))
+    assert min(values[1:]) > 0.1
+    assert values[0] == pytest.approx(values[1] + values[2], rel=1e-4)
+
+
+def test_shuffled_negatives_are_other_images_of_the_batch():
+    term, dis = set_up(
+        "CL-patchD", "--no_ad_loss --shuffle_neg --cl_layer 4 --cl_loss_type InfoNCE"
+    )
+    sr, hr, _ = images_of_a_step()
+    value = term(sr=sr, hr=hr, positives=[hr], negatives=[hr])
+    with torch.no_grad():
+        (anchor,), (near,) = features_of(dis, sr, (4,)), features_of(dis, hr, (4,))
+        s, t = (
+            cosine(anchor, near).exp(),
+            cosine(anchor, near.flip(0)).exp(),
+        )  # two images: the other one
+        want = -(s / (s + s + t)).log().mean()
+    assert float(value) == pytest.approx(float(want), rel=1e-4)

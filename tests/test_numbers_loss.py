@@ -1,0 +1,137 @@
+"""Losses of pixels and of VGG features, and the weighted sum, against formulas."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import conv2d, max_pool2d
+
+from loss import Loss
+from loss.samples import SampleMaker
+from loss.wavelet import haar_high_frequencies
+from loss_formulas import flags, images_of_a_step, naive_contrastive, naive_haar, upsampled
+
+# VGG19: output channels of the convolutions and the poolings, by their index in torchvision's file
+CONVS = {
+    0: 64,
+    2: 64,
+    5: 128,
+    7: 128,
+    10: 256,
+    12: 256,
+    14: 256,
+    16: 256,
+    19: 512,
+    21: 512,
+    23: 512,
+}
+CONVS |= {25: 512, 28: 512, 30: 512, 32: 512, 34: 512}
+POOLS = (4, 9, 18, 27, 36)
+
+
+@pytest.mark.parametrize("rgb_range", [1, 255])
+def test_pixel_losses_are_their_formulas(rgb_range):
+    sr, hr, lr = images_of_a_step(rgb_range)
+    a, b = sr.double().numpy(), hr.double().numpy()
+    wanted = {
+        "L1": np.abs(a - b).mean(),
+        "MSE": ((a - b) ** 2).mean(),
+        "WaveL1": np.abs(naive_haar(a) - naive_haar(b)).mean(),
+    }
+    for name, want in wanted.items():
+        loss = Loss(flags(f"--loss {name} --rgb_range {rgb_range}"))
+        assert float(loss(sr, hr, lr)) == pytest.approx(want, rel=1e-5), name
+
+
+def test_the_loss_is_the_weighted_sum_of_its_terms():
+    sr, hr, lr = images_of_a_step()
+    l1, mse = float((sr - hr).abs().mean()), float(((sr - hr) ** 2).mean())
+    loss = Loss(flags("--loss 3*L1+0.25*MSE"))
+    assert float(loss(sr, hr, lr)) == pytest.approx(3 * l1 + 0.25 * mse, rel=1e-5)
+    assert float(loss(sr, hr, lr, 0.5)) == pytest.approx((3 * l1 + 0.25 * mse) / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 2, 2), (2, 3, 6, 4)])
+def test_haar_is_its_formula_block_by_block(shape):
+    x = torch.rand(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    np.testing.assert_allclose(haar_high_frequencies(x).numpy(), naive_haar(x.numpy()), atol=1e-12)
+
+
+# --------------------------------------------------------------------- VGG
+
+
+@pytest.fixture(scope="module")
+def vgg(tmp_path_factory):
+    """Write a file in torchvision's layout with random weights; return its path and its entries."""
+    generator = torch.Generator().manual_seed(0)
+    state, n_in = {}, 3
+    for i, n_out in CONVS.items():
+        weight = torch.empty(n_out, n_in, 3, 3).uniform_(-1, 1, generator=generator)
+        state[f"features.{i}.weight"] = weight * (6 / (9 * n_in)) ** 0.5
+        state[f"features.{i}.bias"] = torch.empty(n_out).uniform_(-0.2, 0.2, generator=generator)
+        n_in = n_out
+    path = tmp_path_factory.mktemp("vgg") / "vgg19.pth"
+    torch.save(state, path)
+    return path, state
+
+
+def naive_vgg(state, x, kept, rgb_range, normalize=True):
+    """Return the outputs of the layers `kept` of VGG19."""
+    mean, std = (
+        torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    )
+    x = (x / rgb_range - mean) / std if normalize else x / rgb_range
+    outputs = {}
+    for i in range(max(kept) + 1):
+        if i in CONVS:
+            x = conv2d(x, state[f"features.{i}.weight"], state[f"features.{i}.bias"], padding=1)
+        else:
+            x = max_pool2d(x, 2) if i in POOLS else x.clamp(min=0)
+        outputs[i] = x
+    return [outputs[i] for i in kept]
+
+
+@pytest.mark.parametrize("rgb_range", [1, 255])
+@pytest.mark.parametrize(("name", "layer"), [("VGG22", 7), ("VGG54", 34)])
+def test_perceptual_losses_are_their_formulas(vgg, name, layer, rgb_range):
+    path, state = vgg
+    sr, hr, lr = images_of_a_step(rgb_range)
+    loss = Loss(flags(f"--loss {name} --vgg_path {path} --rgb_range {rgb_range}"))
+    a, b = (naive_vgg(state, x, [layer], rgb_range)[0] for x in (sr, hr))
+    assert float(loss(sr, hr, lr)) == pytest.approx(float(((a - b) ** 2).mean()), rel=1e-4)
+
+
+@pytest.mark.parametrize("rgb_range", [1, 255])
+@pytest.mark.parametrize("name", ["CL", "VGGInfoNCE"])
+def test_contrastive_losses_in_vgg_are_their_formulas(vgg, name, rgb_range):
+    path, state = vgg
+    sr, hr, lr = images_of_a_step(rgb_range)
+    more = f"--rgb_range {rgb_range} --use_aug --mcl_neg 1 --sharp_hr --random_neg --only_blur"
+    more += " --cl_layer 0,3"
+    args = flags(f"--loss {name} --vgg_path {path} {more}")
+    loss = Loss(args)
+    torch.manual_seed(5)
+    value = float(loss(sr, hr, lr))
+    torch.manual_seed(5)
+    positives, negatives = SampleMaker(args)(hr, lr)
+    assert torch.allclose(negatives[0], upsampled(lr, rgb_range), atol=1e-3)
+    assert (len(positives), len(negatives)) == (2, 2)
+    normalize = name == "CL"  # the release gives VGGInfoNCE images in [0, 1] as they are
+    anchor, *others = (
+        naive_vgg(state, x, (1, 6, 11, 20, 29), rgb_range, normalize)
+        for x in (sr, *positives, *negatives)
+    )
+    want = 0.0
+    for i, weight in enumerate((1 / 32, 1 / 16, 1 / 8, 1 / 4, 1)):
+        near, far = [o[i] for o in others[:2]], [o[i] for o in others[2:]]
+        if name == "CL":
+            distances = [
+                sum(float((anchor[i] - x).abs().mean()) for x in side) / 2 for side in (near, far)
+            ]
+            want += weight * distances[0] / (distances[1] + 1e-7)
+        elif i in (0, 3):
+            want += 0.5 * float(
+                naive_contrastive(
+                    "InfoNCE", [anchor[i]], [[x] for x in near], [[x] for x in far], (1,)
+                )
+            )
+    assert value == pytest.approx(want, rel=1e-4)
