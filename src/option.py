@@ -22,6 +22,7 @@ from runtime.errors import UserError, bullet_list
 from runtime.precision import PRECISIONS
 from template import TEMPLATES
 
+N_HELD_OUT = 10  # images for tests, if no test set is given
 CL_LOSSES = ("InfoNCE", "LMCL", "cosine", "l2", "l1")
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -212,7 +213,19 @@ def build_parser():
     flag(
         "--data_train", _checked(_names, "names joined by +"), ["DIV2K"], "training sets, joined by +"
     )
-    flag("--data_test", _checked(_names, "names joined by +"), ["DIV2K"], "test sets, joined by +")
+    flag(
+        "--data_test",
+        _checked(_names, "names joined by +"),
+        None,
+        "test sets, joined by + (default: DIV2K; if other sets are trained on, --hold_out 10 of each)",
+    )
+    flag(
+        "--hold_out",
+        COUNT,
+        None,
+        "keep the last N images of each training set, except DIV2K, for tests of that set",
+    )
+    flag("--max_pixels", COUNT, 178_956_970, "pixels above which an image file is refused")
     flag("--data_range", str, "1-800/801-810", "DIV2K images to train on / to test on, by position")
     flag("--ext", _choice(["sep", "sep_reset", "bin", "img"]), "sep", "training images from: sep, the cache of decoded "
          "images; sep_reset, the same made anew; bin, the cache held in memory; img, the files")  # fmt: skip
@@ -438,8 +451,21 @@ def _unknown(words, parser):
             yield f"{word!r} belongs to no flag"
 
 
+def _choose_tests(args):
+    """Set --data_test, if it is not given: DIV2K, or the last images of other sets that are trained on."""
+    if args.data_test is not None:
+        return
+    trained = args.data_train if isinstance(args.data_train, list) else []
+    if args.test_only or not trained or {"DIV2K", "DF2K"} & set(trained):
+        args.data_test = ["DIV2K"]
+    else:
+        args.data_test = list(trained)
+        args.hold_out = args.hold_out or N_HELD_OUT
+
+
 def _parse(parser, argv):
     args, unknown = parser.parse_known_args(argv)
+    _choose_tests(args)
     problems = [*_unknown(unknown, parser), *_problems(args)]
     if problems:
         raise UserError("bad flags:" + bullet_list(problems) if len(problems) > 1 else problems[0])

@@ -1,21 +1,37 @@
 """Writing files: whole or not at all, and with the name of the file in what goes wrong."""
 
 import contextlib
+import functools
+import hashlib
 import os
 import re
+import secrets
+import socket
 from pathlib import Path
 
 from runtime.errors import UserError
 
 
+@functools.lru_cache
+def host_id():
+    """Return 8 hexadecimal digits for this machine, or for this container: process ids are unique only within it."""
+    try:
+        pid_namespace = os.readlink("/proc/self/ns/pid")
+    except OSError:  # not Linux
+        pid_namespace = ""
+    return hashlib.sha256(f"{socket.gethostname()} {pid_namespace}".encode()).hexdigest()[:8]
+
+
 @contextlib.contextmanager
 def atomic_path(path):
-    """Give the path of a temporary file beside `path`, which takes its place when the block ends without an error.
+    """Yield a temporary path beside `path` and move it there at the end of the block.
 
-    The temporary name, .NAME.PID.part, tells whose it is; it is removed in any case.
+    The name of the temporary file is .NAME.HOST-PID-RANDOM.part, so that machines and containers that share a
+    folder never write into each other's files. It is removed after an error.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
+    unique = f"{host_id()}-{os.getpid()}-{secrets.token_hex(4)}"
+    partial = path.with_name(f".{path.name}.{unique}.part")
     try:
         yield partial
         os.replace(partial, path)
@@ -78,10 +94,10 @@ def ensure_newline(path):
 
 
 def remove_stale_temp_files(folder):
-    """Remove the temporary files of `atomic_path` whose process was killed."""
+    """Remove temporary files of `atomic_path` whose process, on this machine, was killed."""
     for path in Path(folder).glob(".*.part"):
-        match = re.fullmatch(r"\..+\.(\d+)\.part", path.name)
-        if match and not _is_running(int(match[1])):
+        match = re.fullmatch(r"\..+\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.part", path.name)
+        if match and match[1] == host_id() and not _is_running(int(match[2])):
             path.unlink(missing_ok=True)
 
 
