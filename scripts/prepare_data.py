@@ -1,55 +1,48 @@
 #!/usr/bin/env python3
-"""Prepare data sets in the folders that the program reads. What is there is kept, what is missing is fetched or made.
+"""Prepare data sets in the folders that the program reads. What is there is kept, what is missing is downloaded or made.
 
     scripts/prepare_data.py sample --scale 2            photographs that come with scikit-image, without a download
     scripts/prepare_data.py div2k --scale 2+3+4         DIV2K: 1-800 to train on, 801-900 to validate on
+    scripts/prepare_data.py flickr2k --scale 4          Flickr2K, for --data_train DIV2K+Flickr2K (or DF2K)
     scripts/prepare_data.py benchmark                   Set5, Set14, B100, Urban100; says how to get Manga109
     scripts/prepare_data.py folder PHOTOS MyPhotos      images of yours, for --data_train MyPhotos, --data_test MyPhotos
     scripts/prepare_data.py lr HR_FOLDER --lr LR_FOLDER --scale 4          LR images alone
 
-LR images that are not fetched are made by MATLAB's bicubic downsampling. A command that was stopped goes on when it is run
-again. A file that cannot be downloaded can be fetched by other means and put where the message says. At the end there is a
-table of what is there; the exit status is 1 if something that was asked for is missing.
+LR images that are not downloaded are made by MATLAB's bicubic downsampling. A command that was stopped continues if it
+is run again. A file that cannot be downloaded can be fetched by other means and put where the message says. At the end
+there is a table of the sets; the exit status is 1 if something that the command requires is missing.
 """
 
 import argparse
 import os
 import re
 import shlex
-import shutil
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "src"))
 from data.datasets import DEMO_SETS, dataset_spec, list_images
-from data.image import EXTENSIONS, write_image
-from data.prepare.archive import check_archive, unpack
-from data.prepare.download import NoConnection, NotFound, fetch
-from data.prepare.lr_images import make_set, missing_lr
-from runtime.errors import UserError, bullet_list
-from runtime.files import atomic_path, remove_stale_temp_files
-
-DIV2K_URL = "https://data.vision.ee.ethz.ch/cvl/DIV2K/"
-DIV2K_PARTS = {
-    "train": range(1, 801),
-    "valid": range(801, 901),
-}  # both lie in DIV2K_train_HR, as in EDSR-PyTorch
-DIV2K_COUNT = 900
-DIV2K_LR_SCALES = (2, 3, 4)  # with archives of bicubic LR images
-
-BENCHMARK_URL = "https://cv.snu.ac.kr/research/EDSR/"
-BENCHMARKS = {
-    "Set5": 5,
-    "Set14": 14,
-    "B100": 100,
-    "Urban100": 100,
-    "Manga109": 109,
-}  # numbers of images
-AGAIN = "run the command again, with --url MIRROR if the server is the cause"
-MANGA109 = "fetch it by hand, since its licence has to be applied for at http://www.manga109.org; put the HR images into "
-MANGA109 += "the folder above and run the command again, which makes the LR images"
+from data.image import set_max_pixels, write_image
+from data.prepare.lr_images import missing_lr
+from data.prepare.published import (
+    BENCHMARKS,
+    DIV2K_LR_SCALES,
+    DIV2K_PARTS,
+    DIV2K_URL,
+    EDSR_URL,
+    RERUN,
+    Expected,
+    benchmark,
+    div2k,
+    div2k_archive,
+    flickr2k,
+    folders,
+    images_in,
+    make,
+)
+from runtime.errors import UserError
+from runtime.files import remove_stale_temp_files
 
 # names of functions in skimage.data; all come with the package
 SAMPLES = {
@@ -57,189 +50,6 @@ SAMPLES = {
     "moon coins",
     "sample_test": "astronaut chelsea coffee",
 }
-
-
-class Expected(NamedTuple):
-    """A set for the table at the end: its name, number of images, how to get them, and whether it was asked for."""
-
-    name: str
-    count: int
-    way: str
-    asked: bool = True
-
-
-def images_in(folder):
-    """List the images of a folder as `list_images` does; [] where there are none."""
-    if not folder.is_dir() or not any(
-        p.suffix.lower() in EXTENSIONS and p.name[0] != "." for p in folder.iterdir()
-    ):
-        return []
-    return list_images(folder)
-
-
-def folders(dir_data, name):
-    """Give the HR folder of a set and the one that holds its LR folders X2, X3, ..."""
-    spec = dataset_spec(name)
-    return dir_data / spec.hr, (dir_data / spec.lr.format(scale=0)).parent
-
-
-def fill_up(args, name, scales):
-    """Make the LR images that a set lacks; give the problems."""
-    hr, lr = folders(args.dir_data, name)
-    problems = []
-    for scale in scales:
-        sources = missing_lr(images_in(hr), lr / f"X{scale}", scale)
-        if sources:
-            print(f"{name}: making the LR images X{scale} of {len(sources)} images")
-            problems += make(args, sources, lr, [scale])
-    return problems
-
-
-def make(args, sources, lr, scales, hr=None):
-    """Make LR images, copy HR images, and say what was done; gives the problems."""
-    made = make_set(sources, lr, scales, hr, args.jobs)
-    again = f", {made.replaced} of them in place of files that were broken or not of the present HR image"
-    print(
-        f"{made.written} files written to {hr.parent if hr else lr}"
-        + (again if made.replaced else "")
-    )
-    return (
-        [f"{len(made.errors)} images cannot be used:" + bullet_list(made.errors)]
-        if made.errors
-        else []
-    )
-
-
-def fetch_and_unpack(args, name, folder, place):
-    """Bring an archive into a folder and unpack it there; one that was downloaded is removed after that."""
-    archive = folder / name
-    by_hand = archive.exists()
-    sha256 = dict(args.sha256).get(name)
-    fetch(
-        args.url.rstrip("/") + "/" + name,
-        archive,
-        sha256,
-        check_archive,
-        args.retries,
-        args.timeout,
-    )
-    written, kept = unpack(archive, folder, place)
-    print(f"{name}: {written} files unpacked" + (f", {kept} were there" if kept else ""))
-    if by_hand:
-        print(f"{archive} is not needed any more")
-    elif not args.keep:
-        archive.unlink()
-
-
-# ------------------------------------------------------------------- DIV2K
-
-
-def div2k_archive(part, scale=None):
-    """Give the name of the archive of HR images, or of LR images of a scale."""
-    return f"DIV2K_{part}_LR_bicubic_X{scale}.zip" if scale else f"DIV2K_{part}_HR.zip"
-
-
-def place_div2k(name):
-    """Give the place of 0001.png or 0001x4.png of DIV2K's archives, of training or validation, under DIV2K; else None."""
-    match = re.fullmatch(r"(?:.*/)?(0\d{3})(?:x(\d))?\.png", name)
-    if not match:
-        return None
-    number, scale = match.groups()
-    if not 1 <= int(number) <= DIV2K_COUNT:
-        return None
-    return (
-        f"DIV2K_train_LR_bicubic/X{scale}/{number}x{scale}.png"
-        if scale
-        else f"DIV2K_train_HR/{number}.png"
-    )
-
-
-def _adopt(folder, wanted):
-    """Link or copy files that lie where DIV2K's archives unpack by themselves, e.g. DIV2K_valid_HR/0801.png."""
-    for target in wanted:
-        source = folder / target.replace("_train_", "_valid_")
-        if source.is_file() and not (folder / target).exists():
-            (folder / target).parent.mkdir(parents=True, exist_ok=True)
-            with atomic_path(folder / target) as partial:
-                try:
-                    os.link(source, partial)
-                except OSError:  # a file system without links
-                    shutil.copy2(source, partial)
-
-
-def _bring(args, folder, archive, wanted):
-    """See that the files `wanted`, paths under `folder`, are there."""
-    _adopt(folder, wanted)
-    if all((folder / path).is_file() for path in wanted):
-        return
-    fetch_and_unpack(args, archive, folder, place_div2k)
-    have = sum((folder / path).is_file() for path in wanted)
-    if have < len(wanted):
-        raise UserError(
-            f"{archive}: held {have} of the {len(wanted)} images of DIV2K that are in the published one"
-        )
-
-
-def div2k(args):
-    """Fetch DIV2K; make LR images that are not published."""
-    folder = args.dir_data / "DIV2K"
-    hr, lr = folders(args.dir_data, "DIV2K")
-    jobs = [
-        (part, None, [f"{hr.name}/{i:04d}.png" for i in numbers])
-        for part, numbers in DIV2K_PARTS.items()
-    ]
-    for scale in [scale for scale in args.scale if scale in DIV2K_LR_SCALES]:
-        for part, numbers in DIV2K_PARTS.items():
-            jobs.append((part, scale, [f"{lr.name}/X{scale}/{i:04d}x{scale}.png" for i in numbers]))
-    problems, failed = [], set()
-    for part, scale, wanted in jobs:
-        archive = div2k_archive(part, scale)
-        try:
-            _bring(args, folder, archive, wanted)
-        except UserError as error:
-            if isinstance(error, NotFound) and scale:
-                print(f"{archive}: the server has none, so its LR images are made from HR")
-                continue
-            problems.append(str(error))
-            failed.add(scale)
-            if isinstance(error, NoConnection):
-                break
-    problems += fill_up(
-        args, "DIV2K", [scale for scale in args.scale if not failed & {None, scale}]
-    )
-    return problems, [Expected("DIV2K", DIV2K_COUNT, AGAIN)]
-
-
-# -------------------------------------------------------------- benchmarks
-
-
-def place_benchmark(name):
-    """Give the place of an image of benchmark.tar, e.g. benchmark/Set5/HR/baby.png, under --dir_data; else None."""
-    match = re.fullmatch(r"(?:\./)?(benchmark/(\w+)/(?:HR|LR_bicubic/X\d)/[^/.][^/]*\.png)", name)
-    return match[1] if match and match[2] in BENCHMARKS else None
-
-
-def benchmark(args):
-    """Fetch the benchmark sets, make LR images that they lack, and say what has to be fetched by hand."""
-    problems = []
-
-    def count(name):
-        return len(images_in(folders(args.dir_data, name)[0]))
-
-    if any(count(name) < BENCHMARKS[name] for name in args.sets if name != "Manga109"):
-        try:
-            fetch_and_unpack(args, "benchmark.tar", args.dir_data, place_benchmark)
-        except UserError as error:
-            problems.append(str(error))
-    sets = []
-    for name, number in BENCHMARKS.items():
-        problems += fill_up(args, name, args.scale)
-        sets.append(
-            Expected(
-                name, number, MANGA109 if name == "Manga109" else AGAIN, asked=name in args.sets
-            )
-        )
-    return problems, sets
 
 
 # ------------------------------------------------- sets without a download
@@ -256,12 +66,12 @@ def sample(args):
             if not (hr / f"{photograph}.png").is_file():
                 write_image(hr / f"{photograph}.png", read_sample(photograph))
         problems += make(args, images_in(hr), lr, args.scale)
-        sets.append(Expected(name, len(photographs.split()), AGAIN))
+        sets.append(Expected(name, len(photographs.split()), RERUN))
     return problems, sets
 
 
 def read_sample(name):
-    """Give a photograph as an array (H, W) or (H, W, 3), uint8."""
+    """Return a photograph as an array (H, W) or (H, W, 3), uint8."""
     import skimage.data
 
     image = getattr(skimage.data, name)()
@@ -270,7 +80,7 @@ def read_sample(name):
 
 def folder(args):
     """Make a set of a folder of HR images; the name of a published set puts it where that set lies."""
-    sources = list_images(args.source)
+    sources = list_images(args.source, print)
     hr, lr = folders(args.dir_data, args.name)
     problems = make(
         args, sources, lr, args.scale, None if hr.resolve() == args.source.resolve() else hr
@@ -280,14 +90,14 @@ def folder(args):
 
 def lr(args):
     """Make the LR images of a folder."""
-    return make(args, list_images(args.source), args.lr, args.scale), []
+    return make(args, list_images(args.source, print), args.lr, args.scale), []
 
 
 # ----------------------------------------------------------------- command
 
 
 def report(args, expected):
-    """Print what there is of a set and what is missing, with the way to get it; tell whether all is there."""
+    """Print what there is of a set and what is missing, with the way to get it; return whether all is there."""
     hr, lr = folders(args.dir_data, expected.name)
     images = images_in(hr)
     there = {int(p.name[1:]) for p in lr.glob("X*") if p.name[1:].isdigit()}
@@ -299,7 +109,7 @@ def report(args, expected):
     print(f"{expected.name}: {len(images)} images in {hr}, LR images {' '.join(have) or 'none'}")
     missing = []
     if len(images) < expected.count:
-        missing.append(f"{expected.count - len(images)} images: {expected.way}")
+        missing.append(f"{expected.count - len(images)} images: {expected.hint}")
     for scale in args.scale:
         if lacking[scale]:
             command = shlex.join(
@@ -321,7 +131,7 @@ def report(args, expected):
 
 
 def scales(text):
-    """Read '2+3+4'."""
+    """Return '2+3+4' as a list."""
     parts = text.split("+")
     if not all(part.isdigit() and int(part) >= 2 for part in parts) or len(set(parts)) < len(parts):
         raise argparse.ArgumentTypeError(f"{text!r} is not scales from 2 on, joined by +")
@@ -329,7 +139,7 @@ def scales(text):
 
 
 def benchmark_names(text):
-    """Read 'Set5+Set14'."""
+    """Return 'Set5+Set14' as a list."""
     unknown = [name for name in text.split("+") if name not in BENCHMARKS]
     if unknown:
         raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not one of {', '.join(BENCHMARKS)}")
@@ -337,14 +147,14 @@ def benchmark_names(text):
 
 
 def set_name(text):
-    """Read the name of a set."""
+    """Return the name of a set, after checking it."""
     if not text or text[0] == "." or set(text) & set("/\\+") or text in DEMO_SETS:
-        raise argparse.ArgumentTypeError(f"{text!r} is no name for a folder of a set")
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be the name of a folder of a set")
     return text
 
 
 def checksum_of(archives):
-    """Make the type that reads 'benchmark.tar=0123...' for one of `archives`."""
+    """Return the argparse type for 'benchmark.tar=0123...' for one of `archives`."""
 
     def parse(text):
         name, _, digits = text.partition("=")
@@ -357,7 +167,7 @@ def checksum_of(archives):
 
 
 def positive(kind):
-    """Make the type of numbers above 0."""
+    """Return the argparse type of numbers above 0."""
 
     def parse(text):
         try:
@@ -394,6 +204,11 @@ def build_parser():
             default=os.cpu_count() or 1,
             help="processes (default: %(default)s)",
         )
+        add.add_argument(
+            "--max_pixels",
+            type=positive(int),
+            help="pixels above which an image file is refused (default: 178,956,970)",
+        )
         if root:
             add.add_argument(
                 "--dir_data", type=Path, default=ROOT / "datasets", help="folder of all sets"
@@ -423,10 +238,11 @@ def build_parser():
         div2k_archive(part, scale) for scale in (None, *DIV2K_LR_SCALES) for part in DIV2K_PARTS
     ]
     download(command(div2k, "DIV2K", "2+3+4"), DIV2K_URL, archives)
+    download(command(flickr2k, "Flickr2K, 2,650 images", "2+3+4"), EDSR_URL, ["Flickr2K.tar"])
     add = command(benchmark, "Set5, Set14, B100, Urban100, Manga109", "2+3+4")
     add("--sets", type=benchmark_names, default=[*BENCHMARKS][:4],
         help="those whose absence is an error (default: all but Manga109)")  # fmt: skip
-    download(add, BENCHMARK_URL, ["benchmark.tar"])
+    download(add, EDSR_URL, ["benchmark.tar"])
     add = command(folder, "a set of a folder of HR images", "2+3+4")
     add("source", type=Path, help="folder of HR images")
     add("name", type=set_name, help="name of the set")
@@ -437,8 +253,10 @@ def build_parser():
 
 
 def main(argv=None):
-    """Prepare what is asked for; gives the exit status."""
+    """Prepare the data sets of a command; returns the exit status."""
     args = build_parser().parse_args(argv)
+    if args.max_pixels:
+        set_max_pixels(args.max_pixels)
     try:
         problems, sets = args.run(args)
         for problem in problems:
@@ -451,9 +269,11 @@ def main(argv=None):
         print(f"error: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on from here", file=sys.stderr)
+        print("interrupted: the same command continues from here", file=sys.stderr)
         return 130
-    missing = any(expected.asked and not whole for expected, whole in zip(sets, done, strict=True))
+    missing = any(
+        expected.required and not whole for expected, whole in zip(sets, done, strict=True)
+    )
     return 1 if problems or missing else 0
 
 

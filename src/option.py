@@ -24,6 +24,7 @@ from runtime.errors import UserError, bullet_list
 from runtime.precision import PRECISIONS
 from template import TEMPLATES
 
+N_HELD_OUT = 10  # images of a training set for tests, if no test set is given
 CL_LOSSES = ("InfoNCE", "LMCL", "cosine", "l2", "l1")
 SCHEDULERS = ("MileStone", "Cosine", "CosineRestart")
 PATH_FLAGS = (
@@ -207,7 +208,11 @@ def _add_data_flags(parser):
         "--testset", str, None, "set of --data_test MyImage: images are in TESTPATH/TESTSET/xSCALE"
     )
     flag("--data_train", set_names, ["DIV2K"], "training sets, joined by +")
-    flag("--data_test", set_names, ["DIV2K"], "test sets, joined by +")
+    flag("--data_test", set_names, None, "test sets, joined by + (default: DIV2K; if other sets are "
+         "used for training, --hold_out 10 of each)")  # fmt: skip
+    flag("--hold_out", positive_int, None, "images at the end of each training set, except DIV2K, that "
+         "are kept for tests of this set")  # fmt: skip
+    flag("--max_pixels", positive_int, 178_956_970, "pixels above which an image file is refused")
     flag("--data_range", str, "1-800/801-810", "DIV2K images for training / for tests, by position")
     flag("--ext", _choice(["sep", "sep_reset", "bin", "img"]), "sep", "sep (cached), sep_reset (rebuild "
          "the cache), bin (cache in RAM), img (decode each time)")  # fmt: skip
@@ -485,8 +490,21 @@ def _unknown_flags(words, parser):
         yield f"unknown flag {word}" + (f" (did you mean {close[0]}?)" if close else "")
 
 
+def _choose_tests(args):
+    """Set --data_test if it is not given: DIV2K, or the last images of other training sets."""
+    if args.data_test is not None:
+        return
+    trained = args.data_train if isinstance(args.data_train, list) else []
+    if args.test_only or not trained or {"DIV2K", "DF2K"} & set(trained):
+        args.data_test = ["DIV2K"]
+    else:
+        args.data_test = list(trained)
+        args.hold_out = args.hold_out or N_HELD_OUT
+
+
 def _parse(parser, argv):
     args, unknown = parser.parse_known_args(argv)
+    _choose_tests(args)
     problems = [*_unknown_flags(unknown, parser), *_find_conflicts(args)]
     if problems:
         raise UserError("bad flags:" + bullet_list(problems) if len(problems) > 1 else problems[0])

@@ -54,8 +54,8 @@ def test_truncated_training_image(sr, copy, ext, kind):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_truncated_training_image_read_on_the_way(sr, copy, workers, monkeypatch):
     # these would find it before, among so few images
-    monkeypatch.setattr("data.checks.check_train_pairs", lambda samples: [])
-    monkeypatch.setattr("data.checks.TestFingerprints.find_leaks", lambda self, samples: [])
+    monkeypatch.setattr("data.checks._misaligned", lambda pairs, indices, scale: [])
+    monkeypatch.setattr("data.checks.TestFingerprints.find_leaks", lambda self, train_set: [])
     png = copy / "DIV2K/DIV2K_train_HR/0002.png"
     path = png.with_suffix(
         ".jpg"

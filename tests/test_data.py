@@ -19,6 +19,7 @@ from data.resize import downsample
 from helpers import write_set
 from option import parse_args
 from runtime.errors import UserError
+from runtime.files import atomic_path, host_id
 
 
 def pairs_of(photographs, scale=2):
@@ -188,12 +189,31 @@ def test_broken_images_are_all_named_and_leave_no_cache_file(tmp_path, photograp
     ]
 
 
-def test_leftovers_of_a_killed_run_are_removed(tmp_path, photographs):
+def test_leftovers_of_killed_runs_of_this_machine_are_removed(tmp_path, photographs):
     write_set(tmp_path / "HR", {"one": photographs["rocket"]})
-    (tmp_path / "cache").mkdir()
-    (tmp_path / "cache/.one.png.1-2-3.npy.999999999.part").write_bytes(b"half")
-    (made,) = build_cache([tmp_path / "HR/one.png"], tmp_path / "cache")
-    assert list((tmp_path / "cache").iterdir()) == [made]
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    ours, theirs = (
+        f".one.png.1-2-3.npy.{host}-99999999-0a1b2c3d.part" for host in (host_id(), "0" * 8)
+    )
+    alive = f".one.png.1-2-3.npy.{host_id()}-{os.getpid()}-0a1b2c3d.part"
+    for name in (ours, theirs, alive):
+        (cache / name).write_bytes(b"half")
+    (made,) = build_cache([tmp_path / "HR/one.png"], cache)
+    assert {path.name for path in cache.iterdir()} == {theirs, alive, made.name}
+
+
+def test_temporary_names_differ_between_machines_processes_and_calls(tmp_path, monkeypatch):
+    names = set()
+    for machine in ("a", "b"):
+        host_id.cache_clear()
+        monkeypatch.setattr("socket.gethostname", lambda name=machine: name)
+        for _ in range(2):
+            with atomic_path(tmp_path / "x") as partial:
+                partial.write_bytes(b"")
+                names.add(partial.name)
+    host_id.cache_clear()
+    assert len(names) == 4
 
 
 # -------------------------------------------------------------------- files
@@ -257,6 +277,8 @@ def test_what_is_written_is_read_again(tmp_path, photographs, channels, ending, 
     )
     stored = read_image(tmp_path / f"one{ending}", alpha=True)
     assert stored.dtype == kind
+    if (kind, ending, channels) == (np.uint16, ".png", 2):  # OpenCV has no gray with alpha
+        image = image[:, :, [0, 0, 0, 1]]
     assert np.array_equal(stored, image)
     assert image_size(tmp_path / f"one{ending}") == image.shape[:2]
 

@@ -9,7 +9,6 @@ from PIL import Image, ImageCms
 
 import demo
 from data.image import read_image, read_image_with_profile, write_image
-from data.image16 import write_wide_png
 from data.resize import imresize
 from model.inference import OutOfMemoryError, Upscaler, transforms
 
@@ -88,8 +87,7 @@ def test_orientation_is_applied_once(upscale, folder, coffee):
 def test_profiles_are_carried_over(upscale, folder, coffee):
     Image.fromarray(coffee).save(folder / "jpeg.jpg", icc_profile=PROFILE)
     Image.fromarray(coffee).save(folder / "png.png", icc_profile=PROFILE)
-    with open(folder / "wide.png", "wb") as file:
-        write_wide_png(file, coffee.astype(np.uint16) * 257, PROFILE)
+    write_image(folder / "wide.png", coffee.astype(np.uint16) * 257, PROFILE)
     write_image(folder / "tiff.tif", coffee.astype(np.uint16) * 257, PROFILE)
     for path in sorted(folder.iterdir()):
         assert upscale.one(path)[1] == PROFILE, path
@@ -166,8 +164,7 @@ def test_grey_with_alpha_palette_and_colour_key(upscale, folder):
     palette = hard.quantize(2)
     hidden = palette.getpixel((0, 0))
     palette.save(folder / "palette.png", transparency=hidden)
-    with open(folder / "wide.png", "wb") as file:
-        write_wide_png(file, np.asarray(hard).astype(np.uint16) * 257)
+    write_image(folder / "wide.png", np.asarray(hard).astype(np.uint16) * 257)
     add_key(folder / "wide.png", (65535, 0, 65535))
     for name, channels in {"la": 2, "key": 4, "palette": 4, "wide": 4}.items():
         result, _ = upscale.one(folder / f"{name}.png")

@@ -1,14 +1,16 @@
 """Downloads that fail in every way, and archives that nobody should unpack."""
 
+import contextlib
+import hashlib
 import itertools
 import lzma
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import tarfile
-import threading
 import time
 import zipfile
 from collections import namedtuple
@@ -17,7 +19,7 @@ from pathlib import Path
 import pytest
 
 import data.prepare.archive
-from data.prepare.download import fetch, file_sha256
+from data.prepare.download import download
 from file_server import FileServer
 from helpers import SET5, files_in, tar_of, zip_of
 
@@ -36,7 +38,7 @@ def test_a_broken_download_goes_on_where_it_was(benchmark, server, tmp_path):
         "bytes=10000-",
     ]
     assert files_in(tmp_path / "data") == SET5
-    assert "going on at" in out
+    assert "next attempt in" in out
 
 
 def test_a_killed_download_goes_on_where_it_was(benchmark, server, set5, tmp_path):
@@ -73,13 +75,13 @@ def test_no_part_is_joined_to_another_file(fault, set5, tmp_path):
     with FileServer({"a": set5}) as server:
         server.faults["a"] = itertools.chain([{"cut": 6000, **fault}], itertools.repeat(fault))
         with pytest.raises(UserError, match="6,000"):
-            fetch(server.url + "a", tmp_path / "a", retries=0)
+            download(server.url + "a", tmp_path / "a", retries=0)
         assert (tmp_path / "a.part").stat().st_size == 6000
         if not fault.get("plain"):  # else the server does not know Range
             server.files["a"] = set5[::-1][:-5]
-        fetch(server.url + "a", tmp_path / "a", retries=1)
+        download(server.url + "a", tmp_path / "a", retries=1)
         assert (tmp_path / "a").read_bytes() == server.files["a"]
-        assert server.requests[1][1] == "bytes=6000-"
+        assert server.requests[1][1] == (None if fault.get("plain") else "bytes=6000-")
         assert server.requests[1][2] == (206 if fault.get("deaf") else 200), (
             "If-Range saves a second request"
         )
@@ -91,28 +93,27 @@ def test_a_part_of_another_address_or_that_is_whole(set5, tmp_path):
         for name in "aba":
             server.faults[name] = iter([{"cut": 6000}])
             with pytest.raises(UserError, match="6,000"):
-                fetch(server.url + name, tmp_path / "x", retries=0)
-        assert [asked for _, asked, _ in server.requests] == [None] * 3
+                download(server.url + name, tmp_path / "x", retries=0)
+        assert [status for *_, status in server.requests] == [200] * 3, "each time from the start"
         with open(
             tmp_path / "x.part", "ab"
         ) as part:  # all arrived, and the process ended before it was renamed
             part.write(set5[6000:])
-        fetch(server.url + "a", tmp_path / "x", retries=0)
+        download(server.url + "a", tmp_path / "x", retries=0)
         assert server.requests[-1][2] == 416
         assert (tmp_path / "x").read_bytes() == set5
 
 
 def test_wrong_lengths(benchmark, server, set5, tmp_path):
-    server.faults["benchmark.tar"] = itertools.repeat({"extra": 100})
+    server.faults["benchmark.tar"] = iter([{"extra": 100}])
     status, out, _ = benchmark()
-    assert status == 1
-    assert (
-        f"announced {len(set5) + 100:,} bytes and the connection ended after {len(set5):,}" in out
-    )
+    assert status == 0, "asked for the rest, the server says that there is none"
+    assert f"{len(set5) + 100:,} bytes were announced and {len(set5):,} arrived" in out
+    shutil.rmtree(tmp_path / "data")
     server.faults["benchmark.tar"] = itertools.repeat({"extra": -20000})
     status, _, err = benchmark()
     assert status == 1
-    assert "no whole zip or tar archive" in err
+    assert "not a complete zip or tar archive" in err
     assert str(tmp_path / "data/benchmark.tar") in err
     assert files_in(tmp_path / "data") == [], "nothing can be added to the wrong file"
 
@@ -129,8 +130,7 @@ def test_wrong_files(benchmark, server, set5, tmp_path):
     assert status == 1
     assert "sha256" in err
     assert files_in(tmp_path / "data") == []
-    (tmp_path / "tar").write_bytes(set5)
-    assert benchmark("--sha256", f"benchmark.tar={file_sha256(tmp_path / 'tar')}")[0] == 0
+    assert benchmark("--sha256", f"benchmark.tar={hashlib.sha256(set5).hexdigest()}")[0] == 0
 
 
 def test_statuses(benchmark, server, tmp_path):
@@ -159,7 +159,7 @@ def test_a_silent_server(benchmark, server):
     server.faults["benchmark.tar"] = iter([{"stall": 2000}])
     status, out, _ = benchmark("--timeout", 0.2)
     assert status == 0
-    assert "did not answer in time" in out
+    assert "timed out" in out
 
 
 def test_what_cannot_be_written(benchmark, tmp_path, monkeypatch, server, set5):
@@ -176,37 +176,13 @@ def test_what_cannot_be_written(benchmark, tmp_path, monkeypatch, server, set5):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert status == 1
-    assert f"{tmp_path / 'data/benchmark.tar'}: cannot be written: File too large" in err
+    assert f"{tmp_path / 'data/benchmark.tar.part'}: cannot be written: File too large" in err
     assert benchmark()[0] == 0
     assert server.requests[-1][1] == "bytes=4000-", "what was written before is kept"
     (tmp_path / "file").write_text("")
     status, _, err = benchmark("--dir_data", tmp_path / "file")
     assert status == 1
     assert f"{tmp_path / 'file'}: cannot be written: File exists" in err
-
-
-def test_two_downloads_of_one_file(server, set5, tmp_path):
-    server.faults["benchmark.tar"] = iter([{"stall": 3000}])
-    lines = []
-    threads = [
-        threading.Thread(
-            target=fetch,
-            args=(server.url + "benchmark.tar", tmp_path / "a"),
-            kwargs={"log": lines.append},
-        )
-        for _ in range(2)
-    ]
-    for thread in threads:
-        thread.start()
-    deadline = time.monotonic() + 10
-    while not any("waiting" in line for line in lines) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    server.go_on.set()
-    for thread in threads:
-        thread.join()
-    assert len(server.requests) == 1
-    assert (tmp_path / "a").read_bytes() == set5
-    assert files_in(tmp_path) == ["a"]
 
 
 # ---------------------------------------------------------------- archives
@@ -234,17 +210,18 @@ def link(name):
         tar_of({"benchmark/evil.png": (tarfile.CHRTYPE, "")}),
     ],
 )
-def test_archives_that_lead_out_are_refused(archive, benchmark, tmp_path):
+def test_nothing_of_an_archive_leads_out(archive, benchmark, tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data/benchmark.tar").write_bytes(archive)
-    status, _, err = benchmark()
-    assert status == 1
-    assert "nothing was unpacked" in err
-    assert "evil.png" in err
-    assert files_in(tmp_path) == ["data/benchmark.tar"]
-    with pytest.raises(UserError, match="nothing was unpacked"):
-        data.prepare.archive.unpack(tmp_path / "data/benchmark.tar", tmp_path / "data/out")
-    assert files_in(tmp_path) == ["data/benchmark.tar"]
+    assert benchmark()[0] == 1
+    assert files_in(tmp_path) == ["data/benchmark.tar"], "only names of the benchmark are unpacked"
+    with contextlib.suppress(UserError):  # with every name of the archive wanted
+        data.prepare.archive.unpack(tmp_path / "data/benchmark.tar", tmp_path / "data/out", str)
+    out = tmp_path / "data/out"
+    outside = {tmp_path / name for name in files_in(tmp_path)} - {tmp_path / "data/benchmark.tar"}
+    assert all(path.is_relative_to(out) for path in outside)
+    assert not any(path.is_symlink() for path in outside)
+    assert all(path.stat().st_nlink == 1 and path.is_file() for path in outside)
 
 
 def test_an_archive_put_by_hand_is_used_and_kept(benchmark, server, set5, tmp_path):
@@ -259,7 +236,6 @@ def test_files_that_are_there_are_not_overwritten(benchmark, tmp_path):
     hr = tmp_path / "data/benchmark/Set5/HR"
     hr.mkdir(parents=True)
     (hr / "baby.png").write_bytes(b"mine")
-    (hr / ".bird.png.999999999.part").write_bytes(b"left by a killed run")
     status, _, err = benchmark()
     assert status == 1
     assert "1 files are there with another content" in err
@@ -277,21 +253,21 @@ def test_unpacking_goes_on_and_sees_damage(make, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("shutil.disk_usage", lambda folder: namedtuple("usage", "free")(11_999))
         with pytest.raises(UserError, match="12,000 bytes are needed"):
-            data.prepare.archive.unpack(path, tmp_path / "out")
+            data.prepare.archive.unpack(path, tmp_path / "out", str)
         (tmp_path / "out/a").mkdir(parents=True)
         (tmp_path / "out/a/2.png").write_bytes(files["a/2.png"])
-        assert data.prepare.archive.unpack(path, tmp_path / "out") == (3, 1)
+        assert data.prepare.archive.unpack(path, tmp_path / "out", str) == (3, 1)
     assert {f"a/{p.name}": p.read_bytes() for p in (tmp_path / "out/a").iterdir()} == files
     (tmp_path / "out/a/3.png").write_bytes(b"another file of that length".ljust(3000))
     with pytest.raises(UserError, match=r"another content(.|\n)*a/3\.png"):
-        data.prepare.archive.unpack(path, tmp_path / "out")
+        data.prepare.archive.unpack(path, tmp_path / "out", str)
     path.write_bytes(content[:7000])
-    with pytest.raises(UserError, match="no whole zip or tar"):
-        data.prepare.archive.unpack(path, tmp_path / "other")
+    with pytest.raises(UserError, match="not a complete zip or tar"):
+        data.prepare.archive.unpack(path, tmp_path / "other", str)
     if make is zip_of:
         path.write_bytes(content.replace(b"\1" * 3000, b"\1" * 2999 + b"\2"))
         with pytest.raises(UserError, match=r"damaged at a/1\.png"):
-            data.prepare.archive.unpack(path, tmp_path / "other")
+            data.prepare.archive.unpack(path, tmp_path / "other", str)
         assert files_in(tmp_path / "other") == ["a/0.png"]
 
 
@@ -300,5 +276,5 @@ def test_a_damaged_xz_archive_is_named(tmp_path):
     content = bytearray(lzma.compress(tar_of({"a/1.png": random.Random(0).randbytes(300_000)})))
     content[150_000] ^= 255
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"damaged\.tar\.xz: is no whole zip or tar archive"):
-        data.prepare.archive.unpack(path, tmp_path / "out")
+    with pytest.raises(UserError, match=r"damaged\.tar\.xz: is not a complete zip or tar archive"):
+        data.prepare.archive.unpack(path, tmp_path / "out", str)

@@ -1,5 +1,6 @@
-"""Data: training patches and test images. `Data(args)` is what the driver uses; see layout.py for the registry of sets."""
+"""Data: training patches and test images. The program uses `Data(args)`; datasets.py is the registry of data sets."""
 
+import functools
 import itertools
 import os
 import sys
@@ -7,79 +8,111 @@ import sys
 import torch
 from torch.utils.data import DataLoader
 
+from data.checks import MAX_DECODED, TestFingerprints, spread_indices
 from data.datasets import parse_ranges
+from data.image import set_max_pixels
+from data.loader import PREFETCH, TIMEOUT, SharedBatches, collate
+from data.patches import EpochSampler, build_train_set
+from data.testset import DemoSet, build_test_sets
 from runtime import distributed
+from runtime.errors import UserError
 from runtime.signals import ignore_signals_in_worker
 
 
+def _start_worker(max_pixels, worker_idx):
+    set_max_pixels(max_pixels)
+    ignore_signals_in_worker(worker_idx)
+
+
 class Data:
-    """All data of a run: `epoch` gives the training batches, `tests` a list of TestSet and DemoSet."""
+    """All data of a run: `epoch` yields the training batches, `tests` is a list of TestSet and DemoSet."""
 
     def __init__(self, args, log=print):
         """Find, check and decode what --data_train and --data_test name.
 
         Raises:
-            UserError: what is missing, broken or does not match, by file.
+            UserError: names each file that is missing, broken or does not match.
         """
-        # imported here: layout.py, which option.py reads, must not pull in all of the data code
-        from data.checks import MAX_DECODED, TestFingerprints, check_train_pairs, spread
-        from data.patches import build_train_set
-        from data.testset import DemoSet, build_test_sets
-
+        set_max_pixels(args.max_pixels)
+        log_once = functools.cache(log)  # several sets and scales share folders
         ranges = parse_ranges(args.data_range)
-        self.tests = build_test_sets(args, ranges[-1])
+        self.tests = build_test_sets(args, ranges[-1], log_once)
         self.train = None
-        looks, problems = TestFingerprints(), []
-        for images in (images for images in self.tests if not isinstance(images, DemoSet)):
-            first, end = distributed.rank_range(len(images))
-            # all before a training, so that a broken one is found now rather than at the end of the first epoch
-            numbers = spread(end - first, MAX_DECODED) if args.test_only else range(end - first)
-            problems += looks.check_test_pairs(images, [first + number for number in numbers])
+        fingerprints, problems = TestFingerprints(), []
+        for test_set in self.tests:
+            if not isinstance(test_set, DemoSet):
+                problems += self._check_tests(fingerprints, test_set, args.test_only)
         if not args.test_only:
             with distributed.local_main_first():
-                samples = build_train_set(args, ranges[0], log)
-            problems += looks.find_leaks(samples) + (
-                check_train_pairs(samples) if distributed.is_main_process() else []
-            )
+                train_set = build_train_set(args, ranges[0], log_once)
+            problems += fingerprints.find_leaks(train_set)
+            problems += train_set.problems() if distributed.is_main_process() else []
         for problem in itertools.chain(*distributed.all_gather_object(problems)):
             log(f"WARNING: {problem}")
         if not args.test_only:
-            self._load(args, samples)
+            self._build_loader(args, train_set)
 
-    def _load(self, args, samples):
-        from data.loader import PREFETCH, SharedBatches, collate
-        from data.patches import EpochSampler
+    @staticmethod
+    def _check_tests(fingerprints, test_set, test_only):
+        """Check this rank's images of a test set, all of them before a training: a broken one is found now."""
+        first, end = distributed.rank_range(len(test_set))
+        indices = spread_indices(end - first, MAX_DECODED if test_only else end - first)
+        return fingerprints.check_test_pairs(test_set, [first + i for i in indices])
 
+    def _build_loader(self, args, train_set):
         self.sampler = EpochSampler(args.test_every, args.batch_size, len(args.scale), args.seed)
-        workers = min(
-            args.n_threads, max(1, (os.cpu_count() or 1) // distributed.local_world_size())
-        )
-        forks = workers > 0 and sys.platform.startswith(
-            "linux"
-        )  # elsewhere they are started anew and share no memory
-        self.shared = (
-            SharedBatches(workers, args.batch_size * samples.max_sample_bytes()) if forks else None
-        )
+        n_cores = max(1, (os.cpu_count() or 1) // distributed.local_world_size())
+        workers = min(args.n_threads, n_cores)
+        # on other systems workers are spawned and share no memory
+        forks = workers > 0 and sys.platform.startswith("linux")
+        max_bytes = args.batch_size * train_set.max_sample_bytes()
+        self.shared = SharedBatches(workers, max_bytes) if forks else None
         self.train = DataLoader(
-            samples,
+            train_set,
             batch_sampler=self.sampler,
             num_workers=workers,
-            collate_fn=self.shared.put if forks else collate,
+            collate_fn=self.shared.collate if forks else collate,
             multiprocessing_context="fork" if forks else None,
             prefetch_factor=PREFETCH if workers else None,
             persistent_workers=workers > 0,
+            timeout=TIMEOUT if workers else 0,
             generator=torch.Generator(),  # else workers would draw from the generator of the training
-            worker_init_fn=ignore_signals_in_worker,
+            worker_init_fn=functools.partial(_start_worker, args.max_pixels),
         )
 
     def epoch(self, number, start, device):
-        """Give the batches of an epoch, numbered from 1, on the device, without the first `start` of them."""
+        """Yield the batches of an epoch, numbered from 1, on the device, without the first `start` of them.
+
+        Raises:
+            UserError: a worker cannot start, died, or did not answer in time.
+        """
         self.sampler.set_epoch(number, start)
-        batches = map(self.shared.take, self.train) if self.shared else self.train
+        batches = self._receive()
         return _on_device(batches, device)
 
+    def _receive(self):
+        """Yield the batches of the DataLoader; its errors about workers become a UserError."""
+        try:
+            for item in self.train:
+                yield self.shared.receive(item) if self.shared else item
+        except OSError as error:  # semaphores lie in /dev/shm
+            if "Original Traceback" in str(error):
+                raise
+            raise UserError(
+                f"the loader workers cannot start ({error}): /dev/shm or the memory is full:"
+                " free some, or give --n_threads 0"
+            ) from error
+        except RuntimeError as error:
+            if "Original Traceback" in str(error) or "DataLoader" not in str(error):
+                raise
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"a loader worker failed, perhaps for lack of memory ({reason}):"
+                " a smaller --n_threads or --batch_size needs less"
+            ) from error
+
     def close(self):
-        """End the loader processes."""
+        """End the loader workers."""
         self.train = None
 
 
@@ -93,9 +126,8 @@ def _on_device(batches, device):
     for batch in itertools.chain(batches, [None]):
         coming = None
         if batch is not None:
-            with torch.cuda.stream(
-                stream
-            ):  # from pinned memory, which alone is copied beside the work
+            with torch.cuda.stream(stream):
+                # only pinned memory is copied beside the work of the GPU
                 lr, hr = (
                     images.pin_memory().to(device, non_blocking=True)
                     for images in (batch.lr, batch.hr)

@@ -1,10 +1,11 @@
 """Decoded training images on disk, one uncompressed .npy file each, so that a patch is read without the whole image.
 
-The name of a cache file holds size and time of its source, so a changed source is build_cache anew; files are written under
-another name and then moved, so that a half-written one is never seen.
+The folder of a cache is told apart by the folder of its sources, the name of a file by size and time of its
+source. Files are written atomically, so that several runs and machines may share a cache.
 """
 
 import functools
+import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +19,19 @@ from data.resize import downsample
 from runtime.errors import UserError, bullet_list
 from runtime.files import atomic_path, remove_stale_temp_files
 
-VERSION = 2  # raise it when `read_image` or `downsample` gives other pixels
+VERSION = 3  # raise it when `read_image` or `downsample` gives other pixels
+
+
+def cache_folder(args, name, sources):
+    """Return the cache folder of a list of images: two folders of images never share one.
+
+    The default cache, in --dir_data, is named by the path in it, so that both can be moved together.
+    """
+    folder = os.path.realpath(sources[0].parent)
+    if not args.dir_cache:
+        folder = os.path.relpath(folder, os.path.realpath(args.dir_data))
+    root = Path(args.dir_cache or Path(args.dir_data) / "cache")
+    return root / f"{name.replace('/', '_')}-{hashlib.sha256(folder.encode()).hexdigest()[:10]}"
 
 
 def _cache_path(folder, source):
@@ -26,43 +39,53 @@ def _cache_path(folder, source):
     return folder / f"{source.name}.{VERSION}-{stat.st_size:x}-{stat.st_mtime_ns:x}.npy"
 
 
+def _cache_error(path, error):
+    return UserError(
+        f"{path}: the cache cannot be written ({error}); --dir_cache takes another folder"
+    )
+
+
 def _write(path, image):
     try:
         with atomic_path(path) as partial, open(partial, "wb") as file:
-            np.lib.format.write_array_header_1_0(
-                file, np.lib.format.header_data_from_array_1_0(image)
-            )
-            file.write(
-                np.ascontiguousarray(image).data
-            )  # numpy's own writing does not say what went wrong
+            header = np.lib.format.header_data_from_array_1_0(image)
+            np.lib.format.write_array_header_1_0(file, header)
+            # not np.save, whose error does not tell a full disk
+            file.write(np.ascontiguousarray(image).data)
     except OSError as error:
-        raise UserError(
-            f"{path}: the cache cannot be written ({error}); --dir_cache takes another folder"
-        ) from error
+        raise _cache_error(path, error) from error
 
 
 def _remove_stale(folder, current):
-    """Remove cache files of sources that are among `current` in an older state, and leftovers of a killed run."""
+    """Remove cache files of former contents of the sources of `current`, and leftovers of killed runs."""
     remove_stale_temp_files(folder)
     sources = {name.rsplit(".", 2)[0] for name in current}
     for path in folder.iterdir():
-        if (
-            path.suffix == ".npy"
-            and path.name not in current
-            and path.name.rsplit(".", 2)[0] in sources
-        ):
+        is_cache = path.suffix == ".npy" and path.name not in current
+        if is_cache and path.name.rsplit(".", 2)[0] in sources:
             path.unlink(missing_ok=True)
 
 
-def build_cache(sources, folder, downscale=None, rebuild=False, title="decoding"):
-    """Give the cache file of each image, made where it is missing or older than its source.
+def _decode(source, target, downscale):
+    """Write the cache file of one image; returns what is wrong with the image, or None."""
+    try:
+        image = read_image(source)
+        _write(target, downsample(image, downscale) if downscale else image)
+    except (UserError, ValueError) as error:
+        return str(error) if str(source) in str(error) else f"{source}: {error}"
+    return None
+
+
+def build_cache(sources, folder, downscale=None, rebuild=False, title="decoding", on_make=None):
+    """Return the cache file of each image, made if it is missing or older than its source.
 
     Args:
-        sources: list of image paths, each with a name of its own.
-        folder: the cache folder of these images; made where it is missing.
+        sources: list of image paths in one folder.
+        folder: the cache folder of these images.
         downscale: None, or the integer scale by which images are downsampled before they are kept.
-        rebuild: make every file anew.
+        rebuild: make every file again.
         title: text of the progress bar.
+        on_make: called once if there are files to make; or None.
 
     Returns:
         list of paths of .npy files: (H, W, C) arrays, uint8 or uint16.
@@ -74,29 +97,16 @@ def build_cache(sources, folder, downscale=None, rebuild=False, title="decoding"
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(
-            f"{folder}: cannot be made ({error}); --dir_cache takes another folder"
-        ) from error
+        raise _cache_error(folder, error) from error
     targets = [_cache_path(folder, source) for source in sources]
     todo = [(s, t) for s, t in zip(sources, targets, strict=True) if rebuild or not t.is_file()]
     _remove_stale(folder, {target.name for target in targets})
-
-    def make(job):
-        source, target = job
-        try:
-            image = read_image(source)
-            _write(target, downsample(image, downscale) if downscale else image)
-        except (UserError, ValueError) as error:
-            return str(error) if str(source) in str(error) else f"{source}: {error}"
-
+    if todo and on_make:
+        on_make()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        bar = tqdm(
-            pool.map(make, todo),
-            total=len(todo),
-            desc=title,
-            unit="image",
-            disable=None if todo else True,
-        )
+        results = pool.map(lambda job: _decode(*job, downscale), todo)
+        hidden = None if todo else True
+        bar = tqdm(results, total=len(todo), desc=title, unit="image", disable=hidden)
         errors = [error for error in bar if error]
     if errors:
         raise UserError(f"{len(errors)} images cannot be used:" + bullet_list(errors))
@@ -105,23 +115,19 @@ def build_cache(sources, folder, downscale=None, rebuild=False, title="decoding"
 
 @functools.lru_cache(maxsize=8192)  # a process may hold 65,530 mappings on Linux
 def load_mmap(path):
-    """Map a file that `build_cache` gave into memory, as an array that is not to be written to.
+    """Map a file of `build_cache` into memory, as a read-only array.
 
-    By torch rather than numpy, whose maps keep a file open each: a set of 800 images would use up what a process may open.
+    By torch rather than numpy, whose maps keep a file open each: 800 images would use up the open files of a process.
     """
     with open(path, "rb") as file:
         version = np.lib.format.read_magic(file)
-        read = (
+        read_header = (
             np.lib.format.read_array_header_1_0
             if version == (1, 0)
             else np.lib.format.read_array_header_2_0
         )
-        shape, _, dtype = read(file)
+        shape, _, dtype = read_header(file)
         start = file.tell()
-    whole = torch.from_file(
-        str(path),
-        shared=False,
-        size=start + int(np.prod(shape)) * dtype.itemsize,
-        dtype=torch.uint8,
-    )
-    return whole.numpy()[start:].view(dtype).reshape(shape)
+    size = start + int(np.prod(shape)) * dtype.itemsize
+    raw = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
+    return raw.numpy()[start:].view(dtype).reshape(shape)

@@ -1,45 +1,58 @@
-"""What would spoil a result without an error: LR images that are not those of their HR images, test images trained on."""
+"""What would spoil a result without an error: misaligned LR images, and test images that are trained on."""
+
+import contextlib
+import hashlib
+from typing import NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 from data.image import to_channels, to_tensor
-from data.patches import image_hw, load_array
+from data.pairs import image_hw, load_array, paired_lr_size
 from data.resize import imresize
+from runtime.files import atomic_path
 
-SIDE = 64  # LR pixels of the window that is looked at
-MARGIN = 2  # LR pixels around it, which its downsampling looks at
-INSET = MARGIN + 1  # LR pixels to the border of the image, for the window to be shifted
-MAX_DECODED = 16  # that are decoded for a check alone
-SAME = 2.5  # mean difference, of 255, up to which two images of one size are the same, saved as JPEG perhaps
+WINDOW = 64  # LR pixels of the window that is compared
+MARGIN = 2  # LR pixels around it, which its downsampling reads
+MIN_BORDER = MARGIN + 1  # LR pixels to the border of the image, for the window to be shifted
+MAX_DECODED = 16  # images that are decoded for a check alone
+MAX_ALIGNED = 2000  # cached pairs whose alignment is checked
+MAX_HEADERS = 2000  # image files whose size is read before training, if they are not cached
+MAX_DUPLICATE_MAE = 2.5  # mean difference, of 255, of an image and its copy, saved as JPEG perhaps
+SUMMARY_VERSION = 1  # raise it when a check or a thumbnail gives other values
+NO_SIZE = -1
 
 
-def _grey(image):
-    """Give an image (H, W, C) as (H, W) uint8, white at 255."""
+def spread_indices(count, most):
+    """Return at most `most` indices below `count`, spread evenly."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int)).tolist()
+
+
+# ---------------------------------------------------------------- alignment
+
+
+def _gray(image):
+    """Return an image (H, W, C) as (H, W) uint8."""
     return (image.mean(axis=2) * (255 / np.iinfo(image.dtype).max) + 0.5).astype(np.uint8)
 
 
 def _busiest_window(lr):
-    """Give (top, left, height, width) of the window of LR, of nine, that varies most from pixel to pixel."""
-    height, width = (min(SIDE, side - 2 * INSET) for side in lr.shape[:2])
+    """Return (top, left, height, width) of the window of LR, of nine, that varies most from pixel to pixel."""
+    height, width = (min(WINDOW, side - 2 * MIN_BORDER) for side in lr.shape[:2])
     windows = []
-    for top in np.linspace(INSET, lr.shape[0] - INSET - height, 3).astype(int):
-        for left in np.linspace(INSET, lr.shape[1] - INSET - width, 3).astype(int):
+    for top in np.linspace(MIN_BORDER, lr.shape[0] - MIN_BORDER - height, 3).astype(int):
+        for left in np.linspace(MIN_BORDER, lr.shape[1] - MIN_BORDER - width, 3).astype(int):
             window = lr[top : top + height, left : left + width].astype(np.float32)
-            windows.append(
-                (
-                    np.abs(np.diff(window, axis=0)).mean() + np.abs(np.diff(window, axis=1)).mean(),
-                    top,
-                    left,
-                )
-            )
+            change = sum(np.abs(np.diff(window, axis=axis)).mean() for axis in (0, 1))
+            windows.append((change, top, left))
     return (*max(windows)[1:], height, width)
 
 
 def check_alignment(hr, lr, scale):
-    """Tell what speaks against an LR image having been made from an HR image.
+    """Return what speaks against an LR image having been made from an HR image.
 
-    A window of HR, shifted by up to an LR pixel, is downsampled and compared with LR by the share of the variance that it
-    leaves unexplained, so that blur, noise or another brightness of LR, which may be meant, say nothing.
+    A window of HR, shifted by up to one LR pixel, is downsampled and compared with LR by the share of the variance
+    that it leaves unexplained. Blur, noise or another brightness of LR, which may be meant, are not reported.
 
     Args:
         hr: (H, W, C) uint8 or uint16.
@@ -47,112 +60,186 @@ def check_alignment(hr, lr, scale):
         scale: int.
 
     Returns:
-        the end of a sentence, "is ...", or None: nothing speaks against it, or there is too little to be seen.
+        the end of a sentence, "is ...", or None: nothing speaks against it, or the image is too small or flat.
     """
-    if min(lr.shape[:2]) < 8 + 2 * INSET:
+    if min(lr.shape[:2]) < 8 + 2 * MIN_BORDER:
         return None
     top, left, height, width = _busiest_window(lr)
-    target = _grey(lr[top : top + height, left : left + width]).astype(np.float64)
+    target = _gray(lr[top : top + height, left : left + width]).astype(np.float64)
     if target.std() < 2:
         return None
 
-    def unexplained(down, right):
+    def residual_variance(down, right):
         y, x = (top - MARGIN) * scale + down, (left - MARGIN) * scale + right
         bottom, end = y + (height + 2 * MARGIN) * scale, x + (width + 2 * MARGIN) * scale
-        made = imresize(_grey(hr[y:bottom, x:end]), 1 / scale)[MARGIN:-MARGIN, MARGIN:-MARGIN]
+        made = imresize(_gray(hr[y:bottom, x:end]), 1 / scale)[MARGIN:-MARGIN, MARGIN:-MARGIN]
         return 1 - np.corrcoef(made.ravel(), target.ravel())[0, 1] ** 2 if made.std() > 0 else 1.0
 
-    as_it_is = unexplained(0, 0)
-    if as_it_is < 1e-3:
+    unshifted = residual_variance(0, 0)
+    if unshifted < 1e-3:
         return None
     steps = (0, -1, 1, -scale, scale)
-    least, *shift = min(
-        (unexplained(down, right), down, right) for down in steps for right in steps
-    )
+    shifts = ((residual_variance(y, x), y, x) for y in steps for x in steps)
+    least, down, right = min(shifts)
     if least > 0.5:
         return "does not show the same as its HR image"
-    if least < 0.7 * as_it_is:
-        (down, right), sides = shift, (("down", "up"), ("right", "left"))
-        moves = [
-            f"{abs(by)} {names[by > 0]}"
-            for by, names in zip((down, right), sides, strict=True)
-            if by
-        ]
+    if least < 0.7 * unshifted:
+        moves = [f"{abs(down)} {'up' if down > 0 else 'down'}"] * bool(down)
+        moves += [f"{abs(right)} {'left' if right > 0 else 'right'}"] * bool(right)
         return f"is shifted against its HR image, by {' and '.join(moves)} (HR pixels)"
     return None
 
 
-def spread(count, most):
-    """Give at most `most` numbers below `count`, spread evenly."""
-    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int)).tolist()
+# -------------------------------------------------------------------- sizes
 
 
-def check_train_pairs(samples):
-    """Look at the pairs of a TrainDataset: all that are decoded, else some; a list of sentences."""
-    problems = []
-    for scale, pairs in zip(samples.scales, samples.pairs, strict=True):
-        files = [getattr(hr, "suffix", ".npy") != ".npy" for hr, *_ in pairs]
-        for index in spread(len(pairs), MAX_DECODED if any(files) else len(pairs)):
-            hr, lr, name = pairs[index]
-            problem = lr is not None and check_alignment(load_array(hr), load_array(lr), scale)
-            problems += [f"{name}: its LR image of scale {scale} {problem}"] if problem else []
-    return problems
+class PairSummary(NamedTuple):
+    """What is known of the pairs of a training set at one scale before any is trained on.
+
+    Attributes:
+        sizes: (N, 4) int32: height and width of HR and of LR; NO_SIZE if they are checked when the pair is drawn.
+        thumbnails: (N, 16, 16) float32 in [0, 255], or None if the images are not cached.
+        problems: list of sentences.
+    """
+
+    sizes: np.ndarray
+    thumbnails: np.ndarray | None
+    problems: list
+
+
+def _pair_sizes(hr, lr, scale, name):
+    """Return (H, W, h, w) of a pair; h and w as they follow from HR if LR is to be made."""
+    hr_size = image_hw(hr)
+    lr_size = image_hw(lr) if lr is not None else tuple(side // scale for side in hr_size)
+    paired_lr_size(hr_size, lr_size, scale, (name, lr if lr is not None else name))
+    return (*hr_size, *lr_size)
+
+
+def _misaligned(pairs, indices, scale):
+    for i in indices:
+        hr, lr, name = pairs[i]
+        problem = lr is not None and check_alignment(load_array(hr), load_array(lr), scale)
+        if problem:
+            yield f"{name}: its LR image of scale {scale} {problem}"
+
+
+def summarize_files(pairs, scale):
+    """Build the PairSummary of image files that are decoded in training: a sample of them is read."""
+    sizes = np.full((len(pairs), 4), NO_SIZE, np.int32)
+    for i in spread_indices(len(pairs), MAX_HEADERS):
+        sizes[i] = _pair_sizes(*pairs[i][:2], scale, pairs[i][2])
+    indices = spread_indices(len(pairs), MAX_DECODED)
+    return PairSummary(sizes, None, list(_misaligned(pairs, indices, scale)))
+
+
+def summarize_arrays(pairs, scale, n_colors, title=None):
+    """Build the PairSummary of arrays or of cached images.
+
+    Args:
+        pairs: list of (HR, LR, name); arrays or paths of .npy files; LR may be None.
+        scale: int.
+        n_colors: 1 or 3.
+        title: text of a progress bar, or None.
+    """
+    sizes = np.empty((len(pairs), 4), np.int32)
+    thumbnails = np.empty((len(pairs), 16, 16), np.float32)
+    for i, (hr, lr, name) in enumerate(tqdm(pairs, desc=title, disable=None if title else True)):
+        sizes[i] = _pair_sizes(hr, lr, scale, name)
+        thumbnails[i] = thumbnail_of(load_array(hr), n_colors)
+    indices = spread_indices(len(pairs), MAX_ALIGNED)
+    return PairSummary(sizes, thumbnails, list(_misaligned(pairs, indices, scale)))
+
+
+def remembered_summary(path, pairs, scale, n_colors, title):
+    """Load the PairSummary of cached images from a file, or build and save it if the images have changed."""
+    names = "\n".join(f"{hr.name} {lr.parent.parent}/{lr.name} {name}" for hr, lr, name in pairs)
+    key = hashlib.sha256(f"{SUMMARY_VERSION} {scale} {n_colors}\n{names}".encode()).hexdigest()
+    with contextlib.suppress(OSError, ValueError, KeyError, EOFError):
+        with np.load(path, allow_pickle=False) as file:
+            if str(file["key"]) == key:
+                return PairSummary(file["sizes"], file["thumbnails"], file["problems"].tolist())
+    summary = summarize_arrays(pairs, scale, n_colors, title)
+    # a cache that is shared and read-only is checked again each time
+    with contextlib.suppress(OSError), atomic_path(path) as partial, open(partial, "wb") as file:
+        np.savez(
+            file,
+            key=key,
+            sizes=summary.sizes,
+            thumbnails=summary.thumbnails,
+            problems=np.array(summary.problems, str),
+        )
+    return summary
+
+
+# -------------------------------------------------------------- duplicates
 
 
 class TestFingerprints:
-    """What test images look like: enough of each to find it among the training images, whatever its name."""
+    """Thumbnails of test images, by which each is found among the training images, whatever its name."""
+
+    __test__ = False  # not a test class of pytest
 
     def __init__(self):
-        self.grids = {}  # {path: (size, 16x16 pixels)}
+        self.thumbnails = {}  # {path: (cropped size, 16x16 pixels)}
 
-    def check_test_pairs(self, images, indices):
-        """Decode the images of a TestSet with these indices, look at their pairs and keep their looks; a list of sentences.
+    def check_test_pairs(self, test_set, indices):
+        """Decode the images of a TestSet with these indices, check their pairs and keep their thumbnails.
+
+        Returns:
+            list of sentences about misaligned pairs.
 
         Raises:
             UserError: an image cannot be decoded.
         """
         problems = []
-        for index in indices:
-            image, (hr_path, lr_path) = images[index], images.pairs[index]
-            self.grids[hr_path] = (_lasting(image.hr.shape[1:]), _grid(image.hr))
+        for i in indices:
+            image, (hr_path, lr_path) = test_set[i], test_set.pairs[i]
+            self.thumbnails[hr_path] = (_cropped_hw(image.hr.shape[1:]), _thumbnail(image.hr))
             if lr_path is not None:
                 hr, lr = (
                     x.permute(1, 2, 0).clamp(0, 255).round().byte().numpy()
                     for x in (image.hr, image.lr)
                 )
-                problem = check_alignment(hr, lr, images.scale)
+                problem = check_alignment(hr, lr, test_set.scale)
                 problems += [f"{lr_path} {problem}"] if problem else []
         return problems
 
-    def find_leaks(self, samples):
-        """Find the images that are among those of a TrainDataset; a list of sentences."""
+    def find_leaks(self, train_set):
+        """Return sentences about test images that are among those of a TrainDataset."""
+        wanted = {size for size, _ in self.thumbnails.values()}
         trained, found = {}, []
-        wanted = {size for size, _ in self.grids.values()}
-        for hr, _, name in samples.pairs[0]:
-            size = _lasting(image_hw(hr))
+        for i, size in enumerate(train_set.hr_sizes()):
+            size = size and _cropped_hw(size)
             if size in wanted:
-                hr = load_array(hr)
-                pixels = np.ascontiguousarray(hr[np.ix_(*_places(hr.shape[:2]))])
-                looks = to_tensor(to_channels(pixels, samples.n_colors)).float().mean(0).numpy()
-                trained.setdefault(size, []).append((looks, name))
-        for path, (size, grid) in self.grids.items():
-            differences = [float(np.abs(other - grid).mean()) for other, _ in trained.get(size, [])]
-            if differences and min(differences) <= min(SAME, grid.std() / 4):
-                _, name = trained[size][differences.index(min(differences))]
+                trained.setdefault(size, []).append(i)
+        for path, (size, thumbnail) in self.thumbnails.items():
+            candidates = trained.get(size, [])
+            if not candidates:
+                continue
+            others = np.stack([train_set.thumbnail(i) for i in candidates])
+            differences = np.abs(others - thumbnail).mean(axis=(1, 2))
+            if differences.min() <= min(MAX_DUPLICATE_MAE, thumbnail.std() / 4):
+                name = train_set.pairs[0][candidates[differences.argmin()]][2]
                 found.append(f"{path} is also a training image: {name}")
         return found
 
 
-def _lasting(size):
-    """Give the (height, width) of an image that is left whichever multiple of a scale it is cut to."""
-    return tuple(side // 24 * 24 or side for side in size)
+def _cropped_hw(size):
+    """Return the (height, width) of an image that is left whichever multiple of a scale it is cropped to."""
+    return tuple(int(side) // 24 * 24 or int(side) for side in size)
 
 
-def _places(size):
-    return [np.linspace(0, side - 1, 16).astype(int) for side in _lasting(size)]
+def _sample_rows_cols(size):
+    return [np.linspace(0, side - 1, 16).astype(int) for side in _cropped_hw(size)]
 
 
-def _grid(image):
-    """Give 16x16 pixels of an image, a tensor (C, H, W) with white at 255, in grey."""
-    rows, columns = _places(image.shape[1:])
+def _thumbnail(image):
+    """Return 16x16 pixels of an image, a tensor (C, H, W) in [0, 255], in gray."""
+    rows, columns = _sample_rows_cols(image.shape[1:])
     return image[:, rows][:, :, columns].float().mean(0).numpy()
+
+
+def thumbnail_of(array, n_colors):
+    """Return 16x16 pixels of an array (H, W, C), in gray, as `_thumbnail` does of a test image."""
+    pixels = np.ascontiguousarray(array[np.ix_(*_sample_rows_cols(array.shape[:2]))])
+    return to_tensor(to_channels(pixels, n_colors)).float().mean(0).numpy()

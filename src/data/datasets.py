@@ -3,11 +3,14 @@
 HR images lie in `DIR_DATA/<hr>/NAME.EXT`, LR images of scale s in `DIR_DATA/<lr>/NAMExS.EXT` (or `NAME.EXT`).
 """
 
+import difflib
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from data.image import EXTENSIONS
+from data.pairs import match_lr
 from runtime.errors import UserError, bullet_list
 
 
@@ -19,8 +22,9 @@ class DatasetSpec:
         hr: folder of the HR images.
         lr: folder of the LR images, with `{scale}`.
         uses_data_range: --data_range picks the images, by position in the sorted folder.
-        benchmark: metrics on luma with a border of `scale` pixels cut; else on RGB with a border of `scale` + 6.
-        make_lr: where the folder of LR images is missing, LR images are made from HR by bicubic downsampling.
+        benchmark: metrics on luma with a crop border of `scale` pixels; else on RGB with `scale` + 6.
+        make_lr: if the folder of LR images is missing, they are made from HR by bicubic downsampling.
+        command: command of scripts/prepare_data.py that downloads it, or "".
     """
 
     hr: str
@@ -28,10 +32,12 @@ class DatasetSpec:
     uses_data_range: bool = False
     benchmark: bool = True
     make_lr: bool = False
+    command: str = ""
 
 
 def _benchmark(name):
-    return DatasetSpec(hr=f"benchmark/{name}/HR", lr=f"benchmark/{name}/LR_bicubic/X{{scale}}")
+    folder = f"benchmark/{name}"
+    return DatasetSpec(f"{folder}/HR", f"{folder}/LR_bicubic/X{{scale}}", command="benchmark")
 
 
 DATASETS = {
@@ -40,6 +46,21 @@ DATASETS = {
         "DIV2K/DIV2K_train_LR_bicubic/X{scale}",
         uses_data_range=True,
         benchmark=False,
+        command="div2k",
+    ),
+    "Flickr2K": DatasetSpec(
+        "Flickr2K/Flickr2K_HR",
+        "Flickr2K/Flickr2K_LR_bicubic/X{scale}",
+        benchmark=False,
+        make_lr=True,
+        command="flickr2k",
+    ),
+    # a folder that joins both; if it is missing, DF2K means DIV2K+Flickr2K
+    "DF2K": DatasetSpec(
+        "DF2K/DF2K_train_HR",
+        "DF2K/DF2K_train_LR_bicubic/X{scale}",
+        benchmark=False,
+        make_lr=True,
     ),
     "Set5": _benchmark("Set5"),
     "Set14": _benchmark("Set14"),
@@ -47,21 +68,30 @@ DATASETS = {
     "Urban100": _benchmark("Urban100"),
     "Manga109": _benchmark("Manga109"),
 }
+JOINED = {"DF2K": ("DIV2K", "Flickr2K")}
 
-# Test sets without HR images, a file or a folder of pictures and videos: Demo is --dir_demo, MyImage TESTPATH/TESTSET/xSCALE.
+# Test sets without HR images: Demo is --dir_demo, MyImage is TESTPATH/TESTSET/xSCALE.
 DEMO_SETS = {"Demo", "MyImage"}
 VIDEO_EXTENSIONS = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg"}
 
 
 def dataset_spec(name):
-    """Give the layout of a data set; a name that is not registered is a folder NAME/{HR,LR_bicubic/XS} of the user's."""
-    return DATASETS.get(name) or DatasetSpec(
-        f"{name}/HR", f"{name}/LR_bicubic/X{{scale}}", make_lr=True
-    )
+    """Return the DatasetSpec of a name; one that is not registered is a folder NAME/{HR,LR_bicubic/XS}."""
+    own = DatasetSpec(f"{name}/HR", f"{name}/LR_bicubic/X{{scale}}", make_lr=True)
+    return DATASETS.get(name, own)
+
+
+def expand_names(dir_data, names):
+    """Return names with each joined set, if it is not a folder of its own, replaced by its parts."""
+    expanded = []
+    for name in names:
+        is_folder = name not in JOINED or (Path(dir_data) / DATASETS[name].hr).is_dir()
+        expanded += [name] if is_folder else JOINED[name]
+    return list(dict.fromkeys(expanded))
 
 
 def parse_ranges(text):
-    """Read '1-800/801-810' as [(1, 800), (801, 810)]: one or two ranges of positions, the first is 1, ends included."""
+    """Return '1-800/801-810' as [(1, 800), (801, 810)]: one or two ranges of positions from 1, ends included."""
     ranges = []
     for part in str(text).split("/"):
         match = re.fullmatch(r"(\d{1,9})-(\d{1,9})", part)
@@ -75,121 +105,216 @@ def parse_ranges(text):
     return ranges
 
 
-def list_images(folder):
+# ------------------------------------------------------------------ listing
+
+
+def _is_hidden(path):
+    return path.name.startswith(".")
+
+
+def list_images(folder, log=None):
     """List the image files of a folder, sorted by name.
 
+    Args:
+        folder: the folder.
+        log: called with one line that names what else the folder holds, hidden files excepted; or None.
+
     Raises:
-        UserError: the folder is missing or holds no image, or something with an image's name that is no file.
+        UserError: the folder is missing or holds no image, or something with an image's name is not a file.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"no such data folder: {folder}")
-    paths = sorted(
-        p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS and not p.name.startswith(".")
-    )
+    entries = sorted(path for path in folder.iterdir() if not _is_hidden(path))
+    paths = [path for path in entries if path.suffix.lower() in EXTENSIONS]
     # a folder, a link to nowhere, or a pipe, which reading would wait for without end
     unfit = [str(path) for path in paths if not path.is_file()]
     if unfit:
-        raise UserError("these have an image's name, but are no files:" + bullet_list(unfit))
-    stems = [path.stem for path in paths]
-    twice = (
-        sorted({str(folder / stem) for stem in stems if stems.count(stem) > 1})
-        if len(set(stems)) < len(stems)
-        else []
-    )
+        raise UserError("these have an image's name, but are not files:" + bullet_list(unfit))
+    stems, twice = set(), set()
+    for path in paths:
+        (twice if path.stem in stems else stems).add(path.stem)
     if twice:
-        raise UserError("images with the same name but another ending:" + bullet_list(twice))
+        same = sorted(str(folder / stem) for stem in twice)
+        raise UserError("images with the same name but another ending:" + bullet_list(same))
     if not paths:
         raise UserError(f"no images in {folder} (looked for {', '.join(sorted(EXTENSIONS))})")
+    if log and len(paths) < len(entries):
+        log(f"{folder}: {left_out_line(set(entries) - set(paths))}")
     return paths
 
 
+def left_out_line(paths, limit=8):
+    """Return a line that names files and folders that are left out because they are not images."""
+    names = sorted(path.name + "/" * path.is_dir() for path in paths)
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return f"left out, not images: {', '.join(names[:limit])}{more}"
+
+
 def list_demo_inputs(source):
-    """List the pictures and videos that a file or a folder is, sorted by name.
+    """List the images and videos that a file or a folder is, sorted by name.
 
     Returns:
-        (files, skipped): list of Path; names of what else the folder holds, hidden files left out.
+        (files, skipped): list of Path; names of what else the folder holds, hidden files excepted.
 
     Raises:
-        UserError: there is no such file or folder, or no picture or video in it.
+        UserError: there is no such file or folder, or no image or video in it.
     """
     source = Path(source)
     known = EXTENSIONS | VIDEO_EXTENSIONS
     if not source.exists():
         raise UserError(f"no such file or folder of pictures: {source}")
     found = sorted(source.iterdir()) if source.is_dir() else [source]
-    found = [path for path in found if not path.name.startswith(".") or path == source]
+    found = [path for path in found if not _is_hidden(path) or path == source]
     files = [path for path in found if path.is_file() and path.suffix.lower() in known]
     if not files:
         raise UserError(
             f"no pictures or videos in {source} (looked for {', '.join(sorted(known))})"
         )
-    return files, [
-        path.name + ("/" if path.is_dir() else "") for path in found if path not in set(files)
-    ]
+    return files, [path.name + "/" * path.is_dir() for path in found if path not in set(files)]
 
 
-def _match(hr_paths, folder, scale, whole):
-    """Pair each HR file with its LR file: NAMExS or, failing that, NAME, with any image extension."""
-    files = {path.stem: path for path in list_images(folder)}
-    found = [files.get(f"{hr.stem}x{scale}") or files.get(hr.stem) for hr in hr_paths]
-    missing = [
-        str(folder / f"{hr.stem}x{scale}.png")
-        for hr, lr in zip(hr_paths, found, strict=True)
-        if lr is None
-    ]
-    if missing:
-        count = f"{len(missing)} of {len(found)}"
-        raise UserError(
-            f"{count} HR images have no LR image of scale {scale}:" + bullet_list(missing)
-        )
-    left = sorted(str(path) for path in set(files.values()) - set(found))
-    if left and whole:
-        raise UserError(
-            f"{len(left)} LR images have no HR image in {hr_paths[0].parent}:" + bullet_list(left)
-        )
-    return list(zip(hr_paths, found, strict=True))
+# -------------------------------------------------------------------- pairs
 
 
-def find_pairs(dir_data, name, scale, data_range=None):
+def _list_sets(root):
+    """Return the names of the data sets in a --dir_data."""
+    registered = [name for name, spec in DATASETS.items() if (root / spec.hr).is_dir()]
+    own = [path.parent.name for path in root.glob("*/HR") if path.is_dir()]
+    return registered + sorted(own)
+
+
+def _missing_set(root, name, scale):
+    """Build the error for a data set without a folder, with the way to get it."""
+    spec = dataset_spec(name)
+    text = f"data set {name}: no such data folder: {root / spec.hr}"
+    if spec.command:
+        command = f"python scripts/prepare_data.py {spec.command} --scale {scale} --dir_data {root}"
+        return UserError(f"{text}\nfetch it with: {command}")
+    text += f" ({name} is not one of {', '.join(DATASETS)}, so it is a folder of yours)"
+    if any(path.suffix.lower() in EXTENSIONS for path in (root / name).glob("*.*")):
+        return UserError(f"{text}\nput the images that lie in {root / name} into {root / spec.hr}")
+    there = _list_sets(root) if root.is_dir() else []
+    close = difflib.get_close_matches(name, there, 1)
+    text += f"\nsets in {root}: {', '.join(there) or 'none'}"
+    return UserError(text + (f" (did you mean {close[0]}?)" if close else ""))
+
+
+def _lookalike_hint(hr_folder, lr_folder, scale):
+    """Return a sentence that names folders which look like LR images, or ""."""
+    alike = _lr_lookalikes(hr_folder, lr_folder, scale)
+    names = " and ".join(map(str, alike))
+    return f"{names} may hold them: to use it, rename it to {lr_folder}" if alike else ""
+
+
+def _lr_lookalikes(hr_folder, lr_folder, scale):
+    """List the folders beside the HR folder that look like LR images of a scale under another name."""
+    found = []
+    base = hr_folder.parent
+    for path in sorted([*base.glob("*/"), *base.glob("*/*/")]):
+        name = str(path.relative_to(base)).lower()
+        scales = re.findall(r"x(\d+)|(\d+)x", name)
+        fits = (str(scale) in scales[-1]) if scales else re.search(r"lr|low", name)
+        if not fits or not path.is_dir() or path in (hr_folder, lr_folder):
+            continue
+        with os.scandir(path) as entries:
+            if any(Path(entry.name).suffix.lower() in EXTENSIONS for entry in entries):
+                found.append(path)
+    return found
+
+
+def missing_lr_line(args, name, scale, how):
+    """Return (line, is_warning) for a set whose LR images are made from HR.
+
+    Args:
+        args: the flags, for --dir_data.
+        name, scale: the set.
+        how: words on how they are made, for the line.
+
+    Returns:
+        the line to log, and whether another folder looks like the LR images, so that each run should say so.
+    """
+    spec, root = dataset_spec(name), Path(args.dir_data)
+    folder = root / spec.lr.format(scale=scale)
+    line = f"{name}: no LR images of scale {scale} in {folder}: {how}"
+    hint = _lookalike_hint(root / spec.hr, folder, scale)
+    return (f"WARNING: {line}. {hint}", True) if hint else (line, False)
+
+
+def find_pairs(dir_data, name, scale, data_range=None, log=None):
     """List the images of a data set.
 
     Args:
         dir_data: folder of all data sets.
         name: name of the data set.
         scale: the scale, int.
-        data_range: (first, last) position for sets that are `uses_data_range`, else ignored.
+        data_range: (first, last) position for sets that use it, else ignored.
+        log: called with a line on what is left out of the folders, or None.
 
     Returns:
-        list of (HR path, LR path); the LR path is None where LR is to be made from HR.
+        list of (HR path, LR path); the LR path is None if LR is to be made from HR.
 
     Raises:
         UserError: a folder is missing or empty, HR and LR do not match by name, or the range lies outside of the set.
     """
-    spec = dataset_spec(name)
-    root = Path(dir_data)
-    if not (root / spec.hr).is_dir():
-        known = f" ({name} is not one of {', '.join(DATASETS)}, so it is a folder of yours)"
-        if name in DATASETS:
-            command = (
-                f"python scripts/prepare_data.py {'div2k' if name == 'DIV2K' else 'benchmark'}"
-            )
-            known = f"\nfetch it with: {command} --scale {scale} --dir_data {root}"
-        raise UserError(f"data set {name}: no such data folder: {root / spec.hr}{known}")
-    hr = list_images(root / spec.hr)
-    if spec.uses_data_range and data_range is not None:
-        first, last = data_range
-        if last > len(hr):
-            raise UserError(
-                f"--data_range {first}-{last}: {name} has the images 1-{len(hr)} in {root / spec.hr}"
-            )
-        hr = hr[first - 1 : last]
-    lr_folder = root / spec.lr.format(scale=scale)
-    if lr_folder.is_dir():
-        return _match(hr, lr_folder, scale, whole=not spec.uses_data_range)
-    if not spec.make_lr:
-        command = f"python scripts/prepare_data.py lr {root / spec.hr} --lr {lr_folder.parent} --scale {scale}"
+    spec, root = dataset_spec(name), Path(dir_data)
+    hr_folder, lr_folder = root / spec.hr, root / spec.lr.format(scale=scale)
+    if not hr_folder.is_dir():
+        raise _missing_set(root, name, scale)
+    hr = list_images(hr_folder, log)
+    first, last = (1, len(hr)) if data_range is None or not spec.uses_data_range else data_range
+    if last > len(hr):
         raise UserError(
-            f"data set {name}: no LR images of scale {scale} in {lr_folder}\nmake them with: {command}"
+            f"--data_range {first}-{last}: {name} has the images 1-{len(hr)} in {hr_folder}"
         )
-    return [(path, None) for path in hr]
+    chosen = slice(first - 1, last)
+    if lr_folder.is_dir():
+        return _pair_files(hr, lr_folder, scale, chosen, not spec.uses_data_range, log)
+    if not spec.make_lr:
+        command = (
+            f"python scripts/prepare_data.py lr {hr_folder} --lr {lr_folder.parent} --scale {scale}"
+        )
+        hint = _lookalike_hint(hr_folder, lr_folder, scale)
+        raise UserError(
+            f"data set {name}: no LR images of scale {scale} in {lr_folder}\n"
+            + (f"{hint}, or " if hint else "")
+            + f"make them with: {command}"
+        )
+    return [(path, None) for path in hr[chosen]]
+
+
+def _pair_files(hr, lr_folder, scale, chosen, require_all, log):
+    """Return (HR path, LR path) for the positions `chosen`; LR images without HR are an error if `require_all`."""
+    files = {path.stem: path for path in list_images(lr_folder, log)}
+    stems = match_lr([path.stem for path in hr], files, scale)
+    found = [(path, files.get(stem)) for path, stem in zip(hr, stems, strict=True)]
+    missing = [
+        str(lr_folder / f"{path.stem}x{scale}.png") for path, lr in found[chosen] if lr is None
+    ]
+    if missing:
+        count = f"{len(missing)} of {len(found[chosen])}"
+        raise UserError(
+            f"{count} HR images have no LR image of scale {scale}:" + bullet_list(missing)
+        )
+    left = sorted(str(path) for path in set(files.values()) - {lr for _, lr in found})
+    if left and require_all:
+        raise UserError(
+            f"{len(left)} LR images have no HR image in {hr[0].parent}:" + bullet_list(left)
+        )
+    return found[chosen]
+
+
+def is_held_out(args, name):
+    """Return whether the last --hold_out images of a set are kept out of training, for tests."""
+    trained = name in expand_names(args.dir_data, args.data_train)
+    return bool(args.hold_out) and trained and not dataset_spec(name).uses_data_range
+
+
+def split_hold_out(name, pairs, count):
+    """Return (all pairs except the last `count`, the last `count`)."""
+    if count >= len(pairs):
+        raise UserError(
+            f"{name} has {len(pairs)} images, too few to hold out {count} for tests:"
+            " give --data_test a test set, or a smaller --hold_out"
+        )
+    return pairs[:-count], pairs[-count:]

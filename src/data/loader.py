@@ -1,4 +1,9 @@
-"""Batches of training patches, and their way from loader processes to the main process."""
+"""Batches of training patches, and their way from loader workers to the main process.
+
+DataLoader's own way takes a new file in /dev/shm for each tensor. It fills the 64 MB that a container has, and on 2
+workers it reached 2,500 to 3,900 patches/s if this one reached 5,500 to 11,400 (`scripts/dev/bench.py pipeline --scale 4
+--n_threads 2`, in turn, on a machine with other load). So forked workers share memory that is set aside once.
+"""
 
 import math
 import mmap
@@ -7,14 +12,19 @@ from typing import NamedTuple
 import torch
 from torch.utils.data import get_worker_info
 
-PREFETCH = 2  # batches that a loader process makes ahead of time
+from runtime.errors import UserError
+
+PREFETCH = 2  # batches that a worker makes ahead of time
 SLOTS = (
     PREFETCH + 2
-)  # and the one in use, and one more that may be asked for before that is done with
+)  # and the one in use, and one more that may be requested before that is done with
+TIMEOUT = (
+    600  # seconds to wait for a batch: far beyond any disk, so that a run does not hang forever
+)
 
 
 class Batch(NamedTuple):
-    """Patches of one training step: lr (B,C,h,w) and hr (B,C,h*scale,w*scale) with white at 255, uint8 or float32."""
+    """Patches of one training step: lr (B,C,h,w) and hr (B,C,h*scale,w*scale) in [0, 255], uint8 or float32."""
 
     lr: torch.Tensor
     hr: torch.Tensor
@@ -23,39 +33,43 @@ class Batch(NamedTuple):
 
 
 def _common_dtype(samples):
-    """Give the dtype of a batch of samples (lr, hr, name, scale): 8-bit and other samples mixed become float32."""
+    """Return the dtype of a batch of samples (lr, hr, name, scale): 8-bit and other samples mixed become float32."""
     dtypes = {image.dtype for lr, hr, *_ in samples for image in (lr, hr)}
     return dtypes.pop() if len(dtypes) == 1 else torch.float32
 
 
-def _stack(images, out):
-    """Copy images (C, H, W) of any strides into a tensor (B, C, H, W)."""
-    for place, image in zip(out, images, strict=True):
-        place.copy_(image)
-    return out
-
-
 def _channels_last(memory, shape):
-    """View memory (B*C*H*W,) as a tensor (B, C, H, W) in channels_last, as images on disk and fast convolutions have it."""
+    """View memory (B*C*H*W,) as a tensor (B, C, H, W) in channels_last, as images and fast convolutions have it."""
     batch, channels, height, width = shape
     return memory.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
+def _shapes(samples):
+    """Return the shapes of lr and hr of a batch."""
+    lr, hr, *_ = samples[0]
+    return [(len(samples), *image.shape) for image in (lr, hr)]
+
+
+def _fill(tensors, samples):
+    """Copy lr and hr of each sample into the two tensors of a batch."""
+    for i, (lr, hr, *_) in enumerate(samples):
+        tensors[0][i].copy_(lr)
+        tensors[1][i].copy_(hr)
+    return tensors
+
+
 def collate(samples):
-    """Make a Batch of samples (lr, hr, name, scale) of one scale."""
-    lr, hr, names, scales = zip(*samples, strict=True)
+    """Return a Batch of samples (lr, hr, name, scale) of one scale."""
     dtype = _common_dtype(samples)
-    stacked = []
-    for images in (lr, hr):
-        shape = (len(images), *images[0].shape)
-        stacked.append(
-            _stack(images, _channels_last(torch.empty(math.prod(shape), dtype=dtype), shape))
-        )
-    return Batch(*stacked, list(names), scales[0])
+    tensors = [
+        _channels_last(torch.empty(math.prod(shape), dtype=dtype), shape)
+        for shape in _shapes(samples)
+    ]
+    return Batch(*_fill(tensors, samples), [sample[2] for sample in samples], samples[0][3])
 
 
-class _Note(NamedTuple):
-    """What a loader process sends in place of a batch: where it lies."""
+class SlotHandle(NamedTuple):
+    """What a worker sends in place of a batch: where it lies in the shared memory."""
 
     worker: int
     slot: int
@@ -66,50 +80,54 @@ class _Note(NamedTuple):
 
 
 class SharedBatches:
-    """Memory in which loader processes, forked from this one, leave their batches for it.
+    """Memory in which loader workers, forked from this process, leave their batches for it.
 
-    Made once: new shared memory for each tensor, as torch does it, costs some 2 ms a tensor, more than making a batch. Each
-    process fills its slots in turn. With `PREFETCH` a slot is filled again when the second batch after it has been asked for.
-    The memory belongs to no file system, so that the small /dev/shm of a container does not matter.
+    Each worker fills its slots in turn. With `PREFETCH`, a slot is filled again when the second batch after it has
+    been requested. The memory belongs to no file system: a small /dev/shm does not matter.
     """
 
-    def __init__(self, workers, most):
+    def __init__(self, workers, max_bytes):
         """Set aside the slots; they take memory when they are used.
 
         Args:
-            workers: number of loader processes.
-            most: bytes of the largest batch; one that is larger is handed over by torch.
+            workers: number of loader workers.
+            max_bytes: bytes of the largest batch.
+
+        Raises:
+            UserError: the system refuses as much memory.
         """
-        self.memory = torch.frombuffer(
-            mmap.mmap(-1, workers * SLOTS * most), dtype=torch.uint8
-        ).view(workers, SLOTS, most)
-        self.turn = 0
+        try:
+            raw = mmap.mmap(-1, workers * SLOTS * max_bytes)
+        except (OSError, OverflowError) as error:
+            raise UserError(
+                f"--n_threads {workers}: no {workers * SLOTS * max_bytes:,} bytes of memory for the"
+                f" batches of the workers ({error}): a smaller --n_threads or --batch_size helps"
+            ) from error
+        self.memory = torch.frombuffer(raw, dtype=torch.uint8).view(workers, SLOTS, max_bytes)
+        self.next_slot = 0
 
-    def put(self, samples):
-        """In a loader process: make a batch of samples and give the note of where it lies; DataLoader's collate_fn."""
-        lr, hr, names, scales = zip(*samples, strict=True)
-        dtype = _common_dtype(samples)
-        shapes = [(len(images), *images[0].shape) for images in (lr, hr)]
-        if sum(map(math.prod, shapes)) * dtype.itemsize > self.memory.shape[2]:
-            return collate(samples)
-        self.turn = (self.turn + 1) % SLOTS
-        note = _Note(get_worker_info().id, self.turn, dtype, shapes, list(names), scales[0])
-        for images, out in zip((lr, hr), self._images(note), strict=True):
-            _stack(images, out)
-        return note
-
-    def take(self, note):
-        """In the main process: give the batch that a note tells of."""
-        if isinstance(note, Batch):
-            return note
-        return Batch(*self._images(note), note.names, note.scale)
-
-    def _images(self, note):
-        counts = [math.prod(shape) for shape in note.shapes]
-        used = self.memory[note.worker, note.slot][: sum(counts) * note.dtype.itemsize].view(
-            note.dtype
+    def collate(self, samples):
+        """In a worker: write a batch of samples and return its handle; collate_fn of the DataLoader."""
+        self.next_slot = (self.next_slot + 1) % SLOTS
+        names, scale = [sample[2] for sample in samples], samples[0][3]
+        handle = SlotHandle(
+            get_worker_info().id,
+            self.next_slot,
+            _common_dtype(samples),
+            _shapes(samples),
+            names,
+            scale,
         )
-        return [
-            _channels_last(part, shape)
-            for part, shape in zip(used.split(counts), note.shapes, strict=True)
-        ]
+        _fill(self._tensors(handle), samples)
+        return handle
+
+    def receive(self, handle):
+        """In the main process: return the batch of a handle."""
+        return Batch(*self._tensors(handle), handle.names, handle.scale)
+
+    def _tensors(self, handle):
+        counts = [math.prod(shape) for shape in handle.shapes]
+        slot = self.memory[handle.worker, handle.slot]
+        used = slot[: sum(counts) * handle.dtype.itemsize].view(handle.dtype)
+        parts = zip(used.split(counts), handle.shapes, strict=True)
+        return [_channels_last(part, shape) for part, shape in parts]

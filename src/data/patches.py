@@ -3,53 +3,32 @@
 What a sample is depends on (seed, epoch, index) alone: neither the number of workers nor a stop in between changes it.
 """
 
-from pathlib import Path
+import functools
 
 import numpy as np
 from torch.utils.data import Dataset, Sampler
 
-from data.cache import build_cache, load_mmap
-from data.datasets import find_pairs
-from data.image import image_size, read_image, to_channels, to_tensor
-from data.resize import downsample
+from data.cache import build_cache, cache_folder
+from data.checks import NO_SIZE, remembered_summary, summarize_arrays, summarize_files, thumbnail_of
+from data.datasets import (
+    expand_names,
+    find_pairs,
+    is_held_out,
+    missing_lr_line,
+    split_hold_out,
+)
+from data.image import to_channels, to_tensor
+from data.pairs import load_array, load_pair
 from runtime import distributed
 from runtime.errors import UserError
 
-
-def paired_lr_size(hr_size, lr_size, scale, names):
-    """Give the LR size (h, w) that both images of a pair cover.
-
-    HR may be up to scale - 1 pixels larger than LR x scale, or smaller, as MATLAB rounds LR sizes up.
-
-    Raises:
-        UserError: the sizes do not belong together; names = (hr, lr) are in the message.
-    """
-    if any(abs(h - low * scale) >= scale for h, low in zip(hr_size, lr_size, strict=True)):
-        (hh, hw), (lh, lw) = hr_size, lr_size
-        raise UserError(
-            f"sizes do not match at scale {scale}: {names[0]} is {hw}x{hh}, {names[1]} is {lw}x{lh}"
-        )
-    return tuple(min(low, h // scale) for h, low in zip(hr_size, lr_size, strict=True))
-
-
-def load_array(image):
-    """Give an image as an (H, W, C) array: an array as it is, a .npy file mapped into memory, an image file decoded."""
-    if isinstance(image, np.ndarray):
-        return image
-    return load_mmap(image) if image.suffix == ".npy" else read_image(image)
-
-
-def image_hw(image):
-    """Give (height, width) of what `load_array` takes, of an image file from its header."""
-    if isinstance(image, np.ndarray) or image.suffix == ".npy":
-        return load_array(image).shape[:2]
-    return image_size(image)
+BLOCK = 1024  # samples whose random numbers come from one generator: one each would cost more
 
 
 class TrainDataset(Dataset):
-    """Random patches of all training sets and scales; indexed by (epoch, index, number of the scale)."""
+    """Random patches of all training sets and scales; indexed by (epoch, index, index of the scale)."""
 
-    def __init__(self, pairs, scales, patch_size, n_colors=3, augment=True, seed=1):
+    def __init__(self, pairs, scales, patch_size, n_colors=3, augment=True, seed=1, summaries=None):
         """Check that pairs belong together and are not smaller than the patch.
 
         Args:
@@ -59,6 +38,7 @@ class TrainDataset(Dataset):
             n_colors: 3 or 1.
             augment: flip and transpose at random.
             seed: int from 0.
+            summaries: for each scale, a list of PairSummary, in the order of the pairs; None: they are built.
 
         Raises:
             UserError: sizes of a pair do not match, or an image is smaller than the patch.
@@ -71,75 +51,105 @@ class TrainDataset(Dataset):
             seed,
         )
         self.lr_patch = [patch_size // scale for scale in scales]
-        self._order = self._draws = (None, None)
-        for scale, side, triples in zip(scales, self.lr_patch, pairs, strict=True):
-            for hr, lr, name in triples:
-                size = image_hw(hr)
-                lr_size = tuple(s // scale for s in size) if lr is None else image_hw(lr)
-                names = [
-                    getattr(image, "name", name) if not isinstance(image, Path) else image
-                    for image in (hr, lr)
-                ]
-                if min(paired_lr_size(size, lr_size, scale, names)) < side:
-                    width, height = size[1], size[0]
-                    need = side * scale
-                    raise UserError(
-                        f"{name} is {width}x{height} pixels: smaller than the patch of {need}x{need} (--patch_size)"
-                    )
+        self._order = self._table = (None, None)
+        self.summaries = summaries or [
+            [summarize_arrays(triples, scale, n_colors)]
+            for scale, triples in zip(scales, pairs, strict=True)
+        ]
+        self._check_sizes()
+
+    def _check_sizes(self):
+        for scale_idx, triples in enumerate(self.pairs):
+            sizes = np.concatenate([summary.sizes for summary in self.summaries[scale_idx]])
+            scale, side = self.scales[scale_idx], self.lr_patch[scale_idx]
+            least = np.minimum(sizes[:, :2] // scale, sizes[:, 2:]).min(axis=1)
+            for i in np.flatnonzero((least < side) & (sizes[:, 0] != NO_SIZE))[:1]:
+                raise self._too_small(triples[i][2], sizes[i, :2], scale_idx)
+
+    def _too_small(self, name, size, scale_idx):
+        need = self.lr_patch[scale_idx] * self.scales[scale_idx]
+        return UserError(
+            f"{name} is {size[1]}x{size[0]} pixels: smaller than the patch of {need}x{need} (--patch_size)"
+        )
 
     def __len__(self):
         return len(self.pairs[0])
 
     def max_sample_bytes(self):
-        """Give the bytes that a sample of 8-bit colours, or of luma in 32 bits, takes at the most."""
-        pixels = max(
+        """Return the largest size of a sample in bytes: float32, which 16-bit images and luma become."""
+        areas = (
             side**2 * (1 + scale**2) for side, scale in zip(self.lr_patch, self.scales, strict=True)
         )
-        return pixels * (3 if self.n_colors == 3 else 4)
+        return max(areas) * self.n_colors * 4
 
-    def _image_number(self, epoch, index):
-        """Every image once, in an order of its own for each pass over the set."""
+    def problems(self):
+        """Return the sentences of all summaries."""
+        return [
+            line for summaries in self.summaries for each in summaries for line in each.problems
+        ]
+
+    def hr_sizes(self):
+        """Return (height, width) of each HR image of the first scale, or None if it is not known."""
+        sizes = np.concatenate([summary.sizes for summary in self.summaries[0]])[:, :2].tolist()
+        return [None if size[0] == NO_SIZE else tuple(size) for size in sizes]
+
+    def thumbnail(self, index):
+        """Return the 16x16 pixels in gray of an HR image of the first scale."""
+        position = index
+        for summary in self.summaries[0]:
+            if position < len(summary.sizes):
+                if summary.thumbnails is not None:
+                    return summary.thumbnails[position]
+                break
+            position -= len(summary.sizes)
+        return thumbnail_of(load_array(self.pairs[0][index][0]), self.n_colors)
+
+    def _image_index(self, epoch, index):
+        """Return the image of a sample: each image once, in another order for each pass over the set."""
         turn, position = divmod(index, len(self))
         if self._order[0] != (epoch, turn):
             rng = np.random.default_rng([self.seed, epoch, turn, 0])
             self._order = ((epoch, turn), rng.permutation(len(self)))
         return self._order[1][position]
 
-    def _draw(self, epoch, index):
-        """Five numbers in [0, 1) for a sample, from a table for 1024 of them: a generator for each would cost more."""
-        block, row = divmod(index, 1024)
-        if self._draws[0] != (epoch, block):
+    def _random_numbers(self, epoch, index):
+        """Return five numbers in [0, 1) for a sample."""
+        block, row = divmod(index, BLOCK)
+        if self._table[0] != (epoch, block):
             rng = np.random.default_rng([self.seed, epoch, block, 1])
-            self._draws = ((epoch, block), rng.random((1024, 5)))
-        return self._draws[1][row].tolist()
+            self._table = ((epoch, block), rng.random((BLOCK, 5)))
+        return self._table[1][row].tolist()
 
     def __getitem__(self, key):
-        epoch, index, scale_number = key
-        scale, side = self.scales[scale_number], self.lr_patch[scale_number]
-        hr_source, lr_source, name = self.pairs[scale_number][self._image_number(epoch, index)]
-        down, right, *augmentation = self._draw(epoch, index)
-        hr = load_array(hr_source)
-        lr = downsample(hr, scale) if lr_source is None else load_array(lr_source)
-        height, width = paired_lr_size(hr.shape[:2], lr.shape[:2], scale, (name, name))
+        epoch, index, scale_idx = key
+        scale, side = self.scales[scale_idx], self.lr_patch[scale_idx]
+        hr_source, lr_source, name = self.pairs[scale_idx][self._image_index(epoch, index)]
+        down, right, *augmentation = self._random_numbers(epoch, index)
+        hr, lr = load_pair(hr_source, lr_source, scale, name)
+        height, width = lr.shape[:2]
+        if min(height, width) < side:
+            raise self._too_small(name, hr.shape, scale_idx)
         y, x = int(down * (height - side + 1)), int(right * (width - side + 1))
         lr = lr[y : y + side, x : x + side]
         hr = hr[y * scale : (y + side) * scale, x * scale : (x + side) * scale]
         lr, hr = (to_tensor(to_channels(image, self.n_colors)) for image in (lr, hr))
         if self.augment:
-            lr, hr = (
-                _turn(image, *(number < 0.5 for number in augmentation)) for image in (lr, hr)
-            )
+            flags = [number < 0.5 for number in augmentation]
+            lr, hr = (_augment(image, *flags) for image in (lr, hr))
         return lr, hr, name, scale
 
 
-def _turn(image, flip_y, flip_x, transpose):
+def _augment(image, flip_y, flip_x, transpose):
     axes = [axis for axis, flip in ((1, flip_y), (2, flip_x)) if flip]
     image = image.flip(axes) if axes else image
     return image.transpose(1, 2) if transpose else image
 
 
 class EpochSampler(Sampler):
-    """Keys of this rank's part of the batches of one epoch; each batch has one scale. Call `set_epoch` before each epoch."""
+    """Keys of this rank's part of the batches of one epoch; each batch has one scale.
+
+    Call `set_epoch` before each epoch.
+    """
 
     def __init__(self, batches, batch_size, n_scales=1, seed=1):
         self.batches, self.batch_size, self.n_scales, self.seed = (
@@ -151,60 +161,83 @@ class EpochSampler(Sampler):
         self.epoch = self.start = 0
 
     def set_epoch(self, epoch, start=0):
-        """Choose the epoch, from 1, whose keys are given next, without those of its first `start` batches."""
+        """Choose the epoch, from 1, whose keys are yielded next, without those of its first `start` batches."""
         self.epoch, self.start = epoch, start
 
     def __len__(self):
         return self.batches - self.start
 
     def __iter__(self):
-        numbers = np.random.default_rng([self.seed, self.epoch, 2]).integers(
-            self.n_scales, size=self.batches
-        )
+        rng = np.random.default_rng([self.seed, self.epoch, 2])
+        scale_indices = rng.integers(self.n_scales, size=self.batches).tolist()
         first, end = distributed.rank_range(self.batch_size)
-        for batch, number in enumerate(numbers.tolist()[self.start :], self.start):
-            yield [(self.epoch, batch * self.batch_size + i, number) for i in range(first, end)]
+        for batch in range(self.start, self.batches):
+            scale_idx = scale_indices[batch]
+            yield [(self.epoch, batch * self.batch_size + i, scale_idx) for i in range(first, end)]
 
 
-def _cached(args, name, scale, found):
-    """Replace the paths of a set by their decoded images, made where they are missing."""
-    root = Path(args.dir_cache or Path(args.dir_data) / "cache") / name
-    renew = args.ext == "sep_reset"
-    hr_paths = [hr for hr, _ in found]
-    hr = build_cache(hr_paths, root / "HR", rebuild=renew, title=f"{name} HR")
+# ----------------------------------------------------------------- building
+
+
+def _decode_to_cache(args, name, scale, found, folder, on_make_lr):
+    """Return the cache files (HR, LR) of the pairs of a set, made if they are missing."""
+    rebuild, hr_paths = args.ext == "sep_reset", [hr for hr, _ in found]
+    hr = build_cache(hr_paths, folder / "HR", rebuild=rebuild, title=f"{name} HR")
+    title = f"{name} LR x{scale}"
     if found[0][1] is None:
-        lr = build_cache(
-            hr_paths,
-            root / f"LR_made/X{scale}",
-            downscale=scale,
-            rebuild=renew,
-            title=f"{name} LR x{scale}",
-        )
+        target = folder / f"LR_made_X{scale}"
+        lr = build_cache(hr_paths, target, scale, rebuild, title, on_make_lr)
     else:
-        lr = build_cache(
-            [lr for _, lr in found],
-            root / f"LR/X{scale}",
-            rebuild=renew,
-            title=f"{name} LR x{scale}",
-        )
+        lr_paths = [lr for _, lr in found]
+        target = cache_folder(args, name, lr_paths) / f"LR_X{scale}"
+        lr = build_cache(lr_paths, target, rebuild=rebuild, title=title)
+    return list(zip(hr, lr, strict=True))
+
+
+def _load_set(args, name, scale, data_range, log):
+    """Return the triples (HR, LR, name) of a training set and their PairSummary."""
+    found = find_pairs(args.dir_data, name, scale, data_range, log)
+    if is_held_out(args, name):
+        found, _ = split_hold_out(name, found, args.hold_out)
+    folder, on_make_lr = cache_folder(args, name, [hr for hr, _ in found]), None
+    if found[0][1] is None:
+        how = "for each patch" if args.ext == "img" else f"once, and kept in {folder}"
+        line, is_warning = missing_lr_line(args, name, scale, f"made by bicubic downsampling {how}")
+        if is_warning or args.ext == "img":
+            log(line)
+        else:
+            on_make_lr = functools.partial(log, line)
+    names = [str(hr) for hr, _ in found]
+    if args.ext == "img":
+        triples = [(*pair, file) for pair, file in zip(found, names, strict=True)]
+        return triples, summarize_files(triples, scale)
+    cached = _decode_to_cache(args, name, scale, found, folder, on_make_lr)
+    triples = [(*pair, file) for pair, file in zip(cached, names, strict=True)]
+    path = folder / f"pairs_X{scale}_c{args.n_colors}.npz"
+    summary = remembered_summary(path, triples, scale, args.n_colors, f"checking {name} x{scale}")
     if args.ext == "bin":
-        hr, lr = ([np.load(path, allow_pickle=False) for path in paths] for paths in (hr, lr))
-    return zip(hr, lr, strict=True)
+        triples = [
+            (*(np.load(path, allow_pickle=False) for path in pair), file) for *pair, file in triples
+        ]
+    return triples, summary
 
 
 def build_train_set(args, data_range, log=print):
-    """Make the TrainDataset of --data_train at --scale; see `TrainDataset` and `find_pairs` for what may be raised."""
-    pairs = []
+    """Build the TrainDataset of --data_train at --scale; for errors see `TrainDataset` and `find_pairs`."""
+    pairs, summaries = [], []
     for scale in args.scale:
-        triples = []
-        for name in args.data_train:
-            found = find_pairs(args.dir_data, name, scale, data_range)
-            if found[0][1] is None:
-                log(f"{name}: no LR images of scale {scale}, made by bicubic downsampling")
-            names = [str(hr) for hr, _ in found]
-            images = found if args.ext == "img" else _cached(args, name, scale, found)
-            triples += [(hr, lr, file) for (hr, lr), file in zip(images, names, strict=True)]
-        pairs.append(triples)
+        loaded = [
+            _load_set(args, name, scale, data_range, log)
+            for name in expand_names(args.dir_data, args.data_train)
+        ]
+        pairs.append([triple for triples, _ in loaded for triple in triples])
+        summaries.append([summary for _, summary in loaded])
     return TrainDataset(
-        pairs, args.scale, args.patch_size, args.n_colors, not args.no_augment, args.seed
+        pairs,
+        args.scale,
+        args.patch_size,
+        args.n_colors,
+        not args.no_augment,
+        args.seed,
+        summaries,
     )

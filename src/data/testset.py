@@ -1,22 +1,35 @@
-"""Test images: whole, with ground truth, or files without it."""
+"""Test images: complete, with ground truth, or files without it."""
 
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from data.datasets import DEMO_SETS, dataset_spec, find_pairs, list_demo_inputs
-from data.image import image_size, read_image, to_channels, to_tensor
-from data.patches import paired_lr_size
-from data.resize import downsample
+from data.datasets import (
+    DEMO_SETS,
+    dataset_spec,
+    find_pairs,
+    is_held_out,
+    list_demo_inputs,
+    missing_lr_line,
+    split_hold_out,
+)
+from data.image import image_size, to_channels, to_tensor
+from data.pairs import load_pair, paired_lr_size
 from metric import crop_border
 from runtime.errors import UserError
 
 
 class TestImage(NamedTuple):
-    """One test image: lr (C,h,w) and hr (C,h*scale,w*scale), white at 255, uint8 or float32; name without ending."""
+    """One test image in [0, 255], uint8 or float32; its name is without ending.
 
-    __test__ = False  # not a test of pytest's
+    Attributes:
+        lr: (C, h, w).
+        hr: (C, h*scale, w*scale).
+        name: str.
+    """
+
+    __test__ = False  # not a test class of pytest
 
     lr: torch.Tensor
     hr: torch.Tensor
@@ -24,12 +37,12 @@ class TestImage(NamedTuple):
 
 
 class TestSet:
-    """The images of one test set at one scale, decoded when they are asked for."""
+    """The images of one test set at one scale, decoded when they are used."""
 
     __test__ = False
 
     def __init__(self, name, scale, pairs, n_colors=3, benchmark=True):
-        """Keep the pairs of paths (HR, LR or None) and check from the files' headers that sizes match."""
+        """Keep the pairs of paths (HR, LR or None), after checking their sizes in the headers of the files."""
         self.name, self.scale, self.pairs, self.n_colors, self.benchmark = (
             name,
             scale,
@@ -44,7 +57,8 @@ class TestSet:
                 paired_lr_size(size, image_size(lr), scale, (hr, lr))
             if min(side // scale * scale for side in size) <= 2 * border:
                 raise UserError(
-                    f"{hr} is {size[1]}x{size[0]} pixels: nothing is left inside the border of {border} of the metrics"
+                    f"{hr} is {size[1]}x{size[0]} pixels: nothing is left inside the crop border"
+                    f" of {border} of the metrics"
                 )
 
     def __len__(self):
@@ -52,20 +66,15 @@ class TestSet:
 
     def __getitem__(self, index):
         hr_path, lr_path = self.pairs[index]
-        hr = read_image(hr_path)
-        lr = downsample(hr, self.scale) if lr_path is None else read_image(lr_path)
-        height, width = paired_lr_size(
-            hr.shape[:2], lr.shape[:2], self.scale, (hr_path, lr_path or hr_path)
-        )
-        hr = hr[: height * self.scale, : width * self.scale]
-        return TestImage(self._tensor(lr[:height, :width]), self._tensor(hr), hr_path.stem)
+        hr, lr = load_pair(hr_path, lr_path, self.scale)
+        return TestImage(self._tensor(lr), self._tensor(hr), hr_path.stem)
 
     def _tensor(self, image):
         return to_tensor(to_channels(image, self.n_colors))
 
 
 class DemoSet(NamedTuple):
-    """Pictures and videos without ground truth, to be upscaled; `demo.upscale_all` does it.
+    """Images and videos without ground truth, to be upscaled by `demo.upscale_all`.
 
     Attributes:
         name: Demo or MyImage.
@@ -80,23 +89,33 @@ class DemoSet(NamedTuple):
     skipped: list
 
 
-def build_test_sets(args, data_range):
-    """Make a TestSet, or a DemoSet where there is no ground truth, for each of --data_test at each of --scale.
+def _demo_set(args, name, scale):
+    is_my_image = name == "MyImage"
+    source = Path(args.testpath, args.testset, f"x{scale}") if is_my_image else Path(args.dir_demo)
+    return DemoSet(name, scale, *list_demo_inputs(source))
+
+
+def _test_set(args, name, scale, data_range, log):
+    pairs = find_pairs(args.dir_data, name, scale, data_range, log)
+    if is_held_out(args, name):
+        _, pairs = split_hold_out(name, pairs, args.hold_out)
+        log(f"{name}: its last {args.hold_out} images are the test set (--hold_out)")
+    if pairs[0][1] is None:
+        how = "made by bicubic downsampling in each test, and not kept"
+        log(missing_lr_line(args, name, scale, how)[0])
+    return TestSet(name, scale, pairs, args.n_colors, dataset_spec(name).benchmark)
+
+
+def build_test_sets(args, data_range, log=print):
+    """Build a TestSet, or a DemoSet if there is no ground truth, for each of --data_test at each of --scale.
 
     Raises:
         UserError: see `find_pairs` and `paired_lr_size`.
     """
-    sets = []
-    for name in args.data_test:
-        for scale in args.scale:
-            if name in DEMO_SETS:
-                own = (
-                    Path(args.testpath, args.testset, f"x{scale}")
-                    if name == "MyImage"
-                    else Path(args.dir_demo)
-                )
-                sets.append(DemoSet(name, scale, *list_demo_inputs(own)))
-                continue
-            pairs = find_pairs(args.dir_data, name, scale, data_range)
-            sets.append(TestSet(name, scale, pairs, args.n_colors, dataset_spec(name).benchmark))
-    return sets
+    return [
+        _demo_set(args, name, scale)
+        if name in DEMO_SETS
+        else _test_set(args, name, scale, data_range, log)
+        for name in args.data_test
+        for scale in args.scale
+    ]

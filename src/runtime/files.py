@@ -1,6 +1,8 @@
 """Atomic file writes whose errors name the file."""
 
 import contextlib
+import functools
+import hashlib
 import os
 import re
 import secrets
@@ -13,19 +15,14 @@ from runtime.errors import UserError
 STALE_SECONDS = 24 * 3600  # after which a temporary file of another host counts as abandoned
 
 
-def _host():
-    """Return a name of the set of process numbers: the host and, on Linux, its pid namespace.
-
-    Containers may share a host name and a folder; each has process numbers of its own.
-    """
-    name = re.sub(r"[^\w-]", "_", socket.gethostname())[:40] or "host"
+@functools.lru_cache
+def host_id():
+    """Return 8 hexadecimal digits for this machine or container, in which process ids are unique."""
     try:
-        return f"{name}-{os.stat('/proc/self/ns/pid').st_ino:x}"
-    except OSError:
-        return name
-
-
-HOST = _host()
+        pid_namespace = os.readlink("/proc/self/ns/pid")
+    except OSError:  # not Linux
+        pid_namespace = ""
+    return hashlib.sha256(f"{socket.gethostname()} {pid_namespace}".encode()).hexdigest()[:8]
 
 
 @contextlib.contextmanager
@@ -36,7 +33,7 @@ def atomic_path(path):
     folder. It is removed in any case.
     """
     path = Path(path)
-    unique = f"{HOST}-{os.getpid()}-{secrets.token_hex(4)}"
+    unique = f"{host_id()}-{os.getpid()}-{secrets.token_hex(4)}"
     partial = path.with_name(f".{path.name[:120]}.{unique}.part")
     try:
         yield partial
@@ -102,12 +99,12 @@ def remove_stale_temp_files(folder):
     Those of other hosts are removed after a day: whether their process runs cannot be told here.
     """
     for path in Path(folder).glob(".*.part"):
-        match = re.fullmatch(r"\..+\.([\w-]+)-(\d+)-[0-9a-f]{8}\.part", path.name)
+        match = re.fullmatch(r"\..+\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.part", path.name)
         if not match:
             continue
         with contextlib.suppress(FileNotFoundError):
             is_old = time.time() - path.stat().st_mtime > STALE_SECONDS
-            if is_old or (match[1] == HOST and not _is_running(int(match[2]))):
+            if is_old or (match[1] == host_id() and not _is_running(int(match[2]))):
                 path.unlink(missing_ok=True)
 
 

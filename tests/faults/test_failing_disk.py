@@ -68,7 +68,7 @@ class Job:
         """Give the numbers of the first and the last operation of each kind on each file, or some of them."""
         seen = {}
         for number, line in enumerate(self.run(*self.flags()).operations, 1):
-            name = re.sub(r"\.\d+\.part|tfevents\S+", ".part", line)
+            name = re.sub(r"\.[0-9a-f]{8}-\d+-[0-9a-f]{8}\.part|tfevents\S+", ".part", line)
             seen.setdefault(name, [number, number])[1] = number
         points = sorted({number for pair in seen.values() for number in pair})
         return points if every else points[:: len(points) // 6]

@@ -1,33 +1,31 @@
-"""Unpacking zip and tar archives that come from elsewhere: nothing is written outside of the folder, or over a file.
+"""Unpack the images that are wanted from a zip or tar archive; no other name of the archive reaches the disk.
 
-No entry is trusted: names are checked before the first file is written, contents are copied file by file (tarfile's own
-extraction is not used, whose safe form is not in every Python that this program runs on), links and devices are refused.
+The caller maps names of the archive to paths of its own. tarfile (filter="data") and zipfile extract into a
+temporary folder, from which each file is moved, complete, to its path. Files that are there are never replaced.
 """
 
+import contextlib
+import filecmp
 import os
-import shutil
-import stat
 import tarfile
+import tempfile
 import zipfile
 import zlib
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from tqdm import tqdm
+
+from data.prepare.download import require_space
+from runtime.errors import UserError, bullet_list
 
 try:
     from lzma import LZMAError
 except ImportError:  # a Python that was built without it opens no such archive
     LZMAError = zlib.error
 
-from data.prepare.download import require_space
-from runtime.errors import UserError, bullet_list
-from runtime.files import atomic_path, remove_stale_temp_files
-
-BLOCK = 2**18  # bytes compared at a time
-# what zipfile and tarfile raise for a damaged, encrypted or unknown kind of archive
-DAMAGED = (
+# what zipfile and tarfile raise for an archive that is damaged, encrypted or of an unknown kind
+ARCHIVE_ERRORS = (
     zipfile.BadZipFile,
     tarfile.TarError,
     zlib.error,
@@ -38,15 +36,6 @@ DAMAGED = (
 )
 
 
-class _Entry(NamedTuple):
-    """A file of an archive: its name there, its size in bytes, what is wrong with it or "", and what opens it."""
-
-    name: str
-    size: int
-    problem: str
-    open: object
-
-
 class UnpackResult(NamedTuple):
     """Numbers of files: written, and there before with the same content."""
 
@@ -54,121 +43,89 @@ class UnpackResult(NamedTuple):
     kept: int
 
 
+@contextlib.contextmanager
+def _open(path):
+    """Open an archive; yields (list of (name, size, member) of its files, extract(member, folder) -> path)."""
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                members = [(m.filename, m.file_size, m) for m in archive.infolist()]
+                yield [member for member in members if member[0][-1:] != "/"], archive.extract
+        else:
+            with tarfile.open(path) as archive:
+                members = [(m.name, m.size, m) for m in archive.getmembers() if m.isreg()]
+
+                def extract(member, folder):
+                    archive.extract(member, folder, filter="data")
+                    return Path(folder, member.name)
+
+                yield members, extract
+    except ARCHIVE_ERRORS as error:
+        raise UserError(f"{path}: is not a complete zip or tar archive") from error
+
+
 def check_archive(path):
-    """Raise UserError for a file that is no zip or tar archive, or whose end is missing."""
-    with _entries(path):
+    """Raise UserError for a file that is not a zip or tar archive, or whose end is missing."""
+    with _open(path):
         pass
 
 
-def unpack(path, folder, place=lambda name: name):
-    """Unpack the files of an archive. Each appears whole or not at all; what is there with the same content is kept.
+def unpack(path, folder, target_for):
+    """Unpack files of an archive. Each appears complete or not at all; one that is there is kept.
 
     Args:
         path: a zip or tar archive.
-        folder: nothing is written outside of it.
-        place: gives the path under `folder` for a name of the archive (with `/`, checked), or None to leave that file out.
+        folder: where the files go.
+        target_for: returns the path under `folder` for a name of the archive, or None to leave that file out.
 
     Returns:
         UnpackResult.
 
     Raises:
-        UserError: no archive, or a damaged one; entries that lead out of the folder or are no plain files (nothing is
-            unpacked); files that are there with another content (they are kept, the others unpacked); too little space.
+        UserError: not an archive, or a damaged one; files that are there with another content (they are kept, the
+            others unpacked); too little space.
     """
     folder = Path(folder)
     try:
-        with _entries(path) as entries:
-            places = [(entry, place(entry.name)) for entry in entries]
-            jobs = [(entry, folder / target) for entry, target in places if target is not None]
+        with _open(path) as (members, extract):
+            wanted = [(*member, target_for(member[0])) for member in members]
+            jobs = [(*job[:3], folder / job[3]) for job in wanted if job[3] is not None]
+            unsafe = [name for name, _, _, target in jobs if not _is_inside(target, folder)]
+            if unsafe:
+                raise UserError(f"{path}: is not safe, nothing was unpacked:" + bullet_list(unsafe))
             folder.mkdir(parents=True, exist_ok=True)
-            require_space(folder, sum(entry.size for entry, target in jobs if not target.exists()))
-            for parent in {target.parent for _, target in jobs}:
-                parent.mkdir(parents=True, exist_ok=True)
-                remove_stale_temp_files(parent)
-            return _write_all(path, jobs)
+            require_space(folder, sum(size for _, size, _, target in jobs if not target.exists()))
+            return _extract_all(path, folder, jobs, extract)
     except OSError as error:
         raise UserError(f"{error.filename or folder}: {error.strerror or error}") from error
 
 
-def _write_all(path, jobs):
+def _is_inside(target, folder):
+    return ".." not in target.parts and target.is_relative_to(folder) and ":" not in target.name
+
+
+def _extract_all(path, folder, jobs, extract):
     written, differ = 0, []
-    for entry, target in tqdm(jobs, desc=f"unpacking {Path(path).name}", unit="file", disable=None):
-        try:
+    bar = tqdm(jobs, desc=f"unpacking {Path(path).name}", unit="file", disable=None)
+    with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=folder) as temporary:
+        for name, _, member, target in bar:
+            try:
+                extracted = extract(member, temporary)
+            except ARCHIVE_ERRORS as error:
+                raise UserError(
+                    f"{path}: is damaged at {name} ({error}): remove it and run the command again"
+                ) from error
             if not os.path.lexists(target):
-                with (
-                    entry.open() as source,
-                    atomic_path(target) as partial,
-                    open(partial, "wb") as file,
-                ):
-                    shutil.copyfileobj(source, file)
-                    if file.tell() != entry.size:
-                        raise EOFError("its end is missing")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(extracted, target)
                 written += 1
-            elif not _same(entry, target):
-                differ.append(f"{target}")
-        except DAMAGED as error:
-            raise UserError(
-                f"{path}: is damaged at {entry.name} ({error}): remove it and run the command again"
-            ) from error
+                continue
+            if not (target.is_file() and filecmp.cmp(extracted, target, shallow=False)):
+                differ.append(str(target))
+            os.unlink(extracted)
     if differ:
         raise UserError(
             f"{len(differ)} files are there with another content than in {path}; they were kept:"
             + bullet_list(differ)
         )
     return UnpackResult(written, len(jobs) - written)
-
-
-def _same(entry, target):
-    if not target.is_file() or target.stat().st_size != entry.size:
-        return False
-    with entry.open() as one, open(target, "rb") as other:
-        while block := one.read(BLOCK):
-            if block != other.read(BLOCK):
-                return False
-    return True
-
-
-@contextmanager
-def _entries(path):
-    """Open an archive and give the list of its files as _Entry, all of them safe.
-
-    Raises:
-        UserError: see `unpack`.
-    """
-    try:
-        archive = zipfile.ZipFile(path) if zipfile.is_zipfile(path) else tarfile.open(path)  # noqa: SIM115 (closed below)
-        with archive:
-            is_zip = isinstance(archive, zipfile.ZipFile)
-            entries = list(_zip_entries(archive) if is_zip else _tar_entries(archive))
-            unsafe = [f"{entry.name}: {entry.problem}" for entry in entries if entry.problem]
-            if unsafe:
-                raise UserError(f"{path}: is not safe, nothing was unpacked:" + bullet_list(unsafe))
-            yield entries
-    except DAMAGED as error:
-        raise UserError(f"{path}: is no whole zip or tar archive") from error
-
-
-def _zip_entries(archive):
-    for info in archive.infolist():
-        kind = stat.S_IFMT(info.external_attr >> 16)
-        plain = kind in (0, stat.S_IFREG, stat.S_IFDIR)  # 0: made on a system without such kinds
-        problem = _problem(info.filename, plain)
-        if problem or not info.is_dir():
-            yield _Entry(
-                info.filename, info.file_size, problem, lambda info=info: archive.open(info)
-            )
-
-
-def _tar_entries(archive):
-    for info in archive.getmembers():
-        problem = _problem(info.name, info.isreg() or info.isdir())
-        if problem or not info.isdir():
-            yield _Entry(info.name, info.size, problem, lambda info=info: archive.extractfile(info))
-
-
-def _problem(name, plain):
-    """Say what is wrong with an entry, or ""."""
-    words = name.replace("\\", "/").split("/")  # Windows takes both, and C:name
-    if not words[0] or ".." in words or ":" in words[0] or "\0" in name:
-        return "leads out of the folder"
-    return "" if plain else "is a link or a device"

@@ -1,23 +1,26 @@
-"""Making sets: LR images of a folder of HR images by MATLAB's bicubic downsampling, in several processes.
+"""Making LR images of a folder of HR images by MATLAB's bicubic downsampling, in several processes.
 
-What is done is skipped, each file appears whole or not at all, and images that cannot be used are named at the end.
+Files that are there and up to date are skipped, each file is written atomically, and images that cannot be used are
+named at the end.
 """
 
 import filecmp
+import functools
 import shutil
 from concurrent.futures import ProcessPoolExecutor
 from typing import NamedTuple
 
 from tqdm import tqdm
 
-from data.image import image_size, read_image, write_image
+from data.image import TIFF, image_size, read_image, set_max_pixels, write_image
+from data.pairs import match_lr
 from data.resize import downsample
 from runtime.errors import UserError
 from runtime.files import atomic_path, remove_stale_temp_files
 
 
-class Made(NamedTuple):
-    """What `make_set` did: files written, those of them that replaced a file, and a line for each image it cannot use."""
+class MakeResult(NamedTuple):
+    """Numbers of files that were written and, among them, replaced; a sentence for each image that cannot be used."""
 
     written: int
     replaced: int
@@ -27,10 +30,11 @@ class Made(NamedTuple):
 def missing_lr(hr_paths, lr_folder, scale):
     """List the HR images that have no LR image NAMExSCALE or NAME in a folder, which may be missing."""
     there = {path.stem for path in lr_folder.iterdir()} if lr_folder.is_dir() else set()
-    return [hr for hr in hr_paths if not {f"{hr.stem}x{scale}", hr.stem} & there]
+    found = match_lr([path.stem for path in hr_paths], there, scale)
+    return [path for path, lr in zip(hr_paths, found, strict=True) if lr is None]
 
 
-def make_set(sources, lr_folder, scales, hr_folder=None, jobs=1):
+def make_set(sources, lr_folder, scales, hr_folder=None, jobs=1, max_pixels=None):
     """Make the LR images of HR images, NAMExS in lr_folder/XS, and copy the HR images to a folder.
 
     A file that is older than its source, or is not its copy, is made again.
@@ -41,9 +45,10 @@ def make_set(sources, lr_folder, scales, hr_folder=None, jobs=1):
         scales: list of int.
         hr_folder: where to copy the HR images; None: nowhere.
         jobs: processes.
+        max_pixels: pixels above which an image is refused; None: the default.
 
     Returns:
-        Made.
+        MakeResult.
 
     Raises:
         OSError: a folder cannot be made.
@@ -52,12 +57,12 @@ def make_set(sources, lr_folder, scales, hr_folder=None, jobs=1):
         if folder:
             folder.mkdir(parents=True, exist_ok=True)
             remove_stale_temp_files(folder)
-    arguments = ((source, hr_folder, lr_folder, scales) for source in sources)
+    convert = functools.partial(_convert_one, hr_folder, lr_folder, scales, max_pixels)
     if jobs == 1:
-        return _count(map(_convert_one, arguments), len(sources))
+        return _count(map(convert, sources), len(sources))
     with ProcessPoolExecutor(jobs) as pool:
         try:
-            return _count(pool.map(_convert_one, arguments), len(sources))
+            return _count(pool.map(convert, sources), len(sources))
         except KeyboardInterrupt:
             pool.shutdown(cancel_futures=True)
             raise
@@ -67,61 +72,55 @@ def _count(results, total):
     written = replaced = 0
     errors = []
     for new, again, error in tqdm(
-        results, total=total, desc="LR images", unit="image", disable=None
+        results, desc="LR images", total=total, unit="image", disable=None
     ):
         written += new
         replaced += again
         errors += [error] if error else []
-    return Made(written, replaced, errors)
+    return MakeResult(written, replaced, errors)
 
 
-def _convert_one(arguments):
-    """Make the files of one HR image; give (files written, files replaced among them, what is wrong or None)."""
-    source, hr_folder, lr_folder, scales = arguments
+def _convert_one(hr_folder, lr_folder, scales, max_pixels, source):
+    """Make the files of one HR image; returns (files written, files replaced among them, error or None)."""
+    if max_pixels:
+        set_max_pixels(max_pixels)
     done = []  # for each file written, whether there was one before
-
-    def make(target, write):
-        before = target.is_file()
-        write()
-        done.append(before)
-
-    error = None
     try:
-        size = image_size(source)
-        if min(size) < max(scales):
-            raise UserError(
-                f"{source}: {size[1]}x{size[0]} pixels are too few for scale {max(scales)}"
-            )
-        copy = hr_folder / source.name if hr_folder else source
-        changed = copy.is_file() and not _is_same(
-            copy, source
-        )  # LR images of the former content may look new enough
-        ending = (
-            ".tif" if source.suffix.lower() in (".tif", ".tiff") else ".png"
-        )  # PNG as written here has no 16-bit colour
-        targets = {s: lr_folder / f"X{s}" / f"{source.stem}x{s}{ending}" for s in scales}
-        todo = {
-            s: t
-            for s, t in targets.items()
-            if changed or not _is_lr(t, source, (size[0] // s, size[1] // s))
-        }
-        if todo:
-            image = read_image(source)
-            for scale, target in todo.items():
-                make(target, lambda t=target, s=scale: write_image(t, downsample(image, s)))
-        if (
-            changed or not copy.is_file()
-        ):  # last, so that a stop before it leaves the change to be seen again
-            make(copy, lambda: _copy(source, copy))
-    except UserError as problem:
-        error = str(problem)
-    except OSError as problem:
-        error = f"{source}: {problem}"
-    return len(done), sum(done), error
+        _write_files(source, hr_folder, lr_folder, scales, done)
+    except UserError as error:
+        return len(done), sum(done), str(error)
+    except OSError as error:
+        return len(done), sum(done), f"{source}: {error}"
+    return len(done), sum(done), None
+
+
+def _write_files(source, hr_folder, lr_folder, scales, done):
+    size = image_size(source)
+    if min(size) < max(scales):
+        raise UserError(f"{source}: {size[1]}x{size[0]} pixels are too few for scale {max(scales)}")
+    copy = hr_folder / source.name if hr_folder else source
+    # LR images of the former content may look new enough
+    is_changed = copy.is_file() and not _is_same(copy, source)
+    ending = ".tif" if source.suffix.lower() in TIFF else ".png"  # 16-bit color PNG needs OpenCV
+    targets = {s: lr_folder / f"X{s}" / f"{source.stem}x{s}{ending}" for s in scales}
+    todo = {
+        s: t
+        for s, t in targets.items()
+        if is_changed or not _is_lr(t, source, (size[0] // s, size[1] // s))
+    }
+    image = read_image(source) if todo else None
+    for scale, target in todo.items():
+        existed = target.is_file()
+        write_image(target, downsample(image, scale))
+        done.append(existed)
+    if is_changed or not copy.is_file():  # last, so that a stop before it leaves the change visible
+        existed = copy.is_file()
+        _copy(source, copy)
+        done.append(existed)
 
 
 def _is_lr(target, source, size):
-    """Tell whether a file is there, not older than its source, and an image of the (height, width) `size`."""
+    """Return whether a file exists, is not older than its source, and is an image of the (height, width) `size`."""
     if not target.is_file() or target.stat().st_mtime < source.stat().st_mtime:
         return False
     try:
@@ -131,7 +130,7 @@ def _is_lr(target, source, size):
 
 
 def _is_same(target, source):
-    """Tell whether two files hold the same; the same size and time, which a copy keeps, are enough."""
+    """Return whether two files are the same; the same size and time, which a copy keeps, are enough."""
     return target.samefile(source) or filecmp.cmp(target, source)
 
 

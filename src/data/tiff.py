@@ -1,0 +1,129 @@
+"""TIFF files of more than 8 bits a channel, by tifffile: Pillow would cut their colors to 8 bits."""
+
+from typing import NamedTuple
+
+import numpy as np
+import tifffile
+
+from runtime.errors import UserError
+
+MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and BigTIFF
+# photometric interpretations that are understood: gray (2), RGB, palette, CMYK, YCbCr, CIELab
+PHOTOMETRICS = (0, 1, 2, 3, 5, 6, 8)
+UNSIGNED = 1
+ASSOCIATED_ALPHA = 1
+
+
+def is_tiff(path):
+    """Return whether a file is TIFF by its first bytes, whatever its name says."""
+    with open(path, "rb") as file:
+        return file.read(4) in MAGIC
+
+
+class TiffHeader(NamedTuple):
+    """Header of the first page.
+
+    Attributes:
+        size: (height, width) after the orientation is applied.
+        bits: bits a channel.
+        orientation: TIFF tag Orientation, 1 to 8.
+        profile: bytes of the ICC profile, or None.
+    """
+
+    size: tuple
+    bits: int
+    orientation: int
+    profile: bytes | None
+
+
+def read_tiff_header(path):
+    """Return the TiffHeader of a file.
+
+    Raises:
+        UserError: values that are signed or float, or a color space that is not understood.
+    """
+    with tifffile.TiffFile(path) as file:
+        page = file.pages.first
+        bits = (
+            page.bitspersample if isinstance(page.bitspersample, int) else max(page.bitspersample)
+        )
+        if page.sampleformat != UNSIGNED or bits > 16:
+            kind = getattr(page.sampleformat, "name", page.sampleformat)
+            raise UserError(
+                f"{path}: TIFF of {bits} bits ({kind}) cannot be read: save it as 8 or 16 bits"
+            )
+        if page.photometric not in PHOTOMETRICS:
+            name = getattr(page.photometric, "name", page.photometric)
+            raise UserError(f"{path}: TIFF of color space {name} cannot be read: save it as RGB")
+        tag = page.tags.get("Orientation")
+        orientation = int(tag.value) if tag else 1
+        size = (page.imagelength, page.imagewidth)
+        profile = page.tags.get("InterColorProfile")
+        return TiffHeader(
+            size[::-1] if orientation >= 5 else size,
+            bits,
+            orientation,
+            bytes(profile.value) if profile else None,
+        )
+
+
+def apply_orientation(image, orientation):
+    """Return an image (H, W, ...) turned as the TIFF and EXIF tag Orientation, 1 to 8, says."""
+    image = image.swapaxes(0, 1) if orientation >= 5 else image
+    vertical = -1 if orientation in (3, 4, 7, 8) else 1
+    horizontal = -1 if orientation in (2, 3, 6, 7) else 1
+    return image[::vertical, ::horizontal]
+
+
+def read_deep_tiff(path, header, fallback):
+    """Read a TIFF file of 9 to 16 bits a channel.
+
+    Args:
+        path: the file.
+        header: its TiffHeader.
+        fallback: function(path) -> array, for compressions that tifffile leaves to another package.
+
+    Returns:
+        array (H, W[, C]), uint16.
+
+    Raises:
+        UserError: a color space other than gray and RGB, premultiplied alpha, or an unknown compression.
+    """
+    with tifffile.TiffFile(path) as file:
+        page = file.pages.first
+        if page.photometric not in (0, 1, 2):
+            raise UserError(
+                f"{path}: TIFF of 16 bits is read as gray or RGB, not as {page.photometric.name}"
+            )
+        if ASSOCIATED_ALPHA in page.extrasamples:
+            raise UserError(
+                f"{path}: TIFF of 16 bits with premultiplied alpha cannot be read:"
+                " save it with plain alpha"
+            )
+        try:
+            image = page.asarray()
+        except ValueError as error:
+            if "imagecodecs" not in str(error):
+                raise
+            image = fallback(path)
+        else:
+            image = np.moveaxis(image, 0, 2) if page.axes == "SYX" else image
+            image = np.iinfo(image.dtype).max - image if page.photometric == 0 else image
+    if header.bits < 16:
+        image = image.astype(np.uint32) * 65535 // (2**header.bits - 1)
+    image = image[:, :, :4] if image.ndim == 3 and image.shape[2] > 4 else image
+    return apply_orientation(image.astype(np.uint16), header.orientation)
+
+
+def write_tiff(file, image, profile=None):
+    """Write (H, W, C), C 1 to 4, uint8 or uint16, to an opened binary file."""
+    channels = image.shape[2]
+    tifffile.imwrite(
+        file,
+        image[:, :, 0] if channels == 1 else image,
+        photometric="rgb" if channels >= 3 else "minisblack",
+        planarconfig="contig",
+        extrasamples=["unassalpha"] if channels in (2, 4) else None,
+        iccprofile=profile,
+        metadata=None,
+    )
