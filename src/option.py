@@ -13,6 +13,7 @@ from pathlib import Path
 
 from checkpoint.config import read_config
 from data.datasets import DATASETS, DEMO_SETS, parse_ranges
+from demo.outputs import FORMATS
 from loss import LOSSES, parse_loss
 from loss.discriminator import N_LAYERS
 from model import NETWORKS
@@ -353,6 +354,9 @@ def build_parser():
     flag("--dir_out", str, None, "save the SR images of Demo and MyImage as DIR_OUT/NAME.png, and videos as DIR_OUT/NAME.mp4, "
          "instead; DIR_OUT may also be a file that ends in .png, .tif or .mp4, for one input")  # fmt: skip
     switch("--overwrite", "let --dir_out replace files that are there")
+    flag("--format", _choice(FORMATS), None, "with --dir_out: format of pictures (default: png)")
+    flag("--suffix", str, None, "with --dir_out: text after the name of each output, such as _x4")
+    flag("--max_pixels", COUNT, 200_000_000, "Demo and MyImage: largest picture, LR pixels")
     switch("--save_gt", "save the LR and HR images beside them")
     switch(
         "--tensorboard",
@@ -405,6 +409,11 @@ def _problems(args):
         yield "--data_test MyImage needs --testpath and --testset"
     if args.dir_out and not (args.test_only and set(args.data_test) <= DEMO_SETS):
         yield f"--dir_out: is for --test_only of sets without ground truth ({', '.join(sorted(DEMO_SETS))})"
+    for flag in ("format", "suffix"):
+        if getattr(args, flag) is not None and not args.dir_out:
+            yield f"--{flag} needs --dir_out"
+    if args.suffix and re.search(r"[/\\]", args.suffix):
+        yield f"--suffix {args.suffix} must not contain / or \\"
     if not args.test_only:
         for name in set(args.data_train) & DEMO_SETS:
             yield f"--data_train {name}: has no HR images to train on (sets: {', '.join(DATASETS)} or a folder of yours)"

@@ -155,9 +155,12 @@ class Checkpoint:
         self._pending_log = []  # lines logged before the folder is there
         self._log = self._lock = self.board = None  # path of log.txt once it is there
         self._scores = {}  # content of the files in per_image of the last test
+        # upscaling leaves the experiment of its weights as it is
+        self.is_read_only = bool(args.load and args.dir_out)
         if not self.is_writer:
             return
-        Lock(self.dir).check()
+        if not self.is_read_only:
+            Lock(self.dir).check()
         if (
             args.reset
             and self.dir.exists()
@@ -209,7 +212,7 @@ class Checkpoint:
         Raises:
             UserError: it cannot be written, or another run is at work in it.
         """
-        if not self.is_writer:
+        if not self.is_writer or self.is_read_only:
             return
         self.dir.mkdir(parents=True, exist_ok=True)
         self._lock = Lock(self.dir)

@@ -32,6 +32,9 @@ PER_CALL |= {
     "tf32",
     "dir_out",
     "overwrite",
+    "format",
+    "suffix",
+    "max_pixels",
 }
 
 
