@@ -120,7 +120,7 @@ def load(weights, device=None, **flags):
         words = value if isinstance(value, (list, tuple)) else [value]
         argv += [f"--{name}", *map(str, words)]
     with _project_modules():
-        from demo import Engine, upscale_pixels
+        from demo.picture import UpscaleConfig, upscale_pixels
         from model import build_network, choose_device
         from model.inference import Upscaler
         from model.weights import load_pre_train
@@ -142,7 +142,7 @@ def load(weights, device=None, **flags):
         precision="single" if args.precision == "auto" else args.precision,
         log=_warn,
     )
-    config = Engine(upscaler, args.scale[0], args.n_colors, args.rgb_range, device)
+    config = UpscaleConfig(upscaler, args.scale[0], args.n_colors, args.rgb_range, device)
     return SuperResolver(net, args, device, config, upscale_pixels)
 
 

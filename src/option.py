@@ -14,6 +14,7 @@ from pathlib import Path
 
 from checkpoint.config import ROOT, read_config
 from data.datasets import DATASETS, DEMO_SETS, parse_ranges
+from demo.outputs import FORMATS
 from loss import LOSSES, parse_loss
 from loss.discriminator import N_LAYERS
 from model import NETWORKS
@@ -357,6 +358,8 @@ def _add_test_flags(parser):
     switch("--save_results", "save the SR images in the folder of the experiment")
     flag("--dir_out", str, None, "save the SR images of Demo and MyImage as DIR_OUT/NAME.png, and videos "
          "as DIR_OUT/NAME.mp4, instead; for one input also a file that ends in .png, .tif or .mp4")  # fmt: skip
+    flag("--format", _choice(FORMATS), None, "with --dir_out: format of pictures (default: png)")
+    flag("--suffix", str, None, "with --dir_out: text after the name of each output, such as _x4")
     switch("--overwrite", "let --dir_out replace existing files")
     switch("--save_gt", "save the LR and HR images beside them")
     switch(
@@ -441,6 +444,11 @@ def _data_conflicts(args):
     if args.dir_out and not (args.test_only and set(args.data_test) <= DEMO_SETS):
         sets = ", ".join(sorted(DEMO_SETS))
         yield f"--dir_out must be used with --test_only and sets without ground truth ({sets})"
+    for name in ("format", "suffix"):
+        if getattr(args, name) is not None and not args.dir_out:
+            yield f"--{name} needs --dir_out"
+    if args.suffix and re.search(r"[/\\]", args.suffix):
+        yield f"--suffix {args.suffix} must not contain / or \\"
     if not args.test_only:
         for name in sorted(set(args.data_train) & DEMO_SETS):
             sets = ", ".join(DATASETS)

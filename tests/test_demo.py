@@ -7,9 +7,10 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
-import demo
 from data.image import read_image, read_image_with_profile, write_image
 from data.resize import imresize
+from demo import pixel_progress
+from demo.picture import UpscaleConfig, upscale_pixels, upscaled_rows
 from model.inference import OutOfMemoryError, Upscaler, transforms
 
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -20,7 +21,7 @@ PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 def test_pictures_of_every_kind(upscale, folder, coffee):
     picture = Image.fromarray(coffee)
-    cmyk, palette, grey, bits = (picture.convert(mode) for mode in ("CMYK", "P", "L", "1"))
+    cmyk, palette, gray, bits = (picture.convert(mode) for mode in ("CMYK", "P", "L", "1"))
     picture.save(folder / "rgb.png")
     picture.save(folder / "mit Leerzeichen und Umläüten 写真.bmp")
     picture.save(folder / "stripes.tif", compression="tiff_lzw")
@@ -28,7 +29,7 @@ def test_pictures_of_every_kind(upscale, folder, coffee):
     picture.save(folder / "photo.jpg", quality=90)
     cmyk.save(folder / "cmyk.tif")
     palette.save(folder / "palette.png")
-    grey.save(folder / "grey.png")
+    gray.save(folder / "gray.png")
     bits.save(folder / "bits.png")
     photo = np.asarray(Image.open(folder / "photo.jpg"))
     cases = {path.stem: coffee for path in folder.iterdir()}
@@ -38,7 +39,7 @@ def test_pictures_of_every_kind(upscale, folder, coffee):
         "palette": np.asarray(palette.convert("RGB")),
     }
     cases |= {
-        "grey": np.asarray(grey)[:, :, None],
+        "gray": np.asarray(gray)[:, :, None],
         "bits": np.asarray(bits.convert("L"))[:, :, None],
     }
     status, out, err = upscale(folder)
@@ -62,9 +63,9 @@ def test_sixteen_bits_stay_sixteen(upscale, folder, coffee, network, channels, e
     result, _ = upscale.one(folder / f"wide{ending}", network=upscale.edsr)
     assert result.dtype == np.uint16
     assert result.shape == (122, 100, channels)
-    colours = np.repeat(wide, 3, axis=2) if channels == 1 else wide[:, :, :3]
+    colors = np.repeat(wide, 3, axis=2) if channels == 1 else wide[:, :, :3]
     with torch.inference_mode():
-        lr = torch.from_numpy(colours.astype(np.float32) / 257).permute(2, 0, 1)[None]
+        lr = torch.from_numpy(colors.astype(np.float32) / 257).permute(2, 0, 1)[None]
         want = network(lr)[0].clamp(0, 255).permute(1, 2, 0).numpy() * 257
     want = want @ [[0.299], [0.587], [0.114]] if channels == 1 else want
     assert np.abs(result[:, :, :3].astype(float) - want).max() <= 1
@@ -95,9 +96,9 @@ def test_profiles_are_carried_over(upscale, folder, coffee):
     assert read_image_with_profile(upscale.out / "as.tif")[1] == PROFILE
 
 
-def test_luma_networks_keep_the_colours(upscale, folder, coffee):
+def test_luma_networks_keep_the_colors(upscale, folder, coffee):
     wide = coffee.astype(np.uint16) * 257
-    for name, pixels in {"rgb": coffee, "grey": coffee[:, :, :1], "wide": wide}.items():
+    for name, pixels in {"rgb": coffee, "gray": coffee[:, :, :1], "wide": wide}.items():
         write_image(folder / f"{name}.png", pixels)
         result, _ = upscale.one(folder / f"{name}.png", "--n_colors", 1)
         step = 1 if pixels.dtype == np.uint8 else 257
@@ -108,9 +109,9 @@ def test_luma_networks_keep_the_colours(upscale, folder, coffee):
         def forward(self, luma):  # by a tenth of the 219 steps from black to white
             return luma.repeat(1, 1, 2, 2) + 21.9
 
-    engine = demo.Engine(Upscaler(Brighter()), 2, 1, 255, torch.device("cpu"))
+    config = UpscaleConfig(Upscaler(Brighter()), 2, 1, 255, torch.device("cpu"))
     flat = np.full((20, 20, 3), (100, 80, 60), np.uint8)
-    assert np.abs(demo.upscale_pixels(flat, engine, print) - (125.5, 105.5, 85.5)).max() <= 1
+    assert np.abs(upscale_pixels(flat, config, print) - (125.5, 105.5, 85.5)).max() <= 1
 
 
 # ------------------------------------------------------------------- alpha
@@ -147,14 +148,14 @@ def test_edges_of_alpha_are_clean(upscale, folder, kind):
     assert np.abs(alpha.astype(float) - inner)[distance < 24].mean() < 0.05 * peak
 
 
-def upscaled_flat(upscale, folder, colour):
-    """What the network makes of one colour, in the size of the result: each of the 2x2 pixels of an LR pixel by itself."""
-    write_image(folder / "flat.png", np.broadcast_to(colour, (40, 40, 3)).copy())
+def upscaled_flat(upscale, folder, color):
+    """What the network makes of one color, in the size of the result: each of the 2x2 pixels of an LR pixel by itself."""
+    write_image(folder / "flat.png", np.broadcast_to(color, (40, 40, 3)).copy())
     flat = upscale.one(folder / "flat.png", network=upscale.edsr)[0][40:42, 40:42]
     return np.tile(flat.astype(float), (56, 60, 1))
 
 
-def test_grey_with_alpha_palette_and_colour_key(upscale, folder):
+def test_gray_with_alpha_palette_and_color_key(upscale, folder):
     disc = cut_out()
     Image.fromarray(disc[:, :, [1, 3]]).save(folder / "la.png")
     hard = Image.fromarray(
@@ -177,12 +178,12 @@ def test_grey_with_alpha_palette_and_colour_key(upscale, folder):
             assert (visible // (peak // 255) == (40, 170, 60)).all(), name
 
 
-def add_key(path, colour):
-    """Add a tRNS chunk, the colour that is transparent, to a PNG of 16 bits."""
+def add_key(path, color):
+    """Add a tRNS chunk, the color that is transparent, to a PNG of 16 bits."""
     import struct
     import zlib
 
-    data, body = path.read_bytes(), struct.pack(">HHH", *colour)
+    data, body = path.read_bytes(), struct.pack(">HHH", *color)
     chunk = struct.pack(">I", 6) + b"tRNS" + body + struct.pack(">I", zlib.crc32(b"tRNS" + body))
     path.write_bytes(data[:33] + chunk + data[33:])
 
@@ -231,19 +232,19 @@ def test_rows_come_as_they_are_done_and_progress_ends_at_one(network, photograph
                 raise OutOfMemoryError("too much")
             return network(lr)
 
-    engine = demo.Engine(
+    config = UpscaleConfig(
         Upscaler(Net(), tile=64, overlap=16, log=print), 2, 3, 255, torch.device("cpu")
     )
     shares, rows = [], []
     with torch.inference_mode():
-        for top, bottom, band in demo.upscaled_rows(photographs["rocket"], engine, shares.append):
+        for top, bottom, band in upscaled_rows(photographs["rocket"], config, shares.append):
             rows.append((top, bottom))
             assert band.shape == ((bottom - top) * 2, 242, 3)
     assert len(shares) > 8
     assert min(shares) < 0, "work that is done again is counted twice"
     assert sum(shares) == pytest.approx(1)
     pixels = []
-    advance = demo.counting(pixels.append, 1000)
+    advance = pixel_progress(pixels.append, 1000)
     for share in shares:
         advance(share)
     assert sum(pixels) == 1000, "tqdm warns of more than all"

@@ -53,8 +53,8 @@ def rgb_of(yuv, matrix, full=False):
     return np.stack([red, (y - kr * red - kb * blue) / (1 - kr - kb), blue], axis=-1)
 
 
-def known_colours(x, y):
-    """Give Y, U, V at x, y (luma pixels, 64 x 48): waves of colour above, patches of 16 pixels below."""
+def known_colors(x, y):
+    """Give Y, U, V at x, y (luma pixels, 64 x 48): waves of color above, patches of 16 pixels below."""
     wave = 2 * np.abs(x % 32 - 16) + (y - 0.5) / 2  # whole numbers at the chroma samples
     waves = np.stack([90 + x + y, 112 + wave, 144 - wave], axis=-1)
     number = x // 16 + 4 * (y // 16 - 1)
@@ -62,8 +62,8 @@ def known_colours(x, y):
     return np.where((y < 16)[..., None], waves, patches)
 
 
-def check_colours(rgb, yuv, matrix, full, most):
-    """Compare rgb (48, 64, 3) of `known_colours` with the exact values of yuv, away from edges."""
+def check_colors(rgb, yuv, matrix, full, most):
+    """Compare rgb (48, 64, 3) of `known_colors` with the exact values of yuv, away from edges."""
     error = rgb - rgb_of(yuv, matrix, full)
     waves, patches = (
         error[2:12].reshape(10, 2, 32, 3),
@@ -71,10 +71,10 @@ def check_colours(rgb, yuv, matrix, full, most):
     )
     falling, rising = waves[:, :, 4:13], waves[:, :, 20:29]
     assert max(np.abs(part).max() for part in (patches, falling, rising)) < most
-    assert np.abs(patches.mean((0, 1, 2, 3))).max() < 0.5, "the colours are shifted"
-    assert np.abs((falling + rising).mean((0, 1, 2))).max() / 2 < 0.7, "the colours are shifted"
+    assert np.abs(patches.mean((0, 1, 2, 3))).max() < 0.5, "the colors are shifted"
+    assert np.abs((falling + rising).mean((0, 1, 2))).max() / 2 < 0.7, "the colors are shifted"
     assert np.abs((falling - rising).mean((0, 1, 2))).max() / 2 < 0.6, (
-        "the colours are not where they belong"
+        "the colors are not where they belong"
     )
 
 
@@ -88,21 +88,21 @@ def planes_of(yuv_at, x, y):
     return yuv_at(x, y)[..., 0], chroma[..., 1], chroma[..., 2]
 
 
-def clip_of_known_colours(path, matrix, full, tagged, lines):
-    """Write 4 frames of `known_colours`, without loss and without any conversion by ffmpeg; below line 48 its last line."""
+def clip_of_known_colors(path, matrix, full, tagged, lines):
+    """Write 4 frames of `known_colors`, without loss and without any conversion by ffmpeg; below line 48 its last line."""
     x, y = grid(64, lines)
-    planes = planes_of(lambda x, y: known_colours(x, np.minimum(y, 47)), x, y)
+    planes = planes_of(lambda x, y: known_colors(x, np.minimum(y, 47)), x, y)
     data = b"".join(np.rint(plane).astype(np.uint8).tobytes() for plane in planes)
-    colours = (
+    colors = (
         f"setparams=range={'pc' if full else 'tv'}:colorspace={matrix if tagged else 'unknown'}"
     )
     raw = ("-f", "rawvideo", "-pix_fmt", "yuv420p", "-s", f"64x{lines}", "-r", 10)
-    ffmpeg(*raw, "-i", "-", "-vf", colours, "-c:v", "libx264", "-qp", 0, path, data=4 * data)
+    ffmpeg(*raw, "-i", "-", "-vf", colors, "-c:v", "libx264", "-qp", 0, path, data=4 * data)
     return path
 
 
 def make(path, *codec, size="48x36", rate="25", seconds=0.6, filters="null", sound=()):
-    """Write a test clip of moving colours, with a tone if `sound` names a codec."""
+    """Write a test clip of moving colors, with a tone if `sound` names a codec."""
     tone = ["-f", "lavfi", "-i", f"sine=440:d={seconds}", "-c:a", *sound] if sound else []
     ffmpeg(
         "-f",
@@ -118,7 +118,7 @@ def make(path, *codec, size="48x36", rate="25", seconds=0.6, filters="null", sou
 
 def frames_of(path):
     """Give what is known of a video with chroma at the left, and its frames as an array (N, H, W, 3)."""
-    exact = ["-vf", f"scale={video.EXACT}:in_h_chr_pos=0"]
+    exact = ["-vf", f"scale={video.SWSCALE_FLAGS}:in_h_chr_pos=0"]
     reader = imageio_ffmpeg.read_frames(str(path), output_params=exact)
     meta = next(reader)
     frames = [np.frombuffer(frame, np.uint8).reshape(*meta["size"][::-1], 3) for frame in reader]
@@ -164,11 +164,11 @@ def test_frames_rate_and_sound_are_kept(upscale, tmp_path):
     assert result.shape == (18, 72, 96, 3)
     assert (meta["fps"], meta["audio_codec"]) == (29.97, "aac")
     assert "bt709" in meta["pix_fmt"]
-    assert "unknown" not in meta["pix_fmt"], "a part of the colours is not said"
+    assert "unknown" not in meta["pix_fmt"], "a part of the colors is not said"
     assert meta["duration"] == pytest.approx(before["duration"], abs=0.03)
     for frame, lr in zip(result, source, strict=True):
         error = frame.astype(float) - imresize(lr, 2)
-        assert np.abs(error).mean() < 8  # what 8 bits in 4:2:0 leave of these saturated colours
+        assert np.abs(error).mean() < 8  # what 8 bits in 4:2:0 leave of these saturated colors
 
 
 @needs_ffmpeg
@@ -191,7 +191,7 @@ def test_odd_sizes_and_other_containers(upscale, tmp_path):
     assert (meta["fps"], meta["audio_codec"], len(result)) == (10, "aac", 6)
 
 
-GAN_TYPES = [  # matrix, full range, whether the file says so, lines
+KINDS = [  # matrix, full range, whether the file says so, lines
     ("smpte170m", False, True, 48),
     ("smpte170m", False, False, 48),
     ("smpte170m", True, True, 48),
@@ -202,23 +202,23 @@ GAN_TYPES = [  # matrix, full range, whether the file says so, lines
 
 
 @needs_ffmpeg
-@pytest.mark.parametrize("kind", GAN_TYPES)
-def test_frames_are_read_in_their_exact_colours(tmp_path, kind):
+@pytest.mark.parametrize("kind", KINDS)
+def test_frames_are_read_in_their_exact_colors(tmp_path, kind):
     frames = []
     video.upscale(
-        clip_of_known_colours(tmp_path / "clip.mp4", *kind),
+        clip_of_known_colors(tmp_path / "clip.mp4", *kind),
         None,
         lambda frame: frames.append(frame) or frame,
     )
-    check_colours(
-        frames[2][:48], known_colours(*grid(64, 48)), *kind[:2], most=0.7
+    check_colors(
+        frames[2][:48], known_colors(*grid(64, 48)), *kind[:2], most=0.7
     )  # of the rounding of RGB
 
 
 @needs_ffmpeg
-@pytest.mark.parametrize("kind", GAN_TYPES)
-def test_colours_stay_from_file_to_file(upscale, tmp_path, kind):
-    assert upscale(clip_of_known_colours(tmp_path / "clip.mp4", *kind))[0] == 0
+@pytest.mark.parametrize("kind", KINDS)
+def test_colors_stay_from_file_to_file(upscale, tmp_path, kind):
+    assert upscale(clip_of_known_colors(tmp_path / "clip.mp4", *kind))[0] == 0
     width, height = 128, 2 * kind[3]
     raw = np.frombuffer(
         ffmpeg("-i", upscale.out / "clip.mp4", "-f", "rawvideo", "-"), np.uint8
@@ -234,8 +234,8 @@ def test_colours_stay_from_file_to_file(upscale, tmp_path, kind):
     luma = (luma[::2, ::2] + luma[1::2, ::2]) / 2  # where the chroma samples are
     result = rgb_of(np.stack([luma, *chroma], axis=-1), "bt709")
     x, y = grid(64, 48)
-    check_colours(
-        result[:48], known_colours(x - 0.25, y), *kind[:2], most=6
+    check_colors(
+        result[:48], known_colors(x - 0.25, y), *kind[:2], most=6
     )  # of the rounding of U and V, and x264
 
 

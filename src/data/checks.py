@@ -154,10 +154,10 @@ def remembered_summary(path, pairs, scale, n_colors, title):
     """Load the PairSummary of cached images from a file, or build and save it if the images have changed."""
     names = "\n".join(f"{hr.name} {lr.parent.parent}/{lr.name} {name}" for hr, lr, name in pairs)
     key = hashlib.sha256(f"{SUMMARY_VERSION} {scale} {n_colors}\n{names}".encode()).hexdigest()
-    with contextlib.suppress(OSError, ValueError, KeyError, EOFError):
-        with np.load(path, allow_pickle=False) as file:
-            if str(file["key"]) == key:
-                return PairSummary(file["sizes"], file["thumbnails"], file["problems"].tolist())
+    unreadable = contextlib.suppress(OSError, ValueError, KeyError, EOFError)
+    with unreadable, np.load(path, allow_pickle=False) as file:
+        if str(file["key"]) == key:
+            return PairSummary(file["sizes"], file["thumbnails"], file["problems"].tolist())
     summary = summarize_arrays(pairs, scale, n_colors, title)
     # a cache that is shared and read-only is checked again each time
     with contextlib.suppress(OSError), atomic_path(path) as partial, open(partial, "wb") as file:
