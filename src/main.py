@@ -1,4 +1,4 @@
-"""The driver: parse the flags, build, train or test. `python src/main.py --help` lists the flags."""
+"""The driver: parse, build, train or test. `python src/main.py --help` lists the flags."""
 
 import random
 import sys
@@ -73,8 +73,8 @@ def _build(args, device, checkpoint):
     checkpoint.log(f"{args.model}: {count_parameters(net):,} parameters")
     if args.chop and args.chop_from:
         checkpoint.log(
-            f"--template {args.chop_from} sets --chop: tests run in tiles if whole images do not fit "
-            "into memory (--chop: always)"
+            f"--template {args.chop_from} sets --chop: tests run in tiles if whole images do not "
+            "fit into memory (--chop: always)"
         )
     if not count_parameters(net) and not args.test_only:
         raise UserError(f"--model {args.model} has no weights to train: give --test_only")
@@ -133,8 +133,8 @@ def main(argv=None):
             raise
         reason = str(error).splitlines()[0] if str(error) else "no memory is left"
         _report(
-            "error: out of memory: a smaller --batch_size, --patch_size or network, --split_batch or "
-            f"--chop help: {reason}"
+            "error: out of memory: a smaller --batch_size, --patch_size or network, "
+            f"--split_batch or --chop help: {reason}"
         )
         return 1
     except Stopped as stopped:

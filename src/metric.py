@@ -1,7 +1,8 @@
 """PSNR and SSIM as super-resolution papers report them.
 
-Benchmarks: luma (Y of ITU-R BT.601), a border of `scale` pixels cut. DIV2K: RGB, a border of `scale` + 6 pixels cut, as in
-EDSR. SR is rounded to 8 bits first, everything is float64. SSIM agrees with the MATLAB tables published with RCAN to 5e-7.
+Benchmarks: luma (Y of ITU-R BT.601), a border of `scale` pixels cut. DIV2K: RGB, a border of
+`scale` + 6 pixels cut, as in EDSR. SR is rounded to 8 bits first, everything is float64. SSIM agrees
+with the MATLAB tables published with RCAN to 5e-7.
 """
 
 import math
@@ -19,10 +20,11 @@ def crop_border(scale, benchmark):
 
 
 def _prepare(sr, hr, scale, rgb_range, benchmark):
-    """Give both images as float64 (H, W) or (H, W, C) in [0, 255], converted and cut."""
+    """Return both images as float64 (H, W) or (H, W, C) in [0, 255], converted and cropped."""
     if sr.shape != hr.shape:
         raise ValueError(
-            f"metrics need images of the same shape, not SR {tuple(sr.shape)} and HR {tuple(hr.shape)}"
+            "metrics need images of the same shape, not "
+            f"SR {tuple(sr.shape)} and HR {tuple(hr.shape)}"
         )
     if sr.dim() == 4 and len(sr) == 1:
         sr, hr = sr[0], hr[0]
@@ -33,7 +35,8 @@ def _prepare(sr, hr, scale, rgb_range, benchmark):
     border = crop_border(scale, benchmark)
     if min(sr.shape[1:]) <= 2 * border:
         raise ValueError(
-            f"an image of {sr.shape[2]}x{sr.shape[1]} pixels has nothing left inside a border of {border}"
+            f"an image of {sr.shape[2]}x{sr.shape[1]} pixels has nothing left inside a border of "
+            f"{border}"
         )
     sr8 = (sr.float() * (255 / rgb_range)).round().clamp(0, 255).double()
     sr8 = sr8.permute(1, 2, 0).cpu().numpy()
@@ -46,13 +49,14 @@ def _prepare(sr, hr, scale, rgb_range, benchmark):
 
 
 def calc_psnr(sr, hr, scale, rgb_range, benchmark=True):
-    """Peak signal-to-noise ratio in dB.
+    """Return the peak signal-to-noise ratio in dB.
 
     Args:
-        sr: tensor (C, H, W) or (1, C, H, W) in [0, rgb_range], RGB or luma; rounded to 8 bits and clamped here.
+        sr: tensor (C, H, W) or (1, C, H, W) in [0, rgb_range], RGB or luma; it is rounded to 8
+            bits and clamped here.
         hr: tensor of the same shape, in [0, rgb_range].
         scale: scale of the super-resolution, int; sets the border that is cut.
-        rgb_range: value of white.
+        rgb_range: maximum pixel value.
         benchmark: luma and border `scale`; else all channels and border `scale` + 6.
 
     Returns:
@@ -67,9 +71,11 @@ def calc_psnr(sr, hr, scale, rgb_range, benchmark=True):
 
 
 def calc_ssim(sr, hr, scale, rgb_range, benchmark=True):
-    """Structural similarity (Wang et al., IEEE TIP 2004): 11x11 Gaussian window of sigma 1.5, K 0.01 and 0.03, valid region.
+    """Return the structural similarity (Wang et al., IEEE TIP 2004).
 
-    Arguments and errors are those of `calc_psnr`; nan where the image has less than 11 pixels on a side.
+    11x11 Gaussian window of sigma 1.5, K 0.01 and 0.03, valid region.
+
+    Arguments and errors are those of `calc_psnr`; nan if a side has less than 11 pixels.
     """
     sr, hr = _prepare(sr, hr, scale, rgb_range, benchmark)
     if min(sr.shape[:2]) < 11:

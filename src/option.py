@@ -181,11 +181,12 @@ def _add_run_flags(parser):
     switch("--test_only", "test and stop")
     flag("--seed", _number(int, low=0, high=2**32 - 1), 1, "seed of weights, patches, augmentation")
     switch("--cpu", "use the CPU, even if there is an accelerator")
-    flag("--n_GPUs", layer_count, 1, "processes on this machine, one for each GPU (with --cpu: on the "
-         "CPU); several machines: torchrun")  # fmt: skip
+    flag("--n_GPUs", layer_count, 1, "processes on this machine, one for each GPU (with --cpu: on "
+         "the CPU); several machines: torchrun")  # fmt: skip
     flag("--n_threads", non_negative_int, 6, "data loader workers")
     flag("--precision", _choice(PRECISIONS), "auto", "number format of networks; weights stay in "
-         "single. half: float16 on CUDA. auto: the fastest for training, single for tests")  # fmt: skip
+         "single. half: float16 on CUDA. auto: the fastest for training, single for tests"
+         )  # fmt: skip
     switch("--tf32", "allow TF32 in single precision on CUDA")
     switch("--compile", "compile the network with torch.compile for training")
     flag("--dir_experiment", str, str(ROOT / "experiment"), "folder of the experiments")
@@ -209,14 +210,14 @@ def _add_data_flags(parser):
         "--testset", str, None, "set of --data_test MyImage: images are in TESTPATH/TESTSET/xSCALE"
     )
     flag("--data_train", set_names, ["DIV2K"], "training sets, joined by +")
-    flag("--data_test", set_names, None, "test sets, joined by + (default: DIV2K; if other sets are "
-         "used for training, --hold_out 10 of each)")  # fmt: skip
-    flag("--hold_out", positive_int, None, "images at the end of each training set, except DIV2K, that "
-         "are kept for tests of this set")  # fmt: skip
+    flag("--data_test", set_names, None, "test sets, joined by + (default: DIV2K; if other sets "
+         "are used for training, --hold_out 10 of each)")  # fmt: skip
+    flag("--hold_out", positive_int, None, "images at the end of each training set, except DIV2K, "
+         "that are kept for tests of this set")  # fmt: skip
     flag("--max_pixels", positive_int, 178_956_970, "pixels above which an image file is refused")
     flag("--data_range", str, "1-800/801-810", "DIV2K images for training / for tests, by position")
-    flag("--ext", _choice(["sep", "sep_reset", "bin", "img"]), "sep", "sep (cached), sep_reset (rebuild "
-         "the cache), bin (cache in RAM), img (decode each time)")  # fmt: skip
+    flag("--ext", _choice(["sep", "sep_reset", "bin", "img"]), "sep", "sep (cached), sep_reset "
+         "(rebuild the cache), bin (cache in RAM), img (decode each time)")  # fmt: skip
     flag("--scale", _value_type(_scales, "scales joined by +"), [4], "scales, joined by +")
     flag("--patch_size", positive_int, 192, "side of a training patch, HR pixels")
     flag("--rgb_range", _number(float, low=0.001, high=65535), 255.0, "maximum pixel value")
@@ -296,8 +297,8 @@ def _add_loss_flags(parser):
 
     group = _Group(parser, "adversarial and contrastive losses (PCL-SR)")
     flag, switch = group.flag, group.switch
-    flag("--gan_k", non_negative_int, 1, "updates of the discriminator (the embedding) in a step; 0: it "
-         "stays fixed")  # fmt: skip
+    flag("--gan_k", non_negative_int, 1, "updates of the discriminator (the embedding) in a step; 0: "
+         "it stays fixed")  # fmt: skip
     flag("--embed_lr", positive, None, "learning rate of the embedding (default: --lr)")
     flag("--embed_scheduler", _choice(["same", "constant"]), "same", "its schedule: that of the SR "
          "network, or constant as in the release")  # fmt: skip
@@ -310,8 +311,8 @@ def _add_loss_flags(parser):
     switch("--no_ad_loss", "leave out the adversarial term of the generator")
     switch("--contras_D_train", "train the embedding with the generated samples, too")
     switch("--use_wavelet", "the embedding sees Haar high frequencies")
-    flag("--cl_layer", indices, "0,2,4,6", "blocks of the embedding whose features are compared, 0 to 7, "
-         "joined by ,")  # fmt: skip
+    flag("--cl_layer", indices, "0,2,4,6", "blocks of the embedding whose features are compared, 0 to "
+         "7, joined by ,")  # fmt: skip
     switch("--before_relu", "features before the activation")
     flag("--cl_loss_type", _choice(CL_LOSSES), "cosine", "form of the contrastive loss")
     flag("--cl_temperature", positive, 1.0, "divides similarities in InfoNCE and LMCL")
@@ -351,13 +352,14 @@ def _add_test_flags(parser):
     switch("--self_ensemble", "mean over the 8 flips and transposes")
     switch("--chop", "run test images in overlapping tiles; Demo and MyImage always do")
     flag("--chop_size", _number(int, low=16), 192, "side of a tile, LR pixels")
-    flag("--chop_overlap", non_negative_int, 48, "LR pixels that neighboring tiles share, less than half "
-         "a tile")  # fmt: skip
+    flag("--chop_overlap", non_negative_int, 48, "LR pixels that neighboring tiles share, less than "
+         "half a tile")  # fmt: skip
     flag("--print_every", positive_int, 100, "steps between two lines of the training log")
     switch("--save_models", "keep the weights and the training state of every epoch")
     switch("--save_results", "save the SR images in the folder of the experiment")
-    flag("--dir_out", str, None, "save the SR images of Demo and MyImage as DIR_OUT/NAME.png, and videos "
-         "as DIR_OUT/NAME.mp4, instead; for one input also a file that ends in .png, .tif or .mp4")  # fmt: skip
+    flag("--dir_out", str, None, "save the SR images of Demo and MyImage as DIR_OUT/NAME.png, and "
+         "videos as DIR_OUT/NAME.mp4, instead; for one input also a file that ends in .png, .tif "
+         "or .mp4")  # fmt: skip
     flag("--format", _choice(FORMATS), None, "with --dir_out: format of pictures (default: png)")
     flag("--suffix", str, None, "with --dir_out: text after the name of each output, such as _x4")
     switch("--overwrite", "let --dir_out replace existing files")
@@ -463,7 +465,8 @@ def _number_conflicts(args, broken):
     if is_fine("cl_layer") and max(parse_int_list(args.cl_layer, ",")) > last:
         yield f"--cl_layer {args.cl_layer} must be blocks of the embedding, 0 to {last}"
     if is_fine("chop_size", "chop_overlap") and args.chop_overlap >= args.chop_size / 2:
-        yield f"--chop_overlap {args.chop_overlap} must be less than half of --chop_size {args.chop_size}"
+        half = f"half of --chop_size {args.chop_size}"
+        yield f"--chop_overlap {args.chop_overlap} must be less than {half}"
     if is_fine("betas") and max(args.betas) >= 1:
         yield f"--betas {max(args.betas)} must be below 1"
     if is_fine("blur_sigma") and args.blur_sigma[0] > args.blur_sigma[1]:
@@ -541,8 +544,8 @@ def parse_args(argv=None):
     Returns:
         argparse.Namespace. `scale` is a list of int, `data_train` and `data_test` are lists of str,
         `betas` a list of two float, `save` the name of the experiment (also with --load), `resume`
-        -1, 0 or an epoch. `from_file` is a dict of the flags that come from the file of --pre_train:
-        for a test, those that the command line leaves out. `chop_from` names the preset that sets
+        -1, 0 or an epoch. `from_file` is a dict of the flags that come from the file of
+        --pre_train: for a test, those that the command line leaves out. `chop_from` names the preset that sets
         --chop, or is None.
 
     Raises:

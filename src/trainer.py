@@ -153,7 +153,7 @@ class Trainer:
                     raise
                 self._save()
                 raise UserError(
-                    f"a data loader worker has died ({str(error).splitlines()[0]}). The state after "
+                    f"a data loader worker has died ({str(error).splitlines()[0]}). State after "
                     f"{self._position()} is saved: --load {self.args.save} continues; if memory is "
                     "short, with a smaller --n_threads"
                 ) from error
@@ -249,7 +249,7 @@ class Trainer:
         if cost * rest > LONG_RUN:
             self.checkpoint.log(
                 f"WARNING: this run takes more than a day: {self.args.epochs} epochs of "
-                f"{self.args.test_every} steps (--epochs, --test_every, --patch_size, --template tiny)"
+                f"{self.args.test_every} steps (see --epochs, --patch_size, --template tiny)"
             )
 
     def prepare(self, images):
@@ -259,7 +259,7 @@ class Trainer:
         return images if self.args.rgb_range == 255 else images * (self.args.rgb_range / 255)
 
     def train_step(self, batch, step):
-        """Update the weights once, with the mean over all parts of the batch (ranks, --split_batch).
+        """Update the weights once, with the mean over all parts of the batch.
 
         Returns:
             (loss, signal): the weighted sum of the terms; the signal that asks to stop, the same on
@@ -306,8 +306,8 @@ class Trainer:
     def _raise_non_finite(self, batch, value):
         names = [name for part in distributed.all_gather_object(batch.names) for name in part]
         raise UserError(
-            f"the loss is {value} in epoch {self.epoch + 1}, step {self.step + 1}: training stops, and "
-            f"the last saved state is kept in {self.checkpoint.dir}. A lower --lr, --gclip or "
+            f"the loss is {value} in epoch {self.epoch + 1}, step {self.step + 1}: training stops, "
+            f"and the last saved state is kept in {self.checkpoint.dir}. A lower --lr, --gclip or "
             "--skip_threshold may help. The batch was:" + bullet_list(names, 64)
         )
 

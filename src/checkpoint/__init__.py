@@ -94,8 +94,8 @@ class Checkpoint:
             )
         if trained and not args.reset and args.resume == 0 and not args.test_only:
             raise UserError(
-                f"{self.dir} holds a trained model: --load {name} resumes it, --save {name} --reset "
-                "empties it, another --save keeps both"
+                f"{self.dir} holds a trained model: --load {name} resumes it, --save {name} "
+                "--reset empties it, another --save keeps both"
             )
         if args.resume != 0 and not args.reset:
             self._require_resumable()
@@ -227,7 +227,7 @@ class Checkpoint:
         with atomic_write(self.dir / "metrics.jsonl") as file:
             file.write("".join(json.dumps(line) + "\n" for line in self.metrics).encode())
         kept = self.models / f"model_{self.best['epoch']}.pt"
-        if self.args.resume > 0 and kept.is_file():  # a later best epoch is no longer of this run
+        if self.args.resume > 0 and kept.is_file():  # a later best epoch does not count
             save_tensors(self.models / "model_best.pt", read_weights(kept))
 
     # ---------------------------------------------------------------- state

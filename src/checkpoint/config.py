@@ -82,8 +82,8 @@ def read_config(path):
     if not text.startswith(HEADER[:20]):
         if (path.parent / "psnr_log.pt").exists() or re.search(r"^\w+: ", text, re.M):
             raise UserError(
-                f"{path.parent} is an experiment of EDSR-PyTorch, which cannot be resumed here: start "
-                f"from its weights with --pre_train {path.parent}/model/model_best.pt"
+                f"{path.parent} is an experiment of EDSR-PyTorch, which cannot be resumed here: "
+                f"start from its weights with --pre_train {path.parent}/model/model_best.pt"
             )
         raise UserError(f"{path}: is damaged: it must begin with {HEADER[:20]!r}")
     count = re.search(r"^# (\d{1,9}) flags$", text, re.M)

@@ -48,8 +48,8 @@ class Lock:
             file.seek(0)
             owner = file.read().decode(errors="replace").strip()
             raise UserError(
-                f"{self.folder}: another run writes here ({owner}): give another --save, or test its "
-                "weights with --pre_train"
+                f"{self.folder}: another run writes here ({owner}): give another --save, or test "
+                "its weights with --pre_train"
             ) from error
         except OSError:  # a file system without locks
             with contextlib.suppress(OSError):

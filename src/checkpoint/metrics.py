@@ -1,7 +1,7 @@
 """metrics.jsonl: one line for each test of a set, and one for each training epoch.
 
-A test line has epoch, dataset, scale, psnr (dB), ssim, images, and how it was made: self_ensemble and
-chop (booleans), precision. A line without these three was made without self-ensemble and tiles, in
+A test line has epoch, dataset, scale, psnr (dB), ssim, images, and how it was made: self_ensemble
+and chop (booleans), precision. A line without these three was made without self-ensemble and tiles, in
 single precision.
 """
 
@@ -63,7 +63,7 @@ def variant(line):
 
 
 def tests_of_training(lines):
-    """Return the first plain test of each (dataset, scale, epoch): {(dataset, scale): {epoch: line}}.
+    """Return the first test of each epoch: {(dataset, scale): {epoch: line}}.
 
     Training tests each set once after an epoch; later lines of the epoch are separate tests.
     """

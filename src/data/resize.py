@@ -18,7 +18,7 @@ def cubic(x):
 
 
 def taps(length, new_length, scale):
-    """Give the input pixels and weights of each output pixel along one axis.
+    """Return the input pixels and weights of each output pixel along one axis.
 
     Args:
         length: input pixels.

@@ -183,9 +183,7 @@ def upscale_all(images, upscaler, args, device, checkpoint):
             bar.update(n_pixels - (bar.n - before))  # for files that failed or were miscounted
     if job.skipped:
         listed = bullet_list(job.skipped, MAX_LISTED)
-        log(
-            f"[{label}]\t{len(job.skipped)} skipped, they exist (--overwrite replaces them):{listed}"
-        )
+        log(f"[{label}]\t{len(job.skipped)} skipped, they exist (--overwrite replaces):{listed}")
     counts = f"{job.n_done} of {len(images.files)} files, {time.perf_counter() - t_start:.1f}s"
     log(f"[{label}]\tPSNR: n/a SSIM: n/a (no ground truth), {counts}")
     return job.failed

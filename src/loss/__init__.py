@@ -72,7 +72,7 @@ class Loss(nn.Module):
             log: function that takes a line of the log.
 
         Raises:
-            UserError: a term cannot be built: a weight file is missing, flags contradict each other.
+            UserError: a term cannot be built: a weight file is missing, or flags contradict.
         """
         super().__init__()
         self.weights = {name: weight for weight, name in parse_loss(args.loss)}

@@ -105,7 +105,7 @@ class Adversarial(Term):
         """Build the embedding and its optimizer.
 
         Raises:
-            UserError: the flags leave no loss, or contradict each other, or --embed_load does not fit.
+            UserError: the flags leave no loss, or contradict, or --embed_load does not fit.
         """
         super().__init__(args, name)
         self.args, self.gan_type = args, name.removeprefix("CL-")
@@ -132,7 +132,8 @@ class Adversarial(Term):
             )
         if args.shuffle_neg and args.batch_size // args.split_batch < 2:
             raise UserError(
-                "--shuffle_neg needs other images in the batch: raise --batch_size, or lower --split_batch"
+                "--shuffle_neg needs other images in the batch: raise --batch_size, or lower "
+                "--split_batch"
             )
         if args.gan_k > 1 and args.split_batch > 1:
             raise UserError(f"--gan_k {args.gan_k} must be 0 or 1 with --split_batch")
@@ -148,7 +149,7 @@ class Adversarial(Term):
         set_learning_rate(self.optimizer, self.lr * (1.0 if constant else factor))
 
     def log_values(self):
-        """Return the embedding's loss and the mean similarities s_pos and s_neg of the last batch."""
+        """Return the embedding's loss and the mean similarities s_pos and s_neg of a batch."""
         return self.logged
 
     def get_extra_state(self):
@@ -195,7 +196,7 @@ class Adversarial(Term):
     # ------------------------------------------------------------- step 1
 
     def _train_embedding(self, real, fake, generated_positives, generated_negatives):
-        """Update the embedding --gan_k times a step; --split_batch sums gradients over its parts."""
+        """Update the embedding --gan_k times a step; --split_batch sums gradients of parts."""
         self.logged = {}
         if self.args.gan_k == 0:
             return

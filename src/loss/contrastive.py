@@ -77,7 +77,8 @@ def contrastive(kind, anchor, positives, negatives, weights=None, temperature=1.
     Args:
         kind: InfoNCE; LMCL, the same without the positive in the denominator; cosine, the sum over
             layers of mean_n s - mean_p s; l2, (1 - S_p) / (1 - S_n) with S the mean similarity
-            summed over layers; l1, the ratio of L1 distances. InfoNCE and LMCL are means over layers.
+            summed over layers; l1, the ratio of L1 distances. InfoNCE and LMCL are means over
+            layers.
         anchor: features of SR, a list of (B, C, H, W), one for each layer.
         positives, negatives: lists of such lists.
         weights: factor of each layer in cosine, l1 and l2; default 1.
@@ -111,5 +112,5 @@ def contrastive(kind, anchor, positives, negatives, weights=None, temperature=1.
     elif kind == "l1":
         loss = _l1_ratio(anchor, positives, negatives, weights)
     else:
-        raise ValueError(f"there is no contrastive loss {kind!r}")
+        raise ValueError(f"unknown contrastive loss {kind!r}")
     return loss, values

@@ -22,7 +22,7 @@ SLOPE = 0.2  # of LeakyReLU
 
 
 class CrossRankBatchNorm(nn.BatchNorm2d):
-    """Batch normalization with the statistics of a sample set, whose images may be on several ranks."""
+    """Batch normalization with the statistics of a sample set over all ranks."""
 
     def _statistics(self, x):
         """Return mean and variance (C,) of x (B, C, H, W), float32, over all ranks.

@@ -177,8 +177,8 @@ class SampleMaker:
         """Return the samples of hr (B, C, H, W) and lr (B, C, h, w), both in [0, rgb_range].
 
         Returns:
-            (positives, negatives): lists of (B, C, H, W), rounded to 8-bit steps. The first positive
-            is HR, followed by sharpened and noisy HR. The first negative is LR, upsampled, followed
+            (positives, negatives): lists of (B, C, H, W), rounded to 8-bit steps. The first
+            positive is HR, followed by sharpened and noisy HR. The first negative is LR, upsampled, followed
             by degraded HR.
         """
         args, rgb_range = self.args, self.args.rgb_range

@@ -21,7 +21,7 @@ class Term(nn.Module):
         super().__init__()
 
     def forward(self, sr, hr, lr):
-        """Return the loss (scalar) of sr and hr (B, C, H, W) and lr (B, C, h, w) in [0, rgb_range]."""
+        """Return the loss (scalar) of sr, hr (B, C, H, W) and lr (B, C, h, w) in [0, rgb_range]."""
         raise NotImplementedError
 
     def start_epoch(self, epoch):

@@ -89,7 +89,7 @@ class VGGFeatures(nn.Module):
         return super()._apply(fn, recurse)
 
     def forward(self, x):
-        """Return the features, a list of float32 tensors, of x (B, 3 or 1, H, W) in [0, rgb_range]."""
+        """Return the features, a list in float32, of x (B, 3 or 1, H, W) in [0, rgb_range]."""
         net, mean, std = self._frozen
         x = x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x
         x = (x / self.rgb_range - mean) / std

@@ -1,8 +1,8 @@
 """Several processes (ranks) on one machine or many.
 
-`torchrun --nproc_per_node=N src/main.py ...` starts N ranks on each machine, `--n_GPUs N` starts them
-on this one. Each rank holds the whole network and takes its part of each batch. With a single rank,
-torch.distributed is not used.
+`torchrun --nproc_per_node=N src/main.py ...` starts N ranks on each machine, `--n_GPUs N` starts
+them on this one. Each rank holds the whole network and takes its part of each batch. With a single
+rank, torch.distributed is not used.
 """
 
 import contextlib
@@ -93,8 +93,8 @@ def process_group(device):
 def exit_process(status):
     """End this process with an exit status.
 
-    One of several ranks ends at once: a gloo thread may still release a tensor, which needs Python's
-    lock, and this aborts an interpreter that is shutting down.
+    One of several ranks ends at once: a gloo thread may still release a tensor, which needs
+    Python's lock, and this aborts an interpreter that is shutting down.
     """
     if world_size() > 1:
         sys.stdout.flush()

@@ -17,7 +17,7 @@ STALE_SECONDS = 24 * 3600  # after which a temporary file of another host counts
 
 @functools.lru_cache
 def host_id():
-    """Return 8 hexadecimal digits for this machine or container, in which process ids are unique."""
+    """Return 8 hexadecimal digits for this machine or container: process ids are unique in it."""
     try:
         pid_namespace = os.readlink("/proc/self/ns/pid")
     except OSError:  # not Linux

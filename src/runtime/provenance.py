@@ -19,7 +19,7 @@ def _git(*words):
 
 
 def git_commit():
-    """Return the commit of the program, with "(dirty)" if tracked files have changed; or "unknown"."""
+    """Return the commit of the program, "(dirty)" if tracked files have changed; or "unknown"."""
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         if Path(_git("rev-parse", "--show-toplevel").strip()) == ROOT:
             dirty = _git("status", "--porcelain", "--untracked-files=no").strip()
