@@ -1,4 +1,4 @@
-"""The driver: parse, build, train or test. `python src/main.py --help` lists the flags."""
+"""The program: parse the flags, build, train or test. `src/main.py --help` lists the flags."""
 
 import random
 import sys
@@ -17,11 +17,11 @@ from model.weights import load_pre_train
 from option import parse_args
 from runtime import distributed
 from runtime.compiler import require_compiler
-from runtime.errors import UserError
+from runtime.errors import UserError, print_error
 from runtime.memory import disable_malloc_trim, is_out_of_memory
 from runtime.precision import allow_tf32
 from runtime.provenance import provenance
-from runtime.signals import Stopped
+from runtime.signals import Stopped, StoppedOutside, raise_on_signals
 from trainer import Trainer
 
 
@@ -100,7 +100,7 @@ def _report(text):
     if not distributed.is_main_process():
         time.sleep(3)
         text = f"rank {distributed.rank()}: {text}"
-    print(text, file=sys.stderr, flush=True)
+    print_error(text)
 
 
 def main(argv=None):
@@ -123,7 +123,7 @@ def main(argv=None):
     disable_malloc_trim()
     try:
         device = choose_device(args.cpu)
-        with distributed.process_group(device):
+        with raise_on_signals(), distributed.process_group(device):
             run(args, device)
     except (UserError, OSError) as error:
         _report(f"error: {_message(error)}")
@@ -133,10 +133,13 @@ def main(argv=None):
             raise
         reason = str(error).splitlines()[0] if str(error) else "no memory is left"
         _report(
-            "error: out of memory: a smaller --batch_size, --patch_size or network, "
-            f"--split_batch or --chop help: {reason}"
+            "error: out of memory: a smaller --batch_size, --patch_size or network, --split_batch "
+            f"or --chop help: {reason}"
         )
         return 1
+    except StoppedOutside as stopped:
+        _report(f"stopped by {stopped}" + ("" if args.test_only else " outside of the training"))
+        return 128 + stopped.signum
     except Stopped as stopped:
         _report(f"stopped: --load {args.save} continues from here")
         return 128 + stopped.signum

@@ -8,15 +8,30 @@ reading data are found here and reported in one message.
 import argparse
 import difflib
 import os
-import re
 import sys
 from pathlib import Path
 
 from checkpoint.config import ROOT, read_config
-from data.datasets import DATASETS, DEMO_SETS, parse_ranges
-from demo.outputs import FORMATS
-from loss import LOSSES, parse_loss
-from loss.discriminator import N_LAYERS
+from flag_checks import find_conflicts
+from flag_types import (
+    DefaultsFormatter,
+    FlagGroup,
+    FlagParser,
+    channel_count,
+    choice,
+    indices,
+    int_list,
+    layer_count,
+    non_negative,
+    non_negative_int,
+    number,
+    odd_sizes,
+    positive,
+    positive_int,
+    scales,
+    set_names,
+)
+from loss import LOSSES
 from model import NETWORKS
 from model.inferred import flags_of_weights
 from model.weights import read_weights
@@ -33,160 +48,26 @@ PATH_FLAGS = (
 )
 
 
-class InvalidValue(str):
-    """The problem of a value, kept so that all problems are reported together."""
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise UserError(message)
-
-
-class _Formatter(argparse.HelpFormatter):
-    """Appends the default of a flag to its help, unless the help names one."""
-
-    def _get_help_string(self, action):
-        text = action.help or ""
-        if action.default in (None, argparse.SUPPRESS) or "default" in text or not action.type:
-            return text
-        value = action.default
-        if isinstance(value, list):
-            value = (" " if isinstance(value[0], float) else "+").join(map(str, value))
-        value = str(value).lower() if isinstance(value, bool) else value
-        return f"{text} (default: {value})".replace("%", "%%")
-
-
-def _value_type(convert, expected):
-    """Return an argparse type that returns `InvalidValue` if `convert` raises ValueError."""
-
-    def parse(text):
-        try:
-            return convert(text)
-        except ValueError:
-            return InvalidValue(f"{text!r} must be {expected}")
-
-    return parse
-
-
-def _number(kind, low=None, above=None, high=None):
-    """Return the argparse type of a number, by default limited to what 32 bits can hold."""
-    high = high or (2**31 - 1 if kind is int else 1e30)
-
-    def convert(text):
-        value = kind(text)
-        is_low = low is not None and not value >= low  # nan is low, too
-        if is_low or (above is not None and not value > above) or not value <= high:
-            raise ValueError
-        return value
-
-    noun = "a whole number" if kind is int else "a number"
-    lower = f" of at least {low}" if low is not None else ""
-    lower = f" above {above}" if above is not None else lower
-    return _value_type(convert, f"{noun}{lower} and at most {high:{',' if kind is int else 'g'}}")
-
-
-def _choice(names):
-    names = list(names)
-
-    def convert(text):
-        if text not in names:
-            raise ValueError
-        return text
-
-    parse = _value_type(convert, f"one of {', '.join(names)}")
-    parse.metavar = "{" + ",".join(names) + "}"
-    return parse
-
-
-def parse_bool(text):
-    """Return the value of a switch such as --chop false; an `InvalidValue` for another word."""
-    values = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-    return values.get(text.lower(), InvalidValue(f"{text!r} must be true or false"))
-
-
-def _scales(text):
-    scales = [int(part) for part in text.split("+")]
-    if min(scales) < 1 or len(set(scales)) != len(scales):
-        raise ValueError
-    return scales
-
-
-def _names(text):
-    names = text.split("+")
-    if not all(names) or len(set(names)) != len(names):
-        raise ValueError
-    return names
-
-
-def parse_int_list(text, separator):
-    """Return the numbers of a list such as '200-400' or '2,4'."""
-    return [int(part) for part in text.split(separator)]
-
-
-def _int_list(separator, low):
-    def convert(text):
-        if min(parse_int_list(text, separator)) < low:
-            raise ValueError
-        return text  # `parse_int_list` reads it later
-
-    return _value_type(convert, f"numbers of at least {low} joined by {separator}")
-
-
-def _odd_sizes(text):
-    sizes = parse_int_list(text, "+")
-    if min(sizes) < 1 or max(sizes) > 63 or not all(size % 2 for size in sizes):
-        raise ValueError
-    return sizes
-
-
-positive_int = _number(int, low=1)
-layer_count = _number(int, low=1, high=1000)  # far more than networks have, built in seconds
-channel_count = _number(int, low=1, high=8192)
-non_negative_int = _number(int, low=0)
-positive = _number(float, above=0)
-non_negative = _number(float, low=0)
-set_names = _value_type(_names, "names joined by +")
-indices = _int_list(",", 0)
-
-
-class _Group:
-    """A group of flags of --help."""
-
-    def __init__(self, parser, title):
-        self.add = parser.add_argument_group(title).add_argument
-
-    def flag(self, name, kind, default, text, **more):
-        """Add a flag with a value."""
-        more.setdefault("metavar", getattr(kind, "metavar", None))
-        self.add(name, type=kind, default=default, help=text, **more)
-
-    def switch(self, name, text, default=False):
-        """Add a flag that is on without a value; --name false turns it off."""
-        self.add(
-            name, nargs="?", type=parse_bool, const=True, default=default, metavar="BOOL", help=text
-        )
-
-
 def _add_run_flags(parser):
-    group = _Group(parser, "run")
+    group = FlagGroup(parser, "run")
     flag, switch = group.flag, group.switch
     flag("--template", str, None, f"presets, joined by +: {', '.join(TEMPLATES)}")
     flag(
         "--save", str, None, "name of the experiment, a folder of --dir_experiment (default: test)"
     )
     flag("--load", str, None, "resume this experiment; flags given here override its own")
-    flag("--resume", _number(int, low=-1), None, "-1: latest state (default with --load), 0: none, "
+    flag("--resume", number(int, low=-1), None, "-1: latest state (default with --load), 0: none, "
          "N: that epoch")  # fmt: skip
     switch("--reset", "empty the folder of the experiment first")
     switch("--test_only", "test and stop")
-    flag("--seed", _number(int, low=0, high=2**32 - 1), 1, "seed of weights, patches, augmentation")
+    flag("--seed", number(int, low=0, high=2**32 - 1), 1, "seed of weights, patches, augmentation")
     switch("--cpu", "use the CPU, even if there is an accelerator")
     flag("--n_GPUs", layer_count, 1, "processes on this machine, one for each GPU (with --cpu: on "
          "the CPU); several machines: torchrun")  # fmt: skip
     flag("--n_threads", non_negative_int, 6, "data loader workers")
-    flag("--precision", _choice(PRECISIONS), "auto", "number format of networks; weights stay in "
-         "single. half: float16 on CUDA. auto: the fastest for training, single for tests"
-         )  # fmt: skip
+    flag("--precision", choice(PRECISIONS), "auto", "number format of networks; weights stay in "
+         "single. half: float16 on CUDA. auto: the fastest for training, single for "
+         "tests")  # fmt: skip
     switch("--tf32", "allow TF32 in single precision on CUDA")
     switch("--compile", "compile the network with torch.compile for training")
     flag("--dir_experiment", str, str(ROOT / "experiment"), "folder of the experiments")
@@ -195,16 +76,12 @@ def _add_run_flags(parser):
 
 
 def _add_data_flags(parser):
-    group = _Group(parser, "data")
+    group = FlagGroup(parser, "data")
     flag, switch = group.flag, group.switch
     flag("--dir_data", str, str(ROOT / "datasets"), "folder of the data sets")
     flag("--dir_cache", str, None, "folder of decoded training images (default: DIR_DATA/cache)")
-    flag(
-        "--dir_demo",
-        str,
-        str(ROOT / "test"),
-        "image, video, or folder of them, for --data_test Demo",
-    )
+    demo = "image, video, or folder of them, for --data_test Demo"
+    flag("--dir_demo", str, str(ROOT / "test"), demo)
     flag("--testpath", str, None, "folder of the sets of --data_test MyImage")
     flag(
         "--testset", str, None, "set of --data_test MyImage: images are in TESTPATH/TESTSET/xSCALE"
@@ -216,19 +93,19 @@ def _add_data_flags(parser):
          "that are kept for tests of this set")  # fmt: skip
     flag("--max_pixels", positive_int, 178_956_970, "pixels above which an image file is refused")
     flag("--data_range", str, "1-800/801-810", "DIV2K images for training / for tests, by position")
-    flag("--ext", _choice(["sep", "sep_reset", "bin", "img"]), "sep", "sep (cached), sep_reset "
+    flag("--ext", choice(["sep", "sep_reset", "bin", "img"]), "sep", "sep (cached), sep_reset "
          "(rebuild the cache), bin (cache in RAM), img (decode each time)")  # fmt: skip
-    flag("--scale", _value_type(_scales, "scales joined by +"), [4], "scales, joined by +")
+    flag("--scale", scales, [4], "scales, joined by +")
     flag("--patch_size", positive_int, 192, "side of a training patch, HR pixels")
-    flag("--rgb_range", _number(float, low=0.001, high=65535), 255.0, "maximum pixel value")
-    flag("--n_colors", _number(int, low=1), 3, "input channels: 3 (RGB) or 1 (Y)")
+    flag("--rgb_range", number(float, low=0.001, high=65535), 255.0, "maximum pixel value")
+    flag("--n_colors", number(int, low=1), 3, "input channels: 3 (RGB) or 1 (Y)")
     switch("--no_augment", "no random flips and transposes")
 
 
 def _add_network_flags(parser):
-    group = _Group(parser, "network")
+    group = FlagGroup(parser, "network")
     flag, switch = group.flag, group.switch
-    flag("--model", _choice(NETWORKS), "EDSR", "the SR network")
+    flag("--model", choice(NETWORKS), "EDSR", "the SR network")
     flag("--pre_train", str, None, "file of weights to start from or to test; `download`: the "
          "published EDSR")  # fmt: skip
     flag("--n_resblocks", layer_count, 16, "residual blocks (of each group in RCAN and HAN)")
@@ -237,12 +114,8 @@ def _add_network_flags(parser):
     flag("--res_scale", positive, 1.0, "factor of the residual branches (EDSR, NLSN)")
     flag("--reduction", positive_int, 16, "channel reduction of channel attention (RCAN, HAN)")
     flag("--nlsn_n_hashes", positive_int, 4, "hash rounds (NLSN); also --n_hashes")
-    flag(
-        "--nlsn_chunk_size",
-        positive_int,
-        144,
-        "pixels of an attention chunk (NLSN); also --chunk_size",
-    )
+    flag("--nlsn_chunk_size", positive_int, 144,
+         "pixels of an attention chunk (NLSN); also --chunk_size")  # fmt: skip
     for alias, default in (("n_hashes", 4), ("chunk_size", 144)):
         parser.add_argument(f"--{alias}", dest=f"nlsn_{alias}", type=positive_int, default=default,
                             help=argparse.SUPPRESS)  # fmt: skip
@@ -250,18 +123,14 @@ def _add_network_flags(parser):
 
 
 def _add_training_flags(parser):
-    group = _Group(parser, "training")
+    group = FlagGroup(parser, "training")
     flag, switch = group.flag, group.switch
     flag("--epochs", positive_int, 300, "number of epochs")
     flag("--test_every", positive_int, 1000, "training steps per epoch; a test follows each epoch")
     flag("--batch_size", positive_int, 16, "patches per training step, over all processes")
-    flag(
-        "--split_batch",
-        positive_int,
-        1,
-        "parts of a batch that run one after the other, to save memory",
-    )
-    flag("--optimizer", _choice(OPTIMIZERS), "ADAM", "update rule of the weights")
+    flag("--split_batch", positive_int, 1,
+         "parts of a batch that run one after the other, to save memory")  # fmt: skip
+    flag("--optimizer", choice(OPTIMIZERS), "ADAM", "update rule of the weights")
     flag("--lr", positive, 1e-4, "learning rate at the start")
     flag("--warmup", non_negative_int, 0, "steps over which the learning rate rises from 0")
     flag("--momentum", non_negative, 0.9, "momentum (SGD)")
@@ -271,56 +140,48 @@ def _add_training_flags(parser):
     flag("--weight_decay", non_negative, 0.0, "L2 penalty of the weights; decoupled in ADAMW")
     flag("--gclip", non_negative, 0.0, "clip each gradient to [-GCLIP, GCLIP]; 0: no clipping")
     flag("--gclip_norm", non_negative, 0.0, "clip the norm of all gradients; 0: no clipping")
-    flag("--scheduler", _choice(SCHEDULERS), "MileStone", "schedule of the learning rate")
-    flag("--decay", _int_list("-", 1), "200", "MileStone: epochs, joined by -")
+    flag("--scheduler", choice(SCHEDULERS), "MileStone", "schedule of the learning rate")
+    flag("--decay", int_list("-", 1), "200", "MileStone: epochs, joined by -")
     flag("--gamma", positive, 0.5, "MileStone: factor of the learning rate at each milestone")
     flag("--cosine_tmax", positive_int, None, "epochs of a cosine cycle (default: --epochs, for "
          "CosineRestart a third of it; in the release of PCL-SR 150)")  # fmt: skip
     flag("--cosine_etamin", non_negative, 1e-7, "smallest learning rate of a cosine cycle")
     flag("--cosine_restart_weight", positive, 0.5, "CosineRestart: factor of cycles 2 and 3")
     switch("--use_ema", "test and save the exponential moving average (EMA) of the weights")
-    flag("--ema_decay", _number(float, low=0, high=1), 0.99, "decay of the EMA at an update")
+    flag("--ema_decay", number(float, low=0, high=1), 0.99, "decay of the EMA at an update")
     flag("--ema_iter", positive_int, 10, "steps between two updates of the EMA")
     flag("--skip_threshold", positive, 1e8, "skip a batch whose loss is above this many times the "
          "mean of the last epoch")  # fmt: skip
 
 
 def _add_loss_flags(parser):
-    flag = _Group(parser, "loss").flag
+    flag = FlagGroup(parser, "loss").flag
     flag("--loss", str, "1*L1", f"WEIGHT*NAME joined by +. Names: {', '.join(LOSSES)}")
-    flag(
-        "--vgg_path",
-        str,
-        None,
-        "file vgg19-dcbb9e9d.pth (default: in torch.hub's folder, downloaded)",
-    )
+    flag("--vgg_path", str, None,
+         "file vgg19-dcbb9e9d.pth (default: in torch.hub's folder, downloaded)")  # fmt: skip
 
-    group = _Group(parser, "adversarial and contrastive losses (PCL-SR)")
+    group = FlagGroup(parser, "adversarial and contrastive losses (PCL-SR)")
     flag, switch = group.flag, group.switch
-    flag("--gan_k", non_negative_int, 1, "updates of the discriminator (the embedding) in a step; 0: "
-         "it stays fixed")  # fmt: skip
+    flag("--gan_k", non_negative_int, 1, "updates of the discriminator (the embedding) in a step; "
+         "0: it stays fixed")  # fmt: skip
     flag("--embed_lr", positive, None, "learning rate of the embedding (default: --lr)")
-    flag("--embed_scheduler", _choice(["same", "constant"]), "same", "its schedule: that of the SR "
+    flag("--embed_scheduler", choice(["same", "constant"]), "same", "its schedule: that of the SR "
          "network, or constant as in the release")  # fmt: skip
-    flag(
-        "--embed_load",
-        str,
-        None,
-        "weights of the embedding: a state_dict, or state.pt of an experiment",
-    )
+    flag("--embed_load", str, None,
+         "weights of the embedding: a state_dict, or state.pt of an experiment")  # fmt: skip
     switch("--no_ad_loss", "leave out the adversarial term of the generator")
     switch("--contras_D_train", "train the embedding with the generated samples, too")
     switch("--use_wavelet", "the embedding sees Haar high frequencies")
-    flag("--cl_layer", indices, "0,2,4,6", "blocks of the embedding whose features are compared, 0 to "
-         "7, joined by ,")  # fmt: skip
+    flag("--cl_layer", indices, "0,2,4,6", "blocks of the embedding whose features are compared, "
+         "0 to 7, joined by ,")  # fmt: skip
     switch("--before_relu", "features before the activation")
-    flag("--cl_loss_type", _choice(CL_LOSSES), "cosine", "form of the contrastive loss")
+    flag("--cl_loss_type", choice(CL_LOSSES), "cosine", "form of the contrastive loss")
     flag("--cl_temperature", positive, 1.0, "divides similarities in InfoNCE and LMCL")
     switch("--layer_weight", "weight the k-th layer of --cl_layer by 2^-k (cosine, l1, l2)")
 
 
 def _add_sample_flags(parser):
-    group = _Group(parser, "positives and negatives of the contrastive losses")
+    group = FlagGroup(parser, "positives and negatives of the contrastive losses")
     flag, switch = group.flag, group.switch
     switch("--use_aug", "add generated positives (--sharp_hr) and negatives (--random_neg)")
     flag("--mcl_neg", non_negative_int, 3, "extra positives and extra negatives per image")
@@ -330,7 +191,7 @@ def _add_sample_flags(parser):
     flag("--sharp_range", non_negative, 5.0, "width of the range of factors")
     switch("--random_neg", "degraded HR as negatives: blur, downsampling, noise, JPEG, upsampling")
     switch("--only_blur", "degrade by blur alone")
-    flag("--blur_sizes", _value_type(_odd_sizes, "odd numbers joined by +"), [3, 5, 7, 9, 11],
+    flag("--blur_sizes", odd_sizes, [3, 5, 7, 9, 11],
          "sizes of blur kernels, pixels")  # fmt: skip
     flag("--blur_sigma", positive, [0.1, 2.0], "range of their standard deviation, pixels", nargs=2,
          metavar=("LOW", "HIGH"))  # fmt: skip
@@ -347,21 +208,20 @@ def _add_sample_flags(parser):
 
 
 def _add_test_flags(parser):
-    group = _Group(parser, "test and output")
+    group = FlagGroup(parser, "test and output")
     flag, switch = group.flag, group.switch
     switch("--self_ensemble", "mean over the 8 flips and transposes")
     switch("--chop", "run test images in overlapping tiles; Demo and MyImage always do")
-    flag("--chop_size", _number(int, low=16), 192, "side of a tile, LR pixels")
-    flag("--chop_overlap", non_negative_int, 48, "LR pixels that neighboring tiles share, less than "
-         "half a tile")  # fmt: skip
+    # written to config.txt: the preset that has set --chop, which is then used only if it must be
+    parser.add_argument("--chop_from", help=argparse.SUPPRESS)
+    flag("--chop_size", number(int, low=16), 192, "side of a tile, LR pixels")
+    flag("--chop_overlap", non_negative_int, 48, "LR pixels that tiles share, below half a tile")
     flag("--print_every", positive_int, 100, "steps between two lines of the training log")
     switch("--save_models", "keep the weights and the training state of every epoch")
     switch("--save_results", "save the SR images in the folder of the experiment")
     flag("--dir_out", str, None, "save the SR images of Demo and MyImage as DIR_OUT/NAME.png, and "
          "videos as DIR_OUT/NAME.mp4, instead; for one input also a file that ends in .png, .tif "
          "or .mp4")  # fmt: skip
-    flag("--format", _choice(FORMATS), None, "with --dir_out: format of pictures (default: png)")
-    flag("--suffix", str, None, "with --dir_out: text after the name of each output, such as _x4")
     switch("--overwrite", "let --dir_out replace existing files")
     switch("--save_gt", "save the LR and HR images beside them")
     switch(
@@ -371,12 +231,12 @@ def _add_test_flags(parser):
 
 def build_parser():
     """Build the parser of all flags, in the groups of --help."""
-    parser = _Parser(
+    parser = FlagParser(
         prog="main.py",
         usage="main.py [--FLAG VALUE ...]",
         description="Train and test networks for single-image super-resolution.",
         allow_abbrev=False,
-        formatter_class=_Formatter,
+        formatter_class=DefaultsFormatter,
     )
     for add in (
         _add_run_flags,
@@ -389,100 +249,6 @@ def build_parser():
     ):
         add(parser)
     return parser
-
-
-def _invalid_values(args):
-    for name, value in vars(args).items():
-        for part in value if isinstance(value, list) else [value]:
-            if isinstance(part, InvalidValue):
-                yield f"--{name} {part}"
-            elif isinstance(part, str) and re.search(r"[\0-\x1f\x7f\ud800-\udfff]", part):
-                # it cannot be the name of a file, or not be written to config.txt and the log
-                yield f"--{name} {part!r} must not contain control characters or invalid UTF-8"
-
-
-def _find_conflicts(args):
-    """Yield every problem that the flags show by themselves."""
-    invalid = list(_invalid_values(args))
-    yield from invalid
-    broken = {line.split(" ")[0] for line in invalid}
-    for name in args.template.split("+") if args.template else ():
-        if name not in TEMPLATES:
-            yield f"--template {name!r} must be one of {', '.join(TEMPLATES)}"
-    for check in (lambda: parse_loss(args.loss), lambda: parse_ranges(args.data_range)):
-        try:
-            check()
-        except UserError as error:
-            yield str(error)
-    yield from _experiment_conflicts(args)
-    yield from _data_conflicts(args)
-    yield from _number_conflicts(args, broken)
-
-
-def _experiment_conflicts(args):
-    for flag in ("save", "load"):
-        name = getattr(args, flag)
-        if name is None:
-            continue
-        parts = Path(name).parts
-        if not re.sub(r"[./\\]", "", name) or Path(name).is_absolute() or ".." in parts:
-            yield f"--{flag} {name!r} must be the name of a folder in {args.dir_experiment}"
-    if args.load and args.save and args.load != args.save:
-        yield f"--load {args.load} continues in its own folder: remove --save {args.save}"
-    if args.load and args.reset:
-        yield "--load must not be used with --reset: one keeps the experiment, the other empties it"
-    if args.resume and not args.load and args.reset:
-        yield f"--resume {args.resume} must not be used with --reset"
-    if args.pre_train and (args.resume or (args.load and args.resume is None)):
-        yield "--pre_train must not be used with --load or --resume: both say which weights to use"
-
-
-def _data_conflicts(args):
-    is_range = re.fullmatch(r"[\d-]+", args.data_range)
-    if is_range and not args.test_only and "DIV2K" in args.data_test:
-        yield f"--data_range {args.data_range} must have two ranges for training, TRAIN/TEST"
-    if "MyImage" in args.data_test and not (args.testpath and args.testset):
-        yield "--data_test MyImage needs --testpath and --testset"
-    if args.dir_out and not (args.test_only and set(args.data_test) <= DEMO_SETS):
-        sets = ", ".join(sorted(DEMO_SETS))
-        yield f"--dir_out must be used with --test_only and sets without ground truth ({sets})"
-    for name in ("format", "suffix"):
-        if getattr(args, name) is not None and not args.dir_out:
-            yield f"--{name} needs --dir_out"
-    if args.suffix and re.search(r"[/\\]", args.suffix):
-        yield f"--suffix {args.suffix} must not contain / or \\"
-    if not args.test_only:
-        for name in sorted(set(args.data_train) & DEMO_SETS):
-            sets = ", ".join(DATASETS)
-            yield f"--data_train {name} must have HR images: {sets}, or a folder of your own"
-
-
-def _number_conflicts(args, broken):
-    def is_fine(*flags):
-        return not broken & {f"--{flag}" for flag in flags}
-
-    last = N_LAYERS - 1
-    if is_fine("cl_layer") and max(parse_int_list(args.cl_layer, ",")) > last:
-        yield f"--cl_layer {args.cl_layer} must be blocks of the embedding, 0 to {last}"
-    if is_fine("chop_size", "chop_overlap") and args.chop_overlap >= args.chop_size / 2:
-        half = f"half of --chop_size {args.chop_size}"
-        yield f"--chop_overlap {args.chop_overlap} must be less than {half}"
-    if is_fine("betas") and max(args.betas) >= 1:
-        yield f"--betas {max(args.betas)} must be below 1"
-    if is_fine("blur_sigma") and args.blur_sigma[0] > args.blur_sigma[1]:
-        yield f"--blur_sigma {args.blur_sigma[0]} must not be above {args.blur_sigma[1]}"
-    if args.n_colors not in (1, 3):
-        yield f"--n_colors {args.n_colors} must be 1 or 3"
-    if is_fine("patch_size", "scale") and args.patch_size < max(args.scale):
-        yield f"--patch_size {args.patch_size} must be at least the scale {max(args.scale)}"
-    if is_fine("split_batch", "batch_size") and args.split_batch > args.batch_size:
-        yield f"--split_batch {args.split_batch} must be at most --batch_size {args.batch_size}"
-    if (
-        is_fine("lr", "cosine_etamin")
-        and args.scheduler != "MileStone"
-        and args.cosine_etamin > args.lr
-    ):
-        yield f"--cosine_etamin {args.cosine_etamin} must be at most --lr {args.lr}"
 
 
 # what people type for a flag of another name
@@ -515,8 +281,7 @@ def _choose_tests(args):
 
 def _parse(parser, argv):
     args, unknown = parser.parse_known_args(argv)
-    _choose_tests(args)
-    problems = [*_unknown_flags(unknown, parser), *_find_conflicts(args)]
+    problems = [*_unknown_flags(unknown, parser), *find_conflicts(args)]
     if problems:
         raise UserError("bad flags:" + bullet_list(problems) if len(problems) > 1 else problems[0])
     return args
@@ -545,8 +310,8 @@ def parse_args(argv=None):
         argparse.Namespace. `scale` is a list of int, `data_train` and `data_test` are lists of str,
         `betas` a list of two float, `save` the name of the experiment (also with --load), `resume`
         -1, 0 or an epoch. `from_file` is a dict of the flags that come from the file of
-        --pre_train: for a test, those that the command line leaves out. `chop_from` names the preset that sets
-        --chop, or is None.
+        --pre_train: for a test, those that the command line leaves out. `chop_from` names the
+        preset that sets --chop, or is None.
 
     Raises:
         UserError: with all problems: unknown flags and names, bad values, flags that contradict.
@@ -558,11 +323,10 @@ def parse_args(argv=None):
             raise UserError(f"{word} must have a value other than --")
     given = {word.split("=")[0] for word in argv}
     first, _ = parser.parse_known_args(argv)
-    chop_from = None
     for name in (first.template or "").split("+"):
         parser.set_defaults(**TEMPLATES.get(name, {}))
-        if TEMPLATES.get(name, {}).get("chop") and "--chop" not in given:
-            chop_from = name
+        if TEMPLATES.get(name, {}).get("chop"):
+            parser.set_defaults(chop_from=name)
     from_file = {}
     if first.test_only is True and not first.load and first.pre_train not in (None, "download"):
         from_file = _flags_of_file(first.pre_train, parser)
@@ -577,7 +341,9 @@ def parse_args(argv=None):
         args = _parse(parser, argv)
     except UserError as error:
         raise UserError(f"{error}{origin}") from error
-    args.from_file, args.chop_from = from_file, chop_from
+    args.from_file = from_file
+    if "--chop" in given:
+        args.chop_from = None
     is_whole = args.rgb_range == int(args.rgb_range)
     args.rgb_range = int(args.rgb_range) if is_whole else args.rgb_range
     if args.resume is None:
@@ -585,5 +351,5 @@ def parse_args(argv=None):
     args.save = args.load or args.save or "test"
     for name in PATH_FLAGS:
         if getattr(args, name) is not None:  # config.txt must hold in another working directory
-            setattr(args, name, os.path.realpath(getattr(args, name)))
+            setattr(args, name, os.path.abspath(getattr(args, name)))
     return args

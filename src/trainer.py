@@ -1,22 +1,17 @@
-"""The training and test loops."""
+"""The training loop and the training state."""
 
 import contextlib
-import datetime
 import math
-import time
 
 import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
 
-from checkpoint.metrics import variant
-from data.image import to_uint8, write_image
-from data.testset import DemoSet
-from demo import upscale_all
-from metric import calc_psnr, calc_ssim
-from model import is_multi_scale
-from model.inference import Upscaler
+from checkpoint.state import random_states, set_random_states
+from evaluate import Evaluator, prepare
+from model import architecture_flags, is_multi_scale
+from model.weights import load_strict
 from optim import (
     EMA,
     build_optimizer,
@@ -25,13 +20,12 @@ from optim import (
     set_learning_rate,
     warmup_factor,
 )
+from progress import Progress
 from runtime import distributed
 from runtime.errors import UserError, bullet_list
+from runtime.memory import is_out_of_memory
 from runtime.precision import autocast, choose_precision, tune_convolutions
-from runtime.signals import Stopped, StopRequest
-
-FIRST_STEPS, FIRST_SECONDS = 10, 8.0  # after which the first line of a training is logged
-LONG_RUN = 24 * 3600  # seconds
+from runtime.signals import Stopped, StopRequest, defer_worker_errors
 
 
 class Trainer:
@@ -45,9 +39,11 @@ class Trainer:
         self.prev_epoch_loss = math.inf  # for --skip_threshold
         self.progress = None  # sums of an epoch that is resumed in its middle
         self.ema = None
-        self.has_estimated = False
+        self.best = {"psnr": None, "epoch": 0}  # mean PSNR of the test sets
+        self.timer = Progress(args, checkpoint.log)
         self.stop = StopRequest(args.save, verbose=distributed.is_main_process())
         checkpoint.on_closed_pipe = self.stop.request
+        self.evaluator = Evaluator(args, data, checkpoint, device, self.stop.raise_if_stopped)
         self.model = net  # what training calls; see `wrap_model`
         is_known = args.test_only and args.precision == "auto"
         self._set_precision(
@@ -67,61 +63,106 @@ class Trainer:
     # ---------------------------------------------------------------- state
 
     def state_dict(self):
-        """Return everything that the next step depends on, except the random generators."""
+        """Return everything that the next step depends on, as tensors and plain values."""
         return {
-            "epoch": self.epoch,
-            "step": self.step,
+            "fixed": self._fixed_flags(),
+            "precision": [self.device.type, self.precision],
             "net": self.net.state_dict(),
+            "ema": self.ema.average.state_dict() if self.ema else None,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
-            "ema": self.ema.average.state_dict() if self.ema else None,
             "loss": self.loss.state_dict(),
-            "last_loss": self.prev_epoch_loss,
             "progress": self.loss.progress(),
-            "precision": [self.device.type, self.precision],
+            "last_loss": self.prev_epoch_loss,
+            "flags": {name: getattr(self.args, name) for name in ("loss", "epochs")},
+            "epoch": self.epoch,
+            "step": self.step,
+            "best": self.best,
+            "random": random_states(),
         }
 
     def load_state_dict(self, state):
-        """Load the result of `state_dict`; `state["net"]` has been loaded into the network before.
+        """Load the result of `state_dict`, also of another device or an older version.
 
         Raises:
-            UserError: --loss or flags of the embedding differ from those of the state.
+            UserError: flags that a run must keep differ from those of the state.
         """
-        self.epoch, self.step = state["epoch"], state["step"]
-        load_optimizer(self.optimizer, state["optimizer"])
+        self._check_fixed_flags(state["fixed"])
         device, precision = state["precision"]
         if self.args.precision == "auto" and device == self.device.type:
             self._set_precision(precision)  # another choice would change the bits
-        if self.scaler.is_enabled() and state["scaler"]:
-            self.scaler.load_state_dict(state["scaler"])
+        load_strict(self.net, state["net"], self.checkpoint.state_file(self.args.resume))
         if self.ema:
-            self.ema.average.load_state_dict(state["ema"] or self.net.state_dict())
+            self.ema.average.load_state_dict(state["ema"] or state["net"])
+        load_optimizer(self.optimizer, state["optimizer"])
+        if self.scaler.is_enabled() and state["scaler"]:  # {} of a run without a scaler
+            self.scaler.load_state_dict(state["scaler"])
+        self._load_loss(state["loss"])
+        self.progress, self.prev_epoch_loss = state["progress"], state["last_loss"]
+        self._compare_flags(state.get("flags", {}), state["epoch"])
+        self.epoch, self.step = state["epoch"], state["step"]
+        self.best = state["best"]
+        set_random_states(state["random"])
+
+    def _fixed_flags(self):
+        """Return the flags that a run cannot change when it resumes."""
+        names = ("model", "scale", "optimizer", *architecture_flags(self.net))
+        return {name: getattr(self.args, name) for name in names}
+
+    def _check_fixed_flags(self, fixed):
+        own = self._fixed_flags()
+        changed = [
+            f"--{name} {fixed[name]}" for name in own if fixed.get(name, own[name]) != own[name]
+        ]
+        if changed:
+            path = self.checkpoint.state_file(self.args.resume)
+            flags = " ".join(changed)
+            raise UserError(f"{path} must be resumed with the flags it was trained with: {flags}")
+
+    def _load_loss(self, state):
         try:
-            self.loss.load_state_dict(state["loss"])
+            self.loss.load_state_dict(state)
         except (RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[-1].strip()
             raise UserError(
                 f"--load {self.args.load} must keep --loss and the embedding's flags: {reason}"
             ) from error
-        self.prev_epoch_loss, self.progress = state["last_loss"], state["progress"]
+
+    def _compare_flags(self, flags, epoch):
+        """Drop what another --loss would mix up, and say if the learning rate will jump."""
+        args = self.args
+        if flags.get("loss", args.loss) != args.loss:
+            self.progress, self.prev_epoch_loss = None, math.inf
+            self.checkpoint.log(f"--loss was {flags['loss']}: the mean of {args.loss} starts now")
+        epochs = flags.get("epochs", args.epochs)
+        if epochs != args.epochs and args.scheduler != "MileStone" and not args.cosine_tmax:
+            rate = learning_rate(args, epoch + 1)
+            self.checkpoint.log(
+                f"WARNING: --epochs was {epochs}: the cosine now spans {args.epochs} epochs, and "
+                f"the learning rate jumps to {rate:.2e} (--cosine_tmax keeps the former schedule)"
+            )
 
     def resume(self):
-        """Restore the state that --resume names."""
-        state = self.checkpoint.restore(self.net)
-        if state is None:
-            self.epoch = self.args.resume
+        """Resume from the state that --resume names, or from its weights if only they are kept."""
+        state = self.checkpoint.read_state()
+        if state is not None:
+            self.load_state_dict(state)
+        else:
+            self.epoch = self.checkpoint.load_weights(self.net)
             if self.ema:
                 self.ema.average.load_state_dict(self.net.state_dict())
-        else:
-            self.load_state_dict(state)
+            self.checkpoint.log(
+                f"WARNING: {self.checkpoint.state_file(self.epoch)} is missing: epoch {self.epoch} "
+                "resumes with its weights and a new optimizer"
+            )
         self.checkpoint.log(f"Resumed after {self._position()}")
 
     def _position(self):
         return f"epoch {self.epoch}" + (f" and {self.step} steps" if self.step else "")
 
     def _save(self, is_best=False):
-        weights = (self.ema.average if self.ema else self.net).state_dict()
-        self.checkpoint.save(self.net, weights, self.state_dict(), is_best)
+        net = self.ema.average if self.ema else self.net
+        self.checkpoint.save(self.state_dict(), net.state_dict(), is_best)
 
     # ------------------------------------------------------------- training
 
@@ -133,7 +174,7 @@ class Trainer:
             UserError: the loss is not finite, or a data loader worker has died.
         """
         if self.args.resume != 0:
-            self.checkpoint.truncate_metrics(self.epoch)
+            self.checkpoint.truncate_metrics(self.epoch, self.best["epoch"])
         if (self.epoch, self.step) == (0, 0):
             self._save()  # so that a run that is stopped in its first epoch can be resumed
         if self.epoch >= self.args.epochs:
@@ -148,30 +189,29 @@ class Trainer:
                 self._save()
                 self.checkpoint.log(f"Stopped by {stopped} after {self._position()}; state saved")
                 raise
-            except RuntimeError as error:
-                if "DataLoader worker" not in str(error):
-                    raise
-                self._save()
-                raise UserError(
-                    f"a data loader worker has died ({str(error).splitlines()[0]}). State after "
-                    f"{self._position()} is saved: --load {self.args.save} continues; if memory is "
-                    "short, with a smaller --n_threads"
-                ) from error
 
     def _finish_epoch(self, epoch):
         """Test, save and draw after an epoch."""
-        means = self.test(epoch)
-        psnr = sum(means) / len(means) if means else None
+        psnrs = self.test(epoch)
         self.epoch, self.step = epoch, 0
-        is_best = self.checkpoint.update_best(psnr, epoch)
-        if len(means) > 1:
-            best = self.checkpoint.best
-            self.checkpoint.log(
-                f"Mean PSNR of {len(means)} test sets: {psnr:.3f} "
-                f"(Best: {best['psnr']:.3f} @epoch {best['epoch']})"
-            )
+        is_best = self._update_best(psnrs)
         self._save(is_best)
         self.checkpoint.plot()
+
+    def _update_best(self, psnrs):
+        """Keep and log the best mean PSNR of the test sets; return whether it is this epoch's."""
+        if not psnrs:  # no set has a PSNR: the latest weights are as good as any
+            return self.best["psnr"] is None
+        psnr = sum(psnrs) / len(psnrs)
+        is_best = self.best["psnr"] is None or psnr > self.best["psnr"]
+        if is_best:
+            self.best = {"psnr": psnr, "epoch": self.epoch}
+        if len(psnrs) > 1:
+            self.checkpoint.log(
+                f"Mean PSNR of {len(psnrs)} test sets: {psnr:.3f} "
+                f"(Best: {self.best['psnr']:.3f} @epoch {self.best['epoch']})"
+            )
+        return is_best
 
     def wrap_model(self):
         """Return the network as training calls it: distributed over ranks, compiled (--compile)."""
@@ -185,81 +225,67 @@ class Trainer:
     def _train_epoch(self, epoch):
         lr = learning_rate(self.args, epoch)
         self.checkpoint.log(f"[Epoch {epoch}/{self.args.epochs}]\tLearning rate: {lr:.2e}")
-        names = {*self.loss.terms, "Total"}
-        is_same = self.step and self.progress and names <= set(self.progress["sums"])
-        self.loss.start_epoch(epoch, self.progress if is_same else None)  # --loss may have changed
+        self.loss.start_epoch(epoch, self.progress if self.step else None)
+        self.progress = None
         self.net.train()
         tune_convolutions(True)
-        t_start = t_request = time.perf_counter()
-        data_seconds, first_step, n_steps = 0.0, self.step, self.args.test_every
-        batches = self.data.epoch(epoch, self.step, self.device)
-        with self._bar(batches, f"epoch {epoch}") as bar:
-            for step, batch in enumerate(bar, self.step + 1):
-                data_seconds += time.perf_counter() - t_request
+        self.timer.start_epoch(self.epoch, self.step)
+        batches = iter(self.data.epoch(epoch, self.step, self.device))
+        with self._bar(f"epoch {epoch}") as bar:
+            while (batch := self._next_batch(batches)) is not None:
+                step = self.step + 1
                 set_learning_rate(self.optimizer, lr * warmup_factor(self.args, epoch, step))
                 total, stop = self.train_step(batch, step)
                 self.step = step
                 bar.set_postfix(loss=f"{total:.3f}", refresh=False)
-                seconds = time.perf_counter() - t_start
-                if step % self.args.print_every == 0 or step == n_steps:
-                    self._log_step(step, seconds, data_seconds)
-                self._estimate(step, step - first_step, seconds)
+                bar.update()
+                self.timer.after_step(step, self.loss)
                 if stop:
                     raise Stopped(stop)
-                t_request = time.perf_counter()
         means = self.loss.means()
-        self.prev_epoch_loss, self.progress = means["Total"], None
-        seconds = round(time.perf_counter() - t_start, 1)
-        line = {"epoch": epoch, "loss": means, "lr": lr, "seconds": seconds}
-        self.checkpoint.log_metrics({**line, "waiting": round(data_seconds, 1)})
+        self.prev_epoch_loss = means.get("Total", self.prev_epoch_loss)  # {}: all were skipped
+        line = {"epoch": epoch, "loss": means, "lr": lr}
+        self.checkpoint.log_metrics(line | self.timer.seconds())
 
-    def _bar(self, batches, title):
-        is_hidden = None if distributed.is_main_process() else True
+    def _bar(self, title):
         return tqdm(
-            batches,
             total=self.args.test_every,
             initial=self.step,
             desc=title,
             unit="step",
-            disable=is_hidden,
+            disable=None if distributed.is_main_process() else True,
             leave=False,
         )
 
-    def _log_step(self, step, seconds, data_seconds):
-        self.checkpoint.log(
-            f"[{step}/{self.args.test_every}]\t{self.loss.display_loss()}\t{seconds:.1f}s, "
-            f"{data_seconds:.1f}s of it waiting for data"
-        )
+    def _next_batch(self, batches):
+        """Return the next batch, or None at the end of the epoch.
 
-    def _estimate(self, step, n_steps, seconds):
-        """Log once what a step costs and when the run will end."""
-        if self.has_estimated or (n_steps < FIRST_STEPS and seconds < FIRST_SECONDS):
-            return
-        self.has_estimated = True
-        if step % self.args.print_every:
-            self._log_step(step, seconds, 0.0)
-        cost = seconds / n_steps
-        left = self.args.test_every - step
-        rest = left + (self.args.epochs - self.epoch - 1) * self.args.test_every
-        span = datetime.timedelta(seconds=round(cost * rest))
-        self.checkpoint.log(
-            f"A step takes {cost:.2f}s: this epoch ends in "
-            f"{datetime.timedelta(seconds=round(cost * left))}, the run in {span} (without tests)"
-        )
-        if cost * rest > LONG_RUN:
-            self.checkpoint.log(
-                f"WARNING: this run takes more than a day: {self.args.epochs} epochs of "
-                f"{self.args.test_every} steps (see --epochs, --patch_size, --template tiny)"
-            )
+        Raises:
+            UserError: it cannot be loaded; the state is saved.
+        """
+        try:
+            with self.timer.waiting_for_data():
+                batch = next(batches, None)
+        except (UserError, OSError, RuntimeError) as error:
+            self._save()
+            is_of_torch = isinstance(error, RuntimeError) and "Traceback" not in str(error)
+            if not is_of_torch or is_out_of_memory(error):
+                raise
+            reason = str(error).splitlines()[0]
+            cause = "a data loader worker has died" if "worker" in reason else "no batch was loaded"
+            raise UserError(
+                f"{cause} ({reason}). The state after {self._position()} is saved: "
+                f"--load {self.args.save} continues; if memory is short, with a smaller --n_threads"
+            ) from error
+        defer_worker_errors()
+        return batch
 
     def prepare(self, images):
         """Return images in [0, 255] as float32 on the device, in [0, rgb_range]."""
-        images = images.to(self.device).float()
-        images = images.contiguous(memory_format=torch.channels_last)
-        return images if self.args.rgb_range == 255 else images * (self.args.rgb_range / 255)
+        return prepare(images, self.device, self.args.rgb_range)
 
     def train_step(self, batch, step):
-        """Update the weights once, with the mean over all parts of the batch.
+        """Update the weights once, by the mean over all parts of a batch (ranks, --split_batch).
 
         Returns:
             (loss, signal): the weighted sum of the terms; the signal that asks to stop, the same on
@@ -282,10 +308,12 @@ class Trainer:
                 loss = self.loss(sr.float(), hr_part, lr_part, batch_fraction, log_gradients)
                 # DistributedDataParallel takes the mean over ranks; the fractions need the sum
                 self.scaler.scale(loss * distributed.world_size()).backward()
+        progress = self.loss.progress()
         total = self.loss.reduce_step()
         if not math.isfinite(total):
             self._raise_non_finite(batch, total)
         if total > self.args.skip_threshold * self.prev_epoch_loss > 0:  # some losses are below 0
+            self.loss.restore_progress(progress)  # a skipped step counts in no mean
             self.checkpoint.log(f"Step {step} is skipped: its loss is {total:.4f}")
         else:
             self._update(step)
@@ -314,114 +342,8 @@ class Trainer:
     # ----------------------------------------------------------------- test
 
     def test(self, epoch):
-        """Test on all sets and scales, log and record PSNR and SSIM.
-
-        Returns:
-            list of the mean PSNR in dB of each set and scale with ground truth.
-        """
-        args = self.args
-        net = self.ema.average if self.ema else self.net
-        net.eval()
-        tune_convolutions(False)  # sizes vary
+        """Test on all sets and scales; return the mean PSNR in dB of each set that has one."""
         # auto is for the speed of training: figures of tests must not depend on the machine
-        precision = "single" if args.precision == "auto" else self.precision
-        upscaler = Upscaler(
-            net,
-            chop=args.chop and not args.chop_from,
-            tile=args.chop_size,
-            overlap=args.chop_overlap,
-            self_ensemble=args.self_ensemble,
-            precision=precision,
-            log=self.checkpoint.log,
-        )
-        means, failed = [], []
-        with torch.inference_mode():
-            for images in self.data.tests:
-                if not isinstance(images, DemoSet):
-                    means.append(self._test_set(images, upscaler, epoch))
-                elif distributed.is_main_process():  # the only rank that writes
-                    failed += upscale_all(images, upscaler, args, self.device, self.checkpoint)
-        if failed and args.test_only:  # a training continues: they are in the log
-            n_files = len(failed)
-            raise UserError(f"{n_files} files were not upscaled:" + bullet_list(failed, n_files))
-        return [psnr for psnr in means if psnr is not None]
-
-    def _test_set(self, images, upscaler, epoch):
-        """Test a set; return its mean PSNR, None if no image has a finite one."""
-        t_start = time.perf_counter()
-        label = f"{images.name} x{images.scale}"
-        line = {"epoch": epoch, "dataset": images.name, "scale": images.scale}
-        line |= {"self_ensemble": upscaler.self_ensemble, "chop": upscaler.chop}
-        line["precision"] = upscaler.precision
-        scores = self._evaluate_set(images, upscaler, label, line)
-        psnr, ssim = (_finite_mean(column) for column in zip(*scores, strict=True))
-        line |= {"psnr": psnr, "ssim": ssim, "images": len(images)}
-        self.checkpoint.log_metrics(line)
-        self.checkpoint.write_scores(line, [hr.stem for hr, _ in images.pairs], scores)
-        n_equal = sum(math.isinf(pair[0]) for pair in scores)
-        if n_equal:
-            self.checkpoint.log(
-                f"[{label}]\t{n_equal} of {len(scores)} images equal HR: they have no finite PSNR "
-                "and are left out of the mean"
-            )
-        result = f"[{label}]\t{_result(psnr, ssim)}"
-        if not self.args.test_only and psnr is not None:
-            best, best_epoch = self.checkpoint.best_psnr(line)
-            result += f" (Best: {best:.3f} @epoch {best_epoch})"
-        if self.args.test_only:
-            how = f", {variant(line).strip('_')}" if variant(line) else ""
-            result += f"{how}, {time.perf_counter() - t_start:.1f}s"
-        self.checkpoint.log(result)
-        return psnr
-
-    def _evaluate_set(self, images, upscaler, label, line):
-        """Return (PSNR, SSIM) of each image of a set, which the ranks share; the same on all."""
-        n_ranks, own = distributed.world_size(), []
-        is_hidden = None if distributed.is_main_process() else True
-        bar = tqdm(
-            range(0, len(images), n_ranks), desc=label, unit="image", disable=is_hidden, leave=False
-        )
-        for first in bar:
-            self.stop.raise_if_stopped()
-            index, result = first + distributed.rank(), None
-            if index < len(images):
-                image = images[index]
-                sr = upscaler(self.prepare(image.lr[None]), images.scale)[0]
-                sr = sr.clamp(0, self.args.rgb_range).cpu()
-                own.append(self._evaluate_image(images, image, sr))
-                self.checkpoint.log_image(images, index, image, sr)
-                result = (image, to_uint8(sr, self.args.rgb_range))
-            if self.args.save_results:
-                for pair in distributed.all_gather_object(result):  # only rank 0 writes
-                    if pair is not None and distributed.is_main_process():
-                        self._write_results(images, *pair, line)
-        scores = distributed.all_gather_object(own)  # image i is on rank i % n_ranks
-        return [scores[i % n_ranks][i // n_ranks] for i in range(len(images))]
-
-    def _evaluate_image(self, images, image, sr):
-        hr = image.hr.float() * (self.args.rgb_range / 255)
-        metric_args = (images.scale, self.args.rgb_range, images.benchmark)
-        return calc_psnr(sr, hr, *metric_args), calc_ssim(sr, hr, *metric_args)
-
-    def _write_results(self, images, image, sr, line):
-        folder = self.checkpoint.results_dir(images.name, line)
-        folder.mkdir(exist_ok=True)
-        stem = f"{image.name}_x{images.scale}"
-        write_image(folder / f"{stem}_SR.png", sr)
-        if self.args.save_gt:
-            for kind, tensor in (("LR", image.lr), ("HR", image.hr)):
-                write_image(folder / f"{stem}_{kind}.png", to_uint8(tensor, 255))
-
-
-def _finite_mean(values):
-    """Return the mean of the finite values; None if there are none."""
-    finite = [value for value in values if math.isfinite(value)]
-    return sum(finite) / len(finite) if finite else None
-
-
-def _result(psnr, ssim):
-    psnr, ssim = (
-        "n/a" if value is None else f"{value:.{digits}f}"
-        for value, digits in ((psnr, 3), (ssim, 4))
-    )
-    return f"PSNR: {psnr} SSIM: {ssim}"
+        precision = "single" if self.args.precision == "auto" else self.precision
+        net = self.ema.average if self.ema else self.net
+        return self.evaluator.run(net, epoch, precision)

@@ -12,9 +12,10 @@ from helpers import same_bits
 from metric import calc_psnr
 from model import NETWORKS, build_network
 from model.common import SubPixelConv
-from model.inference import OutOfMemoryError, Upscaler, forward_tiled, transforms
+from model.inference import Upscaler, forward_tiled, transforms
 from model.nlsn import NonLocalSparseAttention, _Windows
 from option import parse_args
+from runtime.memory import OutOfMemoryError
 
 SCALES = (2, 3, 4, 8)
 TRAINED = [name for name in NETWORKS if name != "Bicubic"]

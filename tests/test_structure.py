@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 SRC = ROOT / "src"
 # a module may import modules of lower levels, and of its own level without a cycle
-LEVELS = {"runtime": 0, "main": 4, "trainer": 3, "option": 2, "template": 2}
+LEVELS = {"runtime": 0, "main": 4, "trainer": 3, "option": 2, "flag_checks": 2, "template": 2}
 PROCESS = {"signal", "ctypes", "torch.distributed"}
 
 

@@ -29,16 +29,15 @@ from tqdm import tqdm
 
 from checkpoint.config import is_config
 from checkpoint.lock import Lock
-from checkpoint.metrics import read_metrics, set_file_name, variant
-from checkpoint.state import (
-    finite_or_none,
-    random_states,
-    read_state,
-    save_tensors,
-    set_random_states,
+from checkpoint.metrics import (
+    read_metrics,
+    results_dir,
+    scores_file,
+    tests_of_training,
+    variant,
 )
+from checkpoint.state import finite_or_none, read_state, save_tensors
 from checkpoint.tensorboard import Board
-from model import architecture_flags
 from model.weights import load_strict, read_weights
 from runtime import distributed
 from runtime.errors import UserError
@@ -68,11 +67,10 @@ class Checkpoint:
         self.dir = Path(args.dir_experiment) / args.save
         self.models = self.dir / "model"
         self.metrics = []  # lines of metrics.jsonl
-        self.best = {"psnr": None, "epoch": 0}
         self.on_closed_pipe = None  # called once if stdout is closed, as by `| head`
         self._pending_log = []  # lines logged before the folder exists
         self._log = self._lock = self.board = None  # _log: path of log.txt once it exists
-        self._scores = {}  # content of the files in per_image of the last test
+        self._scores = {}  # contents of the files in per_image/best, by path
         if not self.is_writer:
             return
         if self.writes_records:
@@ -86,7 +84,7 @@ class Checkpoint:
         is_foreign = self.dir.exists() and any(self.dir.iterdir()) and not self._is_experiment()
         if args.reset and is_foreign:
             raise UserError(f"--reset: {self.dir} is not an experiment of this program: it is kept")
-        trained = self._state_file().is_file()
+        trained = self.state_file().is_file()
         if trained and args.reset and args.test_only:
             raise UserError(
                 f"--reset: {self.dir} holds a trained model, which a test must not replace: give "
@@ -103,14 +101,17 @@ class Checkpoint:
     def _is_experiment(self):
         return is_config(self.dir / "config.txt")
 
-    def _state_file(self, epoch=None):
-        return self.models / ("state.pt" if epoch is None else f"state_{epoch}.pt")
+    def state_file(self, epoch=-1):
+        """Return the path of the training state: the latest, or that of an epoch."""
+        return self.models / ("state.pt" if epoch == -1 else f"state_{epoch}.pt")
+
+    def _weights_file(self, epoch):
+        return self.models / ("model_latest.pt" if epoch == -1 else f"model_{epoch}.pt")
 
     def _require_resumable(self):
         epoch = self.args.resume
-        needed = self.models / ("model_latest.pt" if epoch == -1 else f"model_{epoch}.pt")
-        if not self.args.test_only and epoch == -1:
-            needed = self._state_file()
+        needs_state = not self.args.test_only and epoch == -1
+        needed = self.state_file() if needs_state else self._weights_file(epoch)
         if not needed.is_file():
             stems = [path.stem[6:] for path in self.models.glob("model_*.pt")]
             epochs = sorted(int(stem) for stem in stems if stem.isdigit())
@@ -182,7 +183,7 @@ class Checkpoint:
 
     def results_dir(self, dataset, line=None):
         """Return the folder of --save_results for a data set, tested as `line` says."""
-        return self.dir / f"results-{set_file_name(dataset)}{variant(line or {})}"
+        return results_dir(self.dir, dataset, variant(line or {}))
 
     def write_scores(self, line, names, scores):
         """Write per_image/SET_xS.csv, which replaces that of the last such test.
@@ -199,53 +200,39 @@ class Checkpoint:
         rows.writerow(["image", "psnr", "ssim"])
         for name, pair in zip(names, scores, strict=True):
             rows.writerow([name, *map(repr, pair)])
-        name = f"{set_file_name(line['dataset'])}_x{line['scale']}{variant(line)}.csv"
         # names of files may contain bytes that are not UTF-8
-        self._scores[name] = text.getvalue().encode("utf-8", "backslashreplace")
-        self._write_scores("per_image", name)
+        content = text.getvalue().encode("utf-8", "backslashreplace")
+        self._scores[scores_file(self.dir, line, best=True)] = content
+        _write(scores_file(self.dir, line), content)
 
-    def _write_scores(self, folder, name):
-        (self.dir / folder).mkdir(parents=True, exist_ok=True)
-        with atomic_write(self.dir / folder / name) as file:
-            file.write(self._scores[name])
-
-    def best_psnr(self, line):
+    def best_test(self, line):
         """Return (PSNR, epoch) of the best epoch for the set and scale of a test line."""
-        lines = [other for other in self.metrics if other.get("dataset") == line["dataset"]]
-        lines = [other for other in lines if other["scale"] == line["scale"] and not variant(other)]
-        scored = [(other["psnr"], -other["epoch"]) for other in lines if other["psnr"] is not None]
-        psnr, epoch = max(scored, default=(line["psnr"], -line["epoch"]))
-        return psnr, -epoch
+        tests = tests_of_training(self.metrics)[line["dataset"], line["scale"]]
+        scored = {e: test["psnr"] for e, test in tests.items() if test["psnr"] is not None}
+        epoch = max(scored, key=scored.get)  # the first of equal ones
+        return scored[epoch], epoch
 
-    def truncate_metrics(self, epoch):
-        """Remove the metrics of the epochs after the one that is resumed."""
+    def truncate_metrics(self, epoch, best_epoch):
+        """Remove metrics and best weights of the epochs after the one that is resumed."""
         if not self.writes_records:
             return
         if self.board:
             self.board.truncate(epoch)
         self.metrics = [line for line in self.metrics if line["epoch"] <= epoch]
-        with atomic_write(self.dir / "metrics.jsonl") as file:
-            file.write("".join(json.dumps(line) + "\n" for line in self.metrics).encode())
-        kept = self.models / f"model_{self.best['epoch']}.pt"
-        if self.args.resume > 0 and kept.is_file():  # a later best epoch does not count
+        text = "".join(json.dumps(line) + "\n" for line in self.metrics)
+        _write(self.dir / "metrics.jsonl", text.encode())
+        kept = self._weights_file(best_epoch)
+        if self.args.resume > 0 and kept.is_file():  # a later best epoch is no longer of this run
             save_tensors(self.models / "model_best.pt", read_weights(kept))
 
     # ---------------------------------------------------------------- state
 
-    def update_best(self, psnr, epoch):
-        """Remember an epoch whose mean PSNR (dB or None) is the highest; return whether it is."""
-        is_best = psnr is not None and (self.best["psnr"] is None or psnr > self.best["psnr"])
-        if is_best:
-            self.best = {"psnr": psnr, "epoch": epoch}
-        return is_best
-
-    def save(self, net, eval_weights, state, is_best=False):
-        """Write weights and training state.
+    def save(self, state, eval_weights, is_best=False):
+        """Write the weights and, last of all, the training state.
 
         Args:
-            net: the SR network, for its architecture flags.
-            eval_weights: state_dict that tests use, the EMA with --use_ema.
             state: `Trainer.state_dict()`.
+            eval_weights: state_dict that tests use, the EMA with --use_ema.
             is_best: also write model_best.pt and the scores of its images.
 
         Raises:
@@ -254,19 +241,16 @@ class Checkpoint:
         if not self.is_writer:
             return
         weights = {name: value.detach().cpu() for name, value in eval_weights.items()}
-        save_tensors(self.models / "model_latest.pt", weights)
+        save_tensors(self._weights_file(-1), weights)
         if is_best:
             save_tensors(self.models / "model_best.pt", weights)
-            for name in self._scores:
-                self._write_scores("per_image/best", name)
-        names = ("model", "scale", "optimizer", *architecture_flags(net))
-        fixed = {name: getattr(self.args, name) for name in names}
-        state = {**state, "best": self.best, "random": random_states(), "fixed": fixed}
+            for path, content in self._scores.items():
+                _write(path, content)
         epoch = state["epoch"]
         if self.args.save_models and epoch and not state["step"]:
-            save_tensors(self.models / f"model_{epoch}.pt", weights)
-            save_tensors(self._state_file(epoch), state)
-        save_tensors(self._state_file(), state)
+            save_tensors(self._weights_file(epoch), weights)
+            save_tensors(self.state_file(epoch), state)
+        save_tensors(self.state_file(), state)
 
     def plot(self):
         """Draw the curves of all epochs so far. A failure is logged and does not end the run."""
@@ -283,60 +267,40 @@ class Checkpoint:
             self.log(f"WARNING: the curves cannot be drawn ({type(error).__name__}: {error})")
 
     def load_weights(self, net):
-        """Load the weights that --resume names into the network, for a test; return their epoch."""
+        """Load the weights that --resume names into the network; return their epoch."""
         epoch = self.args.resume
-        name = "model_latest.pt" if epoch == -1 else f"model_{epoch}.pt"
-        load_strict(net, read_weights(self.models / name), self.models / name)
-        self.log(f"Weights from {self.models / name}")
+        path = self._weights_file(epoch)
+        load_strict(net, read_weights(path), path)
+        self.log(f"Weights from {path}")
         if epoch > 0:
             return epoch
-        path = self._state_file()
-        return read_state(path)["epoch"] if path.is_file() else 0
+        return read_state(self.state_file())["epoch"] if self.state_file().is_file() else 0
+
+    def read_state(self):
+        """Return the training state that --resume names; None if only its weights are kept.
+
+        Raises:
+            UserError: the state is damaged.
+        """
+        path = self.state_file(self.args.resume)
+        return read_state(path) if path.is_file() else None
 
     @contextlib.contextmanager
     def damaged_state_errors(self):
         """Turn any error of a block that loads a training state into a UserError."""
-        epoch = self.args.resume
         try:
             yield
         except UserError:
             raise
         except Exception as error:  # any part of a damaged state may be anything
-            path = self._state_file(None if epoch == -1 else epoch)
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise UserError(
-                f"{path}: is damaged, or of another version of this program ({reason})"
+                f"{self.state_file(self.args.resume)}: is damaged, or of another version of this "
+                f"program ({reason})"
             ) from error
 
-    def restore(self, net):
-        """Load weights, random states and the best epoch; return the training state of --resume.
 
-        Returns:
-            dict as given to `save`; None if only the weights of that epoch are kept.
-
-        Raises:
-            UserError: the state is damaged or of another architecture.
-        """
-        epoch = self.args.resume
-        path = self._state_file() if epoch == -1 else self._state_file(epoch)
-        if not path.is_file():
-            weights = self.models / f"model_{epoch}.pt"
-            load_strict(net, read_weights(weights), weights)
-            self.log(
-                f"WARNING: {path} is missing: epoch {epoch} resumes with its weights and a new "
-                "optimizer"
-            )
-            return None
-        state = read_state(path)
-        changed = [
-            f"--{name} {value}"
-            for name, value in state["fixed"].items()
-            if getattr(self.args, name, value) != value
-        ]
-        if changed:
-            flags = " ".join(changed)
-            raise UserError(f"{path} must be resumed with the flags it was trained with: {flags}")
-        load_strict(net, state["net"], path)
-        set_random_states(state["random"])
-        self.best = state["best"]
-        return state
+def _write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as file:
+        file.write(content)

@@ -15,8 +15,7 @@ PROJECT = "$PROJECT"  # stands for ROOT, so that a project can be moved or copie
 # flags of one call of the program, which --load does not restore
 NOT_RESTORED = set(
     "load save resume reset test_only save_results save_gt pre_train from_file template cpu n_GPUs "
-    "n_threads print_model dir_experiment compile tf32 dir_out overwrite chop_from "
-    "format suffix max_pixels".split()
+    "n_threads print_model dir_experiment compile tf32 dir_out overwrite".split()
 )
 
 
@@ -35,9 +34,7 @@ def config_lines(args, provenance=()):
     flags = {
         name: "sep" if value == "sep_reset" else value  # asked for once, not at every resume
         for name, value in sorted(vars(args).items())
-        if value is not None
-        and name not in NOT_RESTORED
-        and not (name == "chop" and args.chop_from)
+        if value is not None and name not in NOT_RESTORED
     }
     yield HEADER
     yield f"# {len(flags)} flags"
@@ -57,12 +54,36 @@ def is_config(path):
 def _read(path):
     """Return the text of config.txt, without a byte order mark."""
     if not path.is_file():  # OSError: a name that is too long
-        raise UserError(
-            f"--load {path.parent.name}: there is no experiment in {path.parent} (no config.txt)"
-        )
+        raise UserError(_describe_missing(path.parent))
     data = path.read_bytes()
     encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     return data.decode(encoding).replace("\r\n", "\n")
+
+
+def _hint_at_weights(folder):
+    """Return how to start from the weights in a folder of another program; "" if there are none."""
+    for pattern in ("model/model_best.pt", "model/model_latest.pt", "models/net_g_*.pth", "*.pth"):
+        for path in sorted(folder.glob(pattern))[-1:]:
+            return f": start from its weights with --pre_train {path} --save NEW_NAME"
+    return ""
+
+
+def _describe_missing(folder):
+    """Return why --load cannot resume what is not a folder with config.txt."""
+    if folder.is_file():
+        return f"--load {folder.name} must be an experiment, not a file: give --pre_train {folder}"
+    reason = f"there is no experiment in {folder} (no config.txt)"
+    return f"--load {folder.name}: {reason}{_hint_at_weights(folder)}"
+
+
+def _describe_foreign(path, text):
+    """Return what a config.txt is that does not begin as those of this program."""
+    folder = path.parent
+    # EDSR-PyTorch writes the date, then "flag: value" lines
+    if re.match(r"\d{4}-\d\d-\d\d-\d\d:\d\d:\d\d\s", text):
+        hint = _hint_at_weights(folder) or "; it holds no weights"
+        return f"{folder} is an experiment of EDSR-PyTorch, which cannot be resumed here{hint}"
+    return f"{path}: is damaged, or of another program: it must begin with {HEADER[:20]!r}"
 
 
 def read_config(path):
@@ -80,12 +101,7 @@ def read_config(path):
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from error
     if not text.startswith(HEADER[:20]):
-        if (path.parent / "psnr_log.pt").exists() or re.search(r"^\w+: ", text, re.M):
-            raise UserError(
-                f"{path.parent} is an experiment of EDSR-PyTorch, which cannot be resumed here: "
-                f"start from its weights with --pre_train {path.parent}/model/model_best.pt"
-            )
-        raise UserError(f"{path}: is damaged: it must begin with {HEADER[:20]!r}")
+        raise UserError(_describe_foreign(path, text))
     count = re.search(r"^# (\d{1,9}) flags$", text, re.M)
     flags = [words for words in lines if words]
     if len(flags) < (int(count[1]) if count else 1):

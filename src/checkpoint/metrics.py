@@ -1,12 +1,13 @@
 """metrics.jsonl: one line for each test of a set, and one for each training epoch.
 
 A test line has epoch, dataset, scale, psnr (dB), ssim, images, and how it was made: self_ensemble
-and chop (booleans), precision. A line without these three was made without self-ensemble and tiles, in
-single precision.
+and chop (booleans), precision. A line without these three was made without self-ensemble and tiles,
+in single precision.
 """
 
 import contextlib
 import json
+import math
 
 from checkpoint.state import is_number
 from runtime.errors import UserError
@@ -54,22 +55,23 @@ def read_metrics(path, warn=print):
 def variant(line):
     """Return the suffix that marks how a test was made: "" for a plain one, "+" for self-ensemble.
 
-    Tiles add "_tiles", a precision other than single adds its name: "+_tiles_bf16".
+    Tiles add "+tiles", a precision other than single adds its name: "++tiles+bf16". A plus sign
+    separates data sets in flags, so that no name of a set contains one.
     """
     precision = line.get("precision", "single")
     suffix = "+" if line.get("self_ensemble") else ""
-    suffix += "_tiles" if line.get("chop") else ""
-    return suffix + (f"_{precision}" if precision != "single" else "")
+    suffix += "+tiles" if line.get("chop") else ""
+    return suffix + (f"+{precision}" if precision != "single" else "")
 
 
 def tests_of_training(lines):
-    """Return the first test of each epoch: {(dataset, scale): {epoch: line}}.
+    """Return the tests that a training made after its epochs: {(dataset, scale): {epoch: line}}.
 
-    Training tests each set once after an epoch; later lines of the epoch are separate tests.
+    The first test of an epoch counts: later lines are of --test_only, with flags of their own.
     """
     tests = {}
     for line in lines:
-        if line.get("dataset") and line["psnr"] is not None:
+        if line.get("dataset"):
             key = line["dataset"], line["scale"]
             tests.setdefault(key, {}).setdefault(line["epoch"], line)
     return tests
@@ -78,3 +80,30 @@ def tests_of_training(lines):
 def set_file_name(dataset):
     """Return the name of a data set as a part of a file name, different for different names."""
     return dataset.replace("%", "%25").replace("/", "%2F")
+
+
+def results_dir(folder, dataset, suffix=""):
+    """Return the folder of SR images of a data set in an experiment; `suffix`: see `variant`."""
+    return folder / f"results-{set_file_name(dataset)}{suffix}"
+
+
+def scores_file(folder, line, best=False):
+    """Return the CSV with the scores of each image of a test.
+
+    Args:
+        folder: the Path of the experiment.
+        line: the test line of metrics.jsonl.
+        best: of the test of model_best.pt, not of the last one.
+    """
+    name = f"{set_file_name(line['dataset'])}_x{line['scale']}{variant(line)}.csv"
+    return folder / "per_image" / ("best" if best else "") / name
+
+
+def finite_mean(values):
+    """Return the mean of the finite values; None if there are none.
+
+    An image that equals HR has an infinite PSNR, and a very small one has no SSIM. They would hide
+    the scores of all other images of the set.
+    """
+    finite = [value for value in values if math.isfinite(value)]
+    return sum(finite) / len(finite) if finite else None

@@ -64,7 +64,9 @@ def plot_curves(folder, metrics):
     """Draw the PSNR of each test set, and a panel for each loss term, from metrics.jsonl."""
     sets, losses = {}, {}
     for (dataset, scale), tests in tests_of_training(metrics).items():
-        sets.setdefault(dataset, {})[f"x{scale}"] = {e: line["psnr"] for e, line in tests.items()}
+        curve = {e: line["psnr"] for e, line in tests.items() if line["psnr"] is not None}
+        if curve:
+            sets.setdefault(dataset, {})[f"x{scale}"] = curve
     for line in metrics:
         for term, value in line.get("loss", {}).items():
             if value is not None:

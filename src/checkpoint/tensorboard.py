@@ -1,8 +1,8 @@
-"""Curves and images of a training for TensorBoard, in experiment/NAME/tensorboard.
+"""Curves and images of a training run for TensorBoard, in experiment/NAME/tensorboard.
 
 The step is the epoch. Curves: loss/TERM, lr, PSNR/SET xS, SSIM/SET xS. Images: SR of the first
-image of each test set after each epoch, and HR once, both cropped to their middle. Nothing here draws
-random numbers: a run ends in the same bits with and without it.
+image of each test set after each epoch, and HR once, both cropped to their middle. Nothing here
+draws random numbers: a run ends in the same bits with and without it.
 """
 
 import threading
@@ -39,8 +39,8 @@ class Board:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise UserError(
-                f"--tensorboard needs a package that is missing ({error}): pip install tensorboard, "
-                "or give --tensorboard false"
+                f"--tensorboard needs a package that is missing ({error}): "
+                "pip install tensorboard, or give --tensorboard false"
             ) from error
         threading.excepthook = _report
         self._make, self.folder = SummaryWriter, folder

@@ -97,6 +97,10 @@ class Loss(nn.Module):
         """Return the sums of the epoch so far, for a resume within the epoch."""
         return self.epoch_means.state()
 
+    def restore_progress(self, progress):
+        """Set the sums of the epoch to those that `progress` returned."""
+        self.epoch_means = EpochMeans(**progress)
+
     def forward(self, sr, hr, lr, batch_fraction=1.0, log_gradients=False):
         """Return the weighted sum of the terms (scalar), times `batch_fraction`.
 

@@ -3,10 +3,8 @@
 import torch
 
 from model import is_multi_scale
+from runtime.memory import is_accelerator_out_of_memory
 from runtime.precision import autocast
-
-# torch 2.4 has only the second
-OutOfMemoryError = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
 
 
 def _tile_ranges(length, tile, overlap):
@@ -148,7 +146,9 @@ class Upscaler:
                         lambda x: self.forward_whole(x, scale), lr, scale, self.tile, self.overlap
                     )
                 return self.forward_whole(lr, scale)
-            except OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not is_accelerator_out_of_memory(error):
+                    raise
                 self._halve_tile(lr.shape[2:], error)
 
     def iter_rows(self, forward, size, scale, on_progress=lambda fraction: None):
@@ -180,7 +180,9 @@ class Upscaler:
             try:
                 yield from iter_tiled_rows(forward_and_count, size, scale, self.tile, self.overlap)
                 return
-            except OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not is_accelerator_out_of_memory(error):
+                    raise
                 self._halve_tile(size, error)
                 on_progress(-done)
 

@@ -1,1 +1,4 @@
-"""The process: ranks, precision, signals, memory, atomic files, errors. It knows no image."""
+"""The process: ranks, precision, signals, memory, atomic files, errors.
+
+Nothing here knows what an image is.
+"""

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from runtime.errors import UserError
+from runtime.errors import UserError, print_error
 
 TIMEOUT = datetime.timedelta(hours=3)  # the others wait while rank 0 decodes a large data set
 MAIN = Path(__file__).resolve().parent.parent / "main.py"
@@ -214,6 +214,13 @@ def all_reduce_gradients(parameters):
         gradient.copy_(summed.view_as(gradient))
 
 
+def _launcher_signals():
+    """Return the names of the signals that the launcher passes on: those that are not ignored."""
+    names = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
+    signals = {name: getattr(signal, name) for name in names if hasattr(signal, name)}
+    return [name for name, s in signals.items() if signal.getsignal(s) != signal.SIG_IGN]
+
+
 def launch(argv, processes, name):
     """Run the program in several processes on this machine, and return the exit status.
 
@@ -237,6 +244,8 @@ def launch(argv, processes, name):
         max_restarts=0,
         monitor_interval=0.2,
     )
+    if hasattr(config, "signals_to_handle"):  # torch 2.8 and later
+        config.signals_to_handle = ",".join(_launcher_signals())
     try:
         elastic_launch(config, sys.executable)("-u", str(MAIN), *argv)
     except ChildFailedError as error:
@@ -245,7 +254,7 @@ def launch(argv, processes, name):
             return failure.exitcode  # the process has printed its message
         died = signal.Signals(-failure.exitcode).name
         message = f"error: process {failed_rank} of {processes} died ({died})"
-        print(f"{message}: --load {name} continues the run", file=sys.stderr)
+        print_error(f"{message}: --load {name} continues the run")
         return 1
     except SignalException as error:
         return 128 + error.sigval

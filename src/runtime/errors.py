@@ -1,4 +1,8 @@
-"""The exception for what a user can put right."""
+"""The exception for what a user can put right, and how it is printed."""
+
+import contextlib
+import os
+import sys
 
 
 class UserError(Exception):
@@ -13,3 +17,13 @@ def bullet_list(lines, limit=20):
     lines = list(lines)
     more = [f"... and {len(lines) - limit} more"] if len(lines) > limit else []
     return "".join(f"\n  - {line}" for line in lines[:limit] + more)
+
+
+def print_error(text):
+    """Print to stderr; a stderr that nobody reads any more is no reason to fail."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        with contextlib.suppress(OSError):
+            # Python flushes stderr once more at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())

@@ -1,11 +1,15 @@
-"""How the C library manages memory on the CPU."""
+"""Memory: how the C library manages it, how much is left, and the errors when none is."""
 
 import ctypes
 import sys
 
+import torch
+
 # options of mallopt and their range, from malloc.h of glibc
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _MAX_THRESHOLD = 2**31 - 1
+# torch 2.4 has only the second
+OutOfMemoryError = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
 _DEFAULT_THRESHOLD = 2**25  # the highest value that glibc itself sets for mmap
 
 
@@ -39,3 +43,18 @@ def is_out_of_memory(error):
     return isinstance(error, MemoryError) or any(
         words in str(error) for words in ("allocate memory", "out of memory", "ALLOC_FAILED")
     )
+
+
+def is_accelerator_out_of_memory(error):
+    """Return whether the memory of an accelerator is exhausted, so that smaller tiles may fit."""
+    return isinstance(error, OutOfMemoryError) or "ALLOC_FAILED" in str(error)
+
+
+def available_bytes(path="/proc/meminfo"):
+    """Return the main memory that is available, or None if Linux does not tell."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            values = dict(line.split(":") for line in file)
+        return int(values["MemAvailable"].split()[0]) * 1024
+    except (OSError, ValueError, KeyError, IndexError):
+        return None

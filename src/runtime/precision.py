@@ -49,8 +49,8 @@ def cpu_bf16_support(path="/proc/cpuinfo"):
 
     Returns:
         "AMX", "AVX-512 BF16", or "" for none or another system. AVX-512 BF16 of Intel does not
-        count: an Emerald Rapids whose virtual machine hides AMX computed bf16 matmuls at half the rate of
-        float32, an EPYC at 3.9 times.
+        count: an Emerald Rapids whose virtual machine hides AMX computed bf16 matmuls at half the
+        rate of float32, an EPYC at 3.9 times.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -68,8 +68,8 @@ def choose_precision(name, device, log=print):
     """Return single, half or bf16 for --precision; `auto` is the fastest on the device, and logged.
 
     CUDA: bf16 from compute capability 8 (Ampere) on, half from 7 (Volta) on, whose matrix units
-    have them. CPU: see `cpu_bf16_support`. The choice is not measured: another outcome of a measurement
-    would change the bits of a repeated run.
+    have them. CPU: see `cpu_bf16_support`. The choice is not measured: another outcome of a
+    measurement would change the bits of a repeated run.
 
     Raises:
         UserError: the GPU has no bf16.

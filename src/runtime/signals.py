@@ -1,15 +1,16 @@
 """Stopping on a signal: a training ends after the current step, with its state saved."""
 
+import contextlib
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 
 import torch
 
 from runtime import distributed
+from runtime.errors import print_error
 
 # In rising priority. SIGUSR1 and SIGUSR2 are what clusters send before a time limit, SIGHUP is a
 # closed terminal. SIGINT is last: torchrun sends SIGTERM to its processes when it gets a SIGINT.
@@ -27,6 +28,28 @@ class Stopped(Exception):
     def __init__(self, signum):
         super().__init__(signal.Signals(signum).name)
         self.signum = signum
+
+
+class StoppedOutside(Stopped):
+    """Raised outside of a training, when there is no state to save."""
+
+
+@contextlib.contextmanager
+def raise_on_signals():
+    """Raise StoppedOutside in a `with` block when a stop signal comes, as SIGINT does by itself."""
+
+    def stop(signum, _frame):
+        raise StoppedOutside(signum)
+
+    former = {}
+    if threading.current_thread() is threading.main_thread():
+        heard = [s for s in STOP_SIGNALS if signal.getsignal(s) == signal.SIG_DFL]
+        former = {signum: signal.signal(signum, stop) for signum in heard}
+    try:
+        yield
+    finally:
+        for signum, handler in former.items():
+            signal.signal(signum, handler)
 
 
 class StopRequest:
@@ -81,7 +104,7 @@ class StopRequest:
 
     def _print(self, text):
         if self.verbose:
-            print(text, file=sys.stderr, flush=True)
+            print_error(text)
 
     def request(self, signum=signal.SIGTERM):
         """Ask to stop as if a signal had come."""
@@ -114,3 +137,13 @@ def ignore_signals_in_worker(_worker=None):
     for signum in STOP_SIGNALS:
         signal.signal(signum, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_GRACE_SECONDS))
+
+
+def defer_worker_errors():
+    """Report the death of a data loader worker only where a batch is awaited.
+
+    torch's handler of SIGCHLD raises at any line of the main thread: in the middle of a step, where
+    the training state must not be saved. Without it, torch finds the dead worker while it waits.
+    """
+    if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)

@@ -5,7 +5,8 @@ import shutil
 
 from hypothesis import strategies as st
 
-from option import _Bad, build_parser
+from flag_types import InvalidValue
+from option import build_parser
 
 # Flags that would start processes, compile or write elsewhere; and those that ask nothing of the program
 LEFT_OUT = {"--help", "-h", "--n_GPUs", "--compile", "--tensorboard", "--vgg_path"}
@@ -109,7 +110,7 @@ def _is_taken(action, word):
         return False
     return (
         isinstance(action.const, bool)
-        or type(action.type(word) if action.type else word) is not _Bad
+        or type(action.type(word) if action.type else word) is not InvalidValue
     )
 
 

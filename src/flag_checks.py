@@ -1,0 +1,99 @@
+"""Problems that the flags show by themselves, before any data is read."""
+
+import re
+from pathlib import Path
+
+from data.datasets import DATASETS, DEMO_SETS, parse_ranges
+from flag_types import InvalidValue, parse_int_list
+from loss import parse_loss
+from loss.discriminator import N_LAYERS
+from runtime.errors import UserError
+from template import TEMPLATES
+
+
+def _invalid_values(args):
+    for name, value in vars(args).items():
+        for part in value if isinstance(value, list) else [value]:
+            if isinstance(part, InvalidValue):
+                yield f"--{name} {part}"
+            elif isinstance(part, str) and re.search(r"[\0-\x1f\x7f\ud800-\udfff]", part):
+                # it cannot be the name of a file, or not be written to config.txt and the log
+                yield f"--{name} {part!r} must not contain control characters or invalid UTF-8"
+
+
+def find_conflicts(args):
+    """Yield every problem that the flags show by themselves."""
+    invalid = list(_invalid_values(args))
+    yield from invalid
+    broken = {line.split(" ")[0] for line in invalid}
+    for name in args.template.split("+") if args.template else ():
+        if name not in TEMPLATES:
+            yield f"--template {name!r} must be one of {', '.join(TEMPLATES)}"
+    for check in (lambda: parse_loss(args.loss), lambda: parse_ranges(args.data_range)):
+        try:
+            check()
+        except UserError as error:
+            yield str(error)
+    yield from _experiment_conflicts(args)
+    yield from _data_conflicts(args)
+    yield from _number_conflicts(args, broken)
+
+
+def _experiment_conflicts(args):
+    for flag in ("save", "load"):
+        name = getattr(args, flag)
+        if name is None:
+            continue
+        parts = Path(name).parts
+        if not re.sub(r"[./\\]", "", name) or Path(name).is_absolute() or ".." in parts:
+            yield f"--{flag} {name!r} must be the name of a folder in {args.dir_experiment}"
+    if args.load and args.save and args.load != args.save:
+        yield f"--load {args.load} continues in its own folder: remove --save {args.save}"
+    if args.load and args.reset:
+        yield "--load must not be used with --reset: one keeps the experiment, the other empties it"
+    if args.resume and not args.load and args.reset:
+        yield f"--resume {args.resume} must not be used with --reset"
+    if args.pre_train and (args.resume or (args.load and args.resume is None)):
+        yield "--pre_train must not be used with --load or --resume: both say which weights to use"
+
+
+def _data_conflicts(args):
+    is_range = re.fullmatch(r"[\d-]+", args.data_range)
+    if is_range and not args.test_only and "DIV2K" in args.data_test:
+        yield f"--data_range {args.data_range} must have two ranges for training, TRAIN/TEST"
+    if "MyImage" in args.data_test and not (args.testpath and args.testset):
+        yield "--data_test MyImage needs --testpath and --testset"
+    if args.dir_out and not (args.test_only and set(args.data_test) <= DEMO_SETS):
+        sets = ", ".join(sorted(DEMO_SETS))
+        yield f"--dir_out must be used with --test_only and sets without ground truth ({sets})"
+    if not args.test_only:
+        for name in sorted(set(args.data_train) & DEMO_SETS):
+            sets = ", ".join(DATASETS)
+            yield f"--data_train {name} must have HR images: {sets}, or a folder of your own"
+
+
+def _number_conflicts(args, broken):
+    def is_fine(*flags):
+        return not broken & {f"--{flag}" for flag in flags}
+
+    last = N_LAYERS - 1
+    if is_fine("cl_layer") and max(parse_int_list(args.cl_layer, ",")) > last:
+        yield f"--cl_layer {args.cl_layer} must be blocks of the embedding, 0 to {last}"
+    if is_fine("chop_size", "chop_overlap") and args.chop_overlap >= args.chop_size / 2:
+        size = f"--chop_size {args.chop_size}"
+        yield f"--chop_overlap {args.chop_overlap} must be less than half of {size}"
+    if is_fine("betas") and max(args.betas) >= 1:
+        yield f"--betas {max(args.betas)} must be below 1"
+    if is_fine("blur_sigma") and args.blur_sigma[0] > args.blur_sigma[1]:
+        yield f"--blur_sigma {args.blur_sigma[0]} must not be above {args.blur_sigma[1]}"
+    if args.n_colors not in (1, 3):
+        yield f"--n_colors {args.n_colors} must be 1 or 3"
+    if is_fine("patch_size", "scale") and args.patch_size < max(args.scale):
+        yield f"--patch_size {args.patch_size} must be at least the scale {max(args.scale)}"
+    if is_fine("split_batch", "batch_size") and args.split_batch > args.batch_size:
+        yield f"--split_batch {args.split_batch} must be at most --batch_size {args.batch_size}"
+    if is_fine("lr", "cosine_etamin", "cosine_restart_weight") and args.scheduler != "MileStone":
+        restarts = args.scheduler == "CosineRestart"
+        lowest = args.lr * min(1, args.cosine_restart_weight if restarts else 1)
+        if args.cosine_etamin > lowest:
+            yield f"--cosine_etamin {args.cosine_etamin} must be at most {lowest:g}"

@@ -1,0 +1,82 @@
+"""The lines that a training prints while it runs: losses, and when it will end."""
+
+import contextlib
+import time
+
+FIRST_LINE = 10  # steps before the first line, if --print_every is larger
+FIRST_ESTIMATE = 4.0  # seconds after which the duration is estimated, if 10 steps take longer
+DAY = 86400
+
+
+def format_duration(seconds):
+    """Return a duration in two units at most: 45 s, 12 min, 3 h 20 min, 17 days."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 2 * DAY:
+        hours, minutes = divmod(round(seconds / 60), 60)
+        return f"{hours} h {minutes} min"
+    return f"{seconds / DAY:.1f} days"
+
+
+class Progress:
+    """Times of a training, and what is logged of its steps."""
+
+    def __init__(self, args, log):
+        """Keep the flags, and the function that logs a line."""
+        self.args, self.log = args, log
+        self.is_estimated = False  # one estimate per process is enough
+
+    def start_epoch(self, epoch, step):
+        """Start the clock of an epoch, `epoch` epochs and `step` steps of the next being done."""
+        self.epoch, self.first_step = epoch, step
+        self.t_start = self.t_first = time.perf_counter()
+        self.data_seconds = 0.0
+
+    @contextlib.contextmanager
+    def waiting_for_data(self):
+        """Add the time of a `with` block to the time that the epoch waits for data."""
+        t_request = time.perf_counter()
+        yield
+        self.data_seconds += time.perf_counter() - t_request
+
+    def seconds(self):
+        """Return the seconds of the epoch so far, as metrics.jsonl holds them."""
+        seconds = time.perf_counter() - self.t_start
+        return {"seconds": round(seconds, 1), "waiting": round(self.data_seconds, 1)}
+
+    def after_step(self, step, loss):
+        """Log the losses every --print_every steps and, once, how long the training will take."""
+        n_done, n_steps = step - self.first_step, self.args.test_every
+        seconds = time.perf_counter() - self.t_start
+        is_first = n_done == FIRST_LINE and not self.is_estimated
+        if step % self.args.print_every == 0 or step == n_steps or is_first:
+            waiting = f"{seconds:.1f}s, {self.data_seconds:.1f}s of it waiting for data"
+            self.log(f"[{step}/{n_steps}]\t{loss.display_loss()}\t{waiting}")
+        if n_done == 1:  # the first step is slower: buffers, workers, --compile
+            self.t_first = time.perf_counter()
+        if not self.is_estimated and (n_done == FIRST_LINE or seconds > FIRST_ESTIMATE):
+            if n_done == 1 and self.args.compile:
+                return
+            self.is_estimated = True
+            timed = time.perf_counter() - self.t_first
+            self._log_estimate(step, timed / (n_done - 1) if n_done > 1 else seconds)
+
+    def _log_estimate(self, step, seconds_per_step):
+        """Log the cost of a step, and when the epoch and the run will end."""
+        epoch_seconds = (self.args.test_every - step) * seconds_per_step
+        later_epochs = self.args.epochs - self.epoch - 1
+        run_seconds = epoch_seconds + later_epochs * self.args.test_every * seconds_per_step
+        end = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + run_seconds))
+        self.log(
+            f"{seconds_per_step:.3g} s per step: this epoch takes "
+            f"{format_duration(epoch_seconds)} more, the run {format_duration(run_seconds)} "
+            f"(until {end}), tests not included"
+        )
+        if run_seconds > DAY:
+            self.log(
+                f"WARNING: this run takes {format_duration(run_seconds)} on this machine. Fewer "
+                "--epochs or --test_every, a smaller --patch_size or --batch_size, or a smaller "
+                "network (--template tiny) take less"
+            )
