@@ -1,5 +1,6 @@
 """Problems that the flags show by themselves, before any data is read."""
 
+import difflib
 import re
 from pathlib import Path
 
@@ -66,6 +67,11 @@ def _data_conflicts(args):
     if args.dir_out and not (args.test_only and set(args.data_test) <= DEMO_SETS):
         sets = ", ".join(sorted(DEMO_SETS))
         yield f"--dir_out must be used with --test_only and sets without ground truth ({sets})"
+    for name in ("format", "suffix"):
+        if getattr(args, name) is not None and not args.dir_out:
+            yield f"--{name} needs --dir_out"
+    if args.suffix and re.search(r"[/\\]", args.suffix):
+        yield f"--suffix {args.suffix} must not contain / or \\"
     if not args.test_only:
         for name in sorted(set(args.data_train) & DEMO_SETS):
             sets = ", ".join(DATASETS)
@@ -97,3 +103,20 @@ def _number_conflicts(args, broken):
         lowest = args.lr * min(1, args.cosine_restart_weight if restarts else 1)
         if args.cosine_etamin > lowest:
             yield f"--cosine_etamin {args.cosine_etamin} must be at most {lowest:g}"
+
+
+# what people type for a flag of another name
+OTHER_NAMES = {"--learning_rate": "--lr", "--epoch": "--epochs", "--metrics": "scripts/compare.py"}
+
+
+def unknown_flags(words, parser):
+    """Yield a problem for each word that is not a flag, with the flag that may be meant."""
+    known = [name for action in parser._actions for name in action.option_strings]
+    for word in words:
+        name = word.split("=")[0]
+        if not word.startswith("--"):
+            yield f"{word!r} must follow a flag"
+            continue
+        close = [OTHER_NAMES[name]] if name in OTHER_NAMES else []
+        close = close or difflib.get_close_matches(name, known, 1)
+        yield f"unknown flag {word}" + (f" (did you mean {close[0]}?)" if close else "")

@@ -6,13 +6,13 @@ reading data are found here and reported in one message.
 """
 
 import argparse
-import difflib
 import os
 import sys
 from pathlib import Path
 
 from checkpoint.config import ROOT, read_config
-from flag_checks import find_conflicts
+from demo.outputs import FORMATS
+from flag_checks import find_conflicts, unknown_flags
 from flag_types import (
     DefaultsFormatter,
     FlagGroup,
@@ -52,9 +52,8 @@ def _add_run_flags(parser):
     group = FlagGroup(parser, "run")
     flag, switch = group.flag, group.switch
     flag("--template", str, None, f"presets, joined by +: {', '.join(TEMPLATES)}")
-    flag(
-        "--save", str, None, "name of the experiment, a folder of --dir_experiment (default: test)"
-    )
+    flag("--save", str, None,
+         "name of the experiment, a folder of --dir_experiment (default: test)")  # fmt: skip
     flag("--load", str, None, "resume this experiment; flags given here override its own")
     flag("--resume", number(int, low=-1), None, "-1: latest state (default with --load), 0: none, "
          "N: that epoch")  # fmt: skip
@@ -83,9 +82,8 @@ def _add_data_flags(parser):
     demo = "image, video, or folder of them, for --data_test Demo"
     flag("--dir_demo", str, str(ROOT / "test"), demo)
     flag("--testpath", str, None, "folder of the sets of --data_test MyImage")
-    flag(
-        "--testset", str, None, "set of --data_test MyImage: images are in TESTPATH/TESTSET/xSCALE"
-    )
+    flag("--testset", str, None,
+         "set of --data_test MyImage: images are in TESTPATH/TESTSET/xSCALE")  # fmt: skip
     flag("--data_train", set_names, ["DIV2K"], "training sets, joined by +")
     flag("--data_test", set_names, None, "test sets, joined by + (default: DIV2K; if other sets "
          "are used for training, --hold_out 10 of each)")  # fmt: skip
@@ -222,6 +220,8 @@ def _add_test_flags(parser):
     flag("--dir_out", str, None, "save the SR images of Demo and MyImage as DIR_OUT/NAME.png, and "
          "videos as DIR_OUT/NAME.mp4, instead; for one input also a file that ends in .png, .tif "
          "or .mp4")  # fmt: skip
+    flag("--format", choice(FORMATS), None, "with --dir_out: format of pictures (default: png)")
+    flag("--suffix", str, None, "with --dir_out: text after the name of each output, such as _x4")
     switch("--overwrite", "let --dir_out replace existing files")
     switch("--save_gt", "save the LR and HR images beside them")
     switch(
@@ -251,20 +251,16 @@ def build_parser():
     return parser
 
 
-# what people type for a flag of another name
-OTHER_NAMES = {"--learning_rate": "--lr", "--epoch": "--epochs", "--metrics": "scripts/compare.py"}
-
-
-def _unknown_flags(words, parser):
-    known = [name for action in parser._actions for name in action.option_strings]
-    for word in words:
-        name = word.split("=")[0]
-        if not word.startswith("--"):
-            yield f"{word!r} must follow a flag"
-            continue
-        close = [OTHER_NAMES[name]] if name in OTHER_NAMES else []
-        close = close or difflib.get_close_matches(name, known, 1)
-        yield f"unknown flag {word}" + (f" (did you mean {close[0]}?)" if close else "")
+def _choose_tests(args):
+    """Set --data_test if it is not given: DIV2K, or the last images of other training sets."""
+    if args.data_test is not None:
+        return
+    trained = args.data_train if isinstance(args.data_train, list) else []
+    if args.test_only or not trained or {"DIV2K", "DF2K"} & set(trained):
+        args.data_test = ["DIV2K"]
+    else:
+        args.data_test = list(trained)
+        args.hold_out = args.hold_out or N_HELD_OUT
 
 
 def _choose_tests(args):
@@ -281,7 +277,8 @@ def _choose_tests(args):
 
 def _parse(parser, argv):
     args, unknown = parser.parse_known_args(argv)
-    problems = [*_unknown_flags(unknown, parser), *find_conflicts(args)]
+    _choose_tests(args)
+    problems = [*unknown_flags(unknown, parser), *find_conflicts(args)]
     if problems:
         raise UserError("bad flags:" + bullet_list(problems) if len(problems) > 1 else problems[0])
     return args

@@ -9,6 +9,8 @@ from PIL import Image, ImageCms
 
 from data.image import read_image, read_image_with_profile, write_image
 from data.resize import imresize
+from demo import pixel_progress
+from demo.picture import UpscaleConfig, upscale_pixels, upscaled_rows
 from model.inference import Upscaler, transforms
 from runtime.memory import OutOfMemoryError
 
