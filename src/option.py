@@ -224,9 +224,7 @@ def _add_test_flags(parser):
     flag("--suffix", str, None, "with --dir_out: text after the name of each output, such as _x4")
     switch("--overwrite", "let --dir_out replace existing files")
     switch("--save_gt", "save the LR and HR images beside them")
-    switch(
-        "--tensorboard", "curves and images of a training for TensorBoard (pip install tensorboard)"
-    )
+    switch("--tensorboard", "curves and images for TensorBoard (pip install tensorboard)")
 
 
 def build_parser():
