@@ -23,9 +23,8 @@ from optim import (
 from progress import Progress
 from runtime import distributed
 from runtime.errors import UserError, bullet_list
-from runtime.memory import is_out_of_memory
 from runtime.precision import autocast, choose_precision, tune_convolutions
-from runtime.signals import Stopped, StopRequest, defer_worker_errors
+from runtime.signals import Stopped, StopRequest, WorkerErrors
 
 
 class Trainer:
@@ -41,6 +40,7 @@ class Trainer:
         self.ema = None
         self.best = {"psnr": None, "epoch": 0}  # mean PSNR of the test sets
         self.timer = Progress(args, checkpoint.log)
+        self.worker_errors = WorkerErrors()
         self.stop = StopRequest(args.save, verbose=distributed.is_main_process())
         checkpoint.on_closed_pipe = self.stop.request
         self.evaluator = Evaluator(args, data, checkpoint, device, self.stop.raise_if_stopped)
@@ -189,6 +189,8 @@ class Trainer:
                 self._save()
                 self.checkpoint.log(f"Stopped by {stopped} after {self._position()}; state saved")
                 raise
+            finally:
+                self.worker_errors.restore()
 
     def _finish_epoch(self, epoch):
         """Test, save and draw after an epoch."""
@@ -264,21 +266,16 @@ class Trainer:
             UserError: it cannot be loaded; the state is saved.
         """
         try:
-            with self.timer.waiting_for_data():
-                batch = next(batches, None)
+            with self.timer.waiting_for_data(), self.worker_errors:
+                return next(batches, None)
         except (UserError, OSError, RuntimeError) as error:
             self._save()
-            is_of_torch = isinstance(error, RuntimeError) and "Traceback" not in str(error)
-            if not is_of_torch or is_out_of_memory(error):
+            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
                 raise
-            reason = str(error).splitlines()[0]
-            cause = "a data loader worker has died" if "worker" in reason else "no batch was loaded"
             raise UserError(
-                f"{cause} ({reason}). The state after {self._position()} is saved: "
-                f"--load {self.args.save} continues; if memory is short, with a smaller --n_threads"
+                f"{error}\nThe state after {self._position()} is saved: --load {self.args.save} "
+                "continues"
             ) from error
-        defer_worker_errors()
-        return batch
 
     def prepare(self, images):
         """Return images in [0, 255] as float32 on the device, in [0, rgb_range]."""

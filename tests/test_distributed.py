@@ -154,7 +154,7 @@ def test_n_gpus_starts_processes_and_pcl_trains_in_them_and_goes_on_in_one(sr):
     assert state["epoch"] == 1
     status, out, _ = sr("--load", "pcl", "--epochs", 2, "--cpu")
     assert status == 0
-    assert "Going on after epoch 1" in out
+    assert "Resumed after epoch 1" in out
     assert state_of(sr.folder("pcl"))["epoch"] == 2
 
 
@@ -191,7 +191,7 @@ def test_the_death_of_one_process_ends_the_run_and_it_goes_on_with_one(sr):
     assert process.wait(60) == 1
     assert "Traceback" not in errors
     assert (
-        "process 1 of 2 died (SIGKILL): --load mortal goes on" in errors
+        "process 1 of 2 died (SIGKILL): --load mortal continues" in errors
         or "another process of the run has ended" in errors
     )
     assert not ranks_of("mortal")
@@ -222,5 +222,5 @@ def test_ctrl_c_saves_the_state_of_all_processes(sr):
 def test_more_processes_than_patches_are_refused(sr):
     done = run([sys.executable, *sr.argv("--save", "few", "--batch_size", 1, "--n_GPUs", 2)])
     assert done.returncode == 1
-    assert "--batch_size 1: is less than processes" in done.stderr
+    assert "--batch_size 1 must be at least processes" in done.stderr
     assert not sr.folder("few").exists()

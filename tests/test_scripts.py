@@ -47,7 +47,7 @@ def test_quickstart_runs_and_goes_on(tmp_path):
     assert "[Epoch 1/1]" in first
     assert (tmp_path / "experiment/quickstart_astronaut.png").stat().st_size > 10_000
     second = run("2")
-    assert second.count("Going on after epoch 1") == 2
+    assert second.count("Resumed after epoch 1") == 2
     assert "[Epoch 1/" not in second
 
 

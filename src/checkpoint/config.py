@@ -82,7 +82,7 @@ def _describe_foreign(path, text):
     folder = path.parent
     # EDSR-PyTorch writes the date, then "flag: value" lines
     if re.match(r"\d{4}-\d\d-\d\d-\d\d:\d\d:\d\d\s", text):
-        hint = _hint_at_weights(folder) or "; it holds no weights"
+        hint = _hint_at_weights(folder) or ": it holds no weights for --pre_train"
         return f"{folder} is an experiment of EDSR-PyTorch, which cannot be resumed here{hint}"
     return f"{path}: is damaged, or of another program: it must begin with {HEADER[:20]!r}"
 

@@ -139,11 +139,28 @@ def ignore_signals_in_worker(_worker=None):
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_GRACE_SECONDS))
 
 
-def defer_worker_errors():
-    """Report the death of a data loader worker only where a batch is awaited.
+class WorkerErrors:
+    """Let torch report dead data loader workers in a `with` block only.
 
     torch's handler of SIGCHLD raises at any line of the main thread: in the middle of a step, where
-    the training state must not be saved. Without it, torch finds the dead worker while it waits.
+    the training state must not be saved. It is needed while a batch is awaited: a worker that was
+    killed while it sent one leaves the main process waiting for the rest.
     """
-    if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD"):
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+    def __init__(self):
+        self._handler = None  # torch sets it when it starts workers
+
+    def __enter__(self):
+        if self._handler:
+            self.restore()
+            self._handler(signal.SIGCHLD, None)  # raises if a worker has died since the last block
+
+    def __exit__(self, *_):
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main and hasattr(signal, "SIGCHLD") and callable(signal.getsignal(signal.SIGCHLD)):
+            self._handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+    def restore(self):
+        """Install torch's handler again."""
+        if self._handler:
+            signal.signal(signal.SIGCHLD, self._handler)

@@ -60,7 +60,7 @@ def stopped_again_and_again(sr, name, signum, rng, span, most):
             flags = ["--load", name, *FLAGS]
             if "Stopped by" in out:
                 assert process.returncode == 128 + signum
-                assert f"--load {name} goes on" in errors
+                assert f"--load {name} continues from here" in errors
 
 
 def kills(sr, signum, rng, count):
@@ -109,15 +109,15 @@ def test_a_signal_in_an_epoch_saves_at_once_and_the_run_goes_on_from_there(sr, s
     assert process.returncode == 128 + signum
     assert errors.splitlines() == [
         f"{signal.Signals(signum).name}: stopping after this step; Ctrl-C again stops at once",
-        "stopped: --load run goes on from here",
+        "stopped: --load run continues from here",
     ]
     state = state_of(sr.folder("run"))
     assert state["epoch"] == 0
     assert 20 <= state["step"] < 300
-    assert f"after epoch 0 and {state['step']} steps, the state is saved" in out
+    assert f"after epoch 0 and {state['step']} steps; state saved" in out
     status, out, _ = sr("--load", "run", "--cpu")
     assert status == 0
-    assert f"Going on after epoch 0 and {state['step']} steps" in out
+    assert f"Resumed after epoch 0 and {state['step']} steps" in out
     same_bits(state_of(sr.folder("run")), state_of(sr.folder("whole")))
     losses = [
         line["loss"] for name in ("run", "whole") for line in sr.metrics(name) if "loss" in line
@@ -152,7 +152,7 @@ def test_a_second_ctrl_c_stops_at_once(sr):
     assert process.returncode == 130
     assert (
         errors.splitlines()[1]
-        == "interrupted: --load run goes on from the last state that was saved"
+        == "interrupted: --load run continues from the last saved state"
     )
     assert state_of(sr.folder("run"))["step"] == 0
 
@@ -174,7 +174,7 @@ def test_a_second_run_in_the_same_folder_is_refused(sr):
     ):
         status, _, errors = sr.train(*flags)
         assert status == 1
-        assert "another run is at work here (process" in errors
+        assert "another run writes here (process" in errors
     assert {path: path.stat().st_mtime_ns for path in before} == before
     process.kill()
     process.communicate()

@@ -82,7 +82,7 @@ def test_lines_that_a_crash_has_cut_spoil_nothing(sr):
     assert all(json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines())
     assert [line["epoch"] for line in sr.metrics("run") if "loss" in line] == [1, 2, 3]
     log = (folder / "log.txt").read_text().splitlines()
-    assert any(line.startswith("Going on after epoch 2") for line in log)
+    assert any(line.startswith("Resumed after epoch 2") for line in log)
     assert not any("Epoch 2/2" in line and "Epoch 3/3" in line for line in log)
 
 
