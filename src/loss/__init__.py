@@ -138,11 +138,15 @@ class Loss(nn.Module):
         for name, value in values.items():
             gradient = None
             if value.requires_grad:
-                (gradient,) = torch.autograd.grad(value, sr, retain_graph=True, allow_unused=True)
+                # weighted before, not after: with several ranks, the gradient sums over their losses
+                weighted = value * batch_fraction
+                (gradient,) = torch.autograd.grad(
+                    weighted, sr, retain_graph=True, allow_unused=True
+                )
             square = sr.new_zeros(()) if gradient is None else gradient.square().sum()
             # parts and ranks have gradients of their own: the mean square weighted by their size
             square, fraction = all_reduce_sum(
-                torch.stack([square * batch_fraction**2, square.new_full((), batch_fraction)])
+                torch.stack([square, square.new_full((), batch_fraction)])
             ).tolist()
             norms[name] = square**0.5 / fraction
             if not norms[name] and self.weights[name] and bool(torch.isfinite(value)):
