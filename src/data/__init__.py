@@ -19,6 +19,9 @@ from runtime.errors import UserError
 from runtime.signals import ignore_signals_in_worker
 
 
+MAX_WARNINGS = 50  # lines about pairs and duplicates
+
+
 def _start_worker(max_pixels, worker_idx):
     set_max_pixels(max_pixels)
     ignore_signals_in_worker(worker_idx)
@@ -47,8 +50,11 @@ class Data:
                 train_set = build_train_set(args, ranges[0], log_once)
             problems += fingerprints.find_leaks(train_set)
             problems += train_set.problems() if distributed.is_main_process() else []
-        for problem in itertools.chain(*distributed.all_gather_object(problems)):
+        problems = list(itertools.chain(*distributed.all_gather_object(problems)))
+        for problem in problems[:MAX_WARNINGS]:
             log(f"WARNING: {problem}")
+        if len(problems) > MAX_WARNINGS:
+            log(f"WARNING: ... and {len(problems) - MAX_WARNINGS} more of this kind")
         if not args.test_only:
             self._build_loader(args, train_set)
 
@@ -84,14 +90,15 @@ class Data:
         """Yield the batches of an epoch, numbered from 1, on the device, without the first `start` of them.
 
         Raises:
-            UserError: a worker cannot start, died, or did not answer in time.
+            UserError: the workers cannot start.
+            RuntimeError: a worker died or did not answer in time ("DataLoader worker ...").
         """
         self.sampler.set_epoch(number, start)
         batches = self._receive()
         return _on_device(batches, device)
 
     def _receive(self):
-        """Yield the batches of the DataLoader; its errors about workers become a UserError."""
+        """Yield the batches of the DataLoader."""
         try:
             for item in self.train:
                 yield self.shared.receive(item) if self.shared else item
@@ -103,13 +110,9 @@ class Data:
                 " free some, or give --n_threads 0"
             ) from error
         except RuntimeError as error:
-            if "Original Traceback" in str(error) or "DataLoader" not in str(error):
-                raise
-            reason = str(error).splitlines()[0]
-            raise UserError(
-                f"a loader worker failed, perhaps for lack of memory ({reason}):"
-                " a smaller --n_threads or --batch_size needs less"
-            ) from error
+            if "DataLoader timed out" in str(error):
+                raise RuntimeError(f"DataLoader workers gave no batch for {TIMEOUT} s") from error
+            raise
 
     def close(self):
         """End the loader workers."""

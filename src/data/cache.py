@@ -57,13 +57,18 @@ def _write(path, image):
 
 
 def _remove_stale(folder, current):
-    """Remove cache files of former contents of the sources of `current`, and leftovers of killed runs."""
+    """Remove cache files of former contents of the sources of `current`, and leftovers of killed runs.
+
+    Returns:
+        the names of `current` that are there.
+    """
     remove_stale_temp_files(folder)
+    names = set(os.listdir(folder))
     sources = {name.rsplit(".", 2)[0] for name in current}
-    for path in folder.iterdir():
-        is_cache = path.suffix == ".npy" and path.name not in current
-        if is_cache and path.name.rsplit(".", 2)[0] in sources:
-            path.unlink(missing_ok=True)
+    for name in names - current:
+        if name.endswith(".npy") and name.rsplit(".", 2)[0] in sources:
+            (folder / name).unlink(missing_ok=True)
+    return names & current
 
 
 def _decode(source, target, downscale):
@@ -99,8 +104,12 @@ def build_cache(sources, folder, downscale=None, rebuild=False, title="decoding"
     except OSError as error:
         raise _cache_error(folder, error) from error
     targets = [_cache_path(folder, source) for source in sources]
-    todo = [(s, t) for s, t in zip(sources, targets, strict=True) if rebuild or not t.is_file()]
-    _remove_stale(folder, {target.name for target in targets})
+    there = _remove_stale(folder, {target.name for target in targets})
+    todo = [
+        (source, target)
+        for source, target in zip(sources, targets, strict=True)
+        if rebuild or target.name not in there
+    ]
     if todo and on_make:
         on_make()
     with ThreadPoolExecutor(os.cpu_count()) as pool:

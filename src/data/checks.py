@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import zipfile
 from typing import NamedTuple
 
 import numpy as np
@@ -152,10 +153,10 @@ def summarize_arrays(pairs, scale, n_colors, title=None):
 
 def remembered_summary(path, pairs, scale, n_colors, title):
     """Load the PairSummary of cached images from a file, or build and save it if the images have changed."""
-    names = "\n".join(f"{hr.name} {lr.parent.parent}/{lr.name} {name}" for hr, lr, name in pairs)
+    names = "\n".join(f"{hr} {lr} {name}" for hr, lr, name in pairs)
     key = hashlib.sha256(f"{SUMMARY_VERSION} {scale} {n_colors}\n{names}".encode()).hexdigest()
-    unreadable = contextlib.suppress(OSError, ValueError, KeyError, EOFError)
-    with unreadable, np.load(path, allow_pickle=False) as file:
+    unreadable = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+    with contextlib.suppress(*unreadable), np.load(path, allow_pickle=False) as file:
         if str(file["key"]) == key:
             return PairSummary(file["sizes"], file["thumbnails"], file["problems"].tolist())
     summary = summarize_arrays(pairs, scale, n_colors, title)

@@ -125,12 +125,15 @@ def list_images(folder, log=None):
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"no such data folder: {folder}")
-    entries = sorted(path for path in folder.iterdir() if not _is_hidden(path))
-    paths = [path for path in entries if path.suffix.lower() in EXTENSIONS]
+    # os.scandir and plain names: a folder may hold 30,000 images, and this is done at each start
+    with os.scandir(folder) as scan:
+        entries = sorted((e for e in scan if e.name[0] != "."), key=lambda entry: entry.name)
+    images = [e for e in entries if os.path.splitext(e.name)[1].lower() in EXTENSIONS]
     # a folder, a link to nowhere, or a pipe, which reading would wait for without end
-    unfit = [str(path) for path in paths if not path.is_file()]
+    unfit = [entry.path for entry in images if not entry.is_file()]
     if unfit:
         raise UserError("these have an image's name, but are not files:" + bullet_list(unfit))
+    paths = [folder / entry.name for entry in images]
     stems, twice = set(), set()
     for path in paths:
         (twice if path.stem in stems else stems).add(path.stem)
@@ -140,7 +143,8 @@ def list_images(folder, log=None):
     if not paths:
         raise UserError(f"no images in {folder} (looked for {', '.join(sorted(EXTENSIONS))})")
     if log and len(paths) < len(entries):
-        log(f"{folder}: {left_out_line(set(entries) - set(paths))}")
+        others = {entry.name for entry in entries} - {path.name for path in paths}
+        log(f"{folder}: {left_out_line([folder / name for name in others])}")
     return paths
 
 
