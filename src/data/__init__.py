@@ -1,4 +1,4 @@
-"""Data: training patches and test images. The program uses `Data(args)`; datasets.py is the registry of data sets."""
+"""Data: training patches and test images. The program uses `Data`; datasets.py has the registry."""
 
 import functools
 import itertools
@@ -18,7 +18,6 @@ from runtime import distributed
 from runtime.errors import UserError
 from runtime.signals import ignore_signals_in_worker
 
-
 MAX_WARNINGS = 50  # lines about pairs and duplicates
 
 
@@ -28,7 +27,7 @@ def _start_worker(max_pixels, worker_idx):
 
 
 class Data:
-    """All data of a run: `epoch` yields the training batches, `tests` is a list of TestSet and DemoSet."""
+    """All data of a run: `epoch` yields training batches, `tests` lists TestSet and DemoSet."""
 
     def __init__(self, args, log=print):
         """Find, check and decode what --data_train and --data_test name.
@@ -60,7 +59,7 @@ class Data:
 
     @staticmethod
     def _check_tests(fingerprints, test_set, test_only):
-        """Check this rank's images of a test set, all of them before a training: a broken one is found now."""
+        """Check this rank's part of a test set: before a training all of it, else a sample."""
         first, end = distributed.rank_range(len(test_set))
         indices = spread_indices(end - first, MAX_DECODED if test_only else end - first)
         return fingerprints.check_test_pairs(test_set, [first + i for i in indices])
@@ -82,12 +81,12 @@ class Data:
             prefetch_factor=PREFETCH if workers else None,
             persistent_workers=workers > 0,
             timeout=TIMEOUT if workers else 0,
-            generator=torch.Generator(),  # else workers would draw from the generator of the training
+            generator=torch.Generator(),  # not the generator of the training
             worker_init_fn=functools.partial(_start_worker, args.max_pixels),
         )
 
     def epoch(self, number, start, device):
-        """Yield the batches of an epoch, numbered from 1, on the device, without the first `start` of them.
+        """Yield the batches of an epoch, from 1, on the device, without its first `start` batches.
 
         Raises:
             UserError: the workers cannot start.

@@ -1,7 +1,10 @@
-"""Decoded training images on disk, one uncompressed .npy file each, so that a patch is read without the whole image.
+"""Decoded training images on disk, one uncompressed .npy file each.
 
-The folder of a cache is told apart by the folder of its sources, the name of a file by size and time of its
-source. Files are written atomically, so that several runs and machines may share a cache.
+A patch is read from the file without the rest of the image.
+
+The folder of a cache is told apart by the folder of its sources, the name of a file by size and
+time of its source. Files are written atomically, so that several runs and machines may share a
+cache.
 """
 
 import functools
@@ -25,7 +28,8 @@ VERSION = 3  # raise it when `read_image` or `downsample` gives other pixels
 def cache_folder(args, name, sources):
     """Return the cache folder of a list of images: two folders of images never share one.
 
-    The default cache, in --dir_data, is named by the path in it, so that both can be moved together.
+    The default cache, in --dir_data, is named by the path in it, so that both can be moved
+    together.
     """
     folder = os.path.realpath(sources[0].parent)
     if not args.dir_cache:
@@ -57,7 +61,7 @@ def _write(path, image):
 
 
 def _remove_stale(folder, current):
-    """Remove cache files of former contents of the sources of `current`, and leftovers of killed runs.
+    """Remove cache files of former contents of the sources, and leftovers of killed runs.
 
     Returns:
         the names of `current` that are there.
@@ -96,7 +100,8 @@ def build_cache(sources, folder, downscale=None, rebuild=False, title="decoding"
         list of paths of .npy files: (H, W, C) arrays, uint8 or uint16.
 
     Raises:
-        UserError: images that cannot be read (all of them are named), or a cache that cannot be written.
+        UserError: images that cannot be read (all of them are named), or a cache that cannot be
+            written.
     """
     folder = Path(folder)
     try:
@@ -126,7 +131,8 @@ def build_cache(sources, folder, downscale=None, rebuild=False, title="decoding"
 def load_mmap(path):
     """Map a file of `build_cache` into memory, as a read-only array.
 
-    By torch rather than numpy, whose maps keep a file open each: 800 images would use up the open files of a process.
+    By torch rather than numpy, whose maps keep a file open each: 800 images would use up the open
+        files of a process.
     """
     with open(path, "rb") as file:
         version = np.lib.format.read_magic(file)
