@@ -8,7 +8,7 @@ import imageio.v3 as iio
 import pytest
 import torch
 
-import checkpoint
+import checkpoint.state
 from data.image import read_image, write_image
 from helpers import same_bits, state_of
 from model.edsr import EDSR
@@ -165,7 +165,7 @@ def test_resume_without_the_file(sr):
     refused(sr.train("--resume", 3, "--save", "run"), "--resume 3", "model_3.pt", sr=sr)
     sr.train("--save", "run", "--epochs", 1, "--save_models")
     refused(sr("--load", "run", "--reset"), "must not be used with")
-    refused(sr("--load", "run", "--resume", 7), "model_7.pt", "epochs kept there: 1")
+    refused(sr("--load", "run", "--resume", 7), "model_7.pt", "epochs that are kept: 1")
 
 
 def test_reset_of_a_folder_that_is_no_experiment(sr):
@@ -255,7 +255,7 @@ def test_full_disk_while_saving_keeps_the_former_state(sr, monkeypatch):
         save(value, file)
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoint.torch, "save", full)
+    monkeypatch.setattr(checkpoint.state.torch, "save", full)
     refused(
         sr("--load", "run", "--epochs", 2, "--cpu"),
         "model_latest.pt",
