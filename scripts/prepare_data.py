@@ -1,16 +1,17 @@
 #!/usr/bin/env python3
-"""Prepare data sets in the folders that the program reads. What is there is kept, what is missing is downloaded or made.
+"""Prepare data sets in the folders that the program reads. Existing files are kept.
+    scripts/prepare_data.py sample --scale 2         photographs of scikit-image, no download
+    scripts/prepare_data.py div2k --scale 2+3+4      DIV2K: 1-800 for training, 801-900 for tests
+    scripts/prepare_data.py flickr2k --scale 4       Flickr2K, for --data_train DIV2K+Flickr2K
+    scripts/prepare_data.py benchmark                Set5, Set14, B100, Urban100
+    scripts/prepare_data.py folder PHOTOS MyPhotos   your images, for --data_train MyPhotos
+    scripts/prepare_data.py lr HR --lr LR --scale 4  LR images alone
+    scripts/prepare_data.py lr HR --lr LR --scale 4  LR images alone
 
-    scripts/prepare_data.py sample --scale 2            photographs that come with scikit-image, without a download
-    scripts/prepare_data.py div2k --scale 2+3+4         DIV2K: 1-800 to train on, 801-900 to validate on
-    scripts/prepare_data.py flickr2k --scale 4          Flickr2K, for --data_train DIV2K+Flickr2K (or DF2K)
-    scripts/prepare_data.py benchmark                   Set5, Set14, B100, Urban100; says how to get Manga109
-    scripts/prepare_data.py folder PHOTOS MyPhotos      images of yours, for --data_train MyPhotos, --data_test MyPhotos
-    scripts/prepare_data.py lr HR_FOLDER --lr LR_FOLDER --scale 4          LR images alone
-
-LR images that are not downloaded are made by MATLAB's bicubic downsampling. A command that was stopped continues if it
-is run again. A file that cannot be downloaded can be fetched by other means and put where the message says. At the end
-there is a table of the sets; the exit status is 1 if something that the command requires is missing.
+LR images that are not downloaded are made by MATLAB's bicubic downsampling. A command that was
+stopped continues if it is run again. A file that cannot be downloaded can be fetched by other means
+and put where the message says. At the end there is a table of the sets; the exit status is 1 if
+something that the command requires is missing.
 """
 
 import argparse
@@ -46,8 +47,8 @@ from runtime.files import remove_stale_temp_files
 
 # names of functions in skimage.data; all come with the package
 SAMPLES = {
-    "sample_train": "rocket hubble_deep_field immunohistochemistry retina stereo_motorcycle camera brick grass gravel "
-    "moon coins",
+    "sample_train": "rocket hubble_deep_field immunohistochemistry retina stereo_motorcycle camera "
+    "brick grass gravel moon coins",
     "sample_test": "astronaut chelsea coffee",
 }
 
@@ -56,7 +57,7 @@ SAMPLES = {
 
 
 def sample(args):
-    """Write the photographs of scikit-image as sample_train and sample_test; no photograph is in both."""
+    """Write the photographs of scikit-image as sample_train and sample_test."""
     problems, sets = [], []
     for name, photographs in SAMPLES.items():
         hr, lr = folders(args.dir_data, name)
@@ -79,7 +80,7 @@ def read_sample(name):
 
 
 def folder(args):
-    """Make a set of a folder of HR images; the name of a published set puts it where that set lies."""
+    """Make a set of a folder of HR images; the name may be that of a published set."""
     sources = list_images(args.source, print)
     hr, lr = folders(args.dir_data, args.name)
     problems = make(
@@ -97,7 +98,7 @@ def lr(args):
 
 
 def report(args, expected):
-    """Print what there is of a set and what is missing, with the way to get it; return whether all is there."""
+    """Print what is there and what is missing of a set; return whether it is complete."""
     hr, lr = folders(args.dir_data, expected.name)
     images = images_in(hr)
     there = {int(p.name[1:]) for p in lr.glob("X*") if p.name[1:].isdigit()}

@@ -179,4 +179,3 @@ class Evaluator:
         if self.args.save_gt:
             for kind, tensor in (("LR", image.lr), ("HR", image.hr)):
                 write_image(folder / f"{stem}_{kind}.png", to_uint8(tensor, 255))
-

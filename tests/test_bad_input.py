@@ -8,6 +8,7 @@ import imageio.v3 as iio
 import pytest
 import torch
 
+import checkpoint.state
 from data.image import read_image, write_image
 from helpers import same_bits, state_of
 from model.edsr import EDSR
@@ -146,8 +147,8 @@ def test_all_bad_flags_in_one_message(sr):
         ("--patch_size", "expected one argument"),
         ("--lr 1 stray", "'stray' must follow a flag"),
         ("--pre_train /none/weights.pt", "/none/weights.pt"),
-        ("--test_only", "needs --pre_train FILE"),
-        ("--model Bicubic", "no weights to train"),
+        ("--test_only", "needs --pre_train FILE or --load"),
+        ("--model Bicubic", "has no weights to train"),
         ("--betas 0.9 1.5", "--betas"),
         ("--rgb_range inf", "--rgb_range"),
         ("--seed 4294967296", "--seed"),
@@ -171,7 +172,7 @@ def test_reset_of_a_folder_that_is_no_experiment(sr):
     precious = sr.folder("photos") / "wedding.txt"
     precious.parent.mkdir(parents=True)
     precious.write_text("once")
-    refused(sr.train("--save", "photos", "--reset"), "photos", "not an experiment")
+    refused(sr.train("--save", "photos", "--reset"), "photos", "is not an experiment")
     assert precious.read_text() == "once"
 
 
@@ -254,7 +255,7 @@ def test_full_disk_while_saving_keeps_the_former_state(sr, monkeypatch):
         save(value, file)
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(torch, "save", full)
+    monkeypatch.setattr(checkpoint.state.torch, "save", full)
     refused(
         sr("--load", "run", "--epochs", 2, "--cpu"),
         "model_latest.pt",

@@ -1,4 +1,4 @@
-"""Data: training patches and test images. The program uses `Data(args)`; datasets.py is the registry of data sets."""
+"""Data: training patches and test images. The program uses `Data`; datasets.py has the registry."""
 
 import functools
 import itertools
@@ -18,6 +18,8 @@ from runtime import distributed
 from runtime.errors import UserError
 from runtime.signals import ignore_signals_in_worker
 
+MAX_WARNINGS = 50  # lines about pairs and duplicates
+
 
 def _start_worker(max_pixels, worker_idx):
     set_max_pixels(max_pixels)
@@ -25,7 +27,7 @@ def _start_worker(max_pixels, worker_idx):
 
 
 class Data:
-    """All data of a run: `epoch` yields the training batches, `tests` is a list of TestSet and DemoSet."""
+    """All data of a run: `epoch` yields training batches, `tests` lists TestSet and DemoSet."""
 
     def __init__(self, args, log=print):
         """Find, check and decode what --data_train and --data_test name.
@@ -47,14 +49,17 @@ class Data:
                 train_set = build_train_set(args, ranges[0], log_once)
             problems += fingerprints.find_leaks(train_set)
             problems += train_set.problems() if distributed.is_main_process() else []
-        for problem in itertools.chain(*distributed.all_gather_object(problems)):
+        problems = list(itertools.chain(*distributed.all_gather_object(problems)))
+        for problem in problems[:MAX_WARNINGS]:
             log(f"WARNING: {problem}")
+        if len(problems) > MAX_WARNINGS:
+            log(f"WARNING: ... and {len(problems) - MAX_WARNINGS} more of this kind")
         if not args.test_only:
             self._build_loader(args, train_set)
 
     @staticmethod
     def _check_tests(fingerprints, test_set, test_only):
-        """Check this rank's images of a test set, all of them before a training: a broken one is found now."""
+        """Check this rank's part of a test set: before a training all of it, else a sample."""
         first, end = distributed.rank_range(len(test_set))
         indices = spread_indices(end - first, MAX_DECODED if test_only else end - first)
         return fingerprints.check_test_pairs(test_set, [first + i for i in indices])
@@ -76,22 +81,23 @@ class Data:
             prefetch_factor=PREFETCH if workers else None,
             persistent_workers=workers > 0,
             timeout=TIMEOUT if workers else 0,
-            generator=torch.Generator(),  # else workers would draw from the generator of the training
+            generator=torch.Generator(),  # not the generator of the training
             worker_init_fn=functools.partial(_start_worker, args.max_pixels),
         )
 
     def epoch(self, number, start, device):
-        """Yield the batches of an epoch, numbered from 1, on the device, without the first `start` of them.
+        """Yield the batches of an epoch, from 1, on the device, without its first `start` batches.
 
         Raises:
-            UserError: a worker cannot start, died, or did not answer in time.
+            UserError: the workers cannot start.
+            RuntimeError: a worker died or did not answer in time ("DataLoader worker ...").
         """
         self.sampler.set_epoch(number, start)
         batches = self._receive()
         return _on_device(batches, device)
 
     def _receive(self):
-        """Yield the batches of the DataLoader; its errors about workers become a UserError."""
+        """Yield the batches of the DataLoader."""
         try:
             for item in self.train:
                 yield self.shared.receive(item) if self.shared else item
@@ -103,13 +109,9 @@ class Data:
                 " free some, or give --n_threads 0"
             ) from error
         except RuntimeError as error:
-            if "Original Traceback" in str(error) or "DataLoader" not in str(error):
-                raise
-            reason = str(error).splitlines()[0]
-            raise UserError(
-                f"a loader worker failed, perhaps for lack of memory ({reason}):"
-                " a smaller --n_threads or --batch_size needs less"
-            ) from error
+            if "DataLoader timed out" in str(error):
+                raise RuntimeError(f"DataLoader workers gave no batch for {TIMEOUT} s") from error
+            raise
 
     def close(self):
         """End the loader workers."""

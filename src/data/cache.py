@@ -1,7 +1,10 @@
-"""Decoded training images on disk, one uncompressed .npy file each, so that a patch is read without the whole image.
+"""Decoded training images on disk, one uncompressed .npy file each.
 
-The folder of a cache is told apart by the folder of its sources, the name of a file by size and time of its
-source. Files are written atomically, so that several runs and machines may share a cache.
+A patch is read from the file without the rest of the image.
+
+The folder of a cache is told apart by the folder of its sources, the name of a file by size and
+time of its source. Files are written atomically, so that several runs and machines may share a
+cache.
 """
 
 import functools
@@ -25,7 +28,8 @@ VERSION = 3  # raise it when `read_image` or `downsample` gives other pixels
 def cache_folder(args, name, sources):
     """Return the cache folder of a list of images: two folders of images never share one.
 
-    The default cache, in --dir_data, is named by the path in it, so that both can be moved together.
+    The default cache, in --dir_data, is named by the path in it, so that both can be moved
+    together.
     """
     folder = os.path.realpath(sources[0].parent)
     if not args.dir_cache:
@@ -57,13 +61,18 @@ def _write(path, image):
 
 
 def _remove_stale(folder, current):
-    """Remove cache files of former contents of the sources of `current`, and leftovers of killed runs."""
+    """Remove cache files of former contents of the sources, and leftovers of killed runs.
+
+    Returns:
+        the names of `current` that are there.
+    """
     remove_stale_temp_files(folder)
+    names = set(os.listdir(folder))
     sources = {name.rsplit(".", 2)[0] for name in current}
-    for path in folder.iterdir():
-        is_cache = path.suffix == ".npy" and path.name not in current
-        if is_cache and path.name.rsplit(".", 2)[0] in sources:
-            path.unlink(missing_ok=True)
+    for name in names - current:
+        if name.endswith(".npy") and name.rsplit(".", 2)[0] in sources:
+            (folder / name).unlink(missing_ok=True)
+    return names & current
 
 
 def _decode(source, target, downscale):
@@ -91,7 +100,8 @@ def build_cache(sources, folder, downscale=None, rebuild=False, title="decoding"
         list of paths of .npy files: (H, W, C) arrays, uint8 or uint16.
 
     Raises:
-        UserError: images that cannot be read (all of them are named), or a cache that cannot be written.
+        UserError: images that cannot be read (all of them are named), or a cache that cannot be
+            written.
     """
     folder = Path(folder)
     try:
@@ -99,8 +109,12 @@ def build_cache(sources, folder, downscale=None, rebuild=False, title="decoding"
     except OSError as error:
         raise _cache_error(folder, error) from error
     targets = [_cache_path(folder, source) for source in sources]
-    todo = [(s, t) for s, t in zip(sources, targets, strict=True) if rebuild or not t.is_file()]
-    _remove_stale(folder, {target.name for target in targets})
+    there = _remove_stale(folder, {target.name for target in targets})
+    todo = [
+        (source, target)
+        for source, target in zip(sources, targets, strict=True)
+        if rebuild or target.name not in there
+    ]
     if todo and on_make:
         on_make()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -117,7 +131,8 @@ def build_cache(sources, folder, downscale=None, rebuild=False, title="decoding"
 def load_mmap(path):
     """Map a file of `build_cache` into memory, as a read-only array.
 
-    By torch rather than numpy, whose maps keep a file open each: 800 images would use up the open files of a process.
+    By torch rather than numpy, whose maps keep a file open each: 800 images would use up the open
+        files of a process.
     """
     with open(path, "rb") as file:
         version = np.lib.format.read_magic(file)

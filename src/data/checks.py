@@ -1,7 +1,8 @@
-"""What would spoil a result without an error: misaligned LR images, and test images that are trained on."""
+"""Checks for silent errors: misaligned LR images, and test images among the training images."""
 
 import contextlib
 import hashlib
+import zipfile
 from typing import NamedTuple
 
 import numpy as np
@@ -37,7 +38,7 @@ def _gray(image):
 
 
 def _busiest_window(lr):
-    """Return (top, left, height, width) of the window of LR, of nine, that varies most from pixel to pixel."""
+    """Return (top, left, height, width) of the window of LR, of nine, with the most detail."""
     height, width = (min(WINDOW, side - 2 * MIN_BORDER) for side in lr.shape[:2])
     windows = []
     for top in np.linspace(MIN_BORDER, lr.shape[0] - MIN_BORDER - height, 3).astype(int):
@@ -51,8 +52,9 @@ def _busiest_window(lr):
 def check_alignment(hr, lr, scale):
     """Return what speaks against an LR image having been made from an HR image.
 
-    A window of HR, shifted by up to one LR pixel, is downsampled and compared with LR by the share of the variance
-    that it leaves unexplained. Blur, noise or another brightness of LR, which may be meant, are not reported.
+    A window of HR, shifted by up to one LR pixel, is downsampled and compared with LR by the share
+    of the variance that it leaves unexplained. Blur, noise or another brightness of LR, which may
+    be meant, are not reported.
 
     Args:
         hr: (H, W, C) uint8 or uint16.
@@ -60,7 +62,8 @@ def check_alignment(hr, lr, scale):
         scale: int.
 
     Returns:
-        the end of a sentence, "is ...", or None: nothing speaks against it, or the image is too small or flat.
+        the end of a sentence, "is ...", or None: nothing speaks against it, or the image is too
+        small or flat.
     """
     if min(lr.shape[:2]) < 8 + 2 * MIN_BORDER:
         return None
@@ -97,7 +100,8 @@ class PairSummary(NamedTuple):
     """What is known of the pairs of a training set at one scale before any is trained on.
 
     Attributes:
-        sizes: (N, 4) int32: height and width of HR and of LR; NO_SIZE if they are checked when the pair is drawn.
+        sizes: (N, 4) int32: height and width of HR and of LR; NO_SIZE if they are checked when the
+            pair is drawn.
         thumbnails: (N, 16, 16) float32 in [0, 255], or None if the images are not cached.
         problems: list of sentences.
     """
@@ -124,7 +128,7 @@ def _misaligned(pairs, indices, scale):
 
 
 def summarize_files(pairs, scale):
-    """Build the PairSummary of image files that are decoded in training: a sample of them is read."""
+    """Build the PairSummary of image files without a cache, from a sample of them."""
     sizes = np.full((len(pairs), 4), NO_SIZE, np.int32)
     for i in spread_indices(len(pairs), MAX_HEADERS):
         sizes[i] = _pair_sizes(*pairs[i][:2], scale, pairs[i][2])
@@ -151,11 +155,11 @@ def summarize_arrays(pairs, scale, n_colors, title=None):
 
 
 def remembered_summary(path, pairs, scale, n_colors, title):
-    """Load the PairSummary of cached images from a file, or build and save it if the images have changed."""
-    names = "\n".join(f"{hr.name} {lr.parent.parent}/{lr.name} {name}" for hr, lr, name in pairs)
+    """Load the PairSummary of cached images, or build and save it if the images have changed."""
+    names = "\n".join(f"{hr} {lr} {name}" for hr, lr, name in pairs)
     key = hashlib.sha256(f"{SUMMARY_VERSION} {scale} {n_colors}\n{names}".encode()).hexdigest()
-    unreadable = contextlib.suppress(OSError, ValueError, KeyError, EOFError)
-    with unreadable, np.load(path, allow_pickle=False) as file:
+    unreadable = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+    with contextlib.suppress(*unreadable), np.load(path, allow_pickle=False) as file:
         if str(file["key"]) == key:
             return PairSummary(file["sizes"], file["thumbnails"], file["problems"].tolist())
     summary = summarize_arrays(pairs, scale, n_colors, title)
@@ -175,7 +179,7 @@ def remembered_summary(path, pairs, scale, n_colors, title):
 
 
 class TestFingerprints:
-    """Thumbnails of test images, by which each is found among the training images, whatever its name."""
+    """Thumbnails of test images, by which they are found among the training images."""
 
     __test__ = False  # not a test class of pytest
 
@@ -183,7 +187,7 @@ class TestFingerprints:
         self.thumbnails = {}  # {path: (cropped size, 16x16 pixels)}
 
     def check_test_pairs(self, test_set, indices):
-        """Decode the images of a TestSet with these indices, check their pairs and keep their thumbnails.
+        """Check images of a TestSet and keep their thumbnails.
 
         Returns:
             list of sentences about misaligned pairs.
@@ -225,7 +229,7 @@ class TestFingerprints:
 
 
 def _cropped_hw(size):
-    """Return the (height, width) of an image that is left whichever multiple of a scale it is cropped to."""
+    """Return the (height, width) that is the same after cropping to a multiple of any scale."""
     return tuple(int(side) // 24 * 24 or int(side) for side in size)
 
 

@@ -1,6 +1,7 @@
-"""Where the images of a data set lie. A new data set is one line in `DATASETS`, or just a folder of the user's.
+"""Where the images of a data set lie. A new one is a line in `DATASETS`, or just a folder.
 
-HR images lie in `DIR_DATA/<hr>/NAME.EXT`, LR images of scale s in `DIR_DATA/<lr>/NAMExS.EXT` (or `NAME.EXT`).
+HR images lie in `DIR_DATA/<hr>/NAME.EXT`, LR images of scale s in `DIR_DATA/<lr>/NAMExS.EXT` (or
+`NAME.EXT`).
 """
 
 import difflib
@@ -22,8 +23,10 @@ class DatasetSpec:
         hr: folder of the HR images.
         lr: folder of the LR images, with `{scale}`.
         uses_data_range: --data_range picks the images, by position in the sorted folder.
-        benchmark: metrics on luma with a crop border of `scale` pixels; else on RGB with `scale` + 6.
-        make_lr: if the folder of LR images is missing, they are made from HR by bicubic downsampling.
+        benchmark: metrics on luma with a crop border of `scale` pixels; else on RGB with `scale` +
+            6.
+        make_lr: if the folder of LR images is missing, they are made from HR by bicubic
+            downsampling.
         command: command of scripts/prepare_data.py that downloads it, or "".
     """
 
@@ -76,13 +79,13 @@ VIDEO_EXTENSIONS = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".m
 
 
 def dataset_spec(name):
-    """Return the DatasetSpec of a name; one that is not registered is a folder NAME/{HR,LR_bicubic/XS}."""
+    """Return the DatasetSpec of a name; an unknown name is a folder NAME/{HR,LR_bicubic/XS}."""
     own = DatasetSpec(f"{name}/HR", f"{name}/LR_bicubic/X{{scale}}", make_lr=True)
     return DATASETS.get(name, own)
 
 
 def expand_names(dir_data, names):
-    """Return names with each joined set, if it is not a folder of its own, replaced by its parts."""
+    """Return the names, with a joined set that has no folder replaced by its parts."""
     expanded = []
     for name in names:
         is_folder = name not in JOINED or (Path(dir_data) / DATASETS[name].hr).is_dir()
@@ -91,7 +94,7 @@ def expand_names(dir_data, names):
 
 
 def parse_ranges(text):
-    """Return '1-800/801-810' as [(1, 800), (801, 810)]: one or two ranges of positions from 1, ends included."""
+    """Return '1-800/801-810' as [(1, 800), (801, 810)]: positions from 1, ends included."""
     ranges = []
     for part in str(text).split("/"):
         match = re.fullmatch(r"(\d{1,9})-(\d{1,9})", part)
@@ -117,20 +120,25 @@ def list_images(folder, log=None):
 
     Args:
         folder: the folder.
-        log: called with one line that names what else the folder holds, hidden files excepted; or None.
+        log: called with one line that names what else the folder holds, hidden files excepted; or
+            None.
 
     Raises:
-        UserError: the folder is missing or holds no image, or something with an image's name is not a file.
+        UserError: the folder is missing or holds no image, or something with an image's name is not
+            a file.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"no such data folder: {folder}")
-    entries = sorted(path for path in folder.iterdir() if not _is_hidden(path))
-    paths = [path for path in entries if path.suffix.lower() in EXTENSIONS]
+    # os.scandir and plain names: a folder may hold 30,000 images, and this is done at each start
+    with os.scandir(folder) as scan:
+        entries = sorted((e for e in scan if e.name[0] != "."), key=lambda entry: entry.name)
+    images = [e for e in entries if os.path.splitext(e.name)[1].lower() in EXTENSIONS]
     # a folder, a link to nowhere, or a pipe, which reading would wait for without end
-    unfit = [str(path) for path in paths if not path.is_file()]
+    unfit = [entry.path for entry in images if not entry.is_file()]
     if unfit:
         raise UserError("these have an image's name, but are not files:" + bullet_list(unfit))
+    paths = [folder / entry.name for entry in images]
     stems, twice = set(), set()
     for path in paths:
         (twice if path.stem in stems else stems).add(path.stem)
@@ -140,7 +148,8 @@ def list_images(folder, log=None):
     if not paths:
         raise UserError(f"no images in {folder} (looked for {', '.join(sorted(EXTENSIONS))})")
     if log and len(paths) < len(entries):
-        log(f"{folder}: {left_out_line(set(entries) - set(paths))}")
+        others = {entry.name for entry in entries} - {path.name for path in paths}
+        log(f"{folder}: {left_out_line([folder / name for name in others])}")
     return paths
 
 
@@ -208,7 +217,7 @@ def _lookalike_hint(hr_folder, lr_folder, scale):
 
 
 def _lr_lookalikes(hr_folder, lr_folder, scale):
-    """List the folders beside the HR folder that look like LR images of a scale under another name."""
+    """List folders beside the HR folder that look like LR images under another name."""
     found = []
     base = hr_folder.parent
     for path in sorted([*base.glob("*/"), *base.glob("*/*/")]):
@@ -232,7 +241,8 @@ def missing_lr_line(args, name, scale, how):
         how: words on how they are made, for the line.
 
     Returns:
-        the line to log, and whether another folder looks like the LR images, so that each run should say so.
+        the line to log, and whether another folder looks like the LR images, so that each run
+        should say so.
     """
     spec, root = dataset_spec(name), Path(args.dir_data)
     folder = root / spec.lr.format(scale=scale)
@@ -255,7 +265,8 @@ def find_pairs(dir_data, name, scale, data_range=None, log=None):
         list of (HR path, LR path); the LR path is None if LR is to be made from HR.
 
     Raises:
-        UserError: a folder is missing or empty, HR and LR do not match by name, or the range lies outside of the set.
+        UserError: a folder is missing or empty, HR and LR do not match by name, or the range lies
+            outside of the set.
     """
     spec, root = dataset_spec(name), Path(dir_data)
     hr_folder, lr_folder = root / spec.hr, root / spec.lr.format(scale=scale)
@@ -284,7 +295,7 @@ def find_pairs(dir_data, name, scale, data_range=None, log=None):
 
 
 def _pair_files(hr, lr_folder, scale, chosen, require_all, log):
-    """Return (HR path, LR path) for the positions `chosen`; LR images without HR are an error if `require_all`."""
+    """Return (HR path, LR path) for the positions `chosen`; see `find_pairs`."""
     files = {path.stem: path for path in list_images(lr_folder, log)}
     stems = match_lr([path.stem for path in hr], files, scale)
     found = [(path, files.get(stem)) for path, stem in zip(hr, stems, strict=True)]

@@ -1,6 +1,7 @@
-"""Reading and writing image files, and their way into tensors. Arrays are (H, W, C), color order RGB.
+"""Reading and writing image files, and their way into tensors. Arrays are (H, W, C), in RGB.
 
-Pillow decodes all formats, except what it would cut to 8 bits: TIFF of 16 bits (tifffile, see tiff.py)
+Pillow decodes all formats, except what it would cut to 8 bits: TIFF of 16 bits (tifffile, see
+    tiff.py)
 and PNG of 16-bit colors (OpenCV, an optional package).
 """
 
@@ -20,7 +21,8 @@ from runtime.files import atomic_path, report_write_errors
 
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 TIFF = {".tif", ".tiff"}
-# Formats by content, whatever the name of the file says; others (EPS, PDF) would run other programs.
+# Formats by content, whatever the name of the file says; others (EPS, PDF) would run other
+# programs.
 FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "WEBP", "PPM", "GIF")
 # Modes of Pillow that are understood, and what each becomes. Any other mode is an error.
 MODES = {
@@ -62,7 +64,8 @@ def _check_pixels(path, width, height):
     limit = _settings["max_pixels"]
     if width * height > limit:
         raise UserError(
-            f"{path}: {width}x{height} = {width * height:,} pixels are more than --max_pixels {limit:,}:"
+            f"{path}: {width}x{height} = {width * height:,} pixels are more than"
+            f" --max_pixels {limit:,}:"
             " raise it if the memory is enough (some 20 bytes a pixel)"
         )
 
@@ -109,7 +112,8 @@ def _to_known_mode(path, image, profile):
     mode = image.mode
     if mode not in MODES:
         raise UserError(
-            f"{path}: images of Pillow's mode {mode} cannot be read: save it as gray or RGB, 8 or 16 bits"
+            f"{path}: images of Pillow's mode {mode} cannot be read:"
+            " save it as gray or RGB, 8 or 16 bits"
         )
     if mode == "CMYK":
         return _cmyk_to_srgb(path, image, profile), None
@@ -188,12 +192,12 @@ def read_image_with_profile(path):
     """Read an image file with its alpha channel and its ICC profile.
 
     Args:
-        path: the file: PNG, JPEG, BMP, TIFF, WebP, PPM or GIF; the first of several frames or pages. The EXIF
-            orientation is applied. MODES says what becomes of each kind of color.
+        path: the file: PNG, JPEG, BMP, TIFF, WebP, PPM or GIF; the first of several frames or
+            pages. The EXIF orientation is applied. MODES says what becomes of each kind of color.
 
     Returns:
-        (pixels, profile): array (H, W, C), uint8 or uint16, C 1 (gray), 2 (and alpha), 3 (RGB) or 4 (and
-        alpha), colors as they are stored; the bytes of the ICC profile, or None.
+        (pixels, profile): array (H, W, C), uint8 or uint16, C 1 (gray), 2 (and alpha), 3 (RGB) or 4
+        (and alpha), colors as they are stored; the bytes of the ICC profile, or None.
 
     Raises:
         UserError: the file cannot be decoded or is not such an image.
@@ -229,10 +233,12 @@ def read_image(path, alpha=False):
 
     Args:
         path: the file.
-        alpha: keep the alpha channel; else colors are taken as they are stored and alpha is dropped.
+        alpha: keep the alpha channel; else colors are taken as they are stored and alpha is
+            dropped.
 
     Returns:
-        array (H, W, C), uint8 or uint16; C is 1 or 3, or 2 or 4 with alpha=True and an alpha channel.
+        array (H, W, C), uint8 or uint16; C is 1 or 3, or 2 or 4 with alpha=True and an alpha
+        channel.
     """
     image, _ = read_image_with_profile(path)
     if not alpha and image.shape[2] in (2, 4):
@@ -294,8 +300,10 @@ def to_channels(image, n_colors):
     """Return an image (H, W, 1 or 3) with the channels that the network takes.
 
     Returns:
-        for n_colors 3: three channels, the dtype of the image; gray is repeated. For n_colors 1: Y of BT.601,
-        float32, in which 255 is the maximum pixel value; gray counts as three equal channels, as in the metrics.
+        for n_colors 3: three channels, the dtype of the image; gray is repeated. For n_colors 1: Y
+            of BT.601,
+        float32, in which 255 is the maximum pixel value; gray counts as three equal channels, as in
+        the metrics.
     """
     if n_colors == 3:
         return image if image.shape[2] == 3 else np.repeat(image, 3, axis=2)

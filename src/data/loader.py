@@ -1,8 +1,9 @@
 """Batches of training patches, and their way from loader workers to the main process.
 
-DataLoader's own way takes a new file in /dev/shm for each tensor. It fills the 64 MB that a container has, and on 2
-workers it reached 2,500 to 3,900 patches/s if this one reached 5,500 to 11,400 (`scripts/dev/bench.py pipeline --scale 4
---n_threads 2`, in turn, on a machine with other load). So forked workers share memory that is set aside once.
+DataLoader's own way takes a new file in /dev/shm for each tensor. It fills the 64 MB that a
+container has, and on 2 workers it reached 2,500 to 3,900 patches/s if this one reached 5,500 to
+11,400 (`scripts/dev/bench.py pipeline --scale 4 --n_threads 2`, in turn, on a machine with other
+load). So forked workers share memory that is set aside once.
 """
 
 import math
@@ -24,7 +25,14 @@ TIMEOUT = (
 
 
 class Batch(NamedTuple):
-    """Patches of one training step: lr (B,C,h,w) and hr (B,C,h*scale,w*scale) in [0, 255], uint8 or float32."""
+    """Patches of one training step in [0, 255], uint8 or float32.
+
+    Attributes:
+        lr: (B, C, h, w).
+        hr: (B, C, h*scale, w*scale).
+        names: B names of images.
+        scale: int.
+    """
 
     lr: torch.Tensor
     hr: torch.Tensor
@@ -33,13 +41,13 @@ class Batch(NamedTuple):
 
 
 def _common_dtype(samples):
-    """Return the dtype of a batch of samples (lr, hr, name, scale): 8-bit and other samples mixed become float32."""
+    """Return the dtype of a batch: float32 if 8-bit and other samples are mixed."""
     dtypes = {image.dtype for lr, hr, *_ in samples for image in (lr, hr)}
     return dtypes.pop() if len(dtypes) == 1 else torch.float32
 
 
 def _channels_last(memory, shape):
-    """View memory (B*C*H*W,) as a tensor (B, C, H, W) in channels_last, as images and fast convolutions have it."""
+    """Return memory (B*C*H*W,) as a tensor (B, C, H, W) in channels_last."""
     batch, channels, height, width = shape
     return memory.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
@@ -82,8 +90,9 @@ class SlotHandle(NamedTuple):
 class SharedBatches:
     """Memory in which loader workers, forked from this process, leave their batches for it.
 
-    Each worker fills its slots in turn. With `PREFETCH`, a slot is filled again when the second batch after it has
-    been requested. The memory belongs to no file system: a small /dev/shm does not matter.
+    Each worker fills its slots in turn. With `PREFETCH`, a slot is filled again when the second
+    batch after it has been requested. The memory belongs to no file system: a small /dev/shm does
+    not matter.
     """
 
     def __init__(self, workers, max_bytes):
@@ -107,7 +116,7 @@ class SharedBatches:
         self.next_slot = 0
 
     def collate(self, samples):
-        """In a worker: write a batch of samples and return its handle; collate_fn of the DataLoader."""
+        """Write a batch of samples and return its handle; collate_fn of the DataLoader."""
         self.next_slot = (self.next_slot + 1) % SLOTS
         names, scale = [sample[2] for sample in samples], samples[0][3]
         handle = SlotHandle(
@@ -122,7 +131,7 @@ class SharedBatches:
         return handle
 
     def receive(self, handle):
-        """In the main process: return the batch of a handle."""
+        """Return the batch of a handle, in the main process."""
         return Batch(*self._tensors(handle), handle.names, handle.scale)
 
     def _tensors(self, handle):

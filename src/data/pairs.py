@@ -1,4 +1,4 @@
-"""Pairs of HR and LR images: which files belong together, and their arrays, cropped to fit each other."""
+"""Pairs of HR and LR images: which files belong together, and their arrays, cropped to fit."""
 
 from pathlib import Path
 
@@ -13,7 +13,8 @@ from runtime.errors import UserError
 def match_lr(hr_names, lr_names, scale):
     """Return the LR name of each HR name, both without ending, or None for an HR image without LR.
 
-    A folder of LR images has the names of the HR images, or NAMExSCALE, or a mixture. In a mixture NAMExSCALE
+    A folder of LR images has the names of the HR images, or NAMExSCALE, or a mixture. In a mixture
+    NAMExSCALE
     comes first: with the HR images a and ax2, an LR image ax2 belongs to a, not to ax2.
     """
     lr_names = set(lr_names)
@@ -30,7 +31,8 @@ def match_lr(hr_names, lr_names, scale):
 def paired_lr_size(hr_size, lr_size, scale, names):
     """Return the LR size (h, w) that both images of a pair cover.
 
-    HR may be up to scale - 1 pixels larger than LR x scale, or smaller, as MATLAB rounds LR sizes up.
+    HR may be up to scale - 1 pixels larger than LR x scale, or smaller, as MATLAB rounds LR sizes
+    up.
 
     Raises:
         UserError: the sizes do not belong together; names = (hr, lr) are in the message.
@@ -44,7 +46,7 @@ def paired_lr_size(hr_size, lr_size, scale, names):
 
 
 def load_array(image):
-    """Return an image as an (H, W, C) array: an array as it is, a .npy file mapped, an image file decoded."""
+    """Return an array as it is, a .npy file mapped, an image file decoded: (H, W, C)."""
     if isinstance(image, np.ndarray):
         return image
     return load_mmap(image) if image.suffix == ".npy" else read_image(image)

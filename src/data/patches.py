@@ -1,6 +1,7 @@
 """Training patches, drawn at random from pairs of HR and LR images.
 
-What a sample is depends on (seed, epoch, index) alone: neither the number of workers nor a stop in between changes it.
+What a sample is depends on (seed, epoch, index) alone: neither the number of workers nor a stop in
+between changes it.
 """
 
 import functools
@@ -26,19 +27,21 @@ BLOCK = 1024  # samples whose random numbers come from one generator: one each w
 
 
 class TrainDataset(Dataset):
-    """Random patches of all training sets and scales; indexed by (epoch, index, index of the scale)."""
+    """Random patches of all training sets and scales; key: (epoch, index, index of the scale)."""
 
     def __init__(self, pairs, scales, patch_size, n_colors=3, augment=True, seed=1, summaries=None):
         """Check that pairs belong together and are not smaller than the patch.
 
         Args:
-            pairs: for each scale, a list of (HR, LR, name): arrays or paths of image or .npy files; LR may be None.
+            pairs: for each scale, a list of (HR, LR, name): arrays or paths of image or .npy files;
+                LR may be None.
             scales: list of int.
             patch_size: side of the HR patch in pixels; cut to a multiple of the scale.
             n_colors: 3 or 1.
             augment: flip and transpose at random.
             seed: int from 0.
-            summaries: for each scale, a list of PairSummary, in the order of the pairs; None: they are built.
+            summaries: for each scale, a list of PairSummary, in the order of the pairs; None: they
+                are built.
 
         Raises:
             UserError: sizes of a pair do not match, or an image is smaller than the patch.
@@ -69,14 +72,15 @@ class TrainDataset(Dataset):
     def _too_small(self, name, size, scale_idx):
         need = self.lr_patch[scale_idx] * self.scales[scale_idx]
         return UserError(
-            f"{name} is {size[1]}x{size[0]} pixels: smaller than the patch of {need}x{need} (--patch_size)"
+            f"{name} is {size[1]}x{size[0]} pixels: smaller than the patch of {need}x{need}"
+            " (--patch_size)"
         )
 
     def __len__(self):
         return len(self.pairs[0])
 
     def max_sample_bytes(self):
-        """Return the largest size of a sample in bytes: float32, which 16-bit images and luma become."""
+        """Return the bytes of the largest sample, in float32 (16-bit images, luma)."""
         areas = (
             side**2 * (1 + scale**2) for side, scale in zip(self.lr_patch, self.scales, strict=True)
         )
@@ -89,7 +93,7 @@ class TrainDataset(Dataset):
         ]
 
     def hr_sizes(self):
-        """Return (height, width) of each HR image of the first scale, or None if it is not known."""
+        """Return (height, width) of each HR image of the first scale, None if unknown."""
         sizes = np.concatenate([summary.sizes for summary in self.summaries[0]])[:, :2].tolist()
         return [None if size[0] == NO_SIZE else tuple(size) for size in sizes]
 
@@ -105,7 +109,7 @@ class TrainDataset(Dataset):
         return thumbnail_of(load_array(self.pairs[0][index][0]), self.n_colors)
 
     def _image_index(self, epoch, index):
-        """Return the image of a sample: each image once, in another order for each pass over the set."""
+        """Return the image of a sample: each once, in a new order for each pass over the set."""
         turn, position = divmod(index, len(self))
         if self._order[0] != (epoch, turn):
             rng = np.random.default_rng([self.seed, epoch, turn, 0])
@@ -161,7 +165,7 @@ class EpochSampler(Sampler):
         self.epoch = self.start = 0
 
     def set_epoch(self, epoch, start=0):
-        """Choose the epoch, from 1, whose keys are yielded next, without those of its first `start` batches."""
+        """Set the epoch, from 1, and the number of its first batches to leave out."""
         self.epoch, self.start = epoch, start
 
     def __len__(self):
@@ -223,7 +227,7 @@ def _load_set(args, name, scale, data_range, log):
 
 
 def build_train_set(args, data_range, log=print):
-    """Build the TrainDataset of --data_train at --scale; for errors see `TrainDataset` and `find_pairs`."""
+    """Build the TrainDataset of --data_train; for errors see `TrainDataset` and `find_pairs`."""
     pairs, summaries = [], []
     for scale in args.scale:
         loaded = [

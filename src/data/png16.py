@@ -1,4 +1,4 @@
-"""PNG of 16-bit colors by OpenCV, an optional package: Pillow, and with it imageio, keeps 8 of the 16 bits."""
+"""PNG of 16-bit colors by OpenCV, an optional package: Pillow keeps 8 of the 16 bits."""
 
 import struct
 import zlib

@@ -42,7 +42,7 @@ class TestSet:
     __test__ = False
 
     def __init__(self, name, scale, pairs, n_colors=3, benchmark=True):
-        """Keep the pairs of paths (HR, LR or None), after checking their sizes in the headers of the files."""
+        """Check the sizes of the pairs of paths (HR, LR or None) in the headers of the files."""
         self.name, self.scale, self.pairs, self.n_colors, self.benchmark = (
             name,
             scale,
@@ -107,7 +107,7 @@ def _test_set(args, name, scale, data_range, log):
 
 
 def build_test_sets(args, data_range, log=print):
-    """Build a TestSet, or a DemoSet if there is no ground truth, for each of --data_test at each of --scale.
+    """Build a TestSet, or a DemoSet without ground truth, for each of --data_test and --scale.
 
     Raises:
         UserError: see `find_pairs` and `paired_lr_size`.

@@ -1,4 +1,4 @@
-"""TIFF files of more than 8 bits a channel, by tifffile: Pillow would cut their colors to 8 bits."""
+"""TIFF of more than 8 bits a channel, by tifffile: Pillow would cut colors to 8 bits."""
 
 from typing import NamedTuple
 
@@ -87,7 +87,8 @@ def read_deep_tiff(path, header, fallback):
         array (H, W[, C]), uint16.
 
     Raises:
-        UserError: a color space other than gray and RGB, premultiplied alpha, or an unknown compression.
+        UserError: a color space other than gray and RGB, premultiplied alpha, or an unknown
+            compression.
     """
     with tifffile.TiffFile(path) as file:
         page = file.pages.first

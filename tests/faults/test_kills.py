@@ -150,10 +150,7 @@ def test_a_second_ctrl_c_stops_at_once(sr):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert (
-        errors.splitlines()[1]
-        == "interrupted: --load run continues from the last saved state"
-    )
+    assert errors.splitlines()[1] == "interrupted: --load run continues from the last saved state"
     assert state_of(sr.folder("run"))["step"] == 0
 
 

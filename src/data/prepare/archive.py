@@ -1,7 +1,8 @@
-"""Unpack the images that are wanted from a zip or tar archive; no other name of the archive reaches the disk.
+"""Unpack chosen files of a zip or tar archive; no other name of the archive reaches the disk.
 
-The caller maps names of the archive to paths of its own. tarfile (filter="data") and zipfile extract into a
-temporary folder, from which each file is moved, complete, to its path. Files that are there are never replaced.
+The caller maps names of the archive to paths of its own. tarfile (filter="data") and zipfile
+extract into a temporary folder, from which each file is moved, complete, to its path. Files that
+are there are never replaced.
 """
 
 import contextlib
@@ -45,7 +46,7 @@ class UnpackResult(NamedTuple):
 
 @contextlib.contextmanager
 def _open(path):
-    """Open an archive; yields (list of (name, size, member) of its files, extract(member, folder) -> path)."""
+    """Open an archive; yields (its files: (name, size, member), extract(member, folder))."""
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
@@ -76,14 +77,15 @@ def unpack(path, folder, target_for):
     Args:
         path: a zip or tar archive.
         folder: where the files go.
-        target_for: returns the path under `folder` for a name of the archive, or None to leave that file out.
+        target_for: returns the path under `folder` for a name of the archive, or None to leave that
+            file out.
 
     Returns:
         UnpackResult.
 
     Raises:
-        UserError: not an archive, or a damaged one; files that are there with another content (they are kept, the
-            others unpacked); too little space.
+        UserError: not an archive, or a damaged one; files that are there with another content (they
+            are kept, the others unpacked); too little space.
     """
     folder = Path(folder)
     try:

@@ -1,8 +1,9 @@
 """Download large files so that a broken download is resumed.
 
-torch.hub, urllib and pooch start again from zero, and curl is not on each machine. A partial download is kept in
-NAME.part, what identifies the server's file in NAME.part.id. The rest is requested by Range under the condition of
-If-Range (RFC 9110, section 13.1.5): a server that has another file by now sends all of it.
+torch.hub, urllib and pooch start again from zero, and curl is not on each machine. A partial
+download is kept in NAME.part, what identifies the server's file in NAME.part.id. The rest is
+requested by Range under the condition of If-Range (RFC 9110, section 13.1.5): a server that has
+another file by now sends all of it.
 """
 
 import hashlib
@@ -43,7 +44,7 @@ def _id_file(part):
 
 
 def _verify(part, sha256, check):
-    """Check a complete download; a wrong one is removed, since nothing can be added to make it right."""
+    """Check a complete download, and remove a wrong one: nothing can be added to make it right."""
     digest = hashlib.sha256()
     with open(part, "rb") as file:
         start = file.read(1024).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
@@ -63,7 +64,7 @@ def _verify(part, sha256, check):
 
 
 def _receive(url, part, timeout):
-    """Append what is missing to the .part file; OSError and HTTPException are worth another attempt."""
+    """Append the rest to the .part file; OSError and HTTPException: another attempt may help."""
     id_file = _id_file(part)
     start = part.stat().st_size if part.exists() and id_file.exists() else 0
     request = urllib.request.Request(url, headers={"Accept-Encoding": "identity"})
@@ -121,19 +122,22 @@ def _raise_if_final(error, part):
 
 
 def download(url, path, sha256=None, check=lambda path: None, retries=4, timeout=30.0, log=print):
-    """Download a file, which appears under its name when it is complete; a file that is there is left.
+    """Download a file, which appears under its name when complete; an existing file is kept.
 
     Args:
         url: http or https.
         path: the file to make.
         sha256: hexadecimal digits of the checksum, or the first of them.
-        check: called with the path of the complete download; raises UserError if it is not what it should be.
-        retries: attempts after the first that bring no further byte, with pauses of 0.5, 1, 2, ... s.
+        check: called with the path of the complete download; raises UserError if it is not what it
+            should be.
+        retries: attempts after the first that bring no further byte, with pauses of 0.5, 1, 2, ...
+            s.
         timeout: seconds to wait for the server.
         log: called with lines on the progress.
 
     Raises:
-        UserError: the message says what to do. NotFoundError and NoConnectionError are two kinds of it.
+        UserError: the message says what to do. NotFoundError and NoConnectionError are two kinds of
+            it.
     """
     path = Path(path)
     part = path.with_name(f"{path.name}.part")

@@ -1,7 +1,7 @@
 """Making LR images of a folder of HR images by MATLAB's bicubic downsampling, in several processes.
 
-Files that are there and up to date are skipped, each file is written atomically, and images that cannot be used are
-named at the end.
+Files that are there and up to date are skipped, each file is written atomically, and images that
+cannot be used are named at the end.
 """
 
 import filecmp
@@ -20,7 +20,7 @@ from runtime.files import atomic_path, remove_stale_temp_files
 
 
 class MakeResult(NamedTuple):
-    """Numbers of files that were written and, among them, replaced; a sentence for each image that cannot be used."""
+    """Numbers of files written and, among them, replaced; a sentence for each unusable image."""
 
     written: int
     replaced: int
@@ -28,7 +28,7 @@ class MakeResult(NamedTuple):
 
 
 def missing_lr(hr_paths, lr_folder, scale):
-    """List the HR images that have no LR image NAMExSCALE or NAME in a folder, which may be missing."""
+    """List the HR images without an LR image NAMExSCALE or NAME in a folder."""
     there = {path.stem for path in lr_folder.iterdir()} if lr_folder.is_dir() else set()
     found = match_lr([path.stem for path in hr_paths], there, scale)
     return [path for path, lr in zip(hr_paths, found, strict=True) if lr is None]
@@ -81,7 +81,7 @@ def _count(results, total):
 
 
 def _convert_one(hr_folder, lr_folder, scales, max_pixels, source):
-    """Make the files of one HR image; returns (files written, files replaced among them, error or None)."""
+    """Make the files of one HR image; returns (written, of these replaced, error or None)."""
     if max_pixels:
         set_max_pixels(max_pixels)
     done = []  # for each file written, whether there was one before
@@ -120,7 +120,7 @@ def _write_files(source, hr_folder, lr_folder, scales, done):
 
 
 def _is_lr(target, source, size):
-    """Return whether a file exists, is not older than its source, and is an image of the (height, width) `size`."""
+    """Return whether a file is an image (height, width) `size`, not older than its source."""
     if not target.is_file() or target.stat().st_mtime < source.stat().st_mtime:
         return False
     try:
@@ -130,7 +130,7 @@ def _is_lr(target, source, size):
 
 
 def _is_same(target, source):
-    """Return whether two files are the same; the same size and time, which a copy keeps, are enough."""
+    """Return whether two files are the same; the same size and time are enough."""
     return target.samefile(source) or filecmp.cmp(target, source)
 
 

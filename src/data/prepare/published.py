@@ -1,6 +1,7 @@
-"""The published data sets: DIV2K, Flickr2K and the benchmarks, from their archives to the folders of `DATASETS`.
+"""DIV2K, Flickr2K and the benchmarks: from their archives to the folders of `DATASETS`.
 
-Each function takes the flags of scripts/prepare_data.py and returns (list of problems, list of Expected).
+Each function takes the flags of scripts/prepare_data.py and returns (list of problems, list of
+Expected).
 """
 
 import os
@@ -28,13 +29,20 @@ FLICKR2K_COUNT = 2650
 BENCHMARKS = {"Set5": 5, "Set14": 14, "B100": 100, "Urban100": 100, "Manga109": 109}
 RERUN = "run the command again, with --url MIRROR if the server is the cause"
 MANGA109 = (
-    "fetch it by hand, since its license has to be applied for at http://www.manga109.org; put the HR images into "
-    "the folder above and run the command again, which makes the LR images"
+    "fetch it by hand, since its license has to be applied for at http://www.manga109.org; "
+    "put the HR images into the folder above and run the command again, which makes the LR images"
 )
 
 
 class Expected(NamedTuple):
-    """A set for the table at the end: its name, number of images, how to get them, and whether it is required."""
+    """A set for the table at the end.
+
+    Attributes:
+        name: name of the set.
+        count: number of images as published.
+        hint: how to get them.
+        required: whether its absence is an error.
+    """
 
     name: str
     count: int
@@ -72,7 +80,10 @@ def make_missing_lr(args, name, scales):
 def make(args, sources, lr, scales, hr=None):
     """Make LR images, copy HR images, and print what was done; returns the problems."""
     made = make_set(sources, lr, scales, hr, args.jobs, args.max_pixels)
-    again = f", {made.replaced} of them in place of files that were broken or not of the present HR image"
+    again = (
+        f", {made.replaced} of them in place of files that were broken"
+        " or not of the present HR image"
+    )
     print(
         f"{made.written} files written to {hr.parent if hr else lr}"
         + (again if made.replaced else "")
@@ -104,7 +115,7 @@ def div2k_archive(part, scale=None):
 
 
 def div2k_target(name):
-    """Return the path under DIV2K for 0001.png or 0001x4.png of its archives; None for other names."""
+    """Return the path under DIV2K for 0001.png or 0001x4.png; None for other names."""
     match = re.fullmatch(r"(?:.*/)?(0\d{3})(?:x(\d))?\.png", name)
     if not match or not 1 <= int(match[1]) <= DIV2K_COUNT:
         return None
@@ -115,7 +126,7 @@ def div2k_target(name):
 
 
 def _link_existing(folder, wanted):
-    """Link or copy files that lie where DIV2K's archives unpack by themselves, e.g. DIV2K_valid_HR/0801.png."""
+    """Link or copy files from where DIV2K's archives unpack, e.g. DIV2K_valid_HR/0801.png."""
     for target in wanted:
         source = folder / target.replace("_train_", "_valid_")
         if source.is_file() and not (folder / target).exists():
@@ -128,7 +139,7 @@ def _link_existing(folder, wanted):
 
 
 def _ensure_files(args, folder, archive, wanted):
-    """Fetch the archive that holds the files `wanted`, paths under `folder`, unless they are there."""
+    """Download the archive of the files `wanted`, paths under `folder`, unless they exist."""
     _link_existing(folder, wanted)
     if all((folder / path).is_file() for path in wanted):
         return
@@ -136,7 +147,8 @@ def _ensure_files(args, folder, archive, wanted):
     have = sum((folder / path).is_file() for path in wanted)
     if have < len(wanted):
         raise UserError(
-            f"{archive}: held {have} of the {len(wanted)} images of DIV2K that are in the published one"
+            f"{archive}: held {have} of the {len(wanted)} images of DIV2K"
+            " that are in the published one"
         )
 
 
@@ -177,7 +189,7 @@ def div2k(args):
 
 
 def flickr2k_target(name):
-    """Return the path under --dir_data for an image of Flickr2K.tar, HR or bicubic LR; None for other names."""
+    """Return the path under --dir_data for an image of Flickr2K.tar; None for other names."""
     pattern = r"(?:\./)?(?:Flickr2K/)?(Flickr2K_(?:HR|LR_bicubic/X\d)/\d{6}(?:x\d)?\.png)"
     match = re.fullmatch(pattern, name)
     return f"Flickr2K/{match[1]}" if match else None
@@ -206,7 +218,7 @@ def benchmark_target(name):
 
 
 def benchmark(args):
-    """Download the benchmark sets, make LR images that they lack, and name what has to be fetched by hand."""
+    """Download the benchmark sets and make LR images that they lack."""
     problems = []
 
     def count(name):

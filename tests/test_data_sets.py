@@ -1,0 +1,354 @@
+"""Folders as users have them: LR under other names, joined sets, held-out images, shared caches."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import data
+import data.checks
+from data import Data
+from data.datasets import find_pairs
+from data.image import read_image, write_image
+from data.pairs import match_lr
+from data.resize import downsample
+from helpers import files_in, png, tar_of, write_set
+from option import parse_args
+
+BICUBIC = "--model Bicubic --test_only --scale 2 --cpu".split()
+
+
+def lr_of(photographs):
+    return {name: downsample(image, 2) for name, image in photographs.items()}
+
+
+def write_flat(folder, images, ending="{}.png"):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, image in images.items():
+        write_image(folder / ending.format(name), image)
+
+
+# --------------------------------------------------------------- LR folders
+
+
+@pytest.mark.parametrize("folder", ["LR_bicubic/x2", "LR/X2", "LRbicx2", "lr_x2", "LR"])
+def test_a_test_names_the_folder_that_looks_like_lr(sr, tmp_path, photographs, folder):
+    write_flat(tmp_path / "Mine/HR", photographs)
+    write_flat(tmp_path / "Mine" / folder, lr_of(photographs))
+    write_flat(tmp_path / "Mine/LR/X3", lr_of(photographs))  # of another scale
+    status, out, _ = sr(*BICUBIC, "--data_test", "Mine", data=tmp_path)
+    assert status == 0
+    (line,) = [line for line in out.splitlines() if "no LR images of scale 2" in line]
+    assert line.startswith("WARNING: Mine")
+    assert f"{tmp_path / 'Mine' / folder} may hold them: to use it, rename it to" in line
+    assert "X3" not in line
+    shutil.move(tmp_path / "Mine" / folder, tmp_path / "Mine/LR_bicubic/X2")
+    _, out, _ = sr(*BICUBIC, "--data_test", "Mine", data=tmp_path)
+    assert "no LR images" not in out
+
+
+def test_a_missing_lr_folder_of_a_published_set_names_what_looks_like_it(sr, data_dir, tmp_path):
+    shutil.copytree(data_dir / "benchmark", tmp_path / "benchmark")
+    lr = tmp_path / "benchmark/Set5/LR_bicubic"
+    (lr / "X2").rename(lr / "x2")
+    status, _, err = sr(*BICUBIC, "--data_test", "Set5", data=tmp_path)
+    assert status == 1
+    assert f"{lr / 'x2'} may hold them" in err
+    assert "prepare_data.py lr" in err
+
+
+def test_training_says_once_that_lr_is_made_and_where_it_is_kept(sr, tmp_path, photographs):
+    write_flat(tmp_path / "Mine/HR", photographs)
+    write_flat(tmp_path / "Te/HR", {"dot": photographs["coffee"][:40, :40]})
+    flags = ["--data_train", "Mine", "--data_test", "Te", "--epochs", 1]
+    first, second = (sr.train(*flags, "--save", name, data=tmp_path)[1] for name in ("a", "b"))
+    assert f"made by bicubic downsampling once, and kept in {tmp_path / 'cache/Mine-'}" in first
+    assert "Mine: no LR images" not in second
+    for out in (first, second):
+        assert "Te: no LR images" in out
+        assert "in each test, and not kept" in out
+
+
+@pytest.mark.parametrize(
+    ("hr", "lr", "expected"),
+    [
+        (["a", "b"], ["a", "b"], ["a", "b"]),
+        (["a", "b"], ["ax2", "b"], ["ax2", "b"]),
+        (["a", "ax2"], ["a", "ax2"], ["a", "ax2"]),
+        (["a", "ax2"], ["ax2", "ax2x2"], ["ax2", "ax2x2"]),
+        (["a", "ax2"], ["ax2"], ["ax2", None]),
+    ],
+)
+def test_names_that_look_like_lr_names(hr, lr, expected):
+    assert match_lr(hr, lr, 2) == expected
+
+
+def test_an_image_named_like_the_lr_of_another_gets_its_own_lr(prepare, tmp_path, photographs):
+    write_flat(tmp_path / "in", {"a": photographs["coffee"], "ax2": photographs["rocket"]})
+    command = ["folder", tmp_path / "in", "Mine", "--dir_data", tmp_path, "--scale", 2]
+    assert prepare(*command)[0] == 0
+    pairs = find_pairs(tmp_path, "Mine", 2)
+    assert [lr.name for _, lr in pairs] == ["ax2.png", "ax2x2.png"]
+    (tmp_path / "Mine/LR_bicubic/X2/ax2x2.png").unlink()
+    _, out, _ = prepare(
+        "lr", tmp_path / "Mine/HR", "--lr", tmp_path / "Mine/LR_bicubic", "--scale", 2
+    )
+    assert "1 files written" in out
+
+
+# --------------------------------------------------------- what is left out
+
+
+def test_what_is_left_out_is_said_in_training_tests_and_preparation(
+    sr, prepare, tmp_path, photographs
+):
+    hr = tmp_path / "Odd/HR"
+    write_flat(hr, photographs)
+    Image.fromarray(photographs["coffee"]).save(hr / "x.jfif", "JPEG", quality=95)
+    (hr / "sub").mkdir()
+    (hr / "notes.txt").write_text("")
+    (hr / ".hidden").write_text("")
+    line = f"{hr}: left out, not images: notes.txt, sub/"
+    status, out, _ = sr.train(
+        "--data_train", "Odd", "--data_test", "Odd", "--epochs", 1, data=tmp_path
+    )
+    assert status == 0
+    assert out.count(line) == 1
+    assert any("x.jfif" in name for name in files_in(tmp_path / "cache"))
+    assert line in sr(*BICUBIC, "--data_test", "Odd", data=tmp_path)[1]
+    assert line in prepare("lr", hr, "--lr", tmp_path / "lr", "--scale", 2)[1]
+    assert (tmp_path / "lr/X2/xx2.png").is_file()
+
+
+# ------------------------------------------------------------------- names
+
+
+def test_div2k_and_flickr2k_train_together(sr, data_dir, tmp_path, photographs):
+    shutil.copytree(data_dir / "DIV2K", tmp_path / "DIV2K")
+    shutil.copytree(data_dir / "benchmark", tmp_path / "benchmark")
+    flickr = {f"{i:06d}": image for i, image in enumerate(photographs.values(), 1)}
+    flickr_dir = tmp_path / "Flickr2K"
+    write_set(flickr_dir / "Flickr2K_HR", flickr, flickr_dir / "Flickr2K_LR_bicubic", (2,))
+    status, joined, err = sr.train("--data_train", "DIV2K+Flickr2K", "--epochs", 1, data=tmp_path)
+    assert status == 0, err
+    assert "no LR images" not in joined
+    _, alias, _ = sr.train("--data_train", "DF2K", "--epochs", 1, "--save", "b", data=tmp_path)
+
+    def loss(out):
+        return [line.split("\t")[1] for line in out.splitlines() if line.startswith("[16/16]")]
+
+    assert loss(joined) == loss(alias)
+    names = parse_args(["--data_train", "DF2K", "--dir_data", str(tmp_path)]).data_train
+    assert names == ["DF2K"]
+    write_set(tmp_path / "DF2K/DF2K_train_HR", {"only": photographs["coffee"]})
+    sr.train("--data_train", "DF2K", "--epochs", 1, "--save", "c", data=tmp_path)
+    assert any(name.startswith("DF2K-") for name in os.listdir(tmp_path / "cache"))
+
+
+def test_flickr2k_is_prepared_from_its_archive(prepare, server, tmp_path, photographs, monkeypatch):
+    monkeypatch.setattr("data.prepare.published.FLICKR2K_COUNT", 2)
+    image = photographs["coffee"]
+    server.files["Flickr2K.tar"] = tar_of(
+        {f"Flickr2K/Flickr2K_HR/00000{i}.png": png(image) for i in (1, 2)}
+        | {"Flickr2K/Flickr2K_LR_bicubic/X2/000001x2.png": png(downsample(image, 2))}
+        | {"Flickr2K/Flickr2K_LR_unknown/X2/000001x2.png": b"", "Flickr2K/.DS_Store": b""}
+    )
+    where = ["--dir_data", tmp_path, "--url", server.url]
+    status, out, err = prepare("flickr2k", "--scale", "2+4", *where)
+    assert status == 0, err
+    assert "Flickr2K: 2 images" in out
+    assert files_in(tmp_path) == sorted(
+        [f"Flickr2K/Flickr2K_HR/00000{i}.png" for i in (1, 2)]
+        + [f"Flickr2K/Flickr2K_LR_bicubic/X{s}/00000{i}x{s}.png" for i in (1, 2) for s in (2, 4)]
+    )
+
+
+def test_a_misspelled_set_lists_those_that_are_there(sr, data_dir):
+    for flag in ("--data_train", "--data_test"):
+        status, _, err = sr.train(flag, "Mien")
+        assert status == 1
+        assert f"sets in {data_dir}: DIV2K, Set5, Mine (did you mean Mine?)" in err
+
+
+def test_images_beside_the_hr_folder_are_pointed_at(sr, tmp_path, photographs):
+    write_flat(tmp_path / "Mine", photographs)
+    _, _, err = sr.train("--data_train", "Mine", "--data_test", "Mine", data=tmp_path)
+    assert f"put the images that lie in {tmp_path / 'Mine'} into {tmp_path / 'Mine/HR'}" in err
+
+
+# ---------------------------------------------------------------- hold out
+
+
+@pytest.fixture
+def twelve(tmp_path, photographs):
+    hr = {f"{i:02d}": np.roll(photographs["coffee"], 7 * i, axis=1) for i in range(12)}
+    write_flat(tmp_path / "Mine/HR", hr)
+    return tmp_path
+
+
+def test_without_a_test_set_the_last_images_are_held_out(sr, twelve):
+    flags = [flag for flag in sr.small.split() if flag not in ("--data_test", "Set5")]
+    run = ["--data_train", "Mine", "--save", "run", "--epochs"]
+    status, out, err = sr(*flags, *run, 1, data=twelve)
+    assert status == 0, err
+    assert "Mine: its last 10 images are the test set (--hold_out)" in out
+    assert "also a training image" not in out
+    assert sum(name.endswith(".npy") for name in files_in(twelve / "cache")) == 2 * 2
+    (line,) = [line for line in sr.metrics("run") if "psnr" in line]
+    assert line["images"] == 10
+    status, out, _ = sr("--load", "run", "--epochs", 2, "--cpu", data=twelve)
+    assert status == 0
+    assert "its last 10 images" in out
+
+
+def test_hold_out_by_hand_and_too_few_images(sr, twelve):
+    flags = ["--data_train", "Mine", "--data_test", "Mine", "--epochs", 1, "--hold_out"]
+    assert "its last 3 images" in sr.train(*flags, 3, data=twelve)[1]
+    status, _, err = sr.train(*flags, 12, "--save", "b", data=twelve)
+    assert status == 1
+    assert "Mine has 12 images, too few to hold out 12" in err
+
+
+def test_the_default_test_set_stays_div2k_for_div2k():
+    for sets in ("DIV2K", "DIV2K+Mine", "DF2K"):
+        args = parse_args(["--data_train", sets])
+        assert (args.data_test, args.hold_out) == (["DIV2K"], None)
+    args = parse_args(["--test_only", "--data_train", "Mine"])
+    assert (args.data_test, args.hold_out) == (["DIV2K"], None)
+
+
+# ------------------------------------------------------------------- cache
+
+
+def data_of(root, name, *flags):
+    small = "--scale 2 --patch_size 32 --batch_size 4 --test_every 3 --n_threads 0 --cpu".split()
+    sets = ["--data_train", name, "--data_test", name, "--dir_data", str(root)]
+    return Data(parse_args([*small, *sets, *map(str, flags)]), print)
+
+
+def pixels_of(root, name, *flags):
+    """Return the HR pixels that a training on a set of one image reads."""
+    train_set = data_of(root, name, *flags).train.dataset
+    return np.load(train_set.pairs[0][0][0])
+
+
+def test_sets_and_folders_never_share_a_cache_file(tmp_path, photographs):
+    wanted = {}
+    for root, name in (("one", "a/b"), ("one", "a_b"), ("two", "a/b"), ("two", "a_b")):
+        image = photographs[list(photographs)[len(wanted)]]
+        path = tmp_path / root / name / "HR/same.bmp"
+        path.parent.mkdir(parents=True)
+        Image.fromarray(image).save(path)
+        os.utime(path, ns=(10**18, 10**18))  # as from an archive
+        wanted[root, name] = image
+    assert len({path.stat().st_size for path in tmp_path.rglob("*.bmp")}) == 1
+    for _ in range(2):
+        for (root, name), image in wanted.items():
+            cached = pixels_of(tmp_path / root, name, "--dir_cache", tmp_path / "cache")
+            assert np.array_equal(cached, image), (root, name)
+            assert np.array_equal(pixels_of(tmp_path / root, name), image), (root, name)
+
+
+def test_the_default_cache_moves_with_the_data(tmp_path, photographs):
+    write_flat(tmp_path / "one/Mine/HR", photographs)
+    data_of(tmp_path / "one", "Mine")
+    before = files_in(tmp_path / "one/cache")
+    (tmp_path / "one").rename(tmp_path / "two")
+    data_of(tmp_path / "two", "Mine")
+    assert files_in(tmp_path / "two/cache") == before
+
+
+def test_a_second_start_reads_no_image_and_a_changed_one_is_checked(
+    tmp_path, photographs, monkeypatch, capsys
+):
+    root = tmp_path / "Mine"
+    write_set(root / "HR", photographs, root / "LR_bicubic", (2,))
+    data_of(tmp_path, "Mine")
+    with monkeypatch.context() as patch:
+        patch.setattr("data.checks.summarize_arrays", None)
+        patch.setattr("data.cache._decode", None)
+        data_of(tmp_path, "Mine")
+    capsys.readouterr()
+    lr = root / "LR_bicubic/X2/rocketx2.png"
+    write_image(lr, np.roll(read_image(lr), 1, axis=0))
+    for _ in range(2):  # a problem is remembered, too
+        data_of(tmp_path, "Mine")
+        assert "rocket.png: its LR image of scale 2 is shifted" in capsys.readouterr().out
+    (summary,) = (tmp_path / "cache").rglob("*.npz")
+    summary.write_bytes(summary.read_bytes()[:500])
+    data_of(tmp_path, "Mine")
+    assert "is shifted" in capsys.readouterr().out
+
+
+def test_two_programs_build_one_cache(sr, tmp_path, photographs):
+    many = {f"{i:02d}": photographs["coffee"] for i in range(30)}
+    write_flat(tmp_path / "Mine/HR", many)
+    slow = tmp_path / "slow"
+    slow.mkdir()
+    (slow / "sitecustomize.py").write_text(
+        "import os, time\n_replace = os.replace\n"
+        "def replace(*args):\n    time.sleep(0.02)\n    return _replace(*args)\nos.replace = replace\n"
+    )
+    runs = []
+    for name in ("a", "b"):
+        argv = sr.argv("--data_train", "Mine", "--epochs", 1, "--save", name, "--data_test", "Mine")
+        argv += ["--dir_data", str(tmp_path)]
+        environment = {**os.environ, "PYTHONPATH": str(slow)}
+        command = [sys.executable, *argv]
+        runs.append(
+            subprocess.Popen(
+                command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE
+            )
+        )
+    for run in runs:
+        _, err = run.communicate(timeout=120)
+        assert run.returncode == 0, err.decode()
+
+
+# ----------------------------------------------------------------- workers
+
+
+def test_a_worker_that_hangs_ends_the_run(sr, monkeypatch):
+    monkeypatch.setattr(data, "TIMEOUT", 1)
+    monkeypatch.setattr("data.patches.load_pair", lambda *args: time.sleep(60))
+    status, _, err = sr.train("--n_threads", 1, "--save", "run")
+    assert status == 1
+    assert err.startswith("error: ")
+    assert "no batch for 1 s" in err
+    assert "Traceback" not in err
+
+
+def test_workers_that_cannot_start_end_the_run(sr, monkeypatch):
+    def full(self):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("torch.utils.data.dataloader._MultiProcessingDataLoaderIter.__init__",
+                        lambda self, loader: full(self))  # fmt: skip
+    status, _, err = sr.train("--n_threads", 1, "--save", "run")
+    assert status == 1
+    assert "/dev/shm or the memory is full" in err
+    assert "--n_threads 0" in err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("megabytes", [16, 32, 64])
+def test_training_with_a_small_shared_memory(sr, tmp_path, photographs, bits, megabytes):
+    big = np.tile(photographs["coffee"], (3, 3, 1))
+    image = big.astype(np.uint16) * 257 if bits == 16 else big
+    (tmp_path / "Mine/HR").mkdir(parents=True)
+    write_image(tmp_path / "Mine/HR/one.tif", image)
+    more = ["--data_train", "Mine", "--data_test", "Mine", "--patch_size", 192, "--batch_size", 36]
+    argv = sr.argv(*more, "--n_threads", 2, "--epochs", 1, "--dir_data", tmp_path)
+    mount = f'mount -t tmpfs -o size={megabytes}M tmpfs /dev/shm && exec "$@"'
+    command = ["unshare", "-m", "sh", "-c", mount, "sh", sys.executable, *argv]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    if "unshare failed" in done.stderr or "mount:" in done.stderr:
+        pytest.skip("no permission to mount")
+    assert done.returncode == 0, done.stderr
