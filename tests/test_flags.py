@@ -215,12 +215,12 @@ def test_a_repeated_run_is_the_same(run, base):
     assert one[1:] == two[1:]
 
 
-@pytest.mark.parametrize(("base", "flags"), rows(WEIGHTS))
+@pytest.mark.parametrize(("base", "flags"), [*rows(WEIGHTS)])
 def test_a_flag_of_training_changes_the_weights(run, base, flags):
     assert not equal_weights(run(base)[0], run(base, flags)[0])
 
 
-@pytest.mark.parametrize(("base", "flags"), rows(OUTPUT))
+@pytest.mark.parametrize(("base", "flags"), [*rows(OUTPUT)])
 def test_a_flag_of_output_changes_it_and_no_weights(run, base, flags):
     one, two = run(base), run(base, flags)
     assert equal_weights(one[0], two[0])
