@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from option import build_parser, parse_args
+from option import parse_args
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED = [
@@ -81,26 +81,6 @@ def test_load_takes_over_the_flags_of_the_experiment(sr):
         5,
     )
     assert (args.save, args.resume, args.cpu) == ("run", -1, False)
-
-
-def test_every_flag_is_read_somewhere():
-    code = "".join(
-        path.read_text()
-        for path in (ROOT / "src").rglob("*.py")
-        if path.name not in {"option.py", "flag_checks.py"}
-    )
-    own = (ROOT / "src/option.py").read_text()
-    unread = []
-    accepted = {"help", "gpu_blur", "gpu_sharp"}  # their help says that they change nothing
-    for action in build_parser()._actions:
-        used = (
-            f"args.{action.dest}" in code
-            or f"args.{action.dest}" in own
-            or f"first.{action.dest}" in own
-        )
-        if action.dest not in accepted and not used and action.dest not in code:
-            unread.append(action.dest)
-    assert not unread
 
 
 @pytest.mark.parametrize(

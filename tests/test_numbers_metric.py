@@ -1,0 +1,97 @@
+"""PSNR and SSIM against their formulas, written out with NumPy and SciPy."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import correlate1d
+
+from metric import calc_psnr, calc_ssim
+
+
+def pair_of_images():
+    """Return a smooth 8-bit HR image (3, 61, 67) in [0, 255], and SR with steps between them."""
+    rng = np.random.default_rng(5)
+    y, x = np.mgrid[:61, :67]
+    waves = [np.sin(x / (3 + c)) * 60 + np.cos(y / (4 + c)) * 50 + 120 + 10 * c for c in range(3)]
+    hr = np.rint(np.stack(waves) + rng.normal(0, 4, (3, 61, 67))).clip(0, 255)
+    sr = (hr + rng.normal(0, 30, hr.shape)).astype(np.float32)
+    assert sr.min() < 0, "SR must leave the range: it is to be clamped"
+    assert sr.max() > 255
+    return sr, hr
+
+
+def what_is_compared(sr, hr, scale, benchmark):
+    """Return what is compared, float64 (channels, H, W), cut at the border."""
+    sr = np.rint(sr.astype(np.float64)).clip(0, 255)
+    border = scale if benchmark else scale + 6
+    images = []
+    for red, green, blue in (sr, hr):
+        if benchmark:  # ITU-R BT.601, 8 bits: Y of black is 16, of white 235
+            images.append([16 + (65.481 * red + 128.553 * green + 24.966 * blue) / 255])
+        else:
+            images.append([red, green, blue])
+    return [np.array(image)[:, border:-border, border:-border] for image in images]
+
+
+def gaussian_mean(image):
+    """Return the mean in a window of 11x11 pixels, a Gaussian of sigma 1.5, where it fits."""
+    window = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
+    window /= window.sum()
+    return correlate1d(correlate1d(image, window, 0), window, 1)[5:-5, 5:-5]
+
+
+def ssim_of_channel(a, b):
+    """Return equation 13 of Wang et al., IEEE TIP 2004, averaged over the image."""
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    mean_a, mean_b = gaussian_mean(a), gaussian_mean(b)
+    variance_a = gaussian_mean(a * a) - mean_a**2
+    variance_b = gaussian_mean(b * b) - mean_b**2
+    covariance = gaussian_mean(a * b) - mean_a * mean_b
+    luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
+    return np.mean(luminance * (2 * covariance + c2) / (variance_a + variance_b + c2))
+
+
+@pytest.mark.parametrize("rgb_range", [1, 255])
+@pytest.mark.parametrize("benchmark", [True, False], ids=["benchmark", "DIV2K"])
+@pytest.mark.parametrize("scale", [2, 3, 4, 8])
+def test_scores_are_those_of_their_formulas(scale, benchmark, rgb_range):
+    sr, hr = pair_of_images()
+    a, b = what_is_compared(sr, hr, scale, benchmark)
+    psnr = 10 * math.log10(255**2 / np.mean((a - b) ** 2))
+    ssim = np.mean([ssim_of_channel(*channels) for channels in zip(a, b, strict=True)])
+    tensors = [torch.from_numpy(image).float() * (rgb_range / 255) for image in (sr, hr)]
+    flags = (scale, rgb_range, benchmark)
+    # HR in [0, 1] is float32: the last digits of an 8-bit value are lost
+    tolerance = 1e-9 if rgb_range == 255 else 1e-5
+    assert calc_psnr(*tensors, *flags) == pytest.approx(psnr, abs=tolerance)
+    assert calc_ssim(*tensors, *flags) == pytest.approx(ssim, abs=tolerance)
+    batch = [tensor[None] for tensor in tensors]
+    assert calc_psnr(*batch, *flags) == calc_psnr(*tensors, *flags)
+    assert calc_ssim(*batch, *flags) == calc_ssim(*tensors, *flags)
+
+
+def test_benchmark_is_the_default():
+    sr, hr = (torch.from_numpy(image).float() for image in pair_of_images())
+    assert calc_psnr(sr, hr, 4, 255) == calc_psnr(sr, hr, 4, 255, benchmark=True)
+    assert calc_ssim(sr, hr, 4, 255) == calc_ssim(sr, hr, 4, 255, benchmark=True)
+
+
+def test_ssim_needs_eleven_pixels_inside_the_border():
+    sr, hr = (torch.from_numpy(image).float() for image in pair_of_images())
+    for size, is_number in ((14, False), (15, True)):  # 10 and 11 pixels inside a border of 2
+        value = calc_ssim(sr[:, :size], hr[:, :size], 2, 255)
+        assert math.isfinite(value) == is_number
+
+
+@pytest.mark.parametrize("benchmark", [True, False], ids=["benchmark", "DIV2K"])
+def test_scores_of_one_channel_use_it_as_it_is(benchmark):
+    sr, hr = (image[:1] for image in pair_of_images())
+    border = 3 if benchmark else 9
+    a = np.rint(sr.astype(np.float64)).clip(0, 255)[0, border:-border, border:-border]
+    b = hr[0, border:-border, border:-border]
+    tensors = [torch.from_numpy(image).float() for image in (sr, hr)]
+    psnr = 10 * math.log10(255**2 / np.mean((a - b) ** 2))
+    assert calc_psnr(*tensors, 3, 255, benchmark) == pytest.approx(psnr, abs=1e-9)
+    assert calc_ssim(*tensors, 3, 255, benchmark) == pytest.approx(ssim_of_channel(a, b), abs=1e-9)

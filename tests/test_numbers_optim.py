@@ -1,0 +1,230 @@
+"""Optimizers, schedules, clipping and the EMA against their formulas, written out."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from helpers import state_of
+from loss import Loss
+from optim import EMA, build_optimizer, learning_rate, warmup_factor
+from option import parse_args
+
+# ------------------------------------------------------------------ schedules
+
+
+def rates(n_epochs, *flags):
+    args = parse_args(["--lr", "0.01", *flags])
+    return [learning_rate(args, epoch) for epoch in range(1, n_epochs + 1)]
+
+
+def test_milestones_multiply_the_rate_after_their_epochs():
+    flags = ["--decay", "2-3-5", "--gamma", "0.3"]
+    expected = [0.01, 0.01, 0.003, 0.0009, 0.0009, 0.00027, 0.00027]
+    assert rates(7, *flags) == pytest.approx(expected, rel=1e-12)
+
+
+def test_cosine_goes_from_lr_to_etamin_and_back():
+    flags = ["--scheduler", "Cosine", "--cosine_tmax", "4", "--cosine_etamin", "0.002"]
+    half = math.sqrt(0.5)  # cos(pi / 4)
+    down = [0.01, 0.002 + 0.008 * (1 + half) / 2, 0.006, 0.002 + 0.008 * (1 - half) / 2, 0.002]
+    assert rates(9, *flags) == pytest.approx(down + down[-2::-1], rel=1e-12)
+
+
+def test_a_cosine_cycle_takes_all_epochs_by_default():
+    flags = ["--scheduler", "Cosine", "--epochs", "6", "--cosine_etamin", "0"]
+    expected = [0.01 * (1 + math.cos(math.pi * i / 6)) / 2 for i in range(6)]
+    assert rates(6, *flags) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("period", [["--cosine_tmax", "2"], ["--epochs", "5"]])
+def test_restarts_begin_three_cycles_the_later_ones_lower(period):
+    flags = ["--scheduler", "CosineRestart", *period, "--cosine_etamin", "0.001"]
+    flags += ["--cosine_restart_weight", "0.6"]  # cycles 2 and 3 start at 0.006
+    cycles = [0.01, 0.0055, 0.006, 0.0035, 0.006, 0.0035]
+    assert rates(9, *flags) == pytest.approx([*cycles, 0.001, 0.001, 0.001], rel=1e-12)
+
+
+def test_warm_up_grows_step_by_step_over_epochs():
+    args = SimpleNamespace(warmup=5, test_every=3)
+    steps = [(epoch, step) for epoch in (1, 2, 3) for step in (1, 2, 3)]
+    factors = [warmup_factor(args, *step) for step in steps]
+    assert factors == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1, 1, 1, 1], rel=1e-12)
+    args.warmup = 0
+    assert [warmup_factor(args, *step) for step in steps] == [1.0] * 9
+
+
+def first_weight_change(sr, name, *flags):
+    """Return the weights before and after one step of SGD at a learning rate of 1."""
+    run = ["--epochs", 1, "--test_every", 1, "--optimizer", "SGD", *flags]
+    weights = []
+    for kind, lr in (("before", 1e-30), ("after", 1)):
+        assert sr.train("--save", f"{name}_{kind}", *run, "--lr", lr)[0] == 0
+        net = state_of(sr.folder(f"{name}_{kind}"))["net"]
+        weights.append({key: value.double() for key, value in net.items()})
+    return weights
+
+
+def changes(sr, name, *flags):
+    before, after = first_weight_change(sr, name, *flags)
+    return {key: before[key] - after[key] for key in before if not key.startswith(("sub", "add"))}
+
+
+def same(one, two, tolerance=2e-7):
+    assert one.keys() == two.keys()
+    for key in one:
+        assert torch.allclose(one[key], two[key], atol=tolerance, rtol=1e-5), key
+
+
+def test_the_first_step_of_a_warm_up_is_a_fraction(sr):
+    gradient = changes(sr, "plain")
+    assert max(value.abs().max() for value in gradient.values()) > 1e-3
+    same(changes(sr, "slow", "--warmup", 4), {key: value / 4 for key, value in gradient.items()})
+
+
+# ------------------------------------------------------------------- clipping
+
+
+def test_gradients_are_clipped_in_a_training_step(sr):
+    gradient = changes(sr, "plain")
+    flat = torch.cat([value.flatten() for value in gradient.values()])
+    bound, norm = float(flat.abs().median()), float(flat.norm())
+    clipped = {key: value.clamp(-bound, bound) for key, value in gradient.items()}
+    same(changes(sr, "value", "--gclip", bound), clipped)
+    scaled = {key: value * 0.25 for key, value in gradient.items()}
+    same(changes(sr, "norm", "--gclip_norm", norm / 4), scaled)
+    same(changes(sr, "high", "--gclip_norm", norm * 4), gradient)
+
+
+# ----------------------------------------------------------------- optimizers
+
+GRADIENTS = [[1.0, -2.0, 0.5], [0.25, 3.0, -1.5], [-4.0, 0.5, 0.5]]
+START = [0.5, -1.0, 2.0]
+
+
+def updated(*flags):
+    """Return a weight after steps of `build_optimizer` on known gradients, float64."""
+    weight = nn.Parameter(torch.tensor(START, dtype=torch.float64))
+    frozen = nn.Parameter(torch.ones(1), requires_grad=False)
+    args = parse_args(["--lr", "0.1", *flags])
+    optimizer = build_optimizer(args, [weight, frozen])
+    for gradient in GRADIENTS:
+        weight.grad = torch.tensor(gradient, dtype=torch.float64)
+        optimizer.step()
+    return weight.detach().tolist()
+
+
+def adam(beta1, beta2, epsilon, decay=0.0, decoupled=0.0):
+    """Return Algorithm 1 of Kingma and Ba, ICLR 2015, for each weight."""
+    weights = []
+    for weight, *gradients in zip(START, *GRADIENTS, strict=True):
+        mean = square = 0.0
+        for t, gradient in enumerate(gradients, 1):
+            g = gradient + decay * weight
+            weight -= 0.1 * decoupled * weight
+            mean = beta1 * mean + (1 - beta1) * g
+            square = beta2 * square + (1 - beta2) * g * g
+            corrected = mean / (1 - beta1**t), square / (1 - beta2**t)
+            weight -= 0.1 * corrected[0] / (math.sqrt(corrected[1]) + epsilon)
+        weights.append(weight)
+    return weights
+
+
+def sgd(momentum, decay):
+    weights = []
+    for weight, *gradients in zip(START, *GRADIENTS, strict=True):
+        velocity = 0.0
+        for gradient in gradients:
+            velocity = momentum * velocity + gradient + decay * weight
+            weight -= 0.1 * velocity
+        weights.append(weight)
+    return weights
+
+
+def rmsprop(epsilon, decay):
+    weights = []
+    for weight, *gradients in zip(START, *GRADIENTS, strict=True):
+        square = 0.0
+        for gradient in gradients:
+            g = gradient + decay * weight
+            square = 0.99 * square + 0.01 * g * g
+            weight -= 0.1 * g / (math.sqrt(square) + epsilon)
+        weights.append(weight)
+    return weights
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("", adam(0.9, 0.999, 1e-8)),
+        ("--betas 0.6 0.8", adam(0.6, 0.8, 1e-8)),
+        ("--epsilon 0.5", adam(0.9, 0.999, 0.5)),
+        ("--weight_decay 0.2", adam(0.9, 0.999, 1e-8, decay=0.2)),
+        ("--optimizer ADAMW --weight_decay 0.2", adam(0.9, 0.999, 1e-8, decoupled=0.2)),
+        ("--optimizer ADAMW --betas 0.6 0.8 --epsilon 0.5", adam(0.6, 0.8, 0.5)),
+        ("--optimizer SGD", sgd(0.9, 0.0)),
+        ("--optimizer SGD --momentum 0.3 --weight_decay 0.2", sgd(0.3, 0.2)),
+        ("--optimizer RMSprop", rmsprop(1e-8, 0.0)),
+        ("--optimizer RMSprop --epsilon 0.5 --weight_decay 0.2", rmsprop(0.5, 0.2)),
+    ],
+)
+def test_steps_of_every_optimizer(flags, expected):
+    assert updated(*flags.split()) == pytest.approx(expected, rel=1e-6)
+
+
+# ------------------------------------------------------------------------ EMA
+
+
+def test_ema_keeps_decay_of_itself():
+    net = nn.Sequential(nn.Linear(1, 1, bias=False), nn.BatchNorm1d(1))
+    nn.init.constant_(net[0].weight, 1.0)
+    ema = EMA(net, 0.75)
+    for value in (5.0, -3.0):
+        nn.init.constant_(net[0].weight, value)
+        net[1].num_batches_tracked += 1
+        ema.update(net)
+    # 0.75 * (0.75 * 1 + 0.25 * 5) + 0.25 * -3
+    assert ema.average[0].weight.item() == pytest.approx(0.75)
+    assert ema.average[1].num_batches_tracked == 2, "whole numbers are copied"
+    assert net[0].weight.item() == -3.0
+    assert not ema.average[0].weight.requires_grad
+
+
+def test_ema_of_a_training(sr):
+    """Test --ema_decay and --ema_iter: the average of the weights after steps 2 and 4."""
+    run = ["--epochs", 1, "--optimizer", "SGD", "--momentum", 0, "--lr", 0.01]
+    weights = []
+    for n_steps in (0, 2, 4):
+        flags = ["--test_every", max(n_steps, 1)] + ([] if n_steps else ["--lr", 1e-30])
+        assert sr.train("--save", f"run{n_steps}", *run, *flags)[0] == 0
+        weights.append(state_of(sr.folder(f"run{n_steps}"))["net"])
+    flags = ["--use_ema", "--ema_decay", 0.8, "--ema_iter", 2, "--test_every", 5]
+    assert sr.train("--save", "ema", *run, *flags)[0] == 0
+    state = state_of(sr.folder("ema"))
+    start, second, fourth = weights
+    for name, value in state["ema"].items():
+        expected = 0.8 * (0.8 * start[name] + 0.2 * second[name]) + 0.2 * fourth[name]
+        assert torch.allclose(value, expected, atol=1e-6), name
+    name = "head.0.weight"
+    assert not torch.allclose(state["ema"][name], state["net"][name], atol=1e-4)
+
+
+# ------------------------------------------- learning rate of the embedding
+
+
+@pytest.mark.parametrize(
+    ("schedule", "factors"), [("same", [1, 1, 0.5, 0.25]), ("constant", [1, 1, 1, 1])]
+)
+@pytest.mark.parametrize(("own", "start"), [("0.004", 0.004), (None, 0.02)])
+def test_the_embedding_keeps_its_own_rate(schedule, factors, own, start):
+    flags = ["--loss", "1*L1+1*CL-patchD", "--lr", "0.02", "--decay", "2-3"]
+    flags += ["--embed_scheduler", schedule] + (["--embed_lr", own] if own else [])
+    loss = Loss(parse_args(flags))
+    (optimizer,) = [loss.terms["CL-patchD"].optimizer]
+    seen = []
+    for epoch in range(1, 5):
+        loss.start_epoch(epoch)
+        seen += {group["lr"] for group in optimizer.param_groups}
+    assert seen == pytest.approx([start * factor for factor in factors], rel=1e-12)
