@@ -1,0 +1,130 @@
+"""Augmentation, training mode, and the order of patches, frames and scores of several ranks."""
+
+import csv
+import subprocess
+import sys
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from data.patches import TrainDataset
+from data.resize import downsample
+from quick import skip_curves
+
+try:
+    import imageio_ffmpeg
+except ImportError:
+    imageio_ffmpeg = None
+
+
+def turned(image, number):
+    """Return one of the 8 flips and transposes of an image (H, W, C)."""
+    image = image[:: -1 if number & 1 else 1, :: -1 if number & 2 else 1]
+    return image.transpose(1, 0, 2) if number & 4 else image
+
+
+def number_of(patch, image):
+    """Return the number of the flip or transpose of an image that a patch (C, H, W) is."""
+    patch = patch.numpy().transpose(1, 2, 0)
+    (found,) = [k for k in range(8) if np.array_equal(turned(image, k), patch)]
+    return found
+
+
+def test_all_flips_and_transposes_are_equally_frequent_and_the_same_for_lr_and_hr(photographs):
+    hr = photographs["coffee"][:32, :32]
+    lr = downsample(hr, 2)
+    samples = TrainDataset([[(hr, lr, "coffee")]], [2], 32)
+    counts = Counter()
+    for index in range(800):
+        small, large, *_ = samples[(1, index, 0)]
+        number = number_of(large, hr)
+        assert number_of(small, lr) == number
+        counts[number] += 1
+    # 100 of each are expected, with a standard deviation of 9.4
+    assert len(counts) == 8
+    assert max(abs(count - 100) for count in counts.values()) < 40
+
+
+def test_patches_come_from_all_places(photographs):
+    """Corners included: every pixel of HR is seen, at even places only, as LR has them."""
+    hr = np.arange(40 * 48, dtype=np.uint16).reshape(40, 48, 1).repeat(3, 2)
+    samples = TrainDataset([[(hr, hr[::2, ::2], "ramp")]], [2], 32, augment=False)
+    corners = set()
+    for index in range(400):
+        lr, patch, *_ = samples[(1, index, 0)]
+        first = round(float(patch[0, 0, 0]) * 257)
+        assert round(float(lr[0, 0, 0]) * 257) == first
+        corners.add(divmod(first, 48))
+    assert corners == {(y, x) for y in range(0, 9, 2) for x in range(0, 17, 2)}
+
+
+def test_networks_train_in_training_mode_and_are_tested_in_evaluation_mode(sr, monkeypatch):
+    skip_curves(monkeypatch)
+    modes = {True: set(), False: set()}
+
+    def note(module, _):
+        modes[torch.is_grad_enabled()].add(module.training)
+
+    hook = register_module_forward_pre_hook(note)
+    try:
+        assert sr.train("--save", "run", "--epochs", 2)[0] == 0
+    finally:
+        hook.remove()
+    assert modes == {True: {True}, False: {False}}
+
+
+def files_of(folder):
+    """Return the files of scores and pictures in a folder, by name."""
+    paths = [path for path in folder.rglob("*") if path.suffix in (".csv", ".png")]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def test_two_processes_write_the_files_of_one(sr):
+    """Scores and pictures belong to the right images, in sets of even and of odd size."""
+    flags = [
+        "--model",
+        "Bicubic",
+        "--test_only",
+        "--data_test",
+        "Set5+DIV2K+Mine",
+        "--data_range",
+        "2-4",
+    ]
+    flags += ["--save_results", "--save_gt"]
+    assert sr.train("--save", "one", *flags)[0] == 0
+    argv = [sys.executable, *sr.argv("--save", "two", *flags, "--n_GPUs", 2)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    one, two = (files_of(sr.folder(name)) for name in ("one", "two"))
+    assert len(one) == 3 + 3 * (2 + 3 + 4)
+    assert two == one
+    for name in ("Set5", "DIV2K", "Mine"):
+        with open(sr.folder("two") / f"per_image/{name}_x2.csv", newline="") as file:
+            rows = list(csv.DictReader(file))
+        line = next(line for line in sr.metrics("two") if line["dataset"] == name)
+        assert line["psnr"] == pytest.approx(
+            np.mean([float(row["psnr"]) for row in rows]), abs=1e-9
+        )
+        assert len({row["psnr"] for row in rows}) == len(rows)
+
+
+@pytest.mark.skipif(imageio_ffmpeg is None, reason="imageio-ffmpeg is not installed")
+def test_each_frame_of_a_video_is_that_of_its_source(sr, tmp_path):
+    levels = [40, 90, 60, 200, 120, 150, 70]
+    writer = imageio_ffmpeg.write_frames(str(tmp_path / "clip.mp4"), (32, 32), fps=10)
+    writer.send(None)
+    for level in levels:
+        writer.send(np.full((32, 32, 3), level, np.uint8))
+    writer.close()
+    flags = (
+        f"--model Bicubic --scale 2 --test_only --cpu --data_test Demo --dir_out {tmp_path / 'out'}"
+    )
+    status, _, err = sr(*flags.split(), "--dir_demo", tmp_path / "clip.mp4")
+    assert status == 0, err
+    reader = imageio_ffmpeg.read_frames(str(tmp_path / "out/clip.mp4"))
+    assert next(reader)["size"] == (64, 64)
+    found = [np.frombuffer(frame, np.uint8).mean() for frame in reader]
+    assert found == pytest.approx(levels, abs=6)
