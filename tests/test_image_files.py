@@ -127,7 +127,8 @@ def test_lzw_of_16_bits(tmp_path, photo):
     cv2 = pytest.importorskip("cv2")
     wide = np.asarray(photo).astype(np.uint16) * 257
     cv2.imwrite(str(tmp_path / "lzw.tif"), wide[:, :, ::-1], [cv2.IMWRITE_TIFF_COMPRESSION, 5])
-    assert tifffile.TiffFile(tmp_path / "lzw.tif").pages[0].compression == 5
+    with tifffile.TiffFile(tmp_path / "lzw.tif") as file:
+        assert file.pages[0].compression == 5
     assert np.array_equal(read_image(tmp_path / "lzw.tif"), wide)
 
 
