@@ -119,7 +119,7 @@ CHANGES = {
     "fixed": lambda fixed: {**fixed, "n_feats": 8},
 }
 REFUSED = {"fixed"}
-BESIDES = {"loss", "scaler"}  # tested below
+BESIDES = {"loss", "scaler", "flags"}  # tested below; flags serve messages alone
 
 
 def test_each_piece_of_the_state_counts(sr):
