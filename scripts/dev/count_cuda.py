@@ -28,6 +28,7 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT / "scripts/dev")]
 from fake_cuda.restart import NoCompilerError, restart_with_fake_device
 from fake_cuda.steps import build_trainer, train_step
 from fake_cuda.watch import FakeCuda
+
 from runtime.errors import UserError
 
 
@@ -50,7 +51,9 @@ def main():
         exit status: 0; 1 if the fake device cannot be built, or a flag is wrong.
     """
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--verbose", action="store_true")

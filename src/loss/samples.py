@@ -77,7 +77,7 @@ def sharpen(x, factor, rgb_range):
     smooth = x.clone()
     interior = conv2d(x, (kernel / 13).expand(channels, 1, 3, 3), groups=channels)
     smooth[:, :, 1:-1, 1:-1] = interior
-    factor = torch.as_tensor(factor).to(x).view(-1, 1, 1, 1)
+    factor = torch.as_tensor(factor).to(x, non_blocking=x.is_cuda).view(-1, 1, 1, 1)
     return (smooth + factor * (x - smooth)).clamp(0, rgb_range)
 
 

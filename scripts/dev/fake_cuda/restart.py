@@ -48,7 +48,9 @@ def library():
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if "error" in line] or [done.stderr]
-        raise NoCompilerError(f"device.cpp does not compile with torch {torch.__version__}: {lines[0]}")
+        raise NoCompilerError(
+            f"device.cpp does not compile with torch {torch.__version__}: {lines[0]}"
+        )
     os.replace(partial, path)
     return path
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "src"))
 from data.loader import Batch
@@ -53,7 +54,9 @@ class _TestSet:
             raise IndexError(index)
         height, width = 26 + index, 21
         size = (height * self.scale, width * self.scale)
-        lr, hr = (torch.zeros(self.n_colors, *s, dtype=torch.uint8) for s in ((height, width), size))
+        lr, hr = (
+            torch.zeros(self.n_colors, *s, dtype=torch.uint8) for s in ((height, width), size)
+        )
         return TestImage(lr, hr, self.pairs[index][0].stem)
 
 
@@ -64,8 +67,14 @@ def build_trainer(argv, test_only=False):
     torch.manual_seed(args.seed)
     allow_tf32(args.tf32)
     checkpoint = _Checkpoint()
-    net = build_network(args).to(DEVICE)
-    loss = None if test_only else Loss(args, net, checkpoint.log).to(DEVICE)
+    with unset_fake_temporarily():  # files of weights hold real tensors
+        net = build_network(args)
+    net.to(DEVICE)
+    loss = None
+    if not test_only:
+        with unset_fake_temporarily():
+            loss = Loss(args, net, checkpoint.log)
+        loss.to(DEVICE)
     data = SimpleNamespace(tests=[_TestSet(args)])
     return Trainer(args, net, loss, data, checkpoint, DEVICE)
 

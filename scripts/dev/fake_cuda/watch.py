@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -26,13 +26,17 @@ INDEXING = {aten.index, aten.index_put, aten.index_put_}
 
 
 def source_line():
-    """Return the innermost line of src that is being executed, such as loss/samples.py:51."""
+    """Return the innermost line of src that is being executed, such as loss/samples.py:51.
+
+    Gradients are computed by a thread of autograd, which executes lines of src only in the backward
+    of our own functions: `backward` stands for the rest.
+    """
     frame = sys._getframe()
     while frame is not None:
         if frame.f_code.co_filename.startswith(SRC):
             return f"{frame.f_code.co_filename.removeprefix(SRC)}:{frame.f_lineno}"
         frame = frame.f_back
-    return "?"
+    return "backward"
 
 
 class Counts:
@@ -49,7 +53,9 @@ class Counts:
     KINDS = ("ops", "waits", "copies", "exchanges")
 
     def __init__(self):
-        self.ops, self.waits, self.copies, self.exchanges = (collections.Counter() for _ in range(4))
+        self.ops, self.waits, self.copies, self.exchanges = (
+            collections.Counter() for _ in range(4)
+        )
 
     def totals(self):
         """Return the number of each kind, as a dict."""
@@ -65,7 +71,7 @@ class _Values(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         x = args[0] if args else None
         if isinstance(x, torch.Tensor) and x.device.type == "cuda":
-            if func in (torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.__array__):
+            if func in (torch.Tensor.numpy, torch.Tensor.__array__):
                 return func(x.detach().cpu(), *args[1:], **(kwargs or {}))
             if func is torch.Tensor.__deepcopy__:
                 return self._deepcopy(x, args[1])
@@ -89,6 +95,12 @@ class _Device(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs, op = kwargs or {}, func.overloadpacket
+        if func.namespace == "prim":  # the device of a tensor
+            return func(*args, **kwargs)
+        with self:  # inference_mode leaves this to us
+            result = func.decompose(*args, **kwargs)
+        if result is not NotImplemented:
+            return result
         inputs = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
         if op in (aten._pin_memory, aten.is_pinned):
             return inputs[0] if op is aten._pin_memory else False
@@ -103,7 +115,7 @@ class _Device(TorchDispatchMode):
         if op is aten.copy_ and args[0].device.type != args[1].device.type:
             return self._overwrite(func, *args)
         self._check_devices(func, inputs)
-        if not (func.is_view or op in NO_KERNEL or func.namespace == "prim"):
+        if not (func.is_view or op in NO_KERNEL):
             self._note("ops", func)
         return func(*args, **kwargs)
 
@@ -123,7 +135,9 @@ class _Device(TorchDispatchMode):
     def _read(self, func, x):
         self._note("waits", func)
         with unset_fake_temporarily():
-            return True if func.overloadpacket is aten.equal else torch.ones((), dtype=x.dtype).item()
+            return (
+                True if func.overloadpacket is aten.equal else torch.ones((), dtype=x.dtype).item()
+            )
 
     def _transfer(self, func, x, kwargs):
         """Copy between host and device; ones arrive at the host."""
@@ -211,6 +225,8 @@ class FakeCuda:
         return counts
 
     def __enter__(self):
+        # before the rest: it asks whether torch really has CUDA
+        self._stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         replaced = {
             (torch.cuda, "_lazy_init"): lambda: None,
             (torch.cuda, "is_available"): lambda: True,
@@ -222,6 +238,9 @@ class FakeCuda:
             (torch.cuda, "manual_seed"): lambda seed: None,
             (torch.cuda, "manual_seed_all"): lambda seed: None,
             (torch.utils, "swap_tensors"): _swap_tensors,
+            (FakeTensor, "tolist"): lambda x: (
+                x.detach().cpu().tolist()
+            ),  # one wait, not one a value
             (torch.cuda.amp.common, "amp_definitely_not_available"): lambda: False,
         }
         for (module, name), value in replaced.items():
@@ -230,7 +249,6 @@ class FakeCuda:
         swap = torch.__future__.get_swap_module_params_on_conversion()
         self._stack.callback(torch.__future__.set_swap_module_params_on_conversion, swap)
         torch.__future__.set_swap_module_params_on_conversion(True)  # keeps Parameter objects
-        self._stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         self._stack.enter_context(_Exchanges(lambda: self.counts))
         self._stack.enter_context(self._device)
         self._stack.enter_context(_Values())
