@@ -59,9 +59,9 @@ def _luma(image):
 def calc_psnr(sr, hr, scale, rgb_range, benchmark=True):
     """Return the peak signal-to-noise ratio in dB.
 
-    Range: both images are scaled to [0, 255]; SR is rounded to 8 bits and clamped. Crop: a border of
-    `scale` pixels on benchmarks, else `scale` + 6. Color: luma on benchmarks, else all channels.
-    Reference: calculate_PSNR of the MATLAB code published with RCAN, and EDSR-PyTorch.
+    Range: [0, 255]; SR is rounded to 8 bits and clamped. Crop: a border of `scale` pixels on
+    benchmarks, else `scale` + 6. Color: luma on benchmarks, else all channels. Reference: the
+    MATLAB code published with RCAN for benchmarks, EDSR-PyTorch for DIV2K.
 
     Args:
         sr: tensor (C, H, W) or (1, C, H, W) in [0, rgb_range], RGB or luma.

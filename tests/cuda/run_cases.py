@@ -2,8 +2,8 @@
 
     run_cases.py FILE       a JSON list of {"kind": step, steps or test, "flags", "plant"}
 
-A line is the case with "counts" and "error": `counts` maps waits and copies to source lines, `error`
-is the exception that ended the case, or null. `plant` breaks the program: cpu_kernel, item or null.
+Prints each case with "counts", the waits and copies by source line, and "error", the exception that
+ended it, or null. `plant` breaks the program: cpu_kernel, item or null.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Training steps and tests on fake CUDA tensors: devices, host waits and copies. No GPU is needed."""
+"""Training steps and tests on fake CUDA tensors, without a GPU: devices, host waits, copies."""
 
 import json
 import re
@@ -42,7 +42,7 @@ def device():
 
 @pytest.fixture
 def run_cases(device, tmp_path):
-    """Run cases (kind, flags) or (kind, flags, planted defect); return the list of their results."""
+    """Run cases (kind, flags) or (kind, flags, planted defect); return their results."""
 
     def run(cases):
         path = tmp_path / "cases.json"

@@ -1,4 +1,4 @@
-"""The fake device: operations on fake CUDA tensors are counted, those on CPU tensors are executed."""
+"""The fake device: it counts operations on CUDA tensors, and executes those on CPU tensors."""
 
 import collections
 import contextlib
@@ -163,7 +163,7 @@ class _Device(TorchDispatchMode):
 
 
 class _Exchanges:
-    """torch.distributed with equal ranks: this process is rank 0, the others have the same values."""
+    """torch.distributed for rank 0, if all ranks have the same values."""
 
     NAMES = ("all_reduce", "all_gather_into_tensor", "all_gather", "broadcast", "barrier")
 
