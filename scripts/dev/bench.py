@@ -14,6 +14,9 @@
     scripts/dev/bench.py forward --template NLSN --scale 2 -- pipeline --scale 4 --n_threads 2
     scripts/dev/bench.py plain --scale 4 -- plain --scale 4 --without fused
 
+With torchrun, `step` is timed on all ranks together:
+    torchrun --nproc_per_node 2 scripts/dev/bench.py step --scale 4
+
 The cases are timed in turn, so that other load affects all of them. On CUDA, a time is the mean of
 10 runs, and the GPU is idle before and after them. Each case prints the median of its times,
 patches or images per second, GFLOP/s and their share of those of a large matmul and of a 3x3
@@ -35,7 +38,9 @@ from torch.nn.functional import conv2d
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 from bench_cases import CASES, WITHOUT, Forward, synchronize
 
+from model import choose_device
 from option import parse_args
+from runtime import distributed
 from runtime.errors import UserError
 from runtime.memory import disable_malloc_trim
 from runtime.precision import allow_tf32, tune_convolutions
@@ -203,10 +208,13 @@ def main(argv=None):
     try:
         split = split_cases([*first, *words[first_end:]])
         cases = [CASES[kind](parse_args(flags), without) for kind, flags, without in split]
-        results, rates = _run_cases(cases, own.repeats)
+        with distributed.process_group(choose_device("--cpu" in words)):
+            results, rates = _run_cases(cases, own.repeats)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    if not distributed.is_main_process():
+        return 0
     for name, rate in rates.items():
         print(f"{name}: matmul {rate['gemm']:.0f} GFLOP/s, convolution {rate['convolution']:.0f}")
     print("\n".join(table(results) if own.table else itertools.chain(*map(describe, results))))

@@ -22,6 +22,7 @@ from loss import Loss
 from model import build_network, choose_device, count_parameters
 from model.inference import Upscaler
 from optim import build_optimizer
+from runtime.distributed import world_size
 from runtime.memory import disable_malloc_trim, restore_malloc_defaults
 from runtime.precision import allow_tf32, autocast, tune_convolutions
 from trainer import Trainer
@@ -39,11 +40,11 @@ def synchronize(device):
 
 
 def _random_batch(args, device):
-    """Return random LR and HR patches, uint8 on the device, in the data loader's memory format."""
-    lr_side = args.patch_size // args.scale[0]
+    """Return this rank's random LR and HR patches, in the format that the data loader has."""
+    lr_side, n_images = args.patch_size // args.scale[0], args.batch_size // world_size()
     images = []
     for side in (lr_side, lr_side * args.scale[0]):
-        shape = (args.batch_size, side, side, args.n_colors)
+        shape = (n_images, side, side, args.n_colors)
         pixels = torch.randint(256, shape, dtype=torch.uint8, device=device)
         images.append(pixels.permute(0, 3, 1, 2))
     return images
