@@ -52,7 +52,12 @@ def test_a_test_gives_the_figures_of_the_cpu(sr, name):
     weights = sr.folder("trained") / "model/model_latest.pt"
     flags = ["--pre_train", weights, "--test_only", "--scale", 2, "--data_test", "Set5"]
     scores = []
-    for where in (["--cpu"], [], ["--self_ensemble"], ["--chop", "--chop_size", 48]):
+    for where in (
+        ["--cpu"],
+        [],
+        ["--self_ensemble"],
+        ["--chop", "--chop_size", 48, "--chop_overlap", 16],
+    ):
         status, out, errors = sr(*flags, *where, "--save", f"test{len(scores)}")
         assert status == 0, out + errors
         scores.append(json.loads((sr.folder(f"test{len(scores)}") / "metrics.jsonl").read_text()))
