@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from fake_cuda.restart import NoCompilerError, library
+from fake_cuda.restart import NoCompilerError, environment
 
 from loss import LOSSES
 from model import NETWORKS
@@ -34,8 +34,9 @@ TILES = "--chop --chop_size 16 --chop_overlap 6"
 
 @pytest.fixture(scope="module")
 def device():
+    """The environment variables of a process with the fake device."""
     try:
-        return library()
+        return environment()
     except NoCompilerError as error:
         pytest.skip(str(error))
 
@@ -51,7 +52,7 @@ def run_cases(device, tmp_path):
         ]
         path.write_text(json.dumps([{**case, "flags": BASE + case["flags"]} for case in cases]))
         command = [sys.executable, str(RUN_CASES), str(path)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=device)
         results = [json.loads(line) for line in done.stdout.splitlines()]
         assert len(results) == len(cases), done.stderr
         return results
@@ -119,7 +120,7 @@ def test_every_loss_and_variant_of_pcl(run_cases, precision):
 def test_count_cuda_counts_operations_waits_copies_and_exchanges(device):
     flags = [*BASE.split(), "--precision", "bf16", "--template", "PCL", "--ranks", "2", "--verbose"]
     command = [sys.executable, str(COUNT_CUDA), *flags]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=device)
     assert done.returncode == 0, done.stderr
     words = done.stdout.splitlines()[-1].split()
     assert words[::2] == ["ops", "waits", "copies", "exchanges"]
@@ -133,6 +134,7 @@ def test_count_cuda_counts_operations_waits_copies_and_exchanges(device):
 
 @pytest.mark.slow
 def test_count_cuda_names_bad_flags(device):
+    # without `device` in its environment, so that it starts itself again
     command = [sys.executable, str(COUNT_CUDA), "--scale", "five"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1

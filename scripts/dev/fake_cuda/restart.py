@@ -55,14 +55,22 @@ def library():
     return path
 
 
-def restart_with_fake_device():
-    """Replace this process by one that has the fake device. Call it before torch is used.
+def environment():
+    """Return the environment variables of a process with the fake device.
 
     Raises:
         NoCompilerError: it cannot be compiled.
     """
-    path = str(library())
-    if path not in os.environ.get("LD_PRELOAD", "").split(":"):
-        preload = ":".join(filter(None, [path, os.environ.get("LD_PRELOAD")]))
-        environment = {**os.environ, "LD_PRELOAD": preload, "OMP_NUM_THREADS": "1"}
-        os.execve(sys.executable, [sys.executable, *sys.argv], environment)
+    others = os.environ.get("LD_PRELOAD", "").split(":")
+    preload = [str(library()), *(x for x in others if x and x != str(library()))]
+    return {**os.environ, "LD_PRELOAD": ":".join(preload), "OMP_NUM_THREADS": "1"}
+
+
+def restart_with_fake_device():
+    """Replace this process by one that has the fake device, unless it has. Call it before others.
+
+    Raises:
+        NoCompilerError: it cannot be compiled.
+    """
+    if str(library()) not in os.environ.get("LD_PRELOAD", "").split(":"):
+        os.execve(sys.executable, [sys.executable, *sys.argv], environment())
