@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Checks and times the program on an NVIDIA GPU, in less than 9 minutes:
-#     scripts/dev/gpu_check.sh [DIR]      writes tests.txt, speed.txt and ranks.txt to DIR (gpu_check)
+#     scripts/dev/gpu_check.sh [DIR]      writes its files to DIR (gpu_check):
 #   tests.txt   the tests on CUDA, of tests/cuda/test_gpu.py
 #   speed.txt   the tables of speed.sh: float32, TF32, bf16 and compiled
-#   ranks.txt   a step on one GPU and on two, if there are two
+#   ranks.txt   a step on two GPUs, if there are two; one_rank.txt: the same on one
 # Without a GPU it makes the same calls on the CPU with small networks, to check the script.
 # PYTHON names an interpreter that has all packages (with pytest), in place of .venv.
 set -uo pipefail

@@ -87,9 +87,9 @@ def test_steps_stay_on_the_device_and_wait_once_and_planted_defects_are_found(ru
     planted = [("step", pcl(""), "cpu_kernel"), ("step", "--precision bf16", "item")]
     cases = [("step", f"--model {name} --precision bf16") for name in TRAINED]
     cases += [("steps", pcl("--model EDSR")), ("step", pcl("--model NLSN", "half"))]
-    cases += [("step", loss_flags(name, "bf16")) for name in ("VGG22", "WGAN_GP", "CL-RGAN")]
+    cases += [("step", loss_flags(name, "bf16")) for name in ("VGG22", "WGAN_GP")]
     cases += [("test", f"--model {name} --precision single") for name in ("EDSR", "NLSN")]
-    cases += [("test", f"--precision bf16 --self_ensemble {TILES}")]
+    cases += [("test", f"--precision bf16 {TILES}")]
     wrong_device, wait, *others = run_cases(planted + cases)
     assert problems(others) == []
     assert re.search(

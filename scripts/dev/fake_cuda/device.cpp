@@ -1,6 +1,6 @@
-// A CUDA device without a GPU, for the CPU build of torch. Before autograd runs on fake tensors, it
-// asks the device for a guard (current device and stream) and for hooks. LD_PRELOAD loads this file,
-// so that its definitions replace those of libtorch_cpu.so.
+// A CUDA device without a GPU, for the CPU build of torch. Before autograd runs on fake tensors,
+// it asks the device for a guard (current device and stream) and for hooks. LD_PRELOAD loads this
+// file, so that its definitions replace those of libtorch_cpu.so.
 #include <ATen/DeviceAccelerator.h>
 #include <ATen/detail/CUDAHooksInterface.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>

@@ -26,15 +26,16 @@ INDEXING = {aten.index, aten.index_put, aten.index_put_}
 
 
 def source_line():
-    """Return the innermost line of src that is being executed, such as loss/samples.py:51.
+    """Return the innermost line of src that is running, such as loss/samples.py:51.
 
-    Gradients are computed by a thread of autograd, which executes lines of src only in the backward
-    of our own functions: `backward` stands for the rest.
+    Lines of runtime/, which others call, do not count. Gradients are computed by a thread of
+    autograd, where only the backward of our own functions is in src: `backward` is the rest.
     """
-    frame = sys._getframe()
+    frame, runtime = sys._getframe(), SRC + "runtime" + os.sep
     while frame is not None:
-        if frame.f_code.co_filename.startswith(SRC):
-            return f"{frame.f_code.co_filename.removeprefix(SRC)}:{frame.f_lineno}"
+        path = frame.f_code.co_filename
+        if path.startswith(SRC) and not path.startswith(runtime):
+            return f"{path.removeprefix(SRC)}:{frame.f_lineno}"
         frame = frame.f_back
     return "backward"
 
