@@ -2,6 +2,7 @@
 
 import math
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from tqdm import tqdm
@@ -26,6 +27,17 @@ def prepare(images, device, rgb_range):
     images = images.to(device).float()
     images = images.contiguous(memory_format=torch.channels_last)
     return images if rgb_range == 255 else images * (rgb_range / 255)
+
+
+def _decode_ahead(images, indices):
+    """Yield images[i] of a set for each index, while a thread decodes the next one."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = [pool.submit(images.__getitem__, i) for i in indices[:1]]
+        for i in [*indices[1:], None]:
+            image = coming.pop().result()
+            if i is not None:
+                coming.append(pool.submit(images.__getitem__, i))
+            yield image
 
 
 class Evaluator:
@@ -139,6 +151,7 @@ class Evaluator:
     def _evaluate_images(self, images, upscaler, settings):
         """Return (PSNR, SSIM) of each image of a set, computed by all ranks, the same on each."""
         n_ranks, scores = distributed.world_size(), []
+        decoded = _decode_ahead(images, range(distributed.rank(), len(images), n_ranks))
         starts = tqdm(
             range(0, len(images), n_ranks),
             desc=f"{images.name} x{images.scale}",
@@ -150,11 +163,12 @@ class Evaluator:
             self.raise_if_stopped()
             index, result = start + distributed.rank(), None
             if index < len(images):
-                image = images[index]
+                image = next(decoded)
                 sr = self._upscale(image, images.scale, upscaler)
                 scores.append(self._evaluate_image(images, image, sr))
                 self.checkpoint.log_image(images, index, image, sr)
-                result = (image, to_uint8(sr, self.args.rgb_range))
+                if self.args.save_results:
+                    result = (image, to_uint8(sr, self.args.rgb_range))
             if self.args.save_results:
                 for gathered in distributed.all_gather_object(result):  # only rank 0 writes
                     if gathered is not None and distributed.is_main_process():
@@ -164,10 +178,10 @@ class Evaluator:
 
     def _upscale(self, image, scale, upscaler):
         lr = prepare(image.lr[None], self.device, self.args.rgb_range)
-        return upscaler(lr, scale)[0].clamp(0, self.args.rgb_range).cpu()
+        return upscaler(lr, scale)[0].clamp(0, self.args.rgb_range)
 
     def _evaluate_image(self, images, image, sr):
-        hr = image.hr.float() * (self.args.rgb_range / 255)
+        hr = image.hr.to(self.device).float() * (self.args.rgb_range / 255)
         metric_args = (images.scale, self.args.rgb_range, images.benchmark)
         return calc_psnr(sr, hr, *metric_args), calc_ssim(sr, hr, *metric_args)
 

@@ -108,14 +108,20 @@ class EMA:
     def __init__(self, net, decay=0.99):
         self.average = copy.deepcopy(net).requires_grad_(False)
         self.decay = decay
+        # kept: to list the 1,634 tensors of RCAN takes longer than to average them on a GPU
+        pairs = list(zip(_tensors(self.average), _tensors(net), strict=True))
+        floats = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._floats = [list(x) for x in zip(*floats, strict=True)]
+        self._others = [pair for pair in pairs if not pair[0].is_floating_point()]
 
     @torch.no_grad()
-    def update(self, net):
-        """Set the average to decay * average + (1 - decay) * the weights of `net`."""
-        own, new = self.average.state_dict(), net.state_dict()
-        floats = [name for name, value in own.items() if value.is_floating_point()]
-        torch._foreach_lerp_(
-            [own[name] for name in floats], [new[name] for name in floats], 1 - self.decay
-        )
-        for name in own.keys() - set(floats):
-            own[name].copy_(new[name])
+    def update(self):
+        """Set the average to decay * average + (1 - decay) * the weights of the network."""
+        torch._foreach_lerp_(*self._floats, 1 - self.decay)
+        for average, value in self._others:
+            average.copy_(value)
+
+
+def _tensors(net):
+    """Return the parameters and buffers of a network."""
+    return [*net.parameters(), *net.buffers()]

@@ -326,7 +326,7 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.ema and (self.epoch * self.args.test_every + step) % self.args.ema_iter == 0:
-            self.ema.update(self.net)
+            self.ema.update()
 
     def _raise_non_finite(self, batch, value):
         names = [name for part in distributed.all_gather_object(batch.names) for name in part]

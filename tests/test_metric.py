@@ -2,8 +2,10 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from metric import calc_psnr, calc_ssim
 
@@ -70,3 +72,43 @@ def test_different_shapes_are_an_error(function):
         function(noise(3, 40, 40), noise(3, 40, 41), 2, 255)
     with pytest.raises(ValueError, match="nothing left"):
         function(noise(3, 8, 8), noise(3, 8, 8), 4, 255)
+
+
+def reference(sr, hr, border, benchmark):
+    """Return PSNR and SSIM by scikit-image, of images (C, H, W) in [0, 255]."""
+    sr, hr = (x.permute(1, 2, 0).double().numpy() for x in (sr.round().clamp(0, 255), hr))
+    if benchmark and sr.shape[2] == 3:
+        weights = np.array([65.481, 128.553, 24.966]) / 255
+        sr, hr = (16 + (image @ weights)[..., None] for image in (sr, hr))
+    sr, hr = (image[border:-border, border:-border] for image in (sr, hr))
+    psnr = peak_signal_noise_ratio(hr, sr, data_range=255)
+    window = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    return psnr, structural_similarity(sr, hr, data_range=255, channel_axis=2, **window)
+
+
+@pytest.mark.parametrize("benchmark", [True, False])
+@pytest.mark.parametrize(
+    "shape", [(3, 128, 97), (3, 69, 40), (1, 45, 200), (3, 31, 31), (3, 62, 94), (1, 52, 84)]
+)
+def test_both_are_those_of_scikit_image(shape, benchmark):
+    hr = noise(*shape).round()
+    sr = hr + 60 * (noise(*shape, seed=1) / 255 - 0.5)
+    border = 4 if benchmark else 10
+    psnr, ssim = reference(sr, hr, border, benchmark)
+    assert calc_psnr(sr, hr, 4, 255, benchmark) == pytest.approx(psnr, abs=1e-9)
+    assert calc_ssim(sr, hr, 4, 255, benchmark) == pytest.approx(ssim, abs=1e-9)
+
+
+def test_ssim_needs_a_whole_window():
+    image = noise(3, 18, 40).round()
+    assert math.isnan(calc_ssim(image, image, 4, 255))
+    image = noise(3, 19, 40).round()
+    assert calc_ssim(image, image, 4, 255) == pytest.approx(1)
+
+
+def test_arguments_are_not_changed():
+    sr, hr = noise(3, 40, 40), noise(3, 40, 40, seed=1)
+    before = sr.clone(), hr.clone()
+    calc_psnr(sr, hr, 2, 255), calc_ssim(sr, hr, 2, 255)
+    assert torch.equal(sr, before[0])
+    assert torch.equal(hr, before[1])

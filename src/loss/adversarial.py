@@ -232,7 +232,8 @@ class Adversarial(Term):
                     parameter.clamp_(-WGAN_CLIP, WGAN_CLIP)
 
     def _gradient_penalty(self, real, fake):
-        mix = draw_for_rank(len(real), lambda total: torch.rand(total, 1, 1, 1)).to(real)
+        mix = draw_for_rank(len(real), lambda total: torch.rand(total, 1, 1, 1))
+        mix = mix.to(real, non_blocking=real.is_cuda)
         between = (mix * real + (1 - mix) * fake).requires_grad_()
         logits = self.dis.logits(between).sum()
         (gradient,) = torch.autograd.grad(logits, between, create_graph=True)

@@ -77,7 +77,7 @@ def sharpen(x, factor, rgb_range):
     smooth = x.clone()
     interior = conv2d(x, (kernel / 13).expand(channels, 1, 3, 3), groups=channels)
     smooth[:, :, 1:-1, 1:-1] = interior
-    factor = torch.as_tensor(factor).to(x).view(-1, 1, 1, 1)
+    factor = torch.as_tensor(factor).to(x, non_blocking=x.is_cuda).view(-1, 1, 1, 1)
     return (smooth + factor * (x - smooth)).clamp(0, rgb_range)
 
 
@@ -178,8 +178,8 @@ class SampleMaker:
 
         Returns:
             (positives, negatives): lists of (B, C, H, W), rounded to 8-bit steps. The first
-            positive is HR, followed by sharpened and noisy HR. The first negative is LR, upsampled, followed
-            by degraded HR.
+            positive is HR, followed by sharpened and noisy HR. The first negative is LR, upsampled,
+            followed by degraded HR.
         """
         args, rgb_range = self.args, self.args.rgb_range
         positives, negatives = [hr], [quantize(upsample(lr, hr.shape[-2:]), rgb_range)]
