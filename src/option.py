@@ -163,8 +163,8 @@ def _add_loss_flags(parser):
     flag("--gan_k", non_negative_int, 1, "updates of the discriminator (the embedding) in a step; "
          "0: it stays fixed")  # fmt: skip
     flag("--embed_lr", positive, None, "learning rate of the embedding (default: --lr)")
-    flag("--embed_scheduler", choice(["same", "constant"]), "same", "its schedule: that of the SR "
-         "network, or constant as in the release")  # fmt: skip
+    flag("--embed_scheduler", choice(["same", "constant"]), "constant", "its schedule: that of the "
+         "SR network, or constant (as in the release)")  # fmt: skip
     flag("--embed_load", str, None,
          "weights of the embedding: a state_dict, or state.pt of an experiment")  # fmt: skip
     switch("--no_ad_loss", "leave out the adversarial term of the generator")
@@ -173,7 +173,7 @@ def _add_loss_flags(parser):
     flag("--cl_layer", indices, "0,2,4,6", "blocks of the embedding whose features are compared, "
          "0 to 7, joined by ,")  # fmt: skip
     switch("--before_relu", "features before the activation")
-    flag("--cl_loss_type", choice(CL_LOSSES), "cosine", "form of the contrastive loss")
+    flag("--cl_loss_type", choice(CL_LOSSES), "cosine", "contrastive loss of CL-NAME")
     flag("--cl_temperature", positive, 1.0, "divides similarities in InfoNCE and LMCL")
     switch("--layer_weight", "weight the k-th layer of --cl_layer by 2^-k (cosine, l1, l2)")
 

@@ -24,14 +24,18 @@ TEMPLATES = {
     # Mei et al., CVPR 2021, section 4.1
     "NLSN": {"model": "NLSN", "n_resblocks": 32, "n_feats": 256, "res_scale": 0.1, "chop": True},
     # the weight is this repository's, see docs/pcl.md: in the published release it had no effect
-    "PCL": {**_PCL, "loss": "1*L1+0.1*CL-patchD", "cl_loss_type": "InfoNCE"},
+    "PCL": {
+        **_PCL,
+        "loss": "1*L1+0.1*CL-patchD",
+        "cl_loss_type": "InfoNCE",
+        "embed_scheduler": "same",
+    },
     # the release's command for EDSR, RCAN and HAN (rgb_range 255)
     "PCL_paper": {
         **_PCL,
         "loss": "1*L1+5*CL-patchD",
         "cl_loss_type": "InfoNCE",
         "contras_D_train": True,
-        "embed_scheduler": "constant",
         "scheduler": "CosineRestart",
         "cosine_tmax": 200,
         "cosine_etamin": 1e-8,

@@ -83,9 +83,11 @@ class Loss(nn.Module):
         self.start_epoch(1)
 
     def set_precision(self, precision):
-        """Choose the precision of the terms' own networks: single, half or bf16."""
+        """Choose the precision of the networks that make samples and features: single, half, bf16."""
         for term in self.terms.values():
             term.set_precision(precision)
+        if self.samples:
+            self.samples.precision = precision
 
     def start_epoch(self, epoch, progress=None):
         """Start an epoch, counted from 1, or continue it with the `progress` of a saved state."""

@@ -23,9 +23,9 @@ from typing import NamedTuple
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss, softplus
 
-from loss.contrastive import contrastive
+from loss.contrastive import contrastive, shuffled
 from loss.discriminator import Discriminator
-from loss.samples import select
+from loss.samples import require_other_images, select
 from loss.term import Term
 from model.tensor_files import load_file
 from optim import build_optimizer, learning_rate, load_optimizer, set_learning_rate
@@ -130,11 +130,7 @@ class Adversarial(Term):
             raise UserError(
                 f"--loss {name} with --no_ad_loss has no term left; CL-{name} has a contrastive one"
             )
-        if args.shuffle_neg and args.batch_size // args.split_batch < 2:
-            raise UserError(
-                "--shuffle_neg needs other images in the batch: raise --batch_size, or lower "
-                "--split_batch"
-            )
+        require_other_images(args)
         if args.gan_k > 1 and args.split_batch > 1:
             raise UserError(f"--gan_k {args.gan_k} must be 0 or 1 with --split_batch")
 
@@ -204,17 +200,23 @@ class Adversarial(Term):
         reals, fakes = [real], [fake]
         if self.args.contras_D_train:
             reals, fakes = reals + generated_positives, fakes + generated_negatives
-        parts = self.args.split_batch
-        is_last = self.part == parts - 1
+        is_last = self.part == self.args.split_batch - 1
         for _ in range(self.args.gan_k):
             if self.part == 0:
                 self.optimizer.zero_grad(set_to_none=True)
             loss = self._discriminator_loss(reals, fakes)
-            (loss / (world_size() * parts)).backward()  # each rank has the loss of all ranks
+            # each rank has the loss of the images of all ranks
+            (loss * self._part_fraction(len(real)) / world_size()).backward()
             if is_last:
                 self._update_embedding()
         self.part = 0 if is_last else self.part + 1
         self.logged = {"embedding": loss.detach()}
+
+    def _part_fraction(self, count):
+        """Return the part of the batch, over all ranks, that a part of `count` images here is."""
+        if self.args.split_batch == 1:
+            return 1.0
+        return rank_offset(count)[1] / self.args.batch_size
 
     def _discriminator_loss(self, reals, fakes):
         real_logits, fake_logits = (torch.cat([self._logits(x) for x in s]) for s in (reals, fakes))
@@ -255,25 +257,13 @@ class Adversarial(Term):
             positives = [self.dis.embed(x, self.layers) for x in positives]
             negatives = [self.dis.embed(x, self.layers) for x in negatives]
         if args.shuffle_neg:
-            negatives += self._shuffled(negatives)
+            negatives = negatives + shuffled(negatives, args.shuffle_neg_num)
         anchor = self.dis.embed(fake, self.layers)
         weights = [0.5**i for i in range(len(self.layers))] if args.layer_weight else None
         kind, temperature = args.cl_loss_type, args.cl_temperature
         loss, values = contrastive(kind, anchor, positives, negatives, weights, temperature)
         self.logged |= values
         return loss
-
-    def _shuffled(self, negatives):
-        """Return the features of the negatives of other images, --shuffle_neg_num of each."""
-        count = len(negatives[0][0])
-        first, total = offset = rank_offset(count)
-        shifts = torch.randint(1, total, (self.args.shuffle_neg_num,)).tolist()
-        shuffled = []
-        for layers in negatives:
-            batch = [all_gather_batch(layer, offset) for layer in layers]
-            for shift in shifts:
-                shuffled.append([x.roll(shift, 0)[first : first + count] for x in batch])
-        return shuffled
 
 
 def _load_embedding(dis, path):

@@ -6,8 +6,8 @@ al., IJCAI 2021). VGGInfoNCE: InfoNCE of contrastive.py, as in the release of PC
 
 import torch
 
-from loss.contrastive import distance, info_nce
-from loss.samples import select
+from loss.contrastive import distance, info_nce, shuffled
+from loss.samples import require_other_images, select
 from loss.term import Term
 from loss.vgg import VGGFeatures
 from runtime.errors import UserError
@@ -33,7 +33,9 @@ class VGGContrastiveLoss(Term):
         self.indices = [int(i) for i in args.cl_layer.split(",")]
         if not self.use_ratio and max(self.indices) >= len(LAYERS):
             raise UserError(f"--cl_layer {args.cl_layer} must be 0 to 4 with --loss VGGInfoNCE")
-        # the release gives images to VGG without its mean and deviation in VGGInfoNCE
+        if not self.use_ratio:
+            require_other_images(args)
+        # in VGGInfoNCE of the release, VGG sees images without its mean and deviation
         self.vgg = VGGFeatures(args, LAYERS, normalize=self.use_ratio)
 
     def set_precision(self, precision):
@@ -46,18 +48,21 @@ class VGGContrastiveLoss(Term):
         with torch.no_grad():
             positives = [self.vgg(x) for x in select(positives, args.only_aug, args.pos_id)]
             negatives = [self.vgg(x) for x in select(negatives, args.only_aug, args.neg_id)]
-        anchor = self.vgg(sr)
-        if self.use_ratio:
-            return sum(
-                weight
-                * distance(a, [p[i] for p in positives])
-                / (distance(a, [n[i] for n in negatives]) + EPS)
-                for i, (weight, a) in enumerate(zip(WEIGHTS, anchor, strict=True))
-            )
-        losses = [
-            info_nce(
-                anchor[i], [p[i] for p in positives], [n[i] for n in negatives], args.cl_temperature
-            )
-            for i in self.indices
-        ]
+        loss = self._distance_ratio if self.use_ratio else self._info_nce
+        return loss(self.vgg(sr), positives, negatives)
+
+    def _distance_ratio(self, anchor, positives, negatives):
+        loss = 0.0
+        for i, (weight, a) in enumerate(zip(WEIGHTS, anchor, strict=True)):
+            near, far = (distance(a, [x[i] for x in sets]) for sets in (positives, negatives))
+            loss = loss + weight * near / (far + EPS)
+        return loss
+
+    def _info_nce(self, anchor, positives, negatives):
+        if self.args.shuffle_neg:
+            negatives = negatives + shuffled(negatives, self.args.shuffle_neg_num)
+        losses = []
+        for i in self.indices:
+            near, far = ([x[i] for x in sets] for sets in (positives, negatives))
+            losses.append(info_nce(anchor[i], near, far, self.args.cl_temperature))
         return sum(losses) / len(losses)

@@ -8,7 +8,7 @@ import torch
 from torch.linalg import vector_norm
 from torch.nn.functional import normalize
 
-from runtime.distributed import all_gather_batch
+from runtime.distributed import all_gather_batch, rank_offset
 
 EPS = 1e-8  # smallest norm that features are divided by
 RATIO_EPS = 3e-7  # added to the denominator of l1 and l2, as in the release
@@ -37,6 +37,27 @@ def distance(anchor, others):
     """Return the mean absolute difference of features (B, C, H, W) to each of a list of such."""
     means = [(anchor - other).abs().mean((1, 2, 3)) for other in others]
     return all_gather_batch(torch.stack(means, dim=1)).mean()
+
+
+def shuffled(negatives, n_others):
+    """Return the features of the negatives of `n_others` other images of the batch.
+
+    Args:
+        negatives: list of lists of layers (B, C, H, W).
+        n_others: other images, over all ranks, for each image; one can be drawn twice.
+
+    Returns:
+        list like `negatives`, `n_others` times as long.
+    """
+    count = len(negatives[0][0])
+    first, total = offset = rank_offset(count)
+    shifts = torch.randint(1, total, (n_others,)).tolist()
+    result = []
+    for layers in negatives:
+        batch = [all_gather_batch(layer, offset) for layer in layers]
+        for shift in shifts:
+            result.append([x.roll(shift, 0)[first : first + count] for x in batch])
+    return result
 
 
 def _info_nce(sim_pos, sim_neg):

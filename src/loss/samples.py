@@ -99,20 +99,21 @@ def _noise(x):
     """Draw normal noise of the shape of x (B, C, H, W), each image from its own generator."""
     seeds = draw_for_rank(len(x), lambda total: torch.randint(2**62, (total,))).tolist()
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    return torch.stack([torch.randn(x.shape[1:], generator=g) for g in generators]).to(x)
+    noise = torch.stack([torch.randn(x.shape[1:], generator=g) for g in generators])
+    return noise.to(x, non_blocking=x.is_cuda)
 
 
 def _jpeg(x, rgb_range):
     """Return each image of a batch after JPEG compression at a random quality."""
     images = []
     qualities = _uniform_per_image(*JPEG_QUALITIES, len(x)).int().tolist()
-    for image, quality in zip(x, qualities, strict=True):
+    for image, quality in zip(x.cpu(), qualities, strict=True):  # one copy from the device
         pixels = to_uint8(image, rgb_range)
         pixels_2d = pixels[:, :, 0] if pixels.shape[2] == 1 else pixels
         stored = iio.imwrite("<bytes>", pixels_2d, extension=".jpg", quality=quality)
         decoded = np.asarray(iio.imread(stored, extension=".jpg")).reshape(pixels.shape)
         images.append(torch.from_numpy(decoded).permute(2, 0, 1))
-    return torch.stack(images).to(x) * (rgb_range / 255)
+    return torch.stack(images).to(x, non_blocking=x.is_cuda) * (rgb_range / 255)
 
 
 def degrade(hr, scale, blur, rgb_range):
@@ -140,6 +141,15 @@ def select(samples, only_aug, ids):
     """
     samples = samples[1:] if only_aug else samples
     return samples if ids is None else [samples[int(i)] for i in ids.split(",")]
+
+
+def require_other_images(args):
+    """Raise UserError if --shuffle_neg finds no other image in a part of the batch."""
+    if args.shuffle_neg and args.batch_size // args.split_batch < 2:
+        raise UserError(
+            "--shuffle_neg needs other images in the batch: raise --batch_size, or lower "
+            "--split_batch"
+        )
 
 
 class SampleMaker:
