@@ -15,7 +15,6 @@ import argparse
 import contextlib
 import csv
 import io
-import json
 import math
 import re
 import sys
@@ -26,6 +25,14 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "scripts")]
+from checkpoint.config import read_config
+from checkpoint.metrics import (
+    finite_mean,
+    read_metrics,
+    scores_file,
+    tests_of_training,
+    variant,
+)
 from compare_crops import draw_all
 from runtime.errors import UserError
 from runtime.files import atomic_path
@@ -34,8 +41,8 @@ COLUMNS = ("experiment", "label", "dataset", "scale", "epoch", "images", "psnr",
 COLUMNS += ("psnr_gain", "psnr_gain_se", "ssim_gain", "ssim_gain_se", "gain_n")
 
 
-def read_metrics(folder):
-    """Read the lines of metrics.jsonl of an experiment, a list of dict.
+def read_experiment(folder):
+    """Return the lines of metrics.jsonl of an experiment, a list of dict.
 
     Raises:
         UserError: there is none.
@@ -43,11 +50,17 @@ def read_metrics(folder):
     path = folder / "metrics.jsonl"
     if not path.is_file():
         raise UserError(f"no such experiment: {folder} (no metrics.jsonl)")
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        with contextlib.suppress(json.JSONDecodeError):  # a line that was cut by a crash
-            lines.append(json.loads(text))
-    return lines
+    return read_metrics(path, lambda text: print(text, file=sys.stderr))
+
+
+def epochs_of(folder):
+    """Return --epochs of an experiment; None if config.txt does not say it."""
+    with contextlib.suppress(UserError):
+        for word in read_config(folder / "config.txt"):
+            name, _, value = word.partition("=")
+            if name == "--epochs" and value.isdigit():
+                return int(value)
+    return None
 
 
 class Gain(NamedTuple):
@@ -62,32 +75,41 @@ class Gain(NamedTuple):
 
 
 class Experiment:
-    """A folder under experiment/, its label in tables and pictures, and the tests that are shown of it."""
+    """A folder of experiments, its label in tables and figures, and the tests that are shown.
 
-    def __init__(self, folder, label=None, best=False):
+    An experiment shows tests of one kind: tests with self-ensemble, tiles or another precision are
+    rows of their own (`experiments_of`), marked as `checkpoint.metrics.variant` says. A training
+    that has not reached its last epoch is marked with its epoch.
+    """
+
+    def __init__(self, folder, label=None, best=False, suffix=""):
         """Read metrics.jsonl.
 
         Args:
             folder: a Path.
             label: None takes the name of the folder.
-            best: show the epoch of the best mean PSNR over all sets, which model_best.pt is of; else each set's last test.
+            best: show the epoch of the best mean PSNR over all sets, which model_best.pt is of;
+                else the last test of each set.
+            suffix: the kind of tests, a value of `variant`.
 
         Raises:
             UserError: there is no metrics.jsonl.
         """
-        self.folder = folder
-        self.label = label or folder.name.removeprefix("quickstart_")
-        lines = read_metrics(folder)
+        self.folder, self.suffix = folder, suffix
+        self.label = (label or folder.name.removeprefix("quickstart_")) + suffix
+        lines = read_experiment(folder)
         trained = {line["epoch"] for line in lines if "loss" in line}
-        self.kept = folder / "per_image" / ("best" if best and trained else "")
-        tests = [line for line in lines if "dataset" in line]
+        self.is_best = bool(best and trained)
+        tests = [line for line in lines if line.get("dataset") and variant(line) == suffix]
         self.tests = {(line["dataset"], line["scale"]): line for line in tests}  # the last of each
-        if best and trained:
-            self.tests, epoch = {}, _best_epoch(tests, trained)
-            for line in tests:
-                # the first test of an epoch is the training's own; later ones are tests alone, with flags of their own
-                if line["epoch"] == epoch:
-                    self.tests.setdefault((line["dataset"], line["scale"]), line)
+        if self.is_best:
+            epoch = _best_epoch(tests, trained)
+            made = tests_of_training(tests).items()
+            self.tests = {key: by_epoch[epoch] for key, by_epoch in made if epoch in by_epoch}
+        epochs = epochs_of(folder) if trained else None
+        self.is_finished = not epochs or max(trained) >= epochs
+        if not self.is_finished:
+            self.label += f" (epoch {max(trained)} of {epochs})"
 
     def scores(self, key):
         """Read {image: (PSNR, SSIM)} of the test that is shown of a set and scale; None where they were not kept.
@@ -95,7 +117,7 @@ class Experiment:
         Raises:
             UserError: the file is no such table.
         """
-        path = self.kept / f"{key[0].replace('/', '_')}_x{key[1]}.csv"
+        path = scores_file(self.folder, self.tests[key], self.is_best)
         if not path.is_file():
             return None
         try:
@@ -104,15 +126,20 @@ class Experiment:
                     row["image"]: (float(row["psnr"]), float(row["ssim"]))
                     for row in csv.DictReader(file)
                 }
-            mean = sum(psnr for psnr, _ in found.values()) / len(found)
+            mean = finite_mean(psnr for psnr, _ in found.values())
         except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
             raise UserError(f"{path}: is no table of image, psnr, ssim ({error})") from error
         shown = self.tests[key]["psnr"]  # the file may be of another test
-        return (
-            found
-            if math.isclose(mean, math.inf if shown is None else shown, rel_tol=1e-12)
-            else None
-        )
+        if mean is None or shown is None:
+            return found if mean is shown else None
+        return found if math.isclose(mean, shown, rel_tol=1e-12) else None
+
+
+def experiments_of(folder, label=None, best=False):
+    """Return an Experiment for each kind of tests in a folder: plain, with self-ensemble, ..."""
+    lines = read_experiment(folder)
+    suffixes = dict.fromkeys(variant(line) for line in lines if line.get("dataset"))
+    return [Experiment(folder, label, best, suffix) for suffix in sorted(suffixes) or [""]]
 
 
 def _best_epoch(tests, trained):
@@ -154,7 +181,7 @@ def gain(first, other, key):
     if None in scores:
         gains = [(_difference(*(line[name] for line in lines)), None) for name in ("psnr", "ssim")]
         unknown = " and ".join(
-            str(run.kept)
+            str(scores_file(run.folder, run.tests[key], run.is_best).parent)
             for run, found in zip((first, other), scores, strict=True)
             if found is None
         )
@@ -243,7 +270,8 @@ def gain_table(experiments):
         return " / ".join(texts) + ("" if found.n is None else f" (n={found.n})")
 
     title = (
-        f"Gain over {first.label} in PSNR (dB) / SSIM: mean over the n images ± its standard error"
+        f"Gain over {first.label} in PSNR (dB) / SSIM: mean over the n images ± its standard error, over "
+        "images only (not over seeds)"
     )
     text = f"{title}\n\n" + _markdown(_rows(experiments, f"gain over {first.label}", cell, skip=1))
     return text + "".join(f"\n\n{', '.join(where)}: {note}." for note, where in notes.items())
@@ -297,6 +325,7 @@ def _parser():
         help="also the gains over the first experiment, with standard errors",
     )
     add("--format", choices=["markdown", "csv"], default="markdown", help="what is printed")
+    add("--finished", action="store_true", help="refuse trainings that have epochs left")
     add("--csv", type=Path, metavar="FILE", help="also write the CSV here")
     add(
         "--figure",
@@ -343,8 +372,13 @@ def main(argv=None):
     try:
         pairs = zip(args.experiments, labels, strict=True)
         experiments = [
-            Experiment(args.dir_experiment / name, label, args.best) for name, label in pairs
+            experiment
+            for name, label in pairs
+            for experiment in experiments_of(args.dir_experiment / name, label, args.best)
         ]
+        unfinished = [experiment.label for experiment in experiments if not experiment.is_finished]
+        if args.finished and unfinished:
+            raise UserError(f"--finished: these have epochs to train: {', '.join(unfinished)}")
         if args.figure is None:
             _print_tables(args, experiments)
         else:

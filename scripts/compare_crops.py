@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from checkpoint.metrics import results_dir
 from data.datasets import dataset_spec
 from data.image import read_image, to_channels, to_tensor
 from data.resize import imresize
@@ -46,7 +47,7 @@ def _stem(results, image, scale, data_test):
 
 def _missing(experiment, data_test, what, scale=None):
     """Make the error for a picture that was not saved, with the command that saves it."""
-    folder, results = experiment.folder, f"results-{data_test.replace('/', '_')}"
+    folder, results = experiment.folder, results_dir(Path(), data_test).name
     stems = sorted(path.stem for path in folder.glob(f"{results}/*{what.rpartition('_')[2]}"))
     names = [re.sub(r"_x(\d+)_[A-Z]+$", r" (x\1)", stem) for stem in stems]
     start = f"{folder / results} has no {what}"
@@ -83,7 +84,7 @@ def load_panels(experiments, data_test, image, scale=None):
     Raises:
         UserError: a picture was not saved, or pictures do not belong together; the command that saves them is named.
     """
-    folder = f"results-{data_test.replace('/', '_')}"
+    folder = results_dir(Path(), data_test).name
     truths = [(run, _stem(run.folder / folder, image, scale, data_test)) for run in experiments]
     run, found = next(((run, found) for run, found in truths if found), (experiments[0], None))
     if found is None:
@@ -105,7 +106,7 @@ def load_panels(experiments, data_test, image, scale=None):
 
 
 def _read(run, data_test, name, scale):
-    path = run.folder / f"results-{data_test.replace('/', '_')}" / name
+    path = run.folder / results_dir(Path(), data_test).name / name
     if not path.is_file():
         raise _missing(run, data_test, name, scale)
     return read_image(path)

@@ -11,7 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "scripts")]
 from checkpoint.plot import plot_panels
-from compare import read_metrics
+from compare import read_experiment
 from runtime.errors import UserError
 
 KEYS = ("L1", "CL-patchD embedding", "CL-patchD s_pos", "CL-patchD s_neg", "contrast", "PSNR")
@@ -20,7 +20,7 @@ KEYS = ("L1", "CL-patchD embedding", "CL-patchD s_pos", "CL-patchD s_neg", "cont
 def curves(folder):
     """Give {key: {epoch: value}} of an experiment: the means of its loss, their contrast s_neg - s_pos, and its mean PSNR."""
     found, psnr = {}, {}
-    for line in read_metrics(folder):
+    for line in read_experiment(folder):
         for key, value in line.get("loss", {}).items():
             found.setdefault(key, {})[line["epoch"]] = value
         if (

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import math
 import shutil
 import statistics
@@ -145,7 +146,7 @@ def test_what_cannot_be_compared_is_said(sr, run, photographs, tmp_path):
     shutil.copytree(sr.folder("run1") / "per_image", sr.folder("old") / "per_image")
     assert "no standard error for old" in run("run0", "old", "--diff")[1]
     sr("--data_test", "Demo", "--dir_demo", tmp_path / "0/Mine/HR", "--save", "demo", *BICUBIC)
-    assert cells(run("demo")[1])[0][2] == ["demo", "x2", "n/a / n/a"]
+    assert "no metrics.jsonl" in run("demo")[2], "upscaling records nothing"
     assert run("run0", "nosuch")[0] == 1
 
 
@@ -216,3 +217,43 @@ def test_pictures_of_crops(sr, run, tmp_path):
         == 1
     )
     assert not list(tmp_path.glob("a.xyz"))
+
+
+def test_a_self_ensemble_is_a_row_of_its_own(sr, capsys):
+    sr.train("--save", "net", "--epochs", 1)
+    plain = sr.metrics("net")[-1]["psnr"]
+    assert sr("--load", "net", "--test_only", "--cpu", "--self_ensemble")[0] == 0
+    line = sr.metrics("net")[-1]
+    assert line["self_ensemble"] is True
+    assert line["psnr"] != plain
+    assert compare.main(["net", "--dir_experiment", str(sr.experiments)]) == 0
+    rows = capsys.readouterr().out.splitlines()
+    (own,) = (row for row in rows if row.startswith("| net "))
+    (ensemble,) = (row for row in rows if row.startswith("| net+ "))
+    assert f"{plain:.2f} /" in own
+    assert f"{line['psnr']:.2f} /" in ensemble
+    scores = sr.folder("net") / "per_image"
+    assert (scores / "Set5_x2.csv").read_text() != (scores / "Set5_x2+.csv").read_text()
+
+
+def test_an_unfinished_training_is_marked_or_refused(sr, capsys):
+    sr.train("--save", "net", "--epochs", 1)
+    config = sr.folder("net") / "config.txt"
+    config.write_text(config.read_text().replace("--epochs 1", "--epochs 3"))
+    where = ["--dir_experiment", str(sr.experiments)]
+    assert compare.main(["net", *where]) == 0
+    assert "net (epoch 1 of 3)" in capsys.readouterr().out
+    assert compare.main(["net", "--finished", *where]) == 1
+    assert "net (epoch 1 of 3)" in capsys.readouterr().err
+
+
+def test_metrics_from_before_the_kinds_of_tests_are_plain(sr, capsys):
+    sr.train("--save", "net", "--epochs", 1)
+    path = sr.folder("net") / "metrics.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        for key in ("self_ensemble", "chop", "precision"):
+            line.pop(key, None)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert compare.main(["net", "--dir_experiment", str(sr.experiments)]) == 0
+    assert capsys.readouterr().out.count("| net ") == 1
