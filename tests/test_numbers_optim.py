@@ -184,7 +184,7 @@ def test_ema_keeps_decay_of_itself():
     for value in (5.0, -3.0):
         nn.init.constant_(net[0].weight, value)
         net[1].num_batches_tracked += 1
-        ema.update(net)
+        ema.update()
     # 0.75 * (0.75 * 1 + 0.25 * 5) + 0.25 * -3
     assert ema.average[0].weight.item() == pytest.approx(0.75)
     assert ema.average[1].num_batches_tracked == 2, "whole numbers are copied"

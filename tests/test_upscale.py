@@ -148,7 +148,7 @@ def test_nothing_to_upscale(upscale, folder, coffee):
     iio.imwrite(folder / "a.png", coffee)
     status, _, err = upscale(folder, network=("--scale", 2))
     assert status == 1
-    assert "needs weights" in err
+    assert "needs --pre_train FILE" in err
     assert not upscale.out.exists()
 
 

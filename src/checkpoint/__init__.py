@@ -222,7 +222,7 @@ class Checkpoint:
         text = "".join(json.dumps(line) + "\n" for line in self.metrics)
         _write(self.dir / "metrics.jsonl", text.encode())
         kept = self._weights_file(best_epoch)
-        if self.args.resume > 0 and kept.is_file():  # a later best epoch is no longer of this run
+        if self.args.resume > 0 and kept.is_file():  # a later best does not count
             save_tensors(self.models / "model_best.pt", read_weights(kept))
 
     # ---------------------------------------------------------------- state

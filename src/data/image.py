@@ -66,7 +66,7 @@ def _check_pixels(path, width, height):
         raise UserError(
             f"{path}: {width}x{height} = {width * height:,} pixels are more than"
             f" --max_pixels {limit:,}:"
-            " raise it if the memory is enough (some 20 bytes a pixel)"
+            " raise it if there is RAM of some 20 bytes a pixel"
         )
 
 

@@ -1,7 +1,7 @@
 """Videos, frame by frame, through the ffmpeg of the optional package imageio-ffmpeg.
 
-The output is MP4: H.264 (libx264 at CRF 14, 8 bits, 4:2:0) in BT.709, which every player supports, at
-the frame rate of the input. The first audio track is copied, or converted to AAC if MP4 cannot hold
+The output is MP4: H.264 (libx264 at CRF 14, 8 bits, 4:2:0) in BT.709, which every player supports,
+at the frame rate of the input. The first audio track is copied, or converted to AAC if MP4 cannot hold
 it. Frames of a variable rate are repeated or dropped to keep picture and sound in sync. An odd side
 is made even by repeating its last row or column, which H.264 in 4:2:0 needs. HDR is refused: 8 bits
 in BT.709 would look flat.
@@ -166,7 +166,7 @@ def _writer(source, path, size, rate, audio):
 def _check_metadata(source, meta):
     if any(name in meta["pix_fmt"] for name in HDR):
         raise UserError(
-            f"{source}: is HDR ({meta['pix_fmt']}), which 8 bits cannot hold: convert it to SDR first"
+            f"{source}: is HDR ({meta['pix_fmt']}), which 8 bits cannot hold: make it SDR first"
         )
 
 

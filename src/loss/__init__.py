@@ -83,7 +83,7 @@ class Loss(nn.Module):
         self.start_epoch(1)
 
     def set_precision(self, precision):
-        """Choose the precision of the networks that make samples and features: single, half, bf16."""
+        """Choose the precision of the networks of samples and features: single, half, bf16."""
         for term in self.terms.values():
             term.set_precision(precision)
         if self.samples:
@@ -140,7 +140,7 @@ class Loss(nn.Module):
         for name, value in values.items():
             gradient = None
             if value.requires_grad:
-                # weighted before, not after: with several ranks, the gradient sums over their losses
+                # weighted before: with several ranks, the gradient sums over their losses
                 weighted = value * batch_fraction
                 (gradient,) = torch.autograd.grad(
                     weighted, sr, retain_graph=True, allow_unused=True

@@ -20,7 +20,7 @@ def bullet_list(lines, limit=20):
 
 
 def print_error(text):
-    """Print to stderr; a stderr that nobody reads any more is no reason to fail."""
+    """Print to stderr; a closed stderr is not a reason to fail."""
     try:
         print(text, file=sys.stderr, flush=True)
     except BrokenPipeError:

@@ -94,5 +94,5 @@ def choose_precision(name, device, log=print):
 
 
 def tune_convolutions(enabled):
-    """Let cuDNN time its algorithms for each new shape; worthwhile if shapes are fixed."""
+    """Allow cuDNN to time its algorithms for each new shape, which pays if shapes are fixed."""
     torch.backends.cudnn.benchmark = enabled

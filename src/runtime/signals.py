@@ -140,7 +140,7 @@ def ignore_signals_in_worker(_worker=None):
 
 
 class WorkerErrors:
-    """Let torch report dead data loader workers in a `with` block only.
+    """Allow torch to report dead data loader workers in a `with` block only.
 
     torch's handler of SIGCHLD raises at any line of the main thread: in the middle of a step, where
     the training state must not be saved. It is needed while a batch is awaited: a worker that was
