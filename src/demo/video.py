@@ -3,8 +3,8 @@
 The output is MP4: H.264 (libx264 at CRF 14, 8 bits, 4:2:0) in BT.709, which every player supports,
 at the frame rate of the input. The first audio track is copied, or converted to AAC if MP4 cannot
 hold it. Frames of a variable rate are repeated or dropped to keep picture and sound in sync. An odd
-side is made even by repeating its last row or column, which H.264 in 4:2:0 needs. HDR is refused: 8 bits
-in BT.709 would look flat.
+side is made even by repeating its last row or column, which H.264 in 4:2:0 needs. HDR is refused: 8
+bits in BT.709 would look flat.
 """
 
 import contextlib
