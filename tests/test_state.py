@@ -107,7 +107,7 @@ CHANGES = {
     "optimizer": moved,
     "ema": moved,
     "last_loss": lambda loss: 1e-6,
-    "step": lambda step: step - 1,
+    "step": lambda step: 0,  # not the one before, which --skip_threshold may have skipped
     "progress": lambda progress: {
         **progress,
         "sums": {name: 2 * x for name, x in progress["sums"].items()},
