@@ -342,7 +342,7 @@ def test_pcl_is_logged_drawn_and_resumed_to_the_last_bit(sr):
         "Total",
     ]
     assert sorted(terms) == names
-    assert "[CL-patchD gradient: " in out
+    assert "[CL-patchD gradient/L1: " in out
     assert (sr.folder("whole") / "loss.png").is_file()
 
 
@@ -373,14 +373,18 @@ def test_parsing_of_losses():
 @pytest.mark.parametrize(
     ("flags", "word"),
     [
-        ("--cl_layer 9", "blocks 0 to 7"),
+        ("--cl_layer 9", "blocks of the embedding, 0 to 7"),
         ("--cl_layer a", "--cl_layer"),
         ("--patch_size 24", "at least 32"),
-        ("--scale 3 --patch_size 45", "even training patch, not 45"),
+        ("--scale 3 --patch_size 45", "must be even, not 45"),
         ("--mcl_neg 0 --only_aug", "no positives"),
         ("--only_aug --random_neg false", "no negatives"),
         ("--neg_id 5", "--neg_id 5"),
-        ("--loss 1*L1+1*patchD", "nothing is left"),
+        ("--loss 1*L1+1*patchD", "has no term left"),
+        ("--neg_sr", "--neg_sr needs --random_neg"),
+        ("--gan_k 2 --split_batch 2", "--gan_k 2 must be 0 or 1"),
+        ("--shuffle_neg --split_batch 3", "other images"),
+        ("--embed_load /none/state.pt", "/none/state.pt"),
         ("--loss 1*L1+1*CL-patchE", "CL-patchE"),
         ("--loss 1*L1+x*CL-patchD", "weight 'x'"),
         ("--loss 1*L1+1*VGG54 --vgg_path /none/vgg.pth", "/none/vgg.pth"),
@@ -397,6 +401,6 @@ def test_broken_or_other_vgg_files(vgg_file, tmp_path):
     broken, other = tmp_path / "broken.pth", tmp_path / "other.pth"
     broken.write_bytes(vgg_file.read_bytes()[:100_000])
     torch.save({"features.0.weight": torch.zeros(3)}, other)
-    for path, word in ((broken, "cannot be read"), (other, "no VGG19")):
+    for path, word in ((broken, "cannot be read"), (other, "must be VGG19")):
         with pytest.raises(UserError, match=f"{path.name}.*{word}"):
             VGGFeatures(parse_args(["--vgg_path", str(path)]), [7])
