@@ -188,8 +188,8 @@ class SampleMaker:
 
         Returns:
             (positives, negatives): lists of (B, C, H, W), rounded to 8-bit steps. The first
-            positive is HR, followed by sharpened and noisy HR. The first negative is LR, upsampled, followed
-            by degraded HR.
+            positive is HR, followed by sharpened and noisy HR. The first negative is LR, upsampled,
+            followed by degraded HR.
         """
         args, rgb_range = self.args, self.args.rgb_range
         positives, negatives = [hr], [quantize(upsample(lr, hr.shape[-2:]), rgb_range)]
