@@ -19,6 +19,9 @@ NOT_RESTORED = set(
     "format suffix max_pixels".split()
 )
 
+# what an experiment of an earlier version, whose config.txt has no such flag, was trained with
+FORMER_VALUES = {"embed_scheduler": "same"}
+
 
 def _to_text(value):
     if isinstance(value, (list, tuple)):
@@ -108,7 +111,8 @@ def read_config(path):
     if len(flags) < (int(count[1]) if count else 1):
         of = f" of {count[1]}" if count else ""
         raise UserError(f"{path}: is damaged: it holds {len(flags)} flags{of}")
-    argv = []
+    names = {words[0].removeprefix("--") for words in flags}
+    argv = [f"--{name}={value}" for name, value in FORMER_VALUES.items() if name not in names]
     for words in flags:
         words = [str(ROOT) + w[len(PROJECT) :] if w.startswith(PROJECT) else w for w in words]
         if words[0].removeprefix("--") not in NOT_RESTORED:
