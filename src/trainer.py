@@ -208,11 +208,9 @@ class Trainer:
         is_best = self.best["psnr"] is None or psnr > self.best["psnr"]
         if is_best:
             self.best = {"psnr": psnr, "epoch": self.epoch}
-        if len(psnrs) > 1:
-            self.checkpoint.log(
-                f"Mean PSNR of {len(psnrs)} test sets: {psnr:.3f} "
-                f"(Best: {self.best['psnr']:.3f} @epoch {self.best['epoch']})"
-            )
+        sets = f" of {len(psnrs)} test sets" if len(psnrs) > 1 else ""
+        best = f"(Best: {self.best['psnr']:.3f} @epoch {self.best['epoch']})"
+        self.checkpoint.log(f"Mean PSNR{sets}: {psnr:.3f} {best}")
         return is_best
 
     def wrap_model(self):
