@@ -29,6 +29,7 @@ from checkpoint.config import read_config
 from checkpoint.metrics import (
     finite_mean,
     read_metrics,
+    results_dir,
     scores_file,
     tests_of_training,
     variant,
@@ -110,6 +111,10 @@ class Experiment:
         self.is_finished = not epochs or max(trained) >= epochs
         if not self.is_finished:
             self.label += f" (epoch {max(trained)} of {epochs})"
+
+    def results_dir(self, dataset):
+        """Return the folder with the SR images of the tests that are shown."""
+        return results_dir(self.folder, dataset, self.suffix)
 
     def scores(self, key):
         """Read {image: (PSNR, SSIM)} of the test that is shown of a set and scale; None where they were not kept.

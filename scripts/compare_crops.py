@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from checkpoint.metrics import results_dir
 from data.datasets import dataset_spec
 from data.image import read_image, to_channels, to_tensor
 from data.resize import imresize
 from metric import calc_psnr, calc_ssim
+from runtime.environment import use_file_backend
 from runtime.errors import UserError
 from runtime.files import atomic_path
 
@@ -47,10 +47,10 @@ def _stem(results, image, scale, data_test):
 
 def _missing(experiment, data_test, what, scale=None):
     """Make the error for a picture that was not saved, with the command that saves it."""
-    folder, results = experiment.folder, results_dir(Path(), data_test).name
-    stems = sorted(path.stem for path in folder.glob(f"{results}/*{what.rpartition('_')[2]}"))
+    folder, results = experiment.folder, experiment.results_dir(data_test)
+    stems = sorted(path.stem for path in results.glob(f"*{what.rpartition('_')[2]}"))
     names = [re.sub(r"_x(\d+)_[A-Z]+$", r" (x\1)", stem) for stem in stems]
-    start = f"{folder / results} has no {what}"
+    start = f"{results} has no {what}"
     if names:
         return UserError(
             f"{start}; the images there: {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}"
@@ -84,8 +84,9 @@ def load_panels(experiments, data_test, image, scale=None):
     Raises:
         UserError: a picture was not saved, or pictures do not belong together; the command that saves them is named.
     """
-    folder = results_dir(Path(), data_test).name
-    truths = [(run, _stem(run.folder / folder, image, scale, data_test)) for run in experiments]
+    truths = [
+        (run, _stem(run.results_dir(data_test), image, scale, data_test)) for run in experiments
+    ]
     run, found = next(((run, found) for run, found in truths if found), (experiments[0], None))
     if found is None:
         raise _missing(run, data_test, f"{image}_x{scale or 'S'}_HR.png", scale)
@@ -99,14 +100,14 @@ def load_panels(experiments, data_test, image, scale=None):
         sr = _read(run, data_test, f"{stem}_SR.png", scale)
         if sr.shape != hr.shape:
             raise UserError(
-                f"{run.folder / folder / stem}_SR.png is {_size(sr)}, HR of {truths[0][0].label} is {_size(hr)}"
+                f"{run.results_dir(data_test) / stem}_SR.png is {_size(sr)}, HR of {truths[0][0].label} is {_size(hr)}"
             )
         panels.append(_panel(run.label, sr, hr, scale, benchmark))
     return scale, [*panels, Panel("HR\nPSNR (dB) / SSIM", to_channels(hr, 3))]
 
 
 def _read(run, data_test, name, scale):
-    path = run.folder / results_dir(Path(), data_test).name / name
+    path = run.results_dir(data_test) / name
     if not path.is_file():
         raise _missing(run, data_test, name, scale)
     return read_image(path)
@@ -168,9 +169,7 @@ def draw(path, title, panels, box):
     Raises:
         UserError: no such format.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
+    use_file_backend()
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 

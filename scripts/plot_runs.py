@@ -10,6 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "scripts")]
+from checkpoint.metrics import tests_of_training
 from checkpoint.plot import plot_panels
 from compare import read_experiment
 from runtime.errors import UserError
@@ -20,19 +21,18 @@ KEYS = ("L1", "CL-patchD embedding", "CL-patchD s_pos", "CL-patchD s_neg", "cont
 def curves(folder):
     """Give {key: {epoch: value}} of an experiment: the means of its loss, their contrast s_neg - s_pos, and its mean PSNR."""
     found, psnr = {}, {}
-    for line in read_experiment(folder):
+    lines = read_experiment(folder)
+    for line in lines:
         for key, value in line.get("loss", {}).items():
             found.setdefault(key, {})[line["epoch"]] = value
-        if (
-            line.get("psnr") is not None
-        ):  # later lines of an epoch are tests alone, with flags of their own
-            psnr.setdefault(line["epoch"], {}).setdefault(
-                (line["dataset"], line["scale"]), line["psnr"]
-            )
+    for tests in tests_of_training(lines).values():
+        for epoch, line in tests.items():
+            if line["psnr"] is not None:
+                psnr.setdefault(epoch, []).append(line["psnr"])
     for key in [key for key in found if key.endswith(" s_pos")]:
         negative = found[key.replace("s_pos", "s_neg")]
         found["contrast"] = {epoch: negative[epoch] - value for epoch, value in found[key].items()}
-    found["PSNR"] = {epoch: sum(tests.values()) / len(tests) for epoch, tests in psnr.items()}
+    found["PSNR"] = {epoch: sum(values) / len(values) for epoch, values in psnr.items()}
     return found
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what the tests need into .venv, then runs ruff and pytest: some 4 minutes on 2 cores.
+# Installs what the tests need into .venv, then runs ruff and pytest: some 7 minutes on 2 cores.
 #     scripts/test.sh           the whole suite
 #     scripts/test.sh --slow    the tests that take minutes, too
 #     scripts/test.sh -k resume and other flags of pytest

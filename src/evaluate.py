@@ -112,9 +112,10 @@ class Evaluator:
         """Test one set, log and record it; return its PSNR, None if no image has a finite one."""
         t_start = time.perf_counter()
         line = {"epoch": epoch, "dataset": images.name, "scale": images.scale}
-        scores = self._evaluate_images(images, upscaler, self._settings(upscaler))
+        settings = self._settings(upscaler)
+        scores = self._evaluate_images(images, upscaler, settings)
         psnr, ssim = (finite_mean(column) for column in zip(*scores, strict=True))
-        line |= {"psnr": psnr, "ssim": ssim, "images": len(images)} | self._settings(upscaler)
+        line |= {"psnr": psnr, "ssim": ssim, "images": len(images)} | settings
         self.checkpoint.log_metrics(line)
         self.checkpoint.write_scores(line, [hr.stem for hr, _ in images.pairs], scores)
         n_equal = sum(math.isinf(pair[0]) for pair in scores)

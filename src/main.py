@@ -49,7 +49,7 @@ def run(args, device):
     loss = None if args.test_only else Loss(args, net, checkpoint.log).to(device)
     data = Data(args, checkpoint.log)
     trainer = Trainer(args, net, loss, data, checkpoint, device)
-    config = list(config_lines(args, provenance(device)))
+    config = config_lines(args, provenance(device))
     if args.test_only:
         epoch = checkpoint.load_weights(net) if args.resume != 0 else 1
         checkpoint.create(config)

@@ -261,18 +261,6 @@ def _choose_tests(args):
         args.hold_out = args.hold_out or N_HELD_OUT
 
 
-def _choose_tests(args):
-    """Set --data_test if it is not given: DIV2K, or the last images of other training sets."""
-    if args.data_test is not None:
-        return
-    trained = args.data_train if isinstance(args.data_train, list) else []
-    if args.test_only or not trained or {"DIV2K", "DF2K"} & set(trained):
-        args.data_test = ["DIV2K"]
-    else:
-        args.data_test = list(trained)
-        args.hold_out = args.hold_out or N_HELD_OUT
-
-
 def _parse(parser, argv):
     args, unknown = parser.parse_known_args(argv)
     _choose_tests(args)

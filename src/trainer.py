@@ -275,10 +275,6 @@ class Trainer:
                 "continues"
             ) from error
 
-    def prepare(self, images):
-        """Return images in [0, 255] as float32 on the device, in [0, rgb_range]."""
-        return prepare(images, self.device, self.args.rgb_range)
-
     def train_step(self, batch, step):
         """Update the weights once, by the mean over all parts of a batch (ranks, --split_batch).
 
@@ -290,7 +286,7 @@ class Trainer:
         key = np.random.SeedSequence([self.args.seed, self.epoch, step])
         torch.manual_seed(int(key.generate_state(1, np.uint64)[0]))
         self.optimizer.zero_grad(set_to_none=True)
-        lr, hr = self.prepare(batch.lr), self.prepare(batch.hr)
+        lr, hr = (prepare(x, self.device, self.args.rgb_range) for x in (batch.lr, batch.hr))
         log_gradients = step == 1 or step % self.args.print_every == 0
         lr_parts, hr_parts = (x.tensor_split(self.args.split_batch) for x in (lr, hr))
         for i, (lr_part, hr_part) in enumerate(zip(lr_parts, hr_parts, strict=True), 1):

@@ -13,6 +13,7 @@ from data.image import read_image_with_profile
 from data.resize import downsample
 from file_server import FileServer
 from helpers import png, tar_of, write_set
+from loss.vgg import build_layers
 from model.edsr import EDSR
 
 
@@ -204,3 +205,17 @@ def folder(tmp_path):
 @pytest.fixture
 def coffee(photographs):
     return np.ascontiguousarray(photographs["coffee"][:61, :50])
+
+
+@pytest.fixture(scope="session")
+def vgg_file(tmp_path_factory):
+    """A file in torchvision's layout, with random weights: the published ones cannot be shipped."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("vgg") / "vgg19.pth"
+    net = build_layers()
+    for layer in net:
+        if isinstance(layer, torch.nn.Conv2d):  # so that the gradient survives 16 layers
+            torch.nn.init.kaiming_normal_(layer.weight)
+    state = {f"features.{name}": value for name, value in net.state_dict().items()}
+    torch.save(state | {"classifier.0.bias": torch.zeros(4096)}, path)
+    return path

@@ -222,7 +222,8 @@ def test_pictures_of_crops(sr, run, tmp_path):
 def test_a_self_ensemble_is_a_row_of_its_own(sr, capsys):
     sr.train("--save", "net", "--epochs", 1)
     plain = sr.metrics("net")[-1]["psnr"]
-    assert sr("--load", "net", "--test_only", "--cpu", "--self_ensemble")[0] == 0
+    ensemble = ["--self_ensemble", "--save_results", "--save_gt"]
+    assert sr("--load", "net", "--test_only", "--cpu", *ensemble)[0] == 0
     line = sr.metrics("net")[-1]
     assert line["self_ensemble"] is True
     assert line["psnr"] != plain
@@ -232,6 +233,8 @@ def test_a_self_ensemble_is_a_row_of_its_own(sr, capsys):
     (ensemble,) = (row for row in rows if row.startswith("| net+ "))
     assert f"{plain:.2f} /" in own
     assert f"{line['psnr']:.2f} /" in ensemble
+    pictures = [run.results_dir("Set5") for run in compare.experiments_of(sr.folder("net"))]
+    assert [folder.is_dir() for folder in pictures] == [False, True], "figures show its own images"
     scores = sr.folder("net") / "per_image"
     assert (scores / "Set5_x2.csv").read_text() != (scores / "Set5_x2+.csv").read_text()
 

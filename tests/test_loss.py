@@ -14,7 +14,7 @@ from loss.adversarial import GAN_LOSSES, Adversarial, dual_contrastive
 from loss.contrastive import contrastive, info_nce, similarities
 from loss.discriminator import Discriminator
 from loss.samples import SampleMaker, gaussian_blur, select, sharpen
-from loss.vgg import VGGFeatures, build_layers
+from loss.vgg import VGGFeatures
 from loss.wavelet import haar_high_frequencies
 from model import build_network
 from option import parse_args
@@ -36,20 +36,6 @@ def pictures(scale=2, side=48, batch=2, rgb_range=255):
 
 def enlarged(lr, hr):
     return torch.nn.functional.interpolate(lr, size=hr.shape[-2:]).clamp(0, 255)
-
-
-@pytest.fixture(scope="session")
-def vgg_file(tmp_path_factory):
-    """A file in torchvision's layout, with random weights: the published ones cannot be shipped."""
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("vgg") / "vgg19.pth"
-    net = build_layers()
-    for layer in net:
-        if isinstance(layer, torch.nn.Conv2d):  # so that the gradient survives 16 layers
-            torch.nn.init.kaiming_normal_(layer.weight)
-    state = {f"features.{name}": value for name, value in net.state_dict().items()}
-    torch.save(state | {"classifier.0.bias": torch.zeros(4096)}, path)
-    return path
 
 
 # --------------------------------------------------------------- formulas

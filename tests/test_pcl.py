@@ -16,7 +16,6 @@ from loss import Loss
 from loss.adversarial import Adversarial
 from loss.contrastive import contrastive
 from loss.samples import SampleMaker, _gaussian, gaussian_blur, quantize
-from loss.vgg import build_layers
 from loss_formulas import flags, images_of_a_step, random_images
 from option import parse_args
 from trainer import Trainer
@@ -108,18 +107,6 @@ def test_noisy_positives_come_last_and_with_generated_samples_alone():
     assert all((x - hr).abs().max() < 1e-3 for x in positives[:4])  # a plain image stays sharp
     deviations = [float(x.std()) for x in positives[4:]]
     assert deviations == pytest.approx([2.0] * 3, rel=0.1)
-
-
-@pytest.fixture(scope="module")
-def vgg_file(tmp_path_factory):
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("vgg") / "vgg19.pth"
-    net = build_layers()
-    for layer in net:
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight)
-    torch.save({f"features.{name}": value for name, value in net.state_dict().items()}, path)
-    return path
 
 
 def test_shuffled_negatives_of_vgg(vgg_file):

@@ -15,6 +15,7 @@ from data.image import read_image, to_channels, to_tensor, to_uint8
 from data.resize import downsample
 from loss.samples import gaussian_blur, quantize, sharpen, upsample
 from loss.wavelet import haar_high_frequencies
+from runtime.environment import use_file_backend
 from runtime.errors import UserError
 
 
@@ -36,9 +37,7 @@ def make_samples(hr, scale):
 
 def draw(samples, path):
     """Draw the samples above the mean strength of their Haar bands."""
-    import matplotlib
-
-    matplotlib.use("Agg")
+    use_file_backend()
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(2, len(samples), figsize=(2.1 * len(samples), 4.9))

@@ -16,12 +16,9 @@ from torch.utils.data import get_worker_info
 from runtime.errors import UserError
 
 PREFETCH = 2  # batches that a worker makes ahead of time
-SLOTS = (
-    PREFETCH + 2
-)  # and the one in use, and one more that may be requested before that is done with
-TIMEOUT = (
-    600  # seconds to wait for a batch: far beyond any disk, so that a run does not hang forever
-)
+# of a worker: its batches ahead, the one in use, and one that may be requested before that is free
+SLOTS = PREFETCH + 2
+TIMEOUT = 600  # seconds to wait for a batch, far beyond any disk: a run must not hang forever
 
 
 class Batch(NamedTuple):

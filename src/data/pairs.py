@@ -14,8 +14,7 @@ def match_lr(hr_names, lr_names, scale):
     """Return the LR name of each HR name, both without ending, or None for an HR image without LR.
 
     A folder of LR images has the names of the HR images, or NAMExSCALE, or a mixture. In a mixture
-    NAMExSCALE
-    comes first: with the HR images a and ax2, an LR image ax2 belongs to a, not to ax2.
+    NAMExSCALE comes first: with the HR images a and ax2, an LR image ax2 belongs to a, not to ax2.
     """
     lr_names = set(lr_names)
     if set(hr_names) == lr_names:

@@ -8,9 +8,9 @@ import torch
 # options of mallopt and their range, from malloc.h of glibc
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _MAX_THRESHOLD = 2**31 - 1
+_DEFAULT_THRESHOLD = 2**25  # the highest value that glibc itself sets for mmap
 # torch 2.4 has only the second
 OutOfMemoryError = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
-_DEFAULT_THRESHOLD = 2**25  # the highest value that glibc itself sets for mmap
 
 
 def _set_thresholds(trim, mmap):

@@ -28,15 +28,17 @@ def git_commit():
 
 
 def provenance(device):
-    """Return lines that say when, with which commit, packages and device a run was started."""
+    """Yield lines that say when, with which commit, packages and device a run was started.
+
+    Nothing is looked up before the first line is asked for: a test that writes no config.txt needs
+    neither git nor the list of packages.
+    """
     versions = []
     for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions.append(f"{name} {importlib.metadata.version(name)}")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    return [
-        f"started {time.strftime('%Y-%m-%d %H:%M:%S')}",
-        f"commit {git_commit()}",
-        f"Python {platform.python_version()}, {', '.join(versions)}",
-        f"device {device.type}, {name}",
-    ]
+    yield f"started {time.strftime('%Y-%m-%d %H:%M:%S')}"
+    yield f"commit {git_commit()}"
+    yield f"Python {platform.python_version()}, {', '.join(versions)}"
+    yield f"device {device.type}, {name}"

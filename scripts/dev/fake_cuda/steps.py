@@ -30,7 +30,7 @@ class _Checkpoint:
     def log(self, line):
         self.lines.append(str(line))
 
-    def best_psnr(self, line):
+    def best_test(self, line):
         return line["psnr"], line["epoch"]
 
     def __getattr__(self, name):
