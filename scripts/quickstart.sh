@@ -35,7 +35,6 @@ evaluate() {
     shift
     local run=(--save "$name" --scale 2 --data_test sample_test --test_only --reset)
     "$python" "$project/src/main.py" "${run[@]}" --save_results --save_gt "${common[@]}" "$@"
-}" "$@"
 }
 
 common=(--dir_data "$data" --dir_experiment "$experiments" --cpu)
