@@ -25,12 +25,17 @@ import sys
 import warnings
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "scripts")]
+from runtime.interpreter import use_project_packages
+
+if __name__ == "__main__":
+    use_project_packages()  # before imports that need them
+
 import skimage.data
 import torch
 from torch import nn
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "src"), str(ROOT / "scripts")]
 from checkpoint import Checkpoint
 from data.image import to_channels, to_tensor
 from model import build_network, count_parameters, is_multi_scale

@@ -23,6 +23,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "src"))
+from runtime.interpreter import use_project_packages
+
+if __name__ == "__main__":
+    use_project_packages()  # before imports that need them
+
 from data.datasets import DEMO_SETS, dataset_spec, list_images
 from data.image import set_max_pixels, write_image
 from data.prepare.lr_images import missing_lr

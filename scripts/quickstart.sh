@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# From nothing to a trained network on a machine with Python 3.10 or later: makes .venv, installs requirements.txt, prepares
-# the embedded photographs, trains a small EDSR x2 on the CPU, fine-tunes it with PCL-SR, tests both and bicubic, prints the
-# table and draws the pictures.
-# Under 5 minutes on 2 CPU cores after the installation. Running it again goes on from where it was.
-#     DIR_DATA, DIR_EXPERIMENT: other folders than datasets and experiment. Further flags go to both trainings.
+# Quickstart: from a machine with Python 3.10 or later to trained networks and a table.
+# Makes .venv, installs requirements.txt into it, and writes the photographs of scikit-image as data
+# sets. Trains a small EDSR x2 on the CPU, fine-tunes it with PCL-SR, tests both and bicubic, prints
+# the table and draws the pictures. It takes less than 5 minutes on 2 CPU cores after the
+# installation. A second call continues the first.
+#     scripts/quickstart.sh [FLAGS of src/main.py]     FLAGS are for both trainings
+# DIR_DATA and DIR_EXPERIMENT name other folders than datasets and experiment.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 setup requirements.txt
@@ -14,12 +16,13 @@ python=$venv/bin/python
 echo "== data: photographs from scikit-image"
 "$python" "$project/scripts/prepare_data.py" sample --dir_data "$data" --scale 2
 
-# train NAME FLAGS...: train an experiment, or go on with it
+# train NAME FLAGS...: train an experiment, or resume it
 train() {
     local name=$1
     shift
-    local run=(--save "$name" --model EDSR --n_resblocks 8 --n_feats 32 --scale 2 --data_train sample_train
-        --data_test sample_test --patch_size 64 --lr 1e-3 --scheduler Cosine --cosine_etamin 1e-5 --print_every 50 --n_threads 2 "$@")
+    local run=(--save "$name" --model EDSR --n_resblocks 8 --n_feats 32 --scale 2
+        --data_train sample_train --data_test sample_test --patch_size 64 --lr 1e-3
+        --scheduler Cosine --cosine_etamin 1e-5 --print_every 50 --n_threads 2 "$@")
     if [ -f "$experiments/$name/model/state.pt" ]; then
         run=(--load "$name")
     fi
@@ -30,8 +33,8 @@ train() {
 evaluate() {
     local name=$1
     shift
-    "$python" "$project/src/main.py" --save "$name" --scale 2 --data_test sample_test --test_only --reset \
-        --save_results --save_gt "${common[@]}" "$@"
+    local run=(--save "$name" --scale 2 --data_test sample_test --test_only --reset)
+    "$python" "$project/src/main.py" "${run[@]}" --save_results --save_gt "${common[@]}" "$@"
 }
 
 common=(--dir_data "$data" --dir_experiment "$experiments" --cpu)
@@ -54,6 +57,7 @@ echo "== PSNR (dB) / SSIM"
 compare=("$python" "$project/scripts/compare.py" --dir_experiment "$experiments")
 "${compare[@]}" quickstart_bicubic quickstart_EDSR quickstart_EDSR-PCL
 for image in astronaut chelsea coffee; do
-    "${compare[@]}" quickstart_EDSR quickstart_EDSR-PCL --figure "$experiments/quickstart_$image.png" --data_test sample_test --image "$image"
+    "${compare[@]}" quickstart_EDSR quickstart_EDSR-PCL \
+        --figure "$experiments/quickstart_$image.png" --data_test sample_test --image "$image"
 done
 echo "curves: $experiments/quickstart_train_*/psnr_sample_test.png and loss.png"

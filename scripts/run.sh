@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs src/main.py with the flags given, with the project's .venv if there is one, else with $PYTHON or python3.
+# Runs src/main.py with the flags given. PYTHON names an interpreter; the default is the project's
+# .venv if it exists, else python3.
 set -euo pipefail
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=${PYTHON:-python3}

@@ -1,5 +1,10 @@
 """The program: parse the flags, build, train or test. `src/main.py --help` lists the flags."""
 
+from runtime.interpreter import use_project_packages
+
+if __name__ == "__main__":
+    use_project_packages()  # before imports that need them
+
 import random
 import sys
 import time

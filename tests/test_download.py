@@ -108,7 +108,7 @@ def test_wrong_lengths(benchmark, server, set5, tmp_path):
     server.faults["benchmark.tar"] = iter([{"extra": 100}])
     status, out, _ = benchmark()
     assert status == 0, "asked for the rest, the server says that there is none"
-    assert f"{len(set5) + 100:,} bytes were announced and {len(set5):,} arrived" in out
+    assert f"100 bytes remaining to read: {len(set5):,} bytes have arrived" in out
     shutil.rmtree(tmp_path / "data")
     server.faults["benchmark.tar"] = itertools.repeat({"extra": -20000})
     status, _, err = benchmark()
@@ -149,7 +149,9 @@ def test_statuses(benchmark, server, tmp_path):
     status, _, err = benchmark("--sets", "Set14", "--url", server.url + "none/")
     assert status == 1
     assert "none/benchmark.tar: the server answers 404" in err
-    assert benchmark("--sets", "Set14", "--url", "ftp://127.0.0.1")[0] == 1
+    status, out, _ = benchmark("--sets", "Set14", "--url", "ftp://127.0.0.1")
+    assert status == 1
+    assert "next attempt" not in out
     status, _, err = benchmark("--sets", "Set14", "--url", "http://127.0.0.1:9")  # nobody listens
     assert status == 1
     assert "no connection" in err
@@ -159,7 +161,16 @@ def test_a_silent_server(benchmark, server):
     server.faults["benchmark.tar"] = iter([{"stall": 2000}])
     status, out, _ = benchmark("--timeout", 0.2)
     assert status == 0
-    assert "timed out" in out
+    assert "curl: (28)" in out, "curl waits for whole seconds"
+
+
+def test_without_curl_a_message_says_so(benchmark, server, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    status, _, err = benchmark()
+    assert status == 1
+    assert "downloads need the program curl, which is not installed" in err
+    assert f"put the file at {tmp_path / 'data/benchmark.tar'}" in err
+    assert server.requests == []
 
 
 def test_what_cannot_be_written(benchmark, tmp_path, monkeypatch, server, set5):

@@ -32,11 +32,15 @@ import sys
 import time
 from pathlib import Path
 
-import torch
-from torch.nn.functional import conv2d
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
+from runtime.interpreter import use_project_packages
+
+if __name__ == "__main__":
+    use_project_packages()  # before imports that need them
+
+import torch
 from bench_cases import CASES, WITHOUT, Forward, synchronize
+from torch.nn.functional import conv2d
 
 from model import choose_device
 from option import parse_args

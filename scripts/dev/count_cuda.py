@@ -25,6 +25,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "scripts/dev")]
+from runtime.interpreter import use_project_packages
+
+if __name__ == "__main__":
+    use_project_packages()  # before imports that need them
+
 from fake_cuda.restart import NoCompilerError, restart_with_fake_device
 from fake_cuda.steps import build_trainer, train_step
 from fake_cuda.watch import FakeCuda

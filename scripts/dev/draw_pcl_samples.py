@@ -8,9 +8,14 @@ import argparse
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
+from runtime.interpreter import use_project_packages
+
+if __name__ == "__main__":
+    use_project_packages()  # before imports that need them
+
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 from data.image import read_image, to_channels, to_tensor, to_uint8
 from data.resize import downsample
 from loss.samples import gaussian_blur, quantize, sharpen, upsample

@@ -16,10 +16,15 @@ import time
 import weakref
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
+from runtime.interpreter import use_project_packages
+
+if __name__ == "__main__":
+    use_project_packages()  # before imports that need them
+
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 from model import build_network
 from model.han import LayerAttention
 from model.inference import Upscaler

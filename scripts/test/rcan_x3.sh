@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
-# RCAN x3, tested with the weights of scripts/train/rcan_x3.sh; --pre_train FILE tests others, published ones too.
+# RCAN x3, tested with the weights of scripts/train/rcan_x3.sh; --pre_train FILE tests others,
+# published ones too.
 # Expected: 34.74 dB on Set5 (Zhang et al., ECCV 2018; not measured here).
 set -euo pipefail
 project=$(cd "$(dirname "$0")/../.." && pwd)
-exec "$project/scripts/run.sh" --template RCAN --scale 3 --data_test Set5+Set14+B100+Urban100+Manga109 \
-    --pre_train "$project/experiment/RCAN_x3/model/model_best.pt" --test_only --save RCAN_x3_test "$@"
+exec "$project/scripts/run.sh" --template RCAN --scale 3 \
+    --data_test Set5+Set14+B100+Urban100+Manga109 \
+    --pre_train "$project/experiment/RCAN_x3/model/model_best.pt" --test_only --save RCAN_x3_test \
+    "$@"

@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
-# RCAN x8, tested with the weights of scripts/train/rcan_x8.sh; --pre_train FILE tests others, published ones too.
+# RCAN x8, tested with the weights of scripts/train/rcan_x8.sh; --pre_train FILE tests others,
+# published ones too.
 # Expected: 27.31 dB on Set5 (Zhang et al., ECCV 2018; not measured here).
 set -euo pipefail
 project=$(cd "$(dirname "$0")/../.." && pwd)
-exec "$project/scripts/run.sh" --template RCAN --scale 8 --data_test Set5+Set14+B100+Urban100+Manga109 \
-    --pre_train "$project/experiment/RCAN_x8/model/model_best.pt" --test_only --save RCAN_x8_test "$@"
+exec "$project/scripts/run.sh" --template RCAN --scale 8 \
+    --data_test Set5+Set14+B100+Urban100+Manga109 \
+    --pre_train "$project/experiment/RCAN_x8/model/model_best.pt" --test_only --save RCAN_x8_test \
+    "$@"

@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
 # EDSR (32 blocks of 256 features), x2, trained on DIV2K from scratch.
 # Hardware: one GPU of 16 GB or more; --split_batch N for less.
-# Expected after 300 epochs: 35.03 dB on DIV2K 801-900, RGB (EDSR-PyTorch's figure; not measured here).
+# Expected after 300 epochs: 35.03 dB on DIV2K 801-900, RGB (EDSR-PyTorch's figure; not measured
+# here).
 set -euo pipefail
-exec "$(dirname "$0")/../run.sh" --template EDSR_paper --scale 2 --patch_size 96 --save EDSR_x2 "$@"
+project=$(cd "$(dirname "$0")/../.." && pwd)
+exec "$project/scripts/run.sh" --template EDSR_paper --scale 2 --patch_size 96 --save EDSR_x2 \
+    "$@"

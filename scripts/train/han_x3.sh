@@ -4,5 +4,5 @@
 # Expected: 34.75 dB on Set5 (Niu et al., ECCV 2020; not measured here).
 set -euo pipefail
 project=$(cd "$(dirname "$0")/../.." && pwd)
-exec "$project/scripts/run.sh" --template HAN --scale 3 --patch_size 144 --epochs 1000 --save HAN_x3 \
-    --pre_train "$project/experiment/RCAN_x3/model/model_best.pt" "$@"
+exec "$project/scripts/run.sh" --template HAN --scale 3 --patch_size 144 --epochs 1000 \
+    --save HAN_x3 --pre_train "$project/experiment/RCAN_x3/model/model_best.pt" "$@"

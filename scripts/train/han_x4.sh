@@ -4,5 +4,5 @@
 # Expected: 32.64 dB on Set5 (Niu et al., ECCV 2020; not measured here).
 set -euo pipefail
 project=$(cd "$(dirname "$0")/../.." && pwd)
-exec "$project/scripts/run.sh" --template HAN --scale 4 --patch_size 192 --epochs 1000 --save HAN_x4 \
-    --pre_train "$project/experiment/RCAN_x4/model/model_best.pt" "$@"
+exec "$project/scripts/run.sh" --template HAN --scale 4 --patch_size 192 --epochs 1000 \
+    --save HAN_x4 --pre_train "$project/experiment/RCAN_x4/model/model_best.pt" "$@"

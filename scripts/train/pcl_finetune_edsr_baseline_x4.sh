@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
-# EDSR baseline x4 with PCL-SR, trained on DIV2K from the weights of scripts/train/edsr_baseline_x4.sh (--pre_train FILE: others).
-# Hardware: one GPU of 24 GB or more, days; --split_batch N for less memory. Expected PSNR: not measured here.
+# EDSR baseline x4 with PCL-SR, trained on DIV2K from the weights of
+# scripts/train/edsr_baseline_x4.sh (--pre_train FILE: others).
+# Hardware: one GPU of 24 GB or more, days; --split_batch N for less memory. Expected PSNR: not
+# measured here.
 set -euo pipefail
 project=$(cd "$(dirname "$0")/../.." && pwd)
-exec "$project/scripts/run.sh" --template PCL --scale 4 --patch_size 192 --save EDSR_baseline_PCL_FT_x4 \
-    --scheduler CosineRestart --cosine_tmax 200 --cosine_etamin 1e-8 --epochs 600 --lr 5e-5 \
+exec "$project/scripts/run.sh" --template PCL --scale 4 --patch_size 192 \
+    --save EDSR_baseline_PCL_FT_x4 --scheduler CosineRestart --cosine_tmax 200 \
+    --cosine_etamin 1e-8 --epochs 600 --lr 5e-5 \
     --pre_train "$project/experiment/EDSR_baseline_x4/model/model_best.pt" "$@"

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# HAN x2 with PCL-SR, trained on DIV2K from the weights of scripts/train/han_x2.sh (--pre_train FILE: others).
-# Hardware: one GPU of 24 GB or more, days; --split_batch N for less memory. Expected PSNR: not measured here.
+# HAN x2 with PCL-SR, trained on DIV2K from the weights of scripts/train/han_x2.sh (--pre_train
+# FILE: others).
+# Hardware: one GPU of 24 GB or more, days; --split_batch N for less memory. Expected PSNR: not
+# measured here.
 set -euo pipefail
 project=$(cd "$(dirname "$0")/../.." && pwd)
 exec "$project/scripts/run.sh" --template HAN+PCL --scale 2 --patch_size 96 --save HAN_PCL_FT_x2 \

@@ -4,4 +4,5 @@
 # Expected: 38.27 dB on Set5 (Zhang et al., ECCV 2018; not measured here).
 set -euo pipefail
 project=$(cd "$(dirname "$0")/../.." && pwd)
-exec "$project/scripts/run.sh" --template RCAN --scale 2 --patch_size 96 --epochs 1000 --save RCAN_x2 "$@"
+exec "$project/scripts/run.sh" --template RCAN --scale 2 --patch_size 96 --epochs 1000 \
+    --save RCAN_x2 "$@"

@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 import socket
 import time
 from pathlib import Path
@@ -68,6 +69,13 @@ def atomic_write(path):
         kept = " (the former file is whole)" if path.exists() else ""
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: cannot be written: {reason}{kept}") from error
+
+
+def require_space(folder, size):
+    """Raise UserError if fewer than `size` bytes are free on the disk of a folder."""
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise UserError(f"{folder}: {size:,} bytes are needed and {free:,} bytes are free")
 
 
 def append_text(path, text):

@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from data.prepare.download import require_space
 from runtime.errors import UserError, bullet_list
+from runtime.files import require_space
 
 try:
     from lzma import LZMAError

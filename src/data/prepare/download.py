@@ -1,27 +1,26 @@
-"""Download large files so that a broken download is resumed.
+"""Download large files with curl so that a broken download is resumed.
 
-torch.hub, urllib and pooch start again from zero, and curl is not on each machine. A partial
-download is kept in NAME.part, what identifies the server's file in NAME.part.id. The rest is
-requested by Range under the condition of If-Range (RFC 9110, section 13.1.5): a server that has
-another file by now sends all of it.
+curl owns the connection. NAME.part.id, the ETag or date of the partial file NAME.part, decides
+whether the server still has that file: the rest is requested under the condition of If-Range (RFC
+9110, section 13.1.5), and a server that has another file by now sends all of it.
 """
 
+import email
 import hashlib
-import http.client
-import shutil
-import socket
-import ssl
+import math
+import subprocess
+import tempfile
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 from tqdm import tqdm
 
 from runtime.errors import UserError
-from runtime.files import report_write_errors
+from runtime.files import report_write_errors, require_space
 
 BLOCK = 2**18  # bytes read at a time
+BAD_ADDRESS, UNREACHABLE = (1, 3), (5, 6, 7, 60)  # exit statuses of curl
+RANGE_ERROR, RETRYABLE = 416, (408, 416, 425, 429)  # HTTP statuses; those from 500 on, too
 
 
 class NotFoundError(UserError):
@@ -32,93 +31,79 @@ class NoConnectionError(UserError):
     """The server cannot be reached at all."""
 
 
-def require_space(folder, size):
-    """Raise UserError if fewer than `size` bytes are free on the disk of a folder."""
-    free = shutil.disk_usage(folder).free
-    if size > free:
-        raise UserError(f"{folder}: {size:,} bytes are needed and {free:,} bytes are free")
+def _receive(url, part, id_file, timeout):
+    """Write the file, or append its rest, to the .part file."""
+    start = part.stat().st_size if part.exists() and id_file.exists() else 0
+    command = ["curl", "-q", "-sSN", "--fail", "--location", "--proto", "=http,https", url]
+    command += ["--connect-timeout", str(timeout), "--speed-time", str(math.ceil(timeout))]
+    if start:
+        command += ["-H", f"Range: bytes={start}-", "-H", f"If-Range: {id_file.read_text()}"]
+    with tempfile.TemporaryDirectory() as temporary:
+        command += ["--dump-header", str(Path(temporary, "headers"))]
+        # the body passes through this process: there is one writer, and curl ends with it
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as curl:
+            first_block = curl.stdout.read1(BLOCK)  # by then, the headers are complete
+            status, headers = _read_headers(Path(temporary, "headers"))
+            if status in (200, 206):
+                start = start if status == 206 else 0
+                _write(curl.stdout, first_block, part, id_file, start, headers)
+            message = curl.stderr.read().decode(errors="replace").strip()
+    if status == RANGE_ERROR:
+        if headers.get("Content-Range") == f"bytes */{start}":
+            return  # all had arrived before the process ended
+        part.unlink(missing_ok=True)  # it is not the start of the server's file
+    if curl.returncode:
+        _raise(curl.returncode, status, message)
 
 
-def _id_file(part):
-    return part.with_name(f"{part.name}.id")
+def _read_headers(path):
+    """Return the status (0: none) and the headers of the last response."""
+    text = path.read_text("latin-1").strip() if path.exists() else ""
+    first, _, lines = (text or "HTTP 0").split("\n\n")[-1].partition("\n")
+    return int(first.split()[1]), email.message_from_string(lines)
+
+
+def _write(stream, block, part, id_file, start, headers):
+    etag, length = headers.get("ETag", "W/"), int(headers.get("Content-Length", 0))
+    file_id = headers.get("Last-Modified") if etag.startswith("W/") else etag
+    if start and file_id not in (None, id_file.read_text()):
+        id_file.unlink()
+        raise ConnectionError("the file changed on the server")
+    require_space(part.parent, length)
+    total = start + length if length else None
+    bar = tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=part.stem, disable=None)
+    with report_write_errors(part), open(part, "ab" if start else "wb") as file, bar:
+        if file_id:
+            id_file.write_text(file_id)
+        while block:
+            file.write(block)
+            bar.update(len(block))
+            block = stream.read1(BLOCK)
+
+
+def _raise(curl_status, status, message):
+    if status in (404, 410):
+        raise NotFoundError(f"the server answers {status}")
+    if curl_status in BAD_ADDRESS or (400 <= status < 500 and status not in RETRYABLE):
+        raise UserError(message)
+    if curl_status in UNREACHABLE:
+        raise NoConnectionError(f"no connection to the server ({message})")
+    raise ConnectionError(message)
 
 
 def _verify(part, sha256, check):
-    """Check a complete download, and remove a wrong one: nothing can be added to make it right."""
-    digest = hashlib.sha256()
+    """Raise UserError for a complete download that is not the file: web page, checksum, `check`."""
     with open(part, "rb") as file:
         start = file.read(1024).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-        file.seek(0)
-        while sha256 and (block := file.read(BLOCK)):
-            digest.update(block)
-    try:
         if start.startswith((b"<!doctype html", b"<html")):
             raise UserError("the server sent a web page: a browser shows what it says")
-        if sha256 and not digest.hexdigest().startswith(sha256.lower()):
-            raise UserError(f"the sha256 of the file is {digest.hexdigest()}, not {sha256}")
-        check(part)
-    except UserError as error:
-        part.unlink()
-        _id_file(part).unlink(missing_ok=True)
-        raise UserError(str(error).removeprefix(f"{part}: ")) from error
-
-
-def _receive(url, part, timeout):
-    """Append the rest to the .part file; OSError and HTTPException: another attempt may help."""
-    id_file = _id_file(part)
-    start = part.stat().st_size if part.exists() and id_file.exists() else 0
-    request = urllib.request.Request(url, headers={"Accept-Encoding": "identity"})
-    if start:
-        request.add_header("Range", f"bytes={start}-")
-        request.add_header("If-Range", id_file.read_text())
-    with urllib.request.urlopen(request, timeout=timeout) as response:
-        etag = response.headers.get("ETag", "W/")
-        file_id = response.headers.get("Last-Modified") if etag.startswith("W/") else etag
-        start = start if response.status == 206 else 0
-        if start and file_id not in (None, id_file.read_text()):
-            id_file.unlink()
-            raise ConnectionError("the file changed on the server")
-        length = response.headers.get("Content-Length")
-        require_space(part.parent, int(length or 0))
-        with report_write_errors(part), open(part, "ab" if start else "wb") as file:
-            if file_id:
-                id_file.write_text(file_id)
-            total = start + int(length) if length else None
-            _append(response, file, start, total, part.stem)
-
-
-def _append(response, file, start, total, title):
-    bar = tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=title, disable=None)
-    with bar:
-        while True:
-            try:
-                block = response.read1(BLOCK)
-            except (OSError, http.client.HTTPException) as error:
-                raise http.client.HTTPException(str(error) or type(error).__name__) from error
-            if not block:
-                break
-            file.write(block)
-            bar.update(len(block))
-    arrived = file.tell()
-    if total is not None and arrived < total:
-        raise http.client.HTTPException(f"{total:,} bytes were announced and {arrived:,} arrived")
-
-
-def _raise_if_final(error, part):
-    """Raise UserError for an error that another attempt cannot mend."""
-    reason = getattr(error, "reason", error)
-    if isinstance(error, urllib.error.HTTPError):
-        error.close()
-        text = f"the server answers {error.code} ({error.reason})"
-        if error.code in (404, 410):
-            raise NotFoundError(text) from error
-        if error.code == 416:  # the .part is not the start of the server's file
-            part.unlink(missing_ok=True)
-        elif error.code < 500 and error.code not in (408, 425, 429):
-            raise UserError(text) from error
-    unreachable = (socket.gaierror, ConnectionRefusedError, ssl.SSLCertVerificationError)
-    if isinstance(reason, unreachable):
-        raise NoConnectionError(f"no connection to the server ({reason})") from error
+        file.seek(0)
+        digest = hashlib.sha256()
+        while sha256 and (block := file.read(BLOCK)):
+            digest.update(block)
+    if sha256 and not digest.hexdigest().startswith(sha256.lower()):
+        raise UserError(f"the sha256 of the file is {digest.hexdigest()}, not {sha256}")
+    check(part)
 
 
 def download(url, path, sha256=None, check=lambda path: None, retries=4, timeout=30.0, log=print):
@@ -128,51 +113,47 @@ def download(url, path, sha256=None, check=lambda path: None, retries=4, timeout
         url: http or https.
         path: the file to make.
         sha256: hexadecimal digits of the checksum, or the first of them.
-        check: called with the path of the complete download; raises UserError if it is not what it
-            should be.
-        retries: attempts after the first that bring no further byte, with pauses of 0.5, 1, 2, ...
-            s.
+        check: called with the path of the complete download; raises UserError for a wrong file.
+        retries: attempts after the first that bring no further byte, with pauses of 0.5, 1, 2 s ...
         timeout: seconds to wait for the server.
         log: called with lines on the progress.
 
     Raises:
-        UserError: the message says what to do. NotFoundError and NoConnectionError are two kinds of
-            it.
+        UserError: the message says what to do; NotFoundError and NoConnectionError are kinds of it.
     """
     path = Path(path)
-    part = path.with_name(f"{path.name}.part")
+    part, id_file = (path.with_name(path.name + end) for end in (".part", ".part.id"))
     with report_write_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         return
     try:
-        if not url.startswith(("http://", "https://")):  # urllib reads file: and ftp: as well
-            raise UserError("is not an address of http or https")
         log(f"downloading {url}" + (f", resuming {part}" if part.exists() else ""))
-        _receive_with_retries(url, part, retries, timeout, log)
-        _verify(part, sha256, check)
+        _receive_with_retries(url, part, id_file, retries, timeout, log)
+        try:
+            _verify(part, sha256, check)
+        except UserError:
+            part.unlink()  # nothing can be added to make it right
+            id_file.unlink(missing_ok=True)
+            raise
     except UserError as error:
         text = f"{url}: {error}\nto fetch it by other means, put the file at {path}"
         raise type(error)(text) from error
     with report_write_errors(path):
         part.replace(path)
-        _id_file(part).unlink(missing_ok=True)
+        id_file.unlink(missing_ok=True)
 
 
-def _receive_with_retries(url, part, retries, timeout, log):
+def _receive_with_retries(url, part, id_file, retries, timeout, log):
     failures, most = 0, 0
     while True:
         try:
-            return _receive(url, part, timeout)
-        except (OSError, http.client.HTTPException) as error:
-            if getattr(error, "headers", None) and part.exists():
-                complete = f"bytes */{part.stat().st_size}"
-                if error.headers.get("Content-Range") == complete:
-                    return None  # all had arrived before the process ended
-            _raise_if_final(error, part)
+            return _receive(url, part, id_file, timeout)
+        except FileNotFoundError as error:
+            raise UserError("downloads need the program curl, which is not installed") from error
+        except ConnectionError as error:
             arrived = part.stat().st_size if part.exists() else 0
-            failures = 1 if arrived > most else failures + 1
-            most = max(most, arrived)
+            failures, most = (1 if arrived > most else failures + 1), max(most, arrived)
             if failures > retries:
                 kept = f"{part} keeps {arrived:,} bytes, and the same command resumes"
                 raise UserError(f"{error} ({kept})") from error
