@@ -40,8 +40,9 @@ from comparison.pictures import (
     saved_scales,
 )
 from comparison.runs import Run, rows_of
-from comparison.scoring import Scorer, fill_folder_rows, load_metrics, parse_metrics
+from comparison.scoring import Scorer, fill_folder_rows
 from comparison.truth import Truth
+from image_quality import load_metrics, parse_metrics
 from runtime.errors import UserError
 from runtime.files import atomic_path
 
@@ -64,7 +65,7 @@ def build_parser():
     add("--best", action="store_true", help="tests of model_best.pt instead of the last tests")
     add("--finished", action="store_true", help="refuse runs that are not finished")
     add = parser.add_argument_group("tables").add_argument
-    add("--metrics", default="psnr,ssim", help="names joined by commas; others than psnr and ssim: "
+    add("--metrics", type=parse_metrics, default="psnr,ssim", help="names joined by commas; others than psnr and ssim: "
         "metrics of the package pyiqa")  # fmt: skip
     add("--diff", action="store_true", help="also gains over the first row, with standard errors")
     add("--cost", action="store_true", help="also parameters and multiply-adds")
@@ -127,7 +128,7 @@ class Comparison:
         self.every_run = self.runs + [run for _, runs in self.groups for run in runs]
         self._check_finished(self.every_run)
         self.truth = Truth(args.dir_data, self.every_run, args.dir_demo)
-        self.scorer = Scorer(load_metrics(parse_metrics(args.metrics)), self.truth)
+        self.scorer = Scorer(load_metrics(args.metrics), self.truth)
         self.costs = CostTable() if args.cost else None
         self.folders = [self._folder_row(text) for text in args.images or []]
         self.rows = [*rows_of(self.runs), *self.folders]

@@ -14,10 +14,11 @@ import compare
 from comparison import figures
 from comparison.pictures import Panel, load_picture
 from comparison.runs import Run
-from comparison.scoring import PSNR, SSIM, Scorer
+from comparison.scoring import Scorer
 from comparison.truth import Truth
 from data.image import read_image, to_tensor
 from helpers import write_set
+from image_quality import PSNR, SSIM
 from metric import calc_psnr, calc_ssim
 
 BICUBIC = "--model Bicubic --test_only --save_results --save_gt --cpu --scale 2".split()

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from comparison.scoring import own_scores, size_text
+from comparison.scoring import other_scores, own_scores, size_text
 from comparison.truth import to_rgb8
 from data.datasets import DEMO_SETS
 from data.image import read_image
@@ -120,7 +120,7 @@ def saved_images(rows, key):
 def _panel(label, image, hr, key, scorer):
     """Return a Panel, with the scores of the scorer's metrics if there is HR."""
     scores = own_scores(image, hr, key) if hr is not None else {}
-    scores.update(scorer.other_scores(image, hr))
+    scores |= other_scores(scorer.metrics, image, hr, label)
     known = [metric for metric in scorer.metrics if metric.name in scores]
     texts = [f"{scores[metric.name]:.{metric.digits}f}" for metric in known]
     text = "\n".join([label, " / ".join(texts)] if texts else [label])

@@ -1,91 +1,11 @@
-"""Metrics of images. PSNR and SSIM are those of the tests; other names are passed to pyiqa.
-
-pyiqa (IQA-PyTorch) is an optional package. Its metrics see whole RGB images in [0, 1], without the
-crop border of the tests, as papers report LPIPS, DISTS and NIQE.
-"""
-
-import math
-from typing import NamedTuple
-
-import torch
+"""Scores of the images of rows: those that tests kept, others computed from saved images."""
 
 from checkpoint.metrics import finite_mean
 from data.datasets import dataset_spec
 from data.image import read_image, to_tensor
+from image_quality import OWN, score
 from metric import calc_psnr, calc_ssim
 from runtime.errors import UserError
-
-
-class Metric(NamedTuple):
-    """A metric and how it is printed.
-
-    Attributes:
-        name: as given to --metrics.
-        title: heading of a column.
-        digits: decimals of a value; a difference has one more.
-        lower_better: bool.
-        needs_hr: whether it compares with an HR image.
-        compute: maps (sr, hr) of pyiqa's kind to a float; None for PSNR and SSIM.
-    """
-
-    name: str
-    title: str
-    digits: int
-    lower_better: bool = False
-    needs_hr: bool = True
-    compute: object = None
-
-
-PSNR, SSIM = Metric("psnr", "PSNR (dB)", 2), Metric("ssim", "SSIM", 4)
-OWN = {"psnr": PSNR, "ssim": SSIM}
-
-
-def _load_pyiqa(name):
-    try:
-        import pyiqa  # optional, and takes seconds to load
-    except ImportError as error:
-        raise UserError(
-            f"--metrics {name} needs the package pyiqa: pip install pyiqa ({error})"
-        ) from error
-    return pyiqa
-
-
-def load_metrics(names):
-    """Return the Metric of each name.
-
-    Raises:
-        UserError: pyiqa is not installed, does not know the name, or lacks the metric's weights.
-    """
-    metrics = []
-    for name in dict.fromkeys(names):
-        if name in OWN:
-            metrics.append(OWN[name])
-            continue
-        pyiqa = _load_pyiqa(name)
-        if name not in pyiqa.list_models():
-            raise UserError(f"--metrics {name} must be psnr, ssim or one of pyiqa.list_models()")
-        try:
-            module = pyiqa.create_metric(name, device="cpu")
-        except Exception as error:  # weights are downloaded: any error of a connection or a file
-            reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
-            raise UserError(f"--metrics {name}: pyiqa cannot load it: {reason[0]}") from error
-        needs_hr = module.metric_mode == "FR"
-        lower = bool(module.lower_better)
-        title = f"{name.upper()} {'↓' if lower else '↑'}"
-        metrics.append(Metric(name, title, 4, lower, needs_hr, module))
-    return metrics
-
-
-def parse_metrics(text):
-    """Return the names of a list such as 'psnr,ssim,lpips'.
-
-    Raises:
-        UserError: an empty name.
-    """
-    names = [name.strip().lower() for name in text.split(",")]
-    if not all(names):
-        raise UserError(f"--metrics {text} must be names joined by commas")
-    return names
 
 
 def own_scores(sr, hr, key):
@@ -117,7 +37,7 @@ class Scorer:
         """Return the mean of a metric over the images of a row's test, or None."""
         if key not in row.tests:
             return None
-        if metric.name in OWN and row.run is not None:
+        if row.run is not None and (metric.name in OWN or metric.name in row.tests[key]):
             return row.tests[key].get(metric.name)
         scores = self.scores(row, key)
         values = [found[metric.name] for found in (scores or {}).values() if metric.name in found]
@@ -125,22 +45,23 @@ class Scorer:
 
     def _compute(self, row, key):
         own = row.scores(key) if row.run is not None else self._own_of_folder(row, key)
-        others = [metric for metric in self.metrics if metric.compute is not None]
+        kept = set().union(*(own or {}).values())
+        others = [m for m in self.metrics if m.compute is not None and m.name not in kept]
         if not others:
             return own
         paths = row.sr_paths(key)
         images = list(own or paths)
-        missing = [image for image in images if image not in paths]
-        if missing or not images:
+        if not images or any(image not in paths for image in images):
+            titles = ", ".join(metric.title for metric in others)
             self.notes.append(
-                f"no {', '.join(metric.title for metric in others)} of {row.label} on {key[0]} "
-                f"x{key[1]}: its SR images are not saved (test it with --save_results)"
+                f"no {titles} of {row.label} on {key[0]} x{key[1]}: its SR images are not saved "
+                "(test it with --save_results)"
             )
             return own
         found = {image: dict((own or {}).get(image, {})) for image in images}
         for image in images:
             hr = self.truth.hr(key, image)
-            found[image].update(self.other_scores(read_image(paths[image]), hr))
+            found[image] |= other_scores(others, read_image(paths[image]), hr, image)
         return found
 
     def _own_of_folder(self, row, key):
@@ -154,23 +75,18 @@ class Scorer:
             found[image] = own_scores(sr, hr, key)
         return found
 
-    def other_scores(self, sr, hr):
-        """Return {metric name: value} of pyiqa's metrics for images (H, W, C); hr may be None."""
-        values = {}
-        for metric in self.metrics:
-            if metric.compute is None or (metric.needs_hr and hr is None):
-                continue
-            images = (sr, hr) if metric.needs_hr else (sr,)
-            with torch.inference_mode():
-                value = float(metric.compute(*map(to_unit, images)))
-            values[metric.name] = value if math.isfinite(value) else math.nan
-        return values
 
+def other_scores(metrics, sr, hr, image):
+    """Return {metric name: value} of the metrics of pyiqa.
 
-def to_unit(image):
-    """Return an image (H, W, 1 or 3) as a float tensor (1, 3, H, W) in [0, 1]."""
-    tensor = to_tensor(image).float() / 255  # (C, H, W)
-    return tensor.expand(3, -1, -1)[None].contiguous()
+    Args:
+        metrics: list of Metric.
+        sr, hr: images (H, W, C); without HR, metrics that need it are left out.
+        image: name of the image, for messages.
+    """
+    usable = [m for m in metrics if m.compute and (hr is not None or not m.needs_hr)]
+    tensors = [None if x is None else to_tensor(x) for x in (sr, hr)]
+    return {metric.name: score(metric, *tensors, image) for metric in usable}
 
 
 def size_text(image):
