@@ -32,6 +32,7 @@ from comparison import figures, html, tables
 from comparison.cost import CostTable
 from comparison.folders import FolderRow, infer_scale, parse_folder
 from comparison.gains import groups_of, parse_group
+from comparison.latex import latex
 from comparison.pictures import (
     find_key,
     load_picture,
@@ -98,7 +99,7 @@ def check_flags(parser, args):
         parser.error("--images needs --data_test, or --dir_demo for pictures without ground truth")
     if args.figure and not ((args.data_test or args.dir_demo) and args.image):
         parser.error("--figure needs --data_test and --image")
-    if args.diff and len(args.experiments) + len(args.images or []) < 2:
+    if args.diff and not args.group and len(args.experiments) + len(args.images or []) < 2:
         parser.error("--diff needs two experiments or more")
     for name in ("boxes", "dpi", "width", "quality"):
         value = getattr(args, name)
@@ -114,7 +115,7 @@ class Comparison:
     Attributes:
         runs: list of Run of the experiments; every_run: also those of the groups.
         rows: rows of the experiments and folders; all_rows: also those of the groups' members.
-        groups: list of (name, list of Run).
+        groups: list of Group.
         folders: list of FolderRow.
         truth, scorer, costs: Truth, Scorer, and CostTable or None.
     """
@@ -124,16 +125,16 @@ class Comparison:
         labels = args.labels or [None] * len(args.experiments)
         self.runs = [self._run(*pair) for pair in zip(args.experiments, labels, strict=True)]
         pairs = [parse_group(text) for text in args.group or []]
-        self.groups = [(name, [self._run(member) for member in names]) for name, names in pairs]
-        self.every_run = self.runs + [run for _, runs in self.groups for run in runs]
+        members = [(name, [self._run(member) for member in names]) for name, names in pairs]
+        self.groups = [group for name, runs in members for group in groups_of(name, runs)]
+        self.every_run = self.runs + [run for _, runs in members for run in runs]
         self._check_finished(self.every_run)
         self.truth = Truth(args.dir_data, self.every_run, args.dir_demo)
         self.scorer = Scorer(load_metrics(args.metrics), self.truth)
         self.costs = CostTable() if args.cost else None
         self.folders = [self._folder_row(text) for text in args.images or []]
         self.rows = [*rows_of(self.runs), *self.folders]
-        members = [row for _, runs in self.groups for row in rows_of(runs)]
-        self.all_rows = [*self.rows, *members]
+        self.all_rows = [*self.rows, *(row for _, runs in members for row in rows_of(runs))]
         fill_folder_rows(self.folders, self.scorer)
 
     def _run(self, name, label=None):
@@ -175,28 +176,29 @@ class Comparison:
 
 def print_tables(comparison):
     """Print the tables, and write those that have a file."""
-    args, rows, scorer = comparison.args, comparison.rows, comparison.scorer
-    groups = [group for name, runs in comparison.groups for group in groups_of(name, runs)]
-    parts, csv_parts = [], []
-    if rows:
-        csv_parts.append(tables.csv_text(rows, scorer, comparison.costs))
-        if args.format == "latex":
-            parts.append(tables.latex(rows, scorer, comparison.costs))
-        elif args.format == "markdown":
-            parts.append(tables.score_table(rows, scorer, comparison.costs))
-            parts += [tables.gain_table(rows, scorer)] if args.diff else []
-    if groups:
-        csv_parts.append(tables.group_csv_text(groups, scorer))
-        parts.append(tables.group_table(groups, scorer))
-        parts += [tables.group_gain_table(groups, scorer)] if len(groups) > 1 else []
+    args, rows, groups = comparison.args, comparison.rows, comparison.groups
+    scorer, costs = comparison.scorer, comparison.costs
+    csv_parts = [tables.csv_text(rows, scorer, costs)] if rows else []
+    csv_parts += [tables.group_csv_text(groups, scorer)] if groups else []
     if args.format == "csv":
         print("\n".join(csv_parts), end="")
+    elif args.format == "latex":
+        print(latex([*rows, *groups], scorer, costs))
     else:
-        print("\n\n".join(parts))
+        parts = [tables.score_table(rows, scorer, costs)] if rows else []
+        print("\n\n".join(parts + [table.markdown() for table in further_tables(comparison)]))
     if args.csv:
         write_text(args.csv, "\n".join(csv_parts))
     if args.csv_images:
         write_text(args.csv_images, tables.image_csv_text(comparison.all_rows, scorer))
+
+
+def further_tables(comparison):
+    """Return the Tables below that of the scores: gains, groups, and gains of groups."""
+    rows, groups, scorer = comparison.rows, comparison.groups, comparison.scorer
+    found = [tables.gain_table(rows, scorer)] if comparison.args.diff and len(rows) > 1 else []
+    found += [tables.group_table(groups, scorer, comparison.costs)] if groups else []
+    return found + ([tables.group_gain_table(groups, scorer)] if len(groups) > 1 else [])
 
 
 def write_text(path, text):

@@ -86,22 +86,41 @@ class Group:
     """Runs that differ in their seed, tested in one way.
 
     Attributes:
-        label: name of the group, with the suffix of its tests.
+        label: name of the group, with the suffix of its tests and a mark for unfinished runs.
         rows: the row of each run.
+        missing: names of runs without such tests.
     """
 
-    def __init__(self, label, rows):
-        self.label, self.rows = label, rows
+    run = None
+
+    def __init__(self, label, rows, missing=()):
+        self.rows, self.missing = rows, list(missing)
+        marks = [f"{row.run.label}{row.mark}" for row in rows if row.mark]
+        self.label = label + (f" [{', '.join(marks)}]" if marks else "")
 
     @property
-    def keys(self):
-        """The sets and scales that a run of the group was tested on, in order."""
-        return list(dict.fromkeys(key for row in self.rows for key in row.tests))
+    def tests(self):
+        """The rows that were tested on each set and scale: {(dataset, scale): rows}."""
+        keys = dict.fromkeys(key for row in self.rows for key in row.tests)
+        return {key: [row for row in self.rows if key in row.tests] for key in keys}
 
     def means(self, key, metric, scorer):
         """Return the mean of a metric of each run, without runs that lack it."""
         found = [scorer.mean(row, key, metric) for row in self.rows]
         return [mean for mean in found if mean is not None]
+
+    @property
+    def notes(self):
+        """Sentences about what the means lack."""
+        notes = [f"{self.label} lacks {name}: it has no such test" for name in self.missing]
+        for key, rows in self.tests.items():
+            if len(rows) < len(self.rows):
+                names = ", ".join(row.run.label for row in self.rows if row not in rows)
+                notes.append(f"{self.label} on {key[0]} x{key[1]} lacks {names}: not tested")
+        seeds = [row.run.seed for row in self.rows if row.run.seed is not None]
+        if len(set(seeds)) < len(seeds):
+            notes.append(f"{self.label} has runs of the same --seed: their spread is not over seeds")
+        return notes
 
 
 def parse_group(text):
@@ -122,8 +141,13 @@ def parse_group(text):
 def groups_of(label, runs):
     """Return the Groups of runs: one for each way that a run was tested."""
     rows = [row for run in runs for row in run.rows if row.tests]
-    suffixes = sorted({row.suffix for row in rows})
-    return [Group(label + end, [row for row in rows if row.suffix == end]) for end in suffixes]
+    groups = []
+    for suffix in sorted({row.suffix for row in rows}):
+        members = [row for row in rows if row.suffix == suffix]
+        missing = {run.label: None for run in runs} | {row.run.label: row for row in members}
+        absent = [name for name, row in missing.items() if row is None]
+        groups.append(Group(label + suffix, members, absent))
+    return groups
 
 
 class GroupGain(NamedTuple):

@@ -122,13 +122,15 @@ class Row:
         run: Run.
         suffix: how the tests were made, see `variant`.
         tests: {(dataset, scale): line of metrics.jsonl}.
-        label: name of the row, with the suffix and a mark for an epoch that is not the last.
+        mark: text about an epoch that is not the last, or "".
+        label: name of the row, with the suffix and the mark.
     """
 
     def __init__(self, run, suffix, tests):
         self.run, self.suffix, self.tests = run, suffix, tests
         truth = [line for key, line in tests.items() if key[0] not in DEMO_SETS]
-        self.label = run.label + suffix + run.epoch_mark(truth)
+        self.mark = run.epoch_mark(truth)
+        self.label = run.label + suffix + self.mark
         self.folder = run.folder
         self._scores = {}  # (dataset, scale): the result of `scores`
 

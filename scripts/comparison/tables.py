@@ -1,8 +1,9 @@
-"""Tables of rows and of groups: Markdown, CSV and LaTeX."""
+"""Tables of rows and of groups: Markdown and CSV."""
 
 import csv
 import io
 import re
+from typing import NamedTuple
 
 from comparison.gains import group_gain, image_gains, mean_and_error
 
@@ -38,20 +39,19 @@ def grid(rows, title, cell, costs=None, skip=0):
     """Return the cells of a table: rows by scale, a column for each data set.
 
     Args:
-        rows: rows or groups, with `label` and `tests` or `keys`.
+        rows: rows or groups.
         title: heading of the first column.
         cell: maps (row, key) to text.
         costs: cost.CostTable for two more columns, or None.
         skip: number of rows at the start that only count for the columns.
     """
-    tested = {id(row): list(getattr(row, "tests", None) or row.keys) for row in rows}
-    keys = list(dict.fromkeys(key for row in rows for key in tested[id(row)]))
+    keys = keys_of(rows)
     names = list(dict.fromkeys(name for name, _ in keys))
     heads = ["parameters", "multiply-adds"] if costs else []
     cells = [[title, "scale", *heads, *names]]
     for scale in sorted({scale for _, scale in keys}):
         for row in rows[skip:]:
-            if any(other == scale for _, other in tested[id(row)]):
+            if any(other == scale for _, other in row.tests):
                 texts = cost_texts(costs.cost(row, scale)) if costs else []
                 texts += [cell(row, (name, scale)) for name in names]
                 cells.append([row.label, f"x{scale}", *texts])
@@ -73,18 +73,42 @@ def value_text(row, key, scorer):
     return " / ".join(format_number(mean, f".{metric.digits}f") for mean, metric in means)
 
 
+def score_notes(scorer, costs=None):
+    """Return sentences about the table of scores."""
+    notes = list(dict.fromkeys(scorer.notes))
+    if costs:
+        notes += ["multiply-adds are for an SR image of 1280x720 pixels", *costs.notes]
+    return notes
+
+
 def score_table(rows, scorer, costs=None):
     """Return the Markdown table of the metrics' means."""
     title = " / ".join(metric.title for metric in scorer.metrics)
     cells = grid(rows, title, lambda row, key: value_text(row, key, scorer), costs)
-    notes = [*dict.fromkeys(scorer.notes), *(costs.notes if costs else [])]
-    if costs:
-        notes.insert(0, "multiply-adds are for an SR image of 1280x720 pixels")
-    return markdown(cells) + "".join(f"\n\n{note}." for note in notes)
+    return markdown(cells) + "".join(f"\n\n{note}." for note in score_notes(scorer, costs))
+
+
+class Table(NamedTuple):
+    """A table with sentences around it.
+
+    Attributes:
+        title: sentences above.
+        cells: rows of text; the first one is the heading.
+        notes: sentences below, without their full stop.
+    """
+
+    title: str
+    cells: list
+    notes: list
+
+    def markdown(self):
+        """Return the table as Markdown."""
+        notes = [f"{note}." for note in self.notes]
+        return "\n\n".join([self.title, markdown(self.cells), *notes])
 
 
 def gain_table(rows, scorer):
-    """Return the Markdown table of gains over the first row, with notes on missing values."""
+    """Return the Table of gains over the first row, with notes on missing values."""
     first, notes = rows[0], {}
 
     def cell(row, key):
@@ -104,17 +128,17 @@ def gain_table(rows, scorer):
         return " / ".join(texts) + ("" if n is None else f" (n={n})")
 
     metrics = " / ".join(metric.title for metric in scorer.metrics)
-    text = f"Gain over {first.label} in {metrics}: mean over n images ± its standard error. "
+    title = f"Gain over {first.label} in {metrics}: mean over n images ± its standard error. "
     cells = grid(rows, f"gain over {first.label}", cell, skip=1)
-    text += f"{IMAGES_ONLY}\n\n{markdown(cells)}"
-    return text + "".join(f"\n\n{', '.join(where)}: {note}." for note, where in notes.items())
+    notes = [f"{', '.join(where)}: {note}" for note, where in notes.items()]
+    return Table(title + IMAGES_ONLY, cells, notes)
 
 
 # ------------------------------------------------------------------ groups
 
 
-def group_table(groups, scorer):
-    """Return the Markdown table of means over seeds with their standard errors."""
+def group_table(groups, scorer, costs=None):
+    """Return the Table of means over seeds with their standard errors."""
 
     def cell(group, key):
         texts, counts = [], []
@@ -131,24 +155,25 @@ def group_table(groups, scorer):
         return " / ".join(texts) + f" ({n} seed{'s' if n > 1 else ''})"
 
     title = " / ".join(metric.title for metric in scorer.metrics)
-    text = "Mean over runs that differ in their seed ± its standard error over seeds\n\n"
-    return text + markdown(grid(groups, title, cell))
+    notes = [*score_notes(scorer, costs), *(note for group in groups for note in group.notes)]
+    text = "Mean over runs that differ in their seed ± its standard error over seeds"
+    return Table(text, grid(groups, title, cell, costs), notes)
 
 
 def group_gain_table(groups, scorer):
-    """Return the Markdown table of gains over the first group."""
+    """Return the Table of gains over the first group."""
     first = groups[0]
     head = [f"gain over {first.label}", "scale", "set", "metric", "gain", "± over seeds"]
     cells = [[*head, "± over images", "verdict"]]
     for group in groups[1:]:
-        for key in (key for key in group.keys if key in first.keys):
+        for key in (key for key in group.tests if key in first.tests):
             for metric in scorer.metrics:
                 cells.append(_group_gain_cells(first, group, key, metric, scorer))
     text = (
         f"Gain over {first.label}. The error over seeds says whether training again would give "
-        "the gain again, the error over images whether other images would.\n\n"
+        "the gain again, the error over images whether other images would."
     )
-    return text + markdown(cells)
+    return Table(text, cells, [])
 
 
 def _group_gain_cells(first, group, key, metric, scorer):
@@ -219,70 +244,13 @@ def group_csv_text(groups, scorer):
     lines = [[*heads, "gain_se_images", "gain_n_images"]]
     for group in groups:
         runs = "+".join(row.folder.name for row in group.rows)
-        for key in group.keys:
+        for key in group.tests:
             for metric in scorer.metrics:
                 means = group.means(key, metric, scorer)
                 values = [group.label, runs, *key, metric.name, *mean_and_error(means), len(means)]
-                if group is not groups[0] and key in groups[0].keys:
+                if group is not groups[0] and key in groups[0].tests:
                     values += group_gain(groups[0], group, key, metric, scorer)
                 else:
                     values += [None] * 6
                 lines.append([_text(value) for value in values])
     return _write_csv(lines)
-
-
-# ------------------------------------------------------------------- LaTeX
-
-
-def _escape(text):
-    text = re.sub(r"([&%$#_{}])", r"\\\1", text)
-    return text.replace("↓", r"$\downarrow$").replace("↑", r"$\uparrow$").replace("–", "--")
-
-
-def _ranked(rows, key, metric, scorer):
-    """Return {row id: LaTeX text} of a column: the best bold, the second underlined."""
-    means = {id(row): scorer.mean(row, key, metric) for row in rows}
-    texts = {i: format(mean, f".{metric.digits}f") for i, mean in means.items() if mean is not None}
-    # equal as printed is equal
-    order = sorted({float(text) for text in texts.values()}, reverse=not metric.lower_better)
-    marks = {order[0]: r"\textbf{%s}"} if len(order) > 1 else {}
-    if len(order) > 1:
-        marks[order[1]] = r"\underline{%s}"
-    return {i: marks.get(float(text), "%s") % text for i, text in texts.items()}
-
-
-def latex(rows, scorer, costs=None):
-    """Return a LaTeX table for the package booktabs, in the layout of papers.
-
-    Rows are methods by scale, columns the metrics of each data set. The best value of a scale is
-    bold, the second underlined.
-    """
-    keys = keys_of(rows)
-    names = list(dict.fromkeys(name for name, _ in keys))
-    metrics, n_cost = scorer.metrics, 2 if costs else 0
-    spec = "ll" + "r" * n_cost + "c" * (len(names) * len(metrics))
-    heads = ["", "", *[""] * n_cost]
-    heads += [rf"\multicolumn{{{len(metrics)}}}{{c}}{{{_escape(name)}}}" for name in names]
-    first = 3 + n_cost
-    rules = "".join(
-        rf"\cmidrule(lr){{{start}-{start + len(metrics) - 1}}}"
-        for start in range(first, first + len(names) * len(metrics), len(metrics))
-    )
-    titles = ["Method", "Scale", *(["Params", "Multi-Adds"] if costs else [])]
-    titles += [_escape(metric.title.replace(" (dB)", "")) for metric in metrics] * len(names)
-    lines = [rf"\begin{{tabular}}{{{spec}}}", r"\toprule"]
-    lines += [" & ".join(heads) + r" \\", rules, " & ".join(titles) + r" \\"]
-    for scale in sorted({scale for _, scale in keys}):
-        tested = [row for row in rows if any(key[1] == scale for key in row.tests)]
-        columns = [
-            _ranked([row for row in tested if (name, scale) in row.tests], (name, scale), m, scorer)
-            for name in names
-            for m in metrics
-        ]
-        lines.append(r"\midrule")
-        for row in tested:
-            cells = [_escape(row.label), rf"$\times${scale}"]
-            cells += cost_texts(costs.cost(row, scale)) if costs else []
-            cells += [column.get(id(row), "--") for column in columns]
-            lines.append(" & ".join(cell.replace("–", "--") for cell in cells) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
