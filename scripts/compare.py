@@ -66,8 +66,8 @@ def build_parser():
     add("--best", action="store_true", help="tests of model_best.pt instead of the last tests")
     add("--finished", action="store_true", help="refuse runs that are not finished")
     add = parser.add_argument_group("tables").add_argument
-    add("--metrics", type=parse_metrics, default="psnr,ssim", help="names joined by commas; others than psnr and ssim: "
-        "metrics of the package pyiqa")  # fmt: skip
+    add("--metrics", type=parse_metrics, default="psnr,ssim", help="names joined by commas; names "
+        "other than psnr and ssim: metrics of the package pyiqa")  # fmt: skip
     add("--diff", action="store_true", help="also gains over the first row, with standard errors")
     add("--cost", action="store_true", help="also parameters and multiply-adds")
     add("--format", choices=["markdown", "csv", "latex"], default="markdown")
@@ -244,7 +244,7 @@ def write_page(comparison):
         load_picture(comparison.sources(key), comparison.truth, comparison.scorer, key, name)
         for key, name in names
     )
-    html.write(args.html, comparison, load, len(names), args.quality)
+    html.write(args.html, comparison, further_tables(comparison), load, len(names), args.quality)
     size = args.html.stat().st_size / 1e6
     print(f"written: {args.html} ({len(names)} images, {size:.1f} MB)")
     if not names:

@@ -164,8 +164,7 @@ def make_strip(picture, boxes=None, n_boxes=1):
         UserError: a box is not inside the picture.
     """
     if not boxes:
-        images = [panel.image for panel in picture.panels if not panel.is_hr]
-        boxes = choose_boxes(images, picture.hr, n_boxes)
+        boxes = choose_boxes(picture.compared, picture.hr, n_boxes)
     check_boxes(boxes, picture)
     return Strip(picture.title, picture.panels, boxes)
 

@@ -119,7 +119,9 @@ class Group:
                 notes.append(f"{self.label} on {key[0]} x{key[1]} lacks {names}: not tested")
         seeds = [row.run.seed for row in self.rows if row.run.seed is not None]
         if len(set(seeds)) < len(seeds):
-            notes.append(f"{self.label} has runs of the same --seed: their spread is not over seeds")
+            notes.append(
+                f"{self.label} has runs of the same --seed: their spread is not over seeds"
+            )
         return notes
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from comparison.tables import cost_texts, format_number
+from comparison.tables import cost_texts, format_number, keys_of, score_notes
 from runtime.files import atomic_path
 
 PAGE = Path(__file__).resolve().parent / "page"
@@ -52,38 +52,44 @@ def _add_ranks(rows, columns, lower_better):
                 cell["rank"] = ranks.get(cell["text"], "")
 
 
-def _table(comparison):
-    """Return the table of scores: columns, rows of {"text", "value", "rank"}, and notes."""
-    rows, scorer, costs = comparison.all_rows, comparison.scorer, comparison.costs
-    keys = list(dict.fromkeys(key for row in rows for key in row.tests))
-    names = list(dict.fromkeys(name for name, _ in keys))
-    columns = ["method", "scale", *(["parameters", "multiply-adds"] if costs else [])]
-    first = len(columns)
-    columns += [f"{name} {metric.title}" for name in names for metric in scorer.metrics]
-    lower = {first + i: m.lower_better for i, m in enumerate(scorer.metrics * len(names))}
-    lines = []
-    for scale in sorted({scale for _, scale in keys}):
-        for row in rows:
-            if not any(other == scale for _, other in row.tests):
-                continue
+def _score_rows(rows, scorer, costs, names):
+    """Yield the cells of each row and scale: {"text", "value"}, the value for sorting."""
+    for scale in sorted({scale for row in rows for _, scale in row.tests}):
+        for row in (row for row in rows if any(other == scale for _, other in row.tests)):
             cells = [{"text": row.label}, {"text": f"x{scale}", "value": scale}]
             if costs:
                 cost = costs.cost(row, scale)
-                values = cost or (None, None)
-                texts = cost_texts(cost)
-                cells += [{"text": t, "value": v} for t, v in zip(texts, values, strict=True)]
+                pairs = zip(cost_texts(cost), cost or (None, None), strict=True)
+                cells += [{"text": text, "value": value} for text, value in pairs]
             for name in names:
                 for metric in scorer.metrics:
                     mean = scorer.mean(row, (name, scale), metric)
                     text = format_number(mean, f".{metric.digits}f")
                     cells.append({"text": text, "value": mean})
-            lines.append(cells)
+            yield cells
+
+
+def _score_table(comparison):
+    """Return the table of scores: title, columns, rows of {"text", "value", "rank"}, and notes."""
+    rows, scorer, costs = comparison.all_rows, comparison.scorer, comparison.costs
+    names = list(dict.fromkeys(name for name, _ in keys_of(rows)))
+    columns = ["method", "scale", *(["parameters", "multiply-adds"] if costs else [])]
+    first = len(columns)
+    columns += [f"{name} {metric.title}" for name in names for metric in scorer.metrics]
+    lower = {first + i: m.lower_better for i, m in enumerate(scorer.metrics * len(names))}
+    lines = list(_score_rows(rows, scorer, costs, names))
     _add_ranks(lines, list(lower), lower)
     has_scores = any(cell.get("value") is not None for row in lines for cell in row[first:])
-    notes = [*dict.fromkeys(scorer.notes), *(costs.notes if costs else [])]
-    if costs:
-        notes.insert(0, "multiply-adds are for an SR image of 1280x720 pixels")
-    return {"columns": columns, "rows": lines if has_scores else [], "notes": notes}
+    notes = ["The best value is bold, the second underlined", *score_notes(scorer, costs)]
+    lines = lines if has_scores else []
+    return {"title": "Scores", "columns": columns, "rows": lines, "notes": notes}
+
+
+def _further_table(table):
+    """Return a `tables.Table` in the form of `_score_table`."""
+    columns, *rows = table.cells
+    lines = [[{"text": text} for text in row] for row in rows]
+    return {"title": table.title, "columns": columns, "rows": lines, "notes": table.notes}
 
 
 def _image_entry(picture, first_source):
@@ -109,12 +115,13 @@ def _write_pictures(file, pictures, count, quality):
     return entries
 
 
-def write(path, comparison, pictures, count, quality=None):
+def write(path, comparison, further, pictures, count, quality=None):
     """Write the page atomically.
 
     Args:
         path: a Path.
         comparison: compare.Comparison.
+        further: list of tables.Table, shown below that of the scores.
         pictures: iterable of pictures.Picture, read one at a time.
         count: their number.
         quality: of lossy images, 1 to 100; None: lossless.
@@ -123,7 +130,7 @@ def write(path, comparison, pictures, count, quality=None):
     def read(name):
         return (PAGE / name).read_text(encoding="utf-8")
 
-    table = _table(comparison)
+    found = [_score_table(comparison), *map(_further_table, further)]
     sets = [comparison.data_test] if comparison.data_test else []
     labels = [source.label for source in [*comparison.every_run, *comparison.folders]]
     title = "Comparison of " + ", ".join(labels)
@@ -145,7 +152,8 @@ def write(path, comparison, pictures, count, quality=None):
             {"name": m.name, "title": m.title, "digits": m.digits}
             for m in comparison.scorer.metrics
         ]
-        data = {"table": table, "images": entries, "metrics": metrics}
+        data = {"tables": [table for table in found if table["rows"]]}
+        data |= {"images": entries, "metrics": metrics}
         data["methods"] = list(dict.fromkeys(methods))
         file.write(f'<script type="application/json" id="data">{_json(data)}</script>')
         file.write(_fill(tail, texts))

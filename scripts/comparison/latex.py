@@ -1,7 +1,5 @@
 """Tables for papers: LaTeX with the package booktabs."""
 
-import re
-
 from comparison.gains import Group, mean_and_error
 from comparison.tables import NOT_TESTED, cost_texts, keys_of, score_notes
 
@@ -94,5 +92,8 @@ def latex(rows, scorer, costs=None):
             cells += [column.get(id(row), escape(NOT_TESTED)) for column in columns]
             lines.append(" & ".join(cells) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}"]
-    notes = [*score_notes(scorer, costs), *(n for r in rows if isinstance(r, Group) for n in r.notes)]
+    notes = [
+        *score_notes(scorer, costs),
+        *(n for r in rows if isinstance(r, Group) for n in r.notes),
+    ]
     return "\n".join([*lines, *(f"% {note}" for note in notes)])

@@ -21,7 +21,7 @@ class Panel(NamedTuple):
         text: label and scores, in two lines.
         image: (H, W, 3) uint8.
         scores: {metric name: value}; {} without HR.
-        is_hr: bool.
+        is_hr, is_bicubic: bool.
     """
 
     label: str
@@ -29,6 +29,7 @@ class Panel(NamedTuple):
     image: np.ndarray
     scores: dict = {}
     is_hr: bool = False
+    is_bicubic: bool = False
 
 
 class Picture(NamedTuple):
@@ -42,6 +43,13 @@ class Picture(NamedTuple):
     def hr(self):
         """The HR image, or None."""
         return self.panels[-1].image if self.panels[-1].is_hr else None
+
+    @property
+    def compared(self):
+        """The images whose differences matter: without bicubic if there are two others."""
+        methods = [panel for panel in self.panels if not panel.is_hr]
+        networks = [panel for panel in methods if not panel.is_bicubic]
+        return [panel.image for panel in (networks if len(networks) > 1 else methods)]
 
     @property
     def title(self):
@@ -117,14 +125,14 @@ def saved_images(rows, key):
     return [name for name in tables[0] if all(name in table for table in tables)] if tables else []
 
 
-def _panel(label, image, hr, key, scorer):
+def _panel(label, image, hr, key, scorer, is_bicubic=False):
     """Return a Panel, with the scores of the scorer's metrics if there is HR."""
     scores = own_scores(image, hr, key) if hr is not None else {}
     scores |= other_scores(scorer.metrics, image, hr, label)
     known = [metric for metric in scorer.metrics if metric.name in scores]
     texts = [f"{scores[metric.name]:.{metric.digits}f}" for metric in known]
     text = "\n".join([label, " / ".join(texts)] if texts else [label])
-    return Panel(label, text, to_rgb8(image), scores)
+    return Panel(label, text, to_rgb8(image), scores, is_bicubic=is_bicubic)
 
 
 def load_picture(rows, truth, scorer, key, name):
@@ -151,7 +159,7 @@ def load_picture(rows, truth, scorer, key, name):
     bicubic = truth.bicubic(key, name)
     if bicubic is not None and not any(row.is_bicubic for row in rows):
         fits = hr is None or bicubic.shape[:2] == hr.shape[:2]
-        panels += [_panel("bicubic", bicubic, hr, key, scorer)] if fits else []
+        panels += [_panel("bicubic", bicubic, hr, key, scorer, is_bicubic=True)] if fits else []
     for row in rows:
         path = row.sr_paths(key).get(name)
         if path is None and row.run is None:
@@ -161,8 +169,9 @@ def load_picture(rows, truth, scorer, key, name):
         sr = read_image(path)
         expected = hr if hr is not None else panels[0].image if panels else sr
         if sr.shape[:2] != expected.shape[:2]:
-            raise UserError(f"{path} is {size_text(sr)}, not {size_text(expected)} as the others")
-        panels.append(_panel(row.label, sr, hr, key, scorer))
+            sizes = f"{size_text(expected)}, it is {size_text(sr)}"
+            raise UserError(f"{path} must have the size of the others, {sizes}")
+        panels.append(_panel(row.label, sr, hr, key, scorer, row.is_bicubic))
     if hr is not None:
         titles = " / ".join(metric.title for metric in scorer.metrics)
         panels.append(Panel("HR", f"HR\n{titles}", to_rgb8(hr), is_hr=True))

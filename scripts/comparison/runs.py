@@ -4,11 +4,13 @@ How a test was made shows in a suffix of the label, see `checkpoint.metrics.vari
 self-ensemble, "+tiles", "+bf16".
 """
 
+import contextlib
 import csv
 import math
 import re
 import sys
 
+from checkpoint.config import read_config
 from checkpoint.metrics import PLAIN, finite_mean, read_metrics, results_dir, scores_file, variant
 from data.datasets import DEMO_SETS
 from runtime.errors import UserError
@@ -17,6 +19,18 @@ from runtime.errors import UserError
 def warn(text):
     """Print a warning to stderr, apart from the tables."""
     print(text, file=sys.stderr)
+
+
+def read_experiment(folder):
+    """Return the lines of metrics.jsonl of an experiment.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    path = folder / "metrics.jsonl"
+    if not path.is_file():
+        raise UserError(f"no such experiment: {folder} (no metrics.jsonl)")
+    return read_metrics(path, warn)
 
 
 def best_epoch(tests, trained):
@@ -57,10 +71,9 @@ class Run:
         """
         self.folder = folder
         self.label = label or folder.name.removeprefix("quickstart_")
-        path = folder / "metrics.jsonl"
-        if not path.is_file() and (needs_tests or not any(folder.glob("results-*"))):
-            raise UserError(f"no such experiment: {folder} (no metrics.jsonl)")
-        lines = read_metrics(path, warn)
+        may_lack_tests = not needs_tests and any(folder.glob("results-*"))
+        has_tests = (folder / "metrics.jsonl").is_file()
+        lines = [] if may_lack_tests and not has_tests else read_experiment(folder)
         self.trained = {line["epoch"] for line in lines if "loss" in line}
         self.best = best and bool(self.trained)
         self.flags = self._read_flags()
@@ -82,10 +95,11 @@ class Run:
         return [row for row in rows if row.sr_paths(key)] or rows[:1]
 
     def _read_flags(self):
-        """Return the flags of config.txt as {name: text}; {} if there is none."""
-        path = self.folder / "config.txt"
-        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-        return dict(re.findall(r"^--(\w+) (.*)$", text, re.M))
+        """Return the flags of config.txt as {name: text}; {} if it cannot be read."""
+        with contextlib.suppress(UserError):
+            words = read_config(self.folder / "config.txt")
+            return dict(re.findall(r"^--(\w+)=(.*)$", "\n".join(words), re.M))
+        return {}
 
     @property
     def seed(self):

@@ -1,8 +1,10 @@
 """Scores of the images of rows: those that tests kept, others computed from saved images."""
 
+import math
+
 from checkpoint.metrics import finite_mean
 from data.datasets import dataset_spec
-from data.image import read_image, to_tensor
+from data.image import read_image, to_channels, to_tensor
 from image_quality import OWN, score
 from metric import calc_psnr, calc_ssim
 from runtime.errors import UserError
@@ -11,6 +13,8 @@ from runtime.errors import UserError
 def own_scores(sr, hr, key):
     """Return {"psnr": ..., "ssim": ...} of two images (H, W, C), as the tests compute them."""
     benchmark = dataset_spec(key[0]).benchmark
+    if sr.shape[2] != hr.shape[2]:  # a gray image beside three equal channels
+        sr, hr = (to_channels(image, 3) for image in (sr, hr))
     arguments = (to_tensor(sr), to_tensor(hr), key[1], 255, benchmark)
     return {"psnr": calc_psnr(*arguments), "ssim": calc_ssim(*arguments)}
 
@@ -51,18 +55,26 @@ class Scorer:
             return own
         paths = row.sr_paths(key)
         images = list(own or paths)
+        titles = ", ".join(metric.title for metric in others)
+        problem = f"no {titles} of {row.label} on {key[0]} x{key[1]}: its SR images are"
         if not images or any(image not in paths for image in images):
-            titles = ", ".join(metric.title for metric in others)
-            self.notes.append(
-                f"no {titles} of {row.label} on {key[0]} x{key[1]}: its SR images are not saved "
-                "(test it with --save_results)"
-            )
+            self.notes.append(f"{problem} not saved (test it with --save_results)")
             return own
-        found = {image: dict((own or {}).get(image, {})) for image in images}
+        found = {}
         for image in images:
-            hr = self.truth.hr(key, image)
-            found[image] |= other_scores(others, read_image(paths[image]), hr, image)
+            hr, sr = self.truth.hr(key, image), read_image(paths[image])
+            if own and hr is not None and not self._is_of_test(own[image]["psnr"], sr, hr, key):
+                self.notes.append(f"{problem} of another test (test it again with --save_results)")
+                return own
+            found[image] = dict((own or {}).get(image, {})) | other_scores(others, sr, hr, image)
         return found
+
+    def _is_of_test(self, psnr, sr, hr, key):
+        """Return whether a saved SR image has the PSNR that its test has recorded."""
+        if sr.shape[:2] != hr.shape[:2]:
+            return False
+        # HR of 16 bits is saved with 8
+        return math.isclose(own_scores(sr, hr, key)["psnr"], psnr, rel_tol=0, abs_tol=0.005)
 
     def _own_of_folder(self, row, key):
         found = {}
@@ -71,7 +83,8 @@ class Scorer:
             if hr is None:
                 return None
             if sr.shape[:2] != hr.shape[:2]:
-                raise UserError(f"{path} is {size_text(sr)}, but HR is {size_text(hr)}")
+                sizes = f"{size_text(hr)}, it is {size_text(sr)}"
+                raise UserError(f"{path} must have the size of HR, {sizes}")
             found[image] = own_scores(sr, hr, key)
         return found
 

@@ -1,4 +1,4 @@
-// The page of compare.py: a viewer with a slider, a plot of the scores of each image, and a table.
+// The page of compare.py: a viewer with a slider, a plot of the scores of each image, tables.
 // Each image is a data URI in a <script type="text/plain">, decoded when it is first shown.
 "use strict";
 
@@ -360,45 +360,52 @@ function startPlot() {
 
 // ------------------------------------------------------------------- table
 
-function startTable() {
-  if (!data.table.rows.length) return;
-  byId("table").hidden = false;
-  const table = document.querySelector("table");
+// Compare two cells: numbers before texts.
+function compareCells(a, b) {
+  const [x, y] = [a.value ?? a.text, b.value ?? b.text];
+  if (typeof x === typeof y) return typeof x === "number" ? x - y : x.localeCompare(y, "en", { numeric: true });
+  return typeof x === "number" ? -1 : 1;
+}
+
+function buildTable({ columns, rows }) {
   const body = element("tbody");
-  const rows = data.table.rows.map((row) => {
+  const lines = rows.map((row) => {
     const cells = row.map((cell, i) =>
       element(i ? "td" : "th", { textContent: cell.text, className: cell.rank || "" }),
     );
     return { row, node: element("tr", {}, cells) };
   });
-  const heads = data.table.columns.map((text, i) => {
+  const heads = columns.map((text, i) => {
     const head = element("th", { textContent: text, tabIndex: 0, scope: "col" });
     const sort = () => {
-      const isDescending = head.getAttribute("aria-sort") !== "descending" && i > 0;
-      const isUp = head.getAttribute("aria-sort") === "descending" || !isDescending;
+      // names from A to Z at first, numbers from the highest
+      const former = head.getAttribute("aria-sort");
+      const isUp = former ? former === "descending" : i === 0;
       heads.forEach((other) => other.removeAttribute("aria-sort"));
       head.setAttribute("aria-sort", isUp ? "ascending" : "descending");
-      const valueOf = ({ row }) => row[i].value ?? row[i].text;
-      rows.sort((a, b) => {
-        const [x, y] = [valueOf(a), valueOf(b)];
-        const order = typeof x === "number" && typeof y === "number"
-          ? x - y
-          : typeof x === "number" ? -1 : typeof y === "number" ? 1 : x.localeCompare(y);
-        return isUp ? order : -order;
-      });
-      body.append(...rows.map(({ node }) => node));
+      lines.sort((a, b) => (isUp ? 1 : -1) * compareCells(a.row[i], b.row[i]));
+      body.append(...lines.map(({ node }) => node));
     };
     head.addEventListener("click", sort);
     head.addEventListener("keydown", (event) => event.key === "Enter" && sort());
     return head;
   });
-  body.append(...rows.map(({ node }) => node));
-  table.append(element("thead", {}, [element("tr", {}, heads)]), body);
-  byId("notes").append(
-    ...data.table.notes.map((text) => element("p", { className: "hint", textContent: text })),
-  );
+  body.append(...lines.map(({ node }) => node));
+  return element("table", {}, [element("thead", {}, [element("tr", {}, heads)]), body]);
+}
+
+function startTables() {
+  byId("tables").hidden = !data.tables.length;
+  for (const table of data.tables) {
+    const hint = (text) => element("p", { className: "hint", textContent: text });
+    byId("tables").append(
+      element("h3", { textContent: table.title }),
+      element("div", { className: "scroll" }, [buildTable(table)]),
+      ...table.notes.map((note) => hint(note + ".")),
+    );
+  }
 }
 
 startViewer();
 startPlot();
-startTable();
+startTables();
