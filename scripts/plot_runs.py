@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draw quantities of several experiments over their epochs, to compare runs.
+"""Draw quantities of several experiments over their epochs.
 
 scripts/plot_runs.py OUT.png NAME... [--keys L1 "CL-patchD s_pos"] [--labels TEXT...]
 """
@@ -12,14 +12,17 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "scripts")]
 from checkpoint.metrics import tests_of_training
 from checkpoint.plot import plot_panels
-from compare import read_experiment
+from comparison.runs import read_experiment
 from runtime.errors import UserError
 
 KEYS = ("L1", "CL-patchD embedding", "CL-patchD s_pos", "CL-patchD s_neg", "contrast", "PSNR")
 
 
 def curves(folder):
-    """Give {key: {epoch: value}} of an experiment: the means of its loss, their contrast s_neg - s_pos, and its mean PSNR."""
+    """Return {key: {epoch: value}} of an experiment.
+
+    Keys are its loss terms, "contrast" (s_neg - s_pos) and "PSNR" (mean over the test sets).
+    """
     found, psnr = {}, {}
     lines = read_experiment(folder)
     for line in lines:
@@ -36,8 +39,8 @@ def curves(folder):
     return found
 
 
-def main(argv=None):
-    """Draw the picture; gives the exit status."""
+def build_parser():
+    """Build the parser of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -46,6 +49,12 @@ def main(argv=None):
     parser.add_argument("--dir_experiment", type=Path, default=ROOT / "experiment")
     parser.add_argument("--keys", nargs="+", default=KEYS)
     parser.add_argument("--labels", nargs="+", help="names of the experiments in the legend")
+    return parser
+
+
+def main(argv=None):
+    """Draw; return the exit status."""
+    parser = build_parser()
     args = parser.parse_args(argv)
     labels = args.labels or args.experiments
     if len(labels) != len(args.experiments):
@@ -56,16 +65,13 @@ def main(argv=None):
             for label, name in zip(labels, args.experiments, strict=True)
         }
         panels = {
-            key: {label: run[key] for label, run in runs.items() if key in run} for key in args.keys
+            key: {label: r[key] for label, r in runs.items() if key in r} for key in args.keys
         }
+        panels = {key: panel for key, panel in panels.items() if panel}
+        if not panels:
+            raise UserError(f"none of the experiments has any of --keys {' '.join(args.keys)}")
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        plot_panels(
-            args.out.parent,
-            args.out.stem,
-            {key: panel for key, panel in panels.items() if panel},
-            "",
-            (args.out.suffix[1:],),
-        )
+        plot_panels(args.out.parent, args.out.stem, panels, "", (args.out.suffix[1:],))
     except (UserError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

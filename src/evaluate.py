@@ -1,4 +1,4 @@
-"""Tests: PSNR and SSIM of all test sets, and the images of --save_results."""
+"""Tests: the metrics of all test sets, and the images of --save_results."""
 
 import math
 import time
@@ -11,6 +11,7 @@ from checkpoint.metrics import finite_mean, variant
 from data.image import image_size, to_uint8, write_image
 from data.testset import DemoSet
 from demo import upscale_all
+from image_quality import OWN, PSNR, load_metrics, parse_metrics, score
 from metric import calc_psnr, calc_ssim
 from model.inference import Upscaler
 from runtime import distributed
@@ -40,6 +41,10 @@ def _decode_ahead(images, indices):
             yield image
 
 
+def _format(value, digits):
+    return "n/a" if value is None else f"{value:.{digits}f}"
+
+
 class Evaluator:
     """Test a network on all test sets of the data, and log and record the scores."""
 
@@ -47,6 +52,9 @@ class Evaluator:
         """Keep what every test needs; `raise_if_stopped` is called between images."""
         self.args, self.data, self.checkpoint, self.device = args, data, checkpoint, device
         self.raise_if_stopped = raise_if_stopped
+        # PSNR and SSIM are always computed: they choose the best epoch
+        names = [name for name in parse_metrics(args.metrics) if name not in OWN]
+        self.metrics = [*OWN.values(), *load_metrics(names, device)]
 
     def run(self, net, epoch, precision):
         """Test on all sets and scales, and upscale the files of the sets without ground truth.
@@ -114,10 +122,12 @@ class Evaluator:
         line = {"epoch": epoch, "dataset": images.name, "scale": images.scale}
         settings = self._settings(upscaler)
         scores = self._evaluate_images(images, upscaler, settings)
-        psnr, ssim = (finite_mean(column) for column in zip(*scores, strict=True))
-        line |= {"psnr": psnr, "ssim": ssim, "images": len(images)} | settings
+        names = [metric.name for metric in self.metrics]
+        means = [finite_mean(column) for column in zip(*scores, strict=True)]
+        line |= dict(zip(names, means, strict=True)) | {"images": len(images)} | settings
         self.checkpoint.log_metrics(line)
-        self.checkpoint.write_scores(line, [hr.stem for hr, _ in images.pairs], scores)
+        stems = [hr.stem for hr, _ in images.pairs]
+        self.checkpoint.write_scores(line, stems, names, scores)
         n_equal = sum(math.isinf(pair[0]) for pair in scores)
         if n_equal:
             self.checkpoint.log(
@@ -125,15 +135,15 @@ class Evaluator:
                 "they have no finite PSNR and are left out of the mean"
             )
         self._log_result(line, time.perf_counter() - t_start)
-        return psnr
+        return line["psnr"]
 
     def _log_result(self, line, seconds):
         """Log the scores of a set: in a training with the best so far, in a test with its time."""
-        psnr, ssim = (
-            "n/a" if value is None else f"{value:.{digits}f}"
-            for value, digits in ((line["psnr"], 3), (line["ssim"], 4))
+        text = f"[{line['dataset']} x{line['scale']}]\t"
+        text += " ".join(
+            f"{metric.name.upper()}: {_format(line[metric.name], 3 if metric is PSNR else 4)}"
+            for metric in self.metrics
         )
-        text = f"[{line['dataset']} x{line['scale']}]\tPSNR: {psnr} SSIM: {ssim}"
         if self.args.test_only:
             text += f"{f', {variant(line)}' if variant(line) else ''}, {seconds:.1f}s"
         elif line["psnr"] is not None:
@@ -150,7 +160,7 @@ class Evaluator:
         }
 
     def _evaluate_images(self, images, upscaler, settings):
-        """Return (PSNR, SSIM) of each image of a set, computed by all ranks, the same on each."""
+        """Return the scores of each image of a set, computed by all ranks, the same on each."""
         n_ranks, scores = distributed.world_size(), []
         decoded = _decode_ahead(images, range(distributed.rank(), len(images), n_ranks))
         starts = tqdm(
@@ -182,9 +192,13 @@ class Evaluator:
         return upscaler(lr, scale)[0].clamp(0, self.args.rgb_range)
 
     def _evaluate_image(self, images, image, sr):
-        hr = image.hr.to(self.device).float() * (self.args.rgb_range / 255)
-        metric_args = (images.scale, self.args.rgb_range, images.benchmark)
-        return calc_psnr(sr, hr, *metric_args), calc_ssim(sr, hr, *metric_args)
+        """Return the scores of an image in the order of `self.metrics`."""
+        hr = image.hr.to(self.device).float()
+        metric_args = (hr * (self.args.rgb_range / 255), images.scale, self.args.rgb_range)
+        scores = [f(sr, *metric_args, images.benchmark) for f in (calc_psnr, calc_ssim)]
+        sr = (sr.float() * (255 / self.args.rgb_range)).round()
+        others = self.metrics[len(scores) :]
+        return (*scores, *(score(metric, sr, hr, image.name) for metric in others))
 
     def _write_results(self, images, settings, image, sr):
         folder = self.checkpoint.results_dir(images.name, settings)

@@ -106,7 +106,7 @@ def _number_conflicts(args, broken):
 
 
 # what people type for a flag of another name
-OTHER_NAMES = {"--learning_rate": "--lr", "--epoch": "--epochs", "--metrics": "scripts/compare.py"}
+OTHER_NAMES = {"--learning_rate": "--lr", "--epoch": "--epochs"}
 
 
 def unknown_flags(words, parser):

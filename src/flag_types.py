@@ -2,6 +2,7 @@
 
 import argparse
 
+from image_quality import parse_metrics
 from runtime.errors import UserError
 
 
@@ -85,6 +86,11 @@ def int_list(separator, low):
     return value_type(convert, f"numbers of at least {low} joined by {separator}")
 
 
+def _metric_names(text):
+    parse_metrics(text)
+    return text  # `parse_metrics` reads it later
+
+
 def _odd_sizes(text):
     sizes = parse_int_list(text, "+")
     if min(sizes) < 1 or max(sizes) > 63 or not all(size % 2 for size in sizes):
@@ -98,6 +104,7 @@ channel_count = number(int, low=1, high=8192)
 non_negative_int = number(int, low=0)
 positive = number(float, above=0)
 non_negative = number(float, low=0)
+metric_names = value_type(_metric_names, "names joined by ,")
 set_names = value_type(_names, "names joined by +")
 indices = int_list(",", 0)
 scales = value_type(_scales, "scales joined by +")

@@ -22,6 +22,7 @@ from flag_types import (
     indices,
     int_list,
     layer_count,
+    metric_names,
     non_negative,
     non_negative_int,
     number,
@@ -214,6 +215,8 @@ def _add_test_flags(parser):
     parser.add_argument("--chop_from", help=argparse.SUPPRESS)
     flag("--chop_size", number(int, low=16), 192, "side of a tile, LR pixels")
     flag("--chop_overlap", non_negative_int, 48, "LR pixels that tiles share, below half a tile")
+    flag("--metrics", metric_names, "psnr,ssim", "metrics of tests, joined by commas; psnr and "
+         "ssim are always there, other names are passed to pyiqa (pip install pyiqa)")  # fmt: skip
     flag("--print_every", positive_int, 100, "steps between two lines of the training log")
     switch("--save_models", "keep the weights and the training state of every epoch")
     switch("--save_results", "save the SR images in the folder of the experiment")

@@ -11,9 +11,14 @@ import numpy as np
 import pytest
 
 import compare
-import compare_crops
+from comparison import figures
+from comparison.pictures import Panel, load_picture
+from comparison.runs import Run
+from comparison.scoring import Scorer
+from comparison.truth import Truth
 from data.image import read_image, to_tensor
 from helpers import write_set
+from image_quality import PSNR, SSIM
 from metric import calc_psnr, calc_ssim
 
 BICUBIC = "--model Bicubic --test_only --save_results --save_gt --cpu --scale 2".split()
@@ -173,10 +178,10 @@ def test_pictures_of_crops(sr, run, tmp_path):
     assert (status, out.count("drawn: ")) == (0, 2)
     picture = read_image(tmp_path / "pic/a_coffee.png").astype(float)
     hr = read_image(sr.folder("net") / "results-Set5/coffee_x2_HR.png")
-    side = round(compare_crops.DPI * compare_crops.CROP)
+    side = round(figures.DPI * figures.CROP)
     assert picture.shape[0] < 2 * side  # bicubic, net, HR: one row
     # the last crop is HR in the box, each pixel a square
-    top = round(compare_crops.DPI * compare_crops.MARGIN)
+    top = round(figures.DPI * figures.MARGIN)
     left = picture.shape[1] - side - top
     centres = np.round((np.arange(30) + 0.5) * side / 30).astype(int)
     shown = picture[top + centres][:, left + centres]
@@ -186,18 +191,18 @@ def test_pictures_of_crops(sr, run, tmp_path):
     stripes = np.repeat(np.arange(800)[None, :, None] % 2 * np.uint8(255), 800, axis=0).repeat(
         3, axis=2
     )
-    compare_crops.draw(
-        tmp_path / "stripes.png", "stripes", [compare_crops.Panel("HR", stripes)], (0, 0, 38)
-    )
+    strip = figures.Strip("stripes", [Panel("HR", "HR", stripes)], [(0, 0, 38)])
+    figures.draw(tmp_path / "stripes.png", [strip])
     picture = read_image(tmp_path / "stripes.png").astype(int)
     assert np.abs(picture[60:150, 60:150, :3] - 127).max() < 10
     assert picture[60:150, 60 - side - top :, :3].std() > 100
 
     assert run("bicubic", "net", "net", "net", *ask, "coffee", "--labels", *"abcd")[0] == 0
     assert read_image(tmp_path / "pic/a.png").shape[0] > 2 * side  # five crops: two rows
-    panels = compare_crops.load_panels(
-        [compare.Experiment(sr.folder(name)) for name in ("bicubic", "net")], "Set5", "coffee"
-    )[1]
+    runs = [Run(sr.folder(name)) for name in ("bicubic", "net")]
+    truth = Truth(tmp_path, runs)
+    rows = [run.rows[0] for run in runs]
+    panels = load_picture(rows, truth, Scorer([PSNR, SSIM], truth), ("Set5", 2), "coffee").panels
     expected = [
         f"{name}\n{p:.2f} / {s:.4f}"
         for name in ("bicubic", "net")
@@ -233,7 +238,7 @@ def test_a_self_ensemble_is_a_row_of_its_own(sr, capsys):
     (ensemble,) = (row for row in rows if row.startswith("| net+ "))
     assert f"{plain:.2f} /" in own
     assert f"{line['psnr']:.2f} /" in ensemble
-    pictures = [run.results_dir("Set5") for run in compare.experiments_of(sr.folder("net"))]
+    pictures = [row.results(("Set5", 2)) for row in Run(sr.folder("net")).rows]
     assert [folder.is_dir() for folder in pictures] == [False, True], "figures show its own images"
     scores = sr.folder("net") / "per_image"
     assert (scores / "Set5_x2.csv").read_text() != (scores / "Set5_x2+.csv").read_text()

@@ -185,21 +185,22 @@ class Checkpoint:
         """Return the folder of --save_results for a data set, tested as `line` says."""
         return results_dir(self.dir, dataset, variant(line or {}))
 
-    def write_scores(self, line, names, scores):
+    def write_scores(self, line, images, metrics, scores):
         """Write per_image/SET_xS.csv, which replaces that of the last such test.
 
         Args:
             line: test line of metrics.jsonl.
-            names: names of the images.
-            scores: PSNR in dB and SSIM of each, written so that the same numbers are read.
+            images: names of the images.
+            metrics: names of the metrics, which head the columns.
+            scores: values of each image, written so that the same numbers are read.
         """
         if not self.writes_records:
             return
         text = io.StringIO()
         rows = csv.writer(text, lineterminator="\n")
-        rows.writerow(["image", "psnr", "ssim"])
-        for name, pair in zip(names, scores, strict=True):
-            rows.writerow([name, *map(repr, pair)])
+        rows.writerow(["image", *metrics])
+        for image, values in zip(images, scores, strict=True):
+            rows.writerow([image, *map(repr, values)])
         # names of files may contain bytes that are not UTF-8
         content = text.getvalue().encode("utf-8", "backslashreplace")
         self._scores[scores_file(self.dir, line, best=True)] = content

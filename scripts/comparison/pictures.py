@@ -1,0 +1,178 @@
+"""The saved pictures of one image of a test set: SR of each method, bicubic, and HR."""
+
+import re
+import shlex
+from typing import NamedTuple
+
+import numpy as np
+
+from comparison.scoring import other_scores, own_scores, size_text
+from comparison.truth import to_rgb8
+from data.datasets import DEMO_SETS
+from data.image import read_image
+from runtime.errors import UserError
+
+
+class Panel(NamedTuple):
+    """One version of an image.
+
+    Attributes:
+        label: name of the method; "bicubic" and "HR" besides.
+        text: label and scores, in two lines.
+        image: (H, W, 3) uint8.
+        scores: {metric name: value}; {} without HR.
+        is_hr, is_bicubic: bool.
+    """
+
+    label: str
+    text: str
+    image: np.ndarray
+    scores: dict = {}
+    is_hr: bool = False
+    is_bicubic: bool = False
+
+
+class Picture(NamedTuple):
+    """An image of a test set with all its versions; HR is the last panel if there is one."""
+
+    key: tuple
+    name: str
+    panels: list
+
+    @property
+    def hr(self):
+        """The HR image, or None."""
+        return self.panels[-1].image if self.panels[-1].is_hr else None
+
+    @property
+    def compared(self):
+        """The images whose differences matter: without bicubic if there are two others."""
+        methods = [panel for panel in self.panels if not panel.is_hr]
+        networks = [panel for panel in methods if not panel.is_bicubic]
+        return [panel.image for panel in (networks if len(networks) > 1 else methods)]
+
+    @property
+    def title(self):
+        """The name with set and scale."""
+        return f"{self.name} ({self.key[0]} x{self.key[1]})"
+
+
+def missing_error(row, data_test, name, scale=None):
+    """Return the UserError for a picture that was not saved, with the command that saves it."""
+    folder, kind = row.results((data_test, scale)), name.rpartition("_")[2]
+    stems = sorted(path.stem for path in folder.glob(f"*{kind}"))
+    have = [re.sub(r"_x(\d+)_[A-Z]+$", r" (x\1)", stem) for stem in stems]
+    start = f"{folder} has no {name}"
+    if have:
+        more = ", ..." if len(have) > 20 else ""
+        return UserError(f"{start}; the images there: {', '.join(have[:20])}{more}")
+    flags = f"--test_only --data_test {data_test}" + (f" --scale {scale}" if scale else "")
+    flags += " --save_results --save_gt"
+    if (row.folder / "model/model_latest.pt").is_file():
+        parent, own = shlex.quote(str(row.folder.parent)), shlex.quote(row.folder.name)
+        command = f"python src/main.py --dir_experiment {parent} --load {own} {flags}"
+        return UserError(f"{start}. Save it with: {command}")
+    return UserError(f"{start}. Run the test of {row.folder.name} again with {flags}")
+
+
+def saved_scales(rows, data_test, image=None):
+    """Return the scales at which pictures (of an image) of a set were saved, sorted.
+
+    Args:
+        rows: rows of experiments and folders.
+        data_test: name of the set.
+        image: name of an image, or None for any.
+    """
+    scales = set()
+    for row in rows:
+        if row.run is None:
+            if row.key[0] == data_test and (image is None or image in row.sr_paths(row.key)):
+                scales.add(row.key[1])
+            continue
+        for path in row.results((data_test, None)).glob("*.png"):
+            match = re.fullmatch(r"(.*)_x(\d+)_(SR|HR)", path.stem)
+            if match and image in (None, match[1]):
+                scales.add(int(match[2]))
+    return sorted(scales)
+
+
+def find_key(rows, data_test, image, scale=None):
+    """Return (data_test, scale) of a saved image.
+
+    Raises:
+        UserError: it was not saved, or at several scales.
+    """
+    scales = [found for found in saved_scales(rows, data_test, image) if scale in (None, found)]
+    if len(scales) > 1:
+        numbers = ", ".join(map(str, scales))
+        raise UserError(f"{data_test} {image} was saved at the scales {numbers}: give --scale")
+    if scales:
+        return data_test, scales[0]
+    for row in rows:
+        if row.run is not None:
+            raise missing_error(row, data_test, f"{image}_x{scale or 'S'}_HR.png", scale)
+    raise UserError(f"no folder of --images has an SR image of {image}")
+
+
+def picture_sources(runs, folders, key):
+    """Return the rows that pictures of a set come from: of each run those with saved images."""
+    return [row for run in runs for row in run.picture_rows(key)] + list(folders)
+
+
+def saved_images(rows, key):
+    """Return the names of the images of which every row has an SR image, in order."""
+    tables = [row.sr_paths(key) for row in rows]
+    return [name for name in tables[0] if all(name in table for table in tables)] if tables else []
+
+
+def _panel(label, image, hr, key, scorer, is_bicubic=False):
+    """Return a Panel, with the scores of the scorer's metrics if there is HR."""
+    scores = own_scores(image, hr, key) if hr is not None else {}
+    scores |= other_scores(scorer.metrics, image, hr, label)
+    known = [metric for metric in scorer.metrics if metric.name in scores]
+    texts = [f"{scores[metric.name]:.{metric.digits}f}" for metric in known]
+    text = "\n".join([label, " / ".join(texts)] if texts else [label])
+    return Panel(label, text, to_rgb8(image), scores, is_bicubic=is_bicubic)
+
+
+def load_picture(rows, truth, scorer, key, name):
+    """Read all versions of an image.
+
+    Args:
+        rows: rows of experiments and folders.
+        truth: truth.Truth.
+        scorer: scoring.Scorer.
+        key: (dataset, scale).
+        name: name of the image without extension.
+
+    Returns:
+        Picture: panels of bicubic, each row and HR, as far as they exist. Scores are of the whole
+        saved 8-bit image, with the conversions and the crop border of the tests.
+
+    Raises:
+        UserError: a picture was not saved, or sizes differ.
+    """
+    hr, panels = truth.hr(key, name), []
+    tested = [row for row in rows if row.run is not None]
+    if hr is None and key[0] not in DEMO_SETS and tested:
+        raise missing_error(tested[0], key[0], f"{name}_x{key[1]}_HR.png", key[1])
+    bicubic = truth.bicubic(key, name)
+    if bicubic is not None and not any(row.is_bicubic for row in rows):
+        fits = hr is None or bicubic.shape[:2] == hr.shape[:2]
+        panels += [_panel("bicubic", bicubic, hr, key, scorer, is_bicubic=True)] if fits else []
+    for row in rows:
+        path = row.sr_paths(key).get(name)
+        if path is None and row.run is None:
+            raise UserError(f"{row.folder} has no SR image of {name}")
+        if path is None:
+            raise missing_error(row, key[0], f"{name}_x{key[1]}_SR.png", key[1])
+        sr = read_image(path)
+        expected = hr if hr is not None else panels[0].image if panels else sr
+        if sr.shape[:2] != expected.shape[:2]:
+            sizes = f"{size_text(expected)}, it is {size_text(sr)}"
+            raise UserError(f"{path} must have the size of the others, {sizes}")
+        panels.append(_panel(row.label, sr, hr, key, scorer, row.is_bicubic))
+    if hr is not None:
+        titles = " / ".join(metric.title for metric in scorer.metrics)
+        panels.append(Panel("HR", f"HR\n{titles}", to_rgb8(hr), is_hr=True))
+    return Picture(key, name, panels)

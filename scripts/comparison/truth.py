@@ -1,0 +1,100 @@
+"""The HR and LR images of a test set: those that a test saved, or those of the data folder."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from checkpoint.metrics import results_dir
+from data.datasets import DEMO_SETS, EXTENSIONS, find_pairs
+from data.image import read_image, to_channels
+from data.resize import imresize
+from runtime.errors import UserError
+
+
+class Pair(NamedTuple):
+    """Paths of an HR and an LR image; either may be None."""
+
+    hr: Path | None
+    lr: Path | None
+
+
+class Truth:
+    """Find and read the HR and LR images of test sets."""
+
+    def __init__(self, dir_data, runs, dir_demo=None):
+        """Remember where to look.
+
+        Args:
+            dir_data: folder of the data sets.
+            runs: list of Run; HR and LR images that their tests saved come first.
+            dir_demo: folder of the LR pictures of Demo, or None.
+        """
+        self.dir_data, self.dir_demo = Path(dir_data), dir_demo and Path(dir_demo)
+        self.folders = [run.folder for run in runs]
+        self._pairs = {}
+
+    def pairs(self, key):
+        """Return {image: Pair} of (dataset, scale); {} if nothing is found."""
+        if key not in self._pairs:
+            self._pairs[key] = self._saved(key) or self._from_data(key)
+        return self._pairs[key]
+
+    def _saved(self, key):
+        found = {}
+        folders = [results_dir(folder, key[0]) for folder in self.folders]
+        # tests made in another way than the plain one write beside it
+        others = [p for f in folders for p in sorted(f.parent.glob(f"{f.name}+*"))]
+        for results in [*folders, *others]:
+            for kind in ("HR", "LR"):
+                end = f"_x{key[1]}_{kind}.png"
+                for path in sorted(results.glob(f"*{end}")):
+                    pair = found.setdefault(path.name.removesuffix(end), {})
+                    pair.setdefault(kind, path)
+        return {name: Pair(kinds.get("HR"), kinds.get("LR")) for name, kinds in found.items()}
+
+    def _from_data(self, key):
+        name, scale = key
+        if name in DEMO_SETS:
+            if self.dir_demo is None:
+                return {}
+            if not self.dir_demo.exists():
+                raise UserError(f"--dir_demo {self.dir_demo}: no such file or folder")
+            files = [self.dir_demo] if self.dir_demo.is_file() else sorted(self.dir_demo.iterdir())
+            pictures = [path for path in files if path.suffix.lower() in EXTENSIONS]
+            return {path.stem: Pair(None, path) for path in pictures}
+        try:
+            pairs = find_pairs(self.dir_data, name, scale)
+        except UserError:
+            return {}
+        return {hr.stem: Pair(hr, lr) for hr, lr in pairs}
+
+    def hr(self, key, image):
+        """Return the HR image (H, W, C), cropped to a multiple of the scale; None without one."""
+        pair = self.pairs(key).get(image, Pair(None, None))
+        if pair.hr is None:
+            return None
+        hr = read_image(pair.hr)
+        size = hr.shape[:2] if pair.lr is None else np.array(read_image(pair.lr).shape[:2]) * key[1]
+        height, width = (min(a, b) // key[1] * key[1] for a, b in zip(hr.shape, size, strict=False))
+        return hr[:height, :width]
+
+    def lr(self, key, image):
+        """Return the LR image (H, W, C), made from HR if there is none; None without either."""
+        pair = self.pairs(key).get(image, Pair(None, None))
+        if pair.lr is not None:
+            return read_image(pair.lr)
+        hr = self.hr(key, image)
+        return None if hr is None else imresize(hr, 1 / key[1])
+
+    def bicubic(self, key, image):
+        """Return LR upscaled by bicubic, (H, W, 3) uint8; None without LR."""
+        lr = self.lr(key, image)
+        return None if lr is None else to_rgb8(imresize(lr, key[1]))
+
+
+def to_rgb8(image):
+    """Return an image (H, W, 1 or 3), uint8 or uint16, as (H, W, 3) uint8."""
+    if image.dtype == np.uint16:
+        image = np.rint(image / 257).astype(np.uint8)
+    return np.ascontiguousarray(to_channels(image, 3))

@@ -1,0 +1,106 @@
+"""Metrics of --metrics. PSNR and SSIM are in metric.py; other names are passed to pyiqa.
+
+pyiqa (IQA-PyTorch) is an optional package. Its metrics see whole RGB images in [0, 1], without the
+crop border of PSNR and SSIM, as papers report LPIPS, DISTS and NIQE.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+
+from runtime.errors import UserError
+from runtime.memory import is_out_of_memory
+
+
+class Metric(NamedTuple):
+    """A metric and how it is printed.
+
+    Attributes:
+        name: as given to --metrics.
+        title: heading of a column.
+        digits: decimals of a value; a difference has one more.
+        lower_better: bool.
+        needs_hr: whether it compares with an HR image.
+        compute: maps tensors (1, 3, H, W) in [0, 1], SR and HR, to a number; None for PSNR, SSIM.
+    """
+
+    name: str
+    title: str
+    digits: int
+    lower_better: bool = False
+    needs_hr: bool = True
+    compute: object = None
+
+
+PSNR, SSIM = Metric("psnr", "PSNR (dB)", 2), Metric("ssim", "SSIM", 4)
+OWN = {"psnr": PSNR, "ssim": SSIM}
+
+
+def parse_metrics(text):
+    """Return the names of a list such as 'psnr,ssim,lpips', without repetitions.
+
+    Raises:
+        ValueError: an empty name.
+    """
+    names = [name.strip().lower() for name in text.split(",")]
+    if not all(names):
+        raise ValueError(text)
+    return list(dict.fromkeys(names))
+
+
+def load_metrics(names, device="cpu"):
+    """Return the Metric of each name.
+
+    Raises:
+        UserError: pyiqa is not installed, does not know the name, or lacks the metric's weights.
+    """
+    return [OWN[name] if name in OWN else _load_from_pyiqa(name, device) for name in names]
+
+
+def _load_from_pyiqa(name, device):
+    try:
+        import pyiqa  # optional, and takes seconds to load
+    except ImportError as error:
+        raise UserError(
+            f"--metrics {name} needs the package pyiqa: pip install pyiqa ({error})"
+        ) from error
+    except RuntimeError as error:  # torchvision is installed for another version of torch
+        raise UserError(f"--metrics {name}: pyiqa cannot be imported: {error}") from error
+    if name not in pyiqa.list_models():
+        raise UserError(f"--metrics {name} must be psnr, ssim or one of pyiqa.list_models()")
+    try:
+        module = pyiqa.create_metric(name, device=device)
+    except Exception as error:  # weights are downloaded: any error of a connection or a file
+        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
+        raise UserError(f"--metrics {name}: pyiqa cannot load it: {reason[0]}") from error
+    lower = bool(module.lower_better)
+    title = f"{name.upper()} {'↓' if lower else '↑'}"
+    return Metric(name, title, 4, lower, module.metric_mode == "FR", module)
+
+
+def score(metric, sr, hr, image):
+    """Return the value of a metric of pyiqa; nan if it is not finite.
+
+    Args:
+        metric: Metric with `compute`.
+        sr, hr: tensors (1 or 3, H, W) in [0, 255]; hr may be None if the metric does not need it.
+        image: name of the image, for messages.
+
+    Raises:
+        UserError: the metric cannot score the image, which may be too small.
+    """
+    images = (sr, hr) if metric.needs_hr else (sr,)
+    try:
+        with torch.inference_mode():
+            value = float(metric.compute(*map(_to_unit, images)))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise UserError(f"--metrics {metric.name}: cannot score {image}: {error}") from error
+    return value if math.isfinite(value) else math.nan
+
+
+def _to_unit(image):
+    """Return an image (1 or 3, H, W) in [0, 255] as a float tensor (1, 3, H, W) in [0, 1]."""
+    return (image.float() / 255).expand(3, -1, -1)[None].contiguous()
