@@ -28,6 +28,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "scripts")]
+from runtime.interpreter import use_project_packages
+
+if __name__ == "__main__":
+    use_project_packages()  # before imports that need them
+
 from comparison import figures, html, tables
 from comparison.cost import CostTable
 from comparison.folders import FolderRow, infer_scale, parse_folder

@@ -10,6 +10,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "scripts")]
+from runtime.interpreter import use_project_packages
+
+if __name__ == "__main__":
+    use_project_packages()  # before imports that need them
+
 from checkpoint.metrics import tests_of_training
 from checkpoint.plot import plot_panels
 from comparison.runs import read_experiment
