@@ -190,6 +190,7 @@ def _add_sample_flags(parser):
     flag("--sharp_range", non_negative, 5.0, "width of the range of factors")
     switch("--random_neg", "degraded HR as negatives: blur, downsampling, noise, JPEG, upsampling")
     switch("--only_blur", "degrade by blur alone")
+    switch("--blur_sr", "blurred SR as negatives, --mcl_neg of them")
     flag("--blur_sizes", odd_sizes, [3, 5, 7, 9, 11],
          "sizes of blur kernels, pixels")  # fmt: skip
     flag("--blur_sigma", positive, [0.1, 2.0], "range of their standard deviation, pixels", nargs=2,

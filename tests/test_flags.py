@@ -137,6 +137,7 @@ WEIGHTS = {
         "--sharp_range 1",
         "--random_neg false",
         "--only_blur false",
+        "--blur_sr",
         "--blur_sizes 3",
         "--blur_sigma 1 3",
         "--only_aug",

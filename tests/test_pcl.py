@@ -135,6 +135,17 @@ def test_blur_has_the_sizes_and_the_sigma_of_the_flags():
         assert torch.equal(negative, want)
 
 
+def test_blurred_sr_is_a_negative_without_gradient():
+    sr, hr, lr = images_of_a_step()
+    more = "--loss CL-patchD --blur_sr --mcl_neg 2 --blur_sizes 5 --blur_sigma 1.2 1.2"
+    assert len(SampleMaker(flags(more))(hr, lr, sr)[1]) == 1  # without --use_aug
+    positives, negatives = SampleMaker(flags(f"{more} --use_aug"))(hr, lr, sr.requires_grad_())
+    want = quantize(gaussian_blur(sr.detach(), (5, 5), (1.2, 1.2), 255), 255)
+    assert (len(positives), len(negatives)) == (1, 3)
+    for negative in negatives[1:]:
+        assert torch.equal(negative, want) and not negative.requires_grad
+
+
 @pytest.mark.parametrize("size", [3, 7, 11])
 def test_padded_kernels_have_the_same_values(size):
     """On CUDA, all kernels have one size."""

@@ -116,7 +116,7 @@ class Loss(nn.Module):
             UserError: with `log_gradients`, a term sends no gradient to sr.
         """
         values = {}
-        positives, negatives = self.samples(hr, lr) if self.samples else (None, None)
+        positives, negatives = self.samples(hr, lr, sr) if self.samples else (None, None)
         for name, term in self.terms.items():
             inputs = (sr, hr, positives, negatives) if term.needs_samples else (sr, hr, lr)
             values[name] = self.weights[name] * term(*inputs)

@@ -172,7 +172,7 @@ class SampleMaker:
         if args.neg_sr and (args.only_blur or not args.random_neg):
             raise UserError("--neg_sr needs --random_neg and must not be used with --only_blur")
         n_pos = 1 + self.n_positives * (args.sharp_hr + args.use_noise_pos) - args.only_aug
-        n_neg = 1 + self.n_negatives * args.random_neg - args.only_aug
+        n_neg = 1 + self.n_negatives * (args.random_neg + args.blur_sr) - args.only_aug
         names = {"pos": "positives", "neg": "negatives"}
         for kind, count, ids in (("pos", n_pos, args.pos_id), ("neg", n_neg, args.neg_id)):
             if count < 1:
@@ -183,13 +183,15 @@ class SampleMaker:
                 raise UserError(f"--{kind}_id {ids} must be below {count}, the number of samples")
 
     @torch.no_grad()
-    def __call__(self, hr, lr):
-        """Return the samples of hr (B, C, H, W) and lr (B, C, h, w), both in [0, rgb_range].
+    def __call__(self, hr, lr, sr=None):
+        """Return the samples of a batch: hr and sr (B, C, H, W), lr (B, C, h, w).
+
+        All are in [0, rgb_range]; sr is needed with --blur_sr alone.
 
         Returns:
-            (positives, negatives): lists of (B, C, H, W), rounded to 8-bit steps. The first
-            positive is HR, followed by sharpened and noisy HR. The first negative is LR, upsampled,
-            followed by degraded HR.
+            (positives, negatives): lists of (B, C, H, W) without gradient, rounded to 8-bit steps.
+            The first positive is HR, followed by sharpened and noisy HR. The first negative is LR,
+            upsampled, followed by degraded HR and blurred SR.
         """
         args, rgb_range = self.args, self.args.rgb_range
         positives, negatives = [hr], [quantize(upsample(lr, hr.shape[-2:]), rgb_range)]
@@ -203,6 +205,8 @@ class SampleMaker:
         for _ in range(self.n_positives if args.use_noise_pos else 0):
             sigma = args.pos_noise_value * rgb_range / 255
             positives.append(quantize(hr + _noise(hr) * sigma, rgb_range))
+        for _ in range(self.n_negatives if args.blur_sr else 0):
+            negatives.append(quantize(self._random_blur(sr), rgb_range))
         return positives, negatives
 
     def _degraded(self, hr, lr):
@@ -215,9 +219,9 @@ class SampleMaker:
                 return self.net(small).float()
         return upsample(small, hr.shape[-2:])
 
-    def _random_blur(self, hr):
+    def _random_blur(self, x):
         sizes = self.args.blur_sizes
         sizes = [sizes[i] for i in torch.randint(len(sizes), (2,)).tolist()]
         return gaussian_blur(
-            hr, sizes, _uniform(*self.args.blur_sigma, 2).tolist(), self.args.rgb_range
+            x, sizes, _uniform(*self.args.blur_sigma, 2).tolist(), self.args.rgb_range
         )
