@@ -7,6 +7,7 @@ from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
+import pytest
 
 import demo.outputs
 from data.image import read_image
@@ -226,3 +227,18 @@ def test_the_script(upscale, folder, coffee, sr):
     assert help_text.returncode == 0
     assert "IN OUT" in help_text.stdout
     assert "--save" not in script("a", "b", "--load", "run", PYTHON="echo").stdout
+
+
+@pytest.mark.parametrize("flags", ["--scale 2", "--scale=2 --cpu", "--cpu --scale 2"])
+def test_the_script_has_weights_of_its_own(flags):
+    run = script("a", "b", *flags.split(), PYTHON="echo")
+    assert f"--pre_train {ROOT}/experiment/model/EDSR_baseline_x2.pt " in run.stdout
+    for weights in ("--pre_train mine.pt", "--load run", "--model Bicubic"):
+        run = script("a", "b", *flags.split(), *weights.split(), PYTHON="echo")
+        assert "experiment/model" not in run.stdout
+
+
+def test_the_script_names_a_scale_without_weights():
+    run = script("a", "b", "--scale", 8)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr.startswith("error: --scale 8 has no weights in experiment/model")
