@@ -1,4 +1,4 @@
-"""Metrics of --metrics. PSNR and SSIM are in metric.py; other names are passed to pyiqa.
+"""Metrics of --metrics. PSNR and SSIM are in metric.py, haar is here; other names are pyiqa's.
 
 pyiqa (IQA-PyTorch) is an optional package. Its metrics see whole RGB images in [0, 1], without the
 crop border of PSNR and SSIM, as papers report LPIPS, DISTS and NIQE.
@@ -8,6 +8,7 @@ import math
 from typing import NamedTuple
 
 import torch
+from torch.nn.functional import avg_pool2d
 
 from runtime.errors import UserError
 from runtime.memory import is_out_of_memory
@@ -33,7 +34,25 @@ class Metric(NamedTuple):
     compute: object = None
 
 
+def _haar_energy(x):
+    """Return the energy of the Haar high frequencies (LH, HL, HH) of (1, C, H, W)."""
+    x = x[..., : x.shape[-2] // 2 * 2, : x.shape[-1] // 2 * 2].double()
+    low = 2 * avg_pool2d(x, 2)  # LL of the orthonormal transform, which keeps the energy
+    return x.square().sum() - low.square().sum()
+
+
+def haar_share(sr, hr):
+    """Return the energy of SR's Haar high frequencies as a share of HR's; 1 is as sharp as HR.
+
+    Args:
+        sr, hr: (1, C, H, W) of the same size; a plain HR gives inf or nan.
+    """
+    return _haar_energy(sr) / _haar_energy(hr)
+
+
 PSNR, SSIM = Metric("psnr", "PSNR (dB)", 2), Metric("ssim", "SSIM", 4)
+HAAR = Metric("haar", "HF energy", 3, compute=haar_share)
+# in tests, whether --metrics names them or not
 OWN = {"psnr": PSNR, "ssim": SSIM}
 
 
@@ -55,7 +74,8 @@ def load_metrics(names, device="cpu"):
     Raises:
         UserError: pyiqa is not installed, does not know the name, or lacks the metric's weights.
     """
-    return [OWN[name] if name in OWN else _load_from_pyiqa(name, device) for name in names]
+    own = {metric.name: metric for metric in (PSNR, SSIM, HAAR)}
+    return [own[name] if name in own else _load_from_pyiqa(name, device) for name in names]
 
 
 def _load_from_pyiqa(name, device):

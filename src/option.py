@@ -217,7 +217,8 @@ def _add_test_flags(parser):
     flag("--chop_size", number(int, low=16), 192, "side of a tile, LR pixels")
     flag("--chop_overlap", non_negative_int, 48, "LR pixels that tiles share, below half a tile")
     flag("--metrics", metric_names, "psnr,ssim", "metrics of tests, joined by commas; psnr and "
-         "ssim are always there, other names are passed to pyiqa (pip install pyiqa)")  # fmt: skip
+         "ssim are always there; haar: energy of the Haar high frequencies, SR's over HR's; other "
+         "names are passed to pyiqa (pip install pyiqa)")  # fmt: skip
     flag("--print_every", positive_int, 100, "steps between two lines of the training log")
     switch("--save_models", "keep the weights and the training state of every epoch")
     switch("--save_results", "save the SR images in the folder of the experiment")

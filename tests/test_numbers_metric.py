@@ -7,6 +7,8 @@ import pytest
 import torch
 from scipy.ndimage import correlate1d
 
+from image_quality import load_metrics, score
+from loss_formulas import naive_haar, random_images
 from metric import calc_psnr, calc_ssim
 
 
@@ -95,3 +97,13 @@ def test_scores_of_one_channel_use_it_as_it_is(benchmark):
     psnr = 10 * math.log10(255**2 / np.mean((a - b) ** 2))
     assert calc_psnr(*tensors, 3, 255, benchmark) == pytest.approx(psnr, abs=1e-9)
     assert calc_ssim(*tensors, 3, 255, benchmark) == pytest.approx(ssim_of_channel(a, b), abs=1e-9)
+
+
+def test_the_share_of_haar_energy():
+    sr, hr = (random_images(seed, batch=1, side=12) for seed in (1, 2))
+    sr_energy, hr_energy = (np.square(naive_haar(x.numpy())).sum() for x in (sr, hr))
+    (metric,) = load_metrics(["haar"])
+    value = score(metric, sr[0], hr[0], "image")
+    assert value == pytest.approx(sr_energy / hr_energy, rel=1e-5)
+    assert score(metric, hr[0, :, :, :11], hr[0, :, :, :11], "odd") == pytest.approx(1)
+    assert score(metric, hr[0] * 0.5, hr[0], "half") == pytest.approx(0.25)
