@@ -3,7 +3,7 @@
 #     scripts/train/pcl_study.sh [DIR_DATA [ROWS]]
 #         DIR_DATA  has BSDS400/HR and benchmark/ (default: datasets)
 #         ROWS      a pattern of names such as 'L1_s*': only these rows (default: '*')
-# The rows start from experiment/model/EDSR_baseline_x4.pt and are trained for 400 steps more. Run
+# The rows start from experiment/model/EDSR_baseline_x4.pt and are trained for 300 steps more. Run
 # it again to resume; finished experiments are left alone. Choices are made on the last 10 images
 # of BSDS400. The benchmarks are tested for the rows with three seeds alone.
 set -euo pipefail
@@ -15,7 +15,7 @@ run=$project/scripts/run.sh
 # train NAME [FLAGS]: train experiment/study/NAME, or resume it
 train() {
     local flags=(--save "study/$1" --data_train BSDS400 --hold_out 10 --data_test BSDS400
-        --dir_data "$data" --patch_size 96 --scale 4 --test_every 100 --precision bf16
+        --dir_data "$data" --patch_size 96 --scale 4 --test_every 75 --precision bf16
         --n_threads 1 --scheduler Cosine --print_every 50 --save_results "${@:2}")
     if [ -f "$project/experiment/study/$1/model/state.pt" ]; then
         flags=(--load "study/$1")
@@ -54,3 +54,13 @@ done
 for weight in 0.03 0.15 1; do
     row "ratio_$weight" "${ratio[@]}" --loss "1*L1+$weight*CL-patchD"
 done
+# temperatures of InfoNCE
+row temperature_0.1 "${nce[@]}" --cl_temperature 0.1 --loss 1*L1+0.05*CL-patchD
+row temperature_0.5 "${nce[@]}" --cl_temperature 0.5 --loss 1*L1+0.25*CL-patchD
+# shallower and several layers
+row ratio_1_layer2 "${ratio[@]}" --cl_layer 2 --loss 1*L1+1*CL-patchD
+row ratio_1_layers012 "${ratio[@]}" --cl_layer 0,1,2 --loss 1*L1+1*CL-patchD
+# negatives made of SR itself; an embedding that is trained before, and stays as it is
+row self_1 "${ratio[@]}" --use_aug --blur_sr --loss 1*L1+1*CL-patchD
+trained=$project/experiment/study/ratio_1/model/state.pt
+row fixed_1 "${ratio[@]}" --embed_load "$trained" --gan_k 0 --loss 1*L1+1*CL-patchD
