@@ -4,10 +4,13 @@ import csv
 import io
 import json
 import math
+import os
 import re
 import shutil
+import subprocess
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +20,8 @@ from comparison.boxes import choose_boxes
 from comparison.cost import cost_of
 from data.image import read_image, to_tensor, write_image
 from option import parse_args
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
@@ -128,6 +133,25 @@ def test_groups_mark_what_is_unfinished_or_not_of_several_seeds(sr, run):
         status, _, err = run("--group", text)
         assert status == 1
         assert word in err
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
+def test_seeds_are_trained_and_resumed(sr):
+    flags = sr.argv("--test_every", "1", "--epochs")[1:]
+    command = ["bash", ROOT / "scripts/train/seeds.sh", "L1", "2", *flags]
+    env = {**os.environ, "PYTHON": sys.executable}
+
+    def call(*more):
+        return subprocess.run([*command, *more], env=env, capture_output=True, text=True)
+
+    first = call("1")
+    assert first.returncode == 0, first.stderr
+    for seed in (1, 2):
+        assert f"--seed {seed}\n" in (sr.folder(f"L1_s{seed}") / "config.txt").read_text()
+    again = call("2", "--pre_train", "gone.pt")  # which only a start needs
+    assert again.returncode == 0, again.stderr
+    assert [line["epoch"] for line in sr.metrics("L1_s2") if "loss" in line] == [1, 2]
+    assert call("1", "--seed", "3").returncode == 2
 
 
 # -------------------------------------------------------------------- metrics
