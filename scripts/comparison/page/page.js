@@ -301,7 +301,7 @@ function drawPlot() {
   [low, high] = [low - margin, high + margin];
 
   const plot = byId("plot");
-  const box = { left: 56, right: 12, top: 12, bottom: 92, height: 330 };
+  const box = { left: 56, right: 12, top: 12, bottom: 76, height: 320 };
   const width = Math.max(plot.clientWidth, box.left + box.right + 18 * indices.length);
   const inner = [width - box.left - box.right, box.height - box.top - box.bottom];
   const xOf = (i) => box.left + ((i + 0.5) * inner[0]) / indices.length;
