@@ -210,7 +210,7 @@ def _n_ranks():
 
 
 class FakeCuda:
-    """A `with` block in which torch has one GPU, and `counts` of the operations that it was given."""
+    """A `with` block in which torch has one GPU, and `counts` of its operations."""
 
     def __init__(self):
         self._device, self._stack = _Device(), contextlib.ExitStack()
