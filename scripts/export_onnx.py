@@ -1,18 +1,18 @@
 #!/usr/bin/env python3
 """Export a trained network to ONNX for any batch, height and width, and check it with onnxruntime.
 
-scripts/export_onnx.py --out RCAN_x4.onnx --pre_train RCAN_BIX4.pt [--range 1] [--fp16] [--uint8]
-    weights from a file. The network's flags come from the file or the command line, as in main.py
-scripts/export_onnx.py --out EDSR_x2.onnx --load EDSR_baseline_x2
-    the latest weights of an experiment (--resume N: of that epoch)
+    scripts/export_onnx.py --out RCAN_x4.onnx --pre_train RCAN_BIX4.pt
+        weights from a file; the network's flags come from the file or the command line
+    scripts/export_onnx.py --out EDSR_x2.onnx --load EDSR_baseline_x2
+        the latest weights of an experiment (--resume N: of that epoch)
 
-The file maps `lr`, float32 (batch, colors, height, width) in [0, rgb_range], RGB, to `sr`, (batch,
-colors, height * scale, width * scale), not clamped.
+The ONNX file maps `lr`, float32 (batch, colors, height, width) in [0, rgb_range], RGB, to `sr`,
+(batch, colors, height * scale, width * scale), not clamped.
     --range 1   both are in [0, 1], which ONNX tools such as chaiNNer expect
     --fp16      weights, `lr` and `sr` are float16: half the size, faster on GPUs
     --uint8     both are uint8 in [0, 255]
-The metadata name the network, scale and range. Crops of a photograph are run in PyTorch (float32)
-and in onnxruntime, both on the CPU. The file is kept only if they agree to --tolerance.
+Its metadata name the network, scale and range. As a check, crops of a photograph are run in PyTorch
+(float32) and in onnxruntime on the CPU. The file is kept only if they agree to --tolerance.
 
 Needs the packages onnx, onnxscript and onnxruntime, and torch 2.9 or later (tested with 2.13.0).
 """
@@ -75,11 +75,7 @@ class OnnxNetwork(nn.Module):
 
 
 def require_packages():
-    """Check that the packages of the export are there.
-
-    Raises:
-        UserError: names those that are missing.
-    """
+    """Raise UserError if packages of the export are missing."""
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
@@ -141,13 +137,7 @@ def export(module, example, metadata):
                 verbose=False,
             )
         except Exception as error:  # each step of the exporter raises a class of its own
-            cause = error
-            while cause.__cause__ is not None:
-                cause = cause.__cause__
-            first = str(cause).strip().splitlines() or [""]
-            raise UserError(
-                f"the network cannot be exported: {type(cause).__name__}: {first[0]}"
-            ) from error
+            raise UserError(f"the network cannot be exported: {_root_cause(error)}") from error
     fixed = [
         name
         for axis, name in names.items()
@@ -160,6 +150,14 @@ def export(module, example, metadata):
         )
     program.model.metadata_props.update(metadata)
     return program
+
+
+def _root_cause(error):
+    """Return the class and the first line of the error that started a chain of errors."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    first_line = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first_line}"
 
 
 def photographs(size, n_colors):

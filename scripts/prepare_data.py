@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
 """Prepare data sets in the folders that the program reads. Existing files are kept.
+
     scripts/prepare_data.py sample --scale 2         photographs of scikit-image, no download
     scripts/prepare_data.py div2k --scale 2+3+4      DIV2K: 1-800 for training, 801-900 for tests
     scripts/prepare_data.py flickr2k --scale 4       Flickr2K, for --data_train DIV2K+Flickr2K
     scripts/prepare_data.py benchmark                Set5, Set14, B100, Urban100
     scripts/prepare_data.py folder PHOTOS MyPhotos   your images, for --data_train MyPhotos
     scripts/prepare_data.py lr HR --lr LR --scale 4  LR images alone
-    scripts/prepare_data.py lr HR --lr LR --scale 4  LR images alone
 
 LR images that are not downloaded are made by MATLAB's bicubic downsampling. A command that was
 stopped continues if it is run again. A file that cannot be downloaded can be fetched by other means
-and put where the message says. At the end there is a table of the sets; the exit status is 1 if
-something that the command requires is missing.
+and put at the path that the message names. The last lines list the sets. The exit status is 1 if
+a set that the command requires is incomplete.
 """
 
 import argparse
@@ -103,26 +103,25 @@ def lr(args):
 
 
 def report(args, expected):
-    """Print what is there and what is missing of a set; return whether it is complete."""
+    """Print the present and the missing images of a set; return whether it is complete."""
     hr, lr = folders(args.dir_data, expected.name)
     images = images_in(hr)
-    there = {int(p.name[1:]) for p in lr.glob("X*") if p.name[1:].isdigit()}
-    lacking = {
-        scale: len(missing_lr(images, lr / f"X{scale}", scale))
-        for scale in sorted(there | set(args.scale))
-    }
-    have = [f"X{scale}" for scale, number in lacking.items() if not number] if images else []
-    print(f"{expected.name}: {len(images)} images in {hr}, LR images {' '.join(have) or 'none'}")
+    lr_scales = {int(p.name[1:]) for p in lr.glob("X*") if p.name[1:].isdigit()} | set(args.scale)
+    n_missing = {s: len(missing_lr(images, lr / f"X{s}", s)) for s in sorted(lr_scales)}
+    complete = [f"X{scale}" for scale, count in n_missing.items() if not count] if images else []
+    print(
+        f"{expected.name}: {len(images)} images in {hr}, LR images {' '.join(complete) or 'none'}"
+    )
     missing = []
     if len(images) < expected.count:
         missing.append(f"{expected.count - len(images)} images: {expected.hint}")
     for scale in args.scale:
-        if lacking[scale]:
+        if n_missing[scale]:
             command = shlex.join(
                 ["scripts/prepare_data.py", "lr", str(hr), "--lr", str(lr), "--scale", str(scale)]
             )
             missing.append(
-                f"LR images X{scale} of {lacking[scale]} images; this makes them: {command}"
+                f"LR images X{scale} of {n_missing[scale]} images; this makes them: {command}"
             )
     for line in missing:
         print(f"  missing: {line}")
@@ -140,7 +139,7 @@ def scales(text):
     """Return '2+3+4' as a list."""
     parts = text.split("+")
     if not all(part.isdigit() and int(part) >= 2 for part in parts) or len(set(parts)) < len(parts):
-        raise argparse.ArgumentTypeError(f"{text!r} is not scales from 2 on, joined by +")
+        raise argparse.ArgumentTypeError(f"{text!r} must be scales of 2 or more, joined by +")
     return [int(part) for part in parts]
 
 
@@ -148,7 +147,7 @@ def benchmark_names(text):
     """Return 'Set5+Set14' as a list."""
     unknown = [name for name in text.split("+") if name not in BENCHMARKS]
     if unknown:
-        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is not one of {', '.join(BENCHMARKS)}")
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} must be one of {', '.join(BENCHMARKS)}")
     return text.split("+")
 
 
@@ -166,7 +165,7 @@ def checksum_of(archives):
         name, _, digits = text.partition("=")
         if name not in archives or not re.fullmatch("[0-9a-fA-F]{8,64}", digits):
             expected = f"FILE=HEX, 8 to 64 hexadecimal digits for one of {', '.join(archives)}"
-            raise argparse.ArgumentTypeError(f"{text!r} is not {expected}")
+            raise argparse.ArgumentTypeError(f"{text!r} must be {expected}")
         return name, digits
 
     return parse
@@ -181,10 +180,42 @@ def positive(kind):
         except ValueError:
             value = 0
         if not value > 0:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+            raise argparse.ArgumentTypeError(f"{text!r} must be a number above 0")
         return value
 
     return parse
+
+
+def add_command(commands, run, text, default_scale):
+    """Add a command with the flags that all have; return its `add_argument`."""
+    parser = commands.add_parser(run.__name__, help=text, description=text)
+    parser.set_defaults(run=run)
+    flag = parser.add_argument
+    text = "scales of the LR images, joined by +"
+    if default_scale is None:
+        flag("--scale", type=scales, required=True, help=text)
+    else:
+        text += f" (default: {default_scale})"
+        flag("--scale", type=scales, default=scales(default_scale), help=text)
+    flag("--jobs", type=positive(int), default=os.cpu_count() or 1,
+         help="processes (default: %(default)s)")  # fmt: skip
+    flag("--max_pixels", type=positive(int),
+         help="pixels above which an image file is refused (default: 178,956,970)")  # fmt: skip
+    if run is not lr:
+        flag("--dir_data", type=Path, default=ROOT / "datasets", help="folder of all sets")
+    return flag
+
+
+def add_download_flags(flag, url, archives):
+    """Add the flags of a command that downloads."""
+    flag("--url", default=url, help="folder of the archives (default: %(default)s)")
+    flag("--keep", action="store_true", help="keep the downloaded archives")
+    flag("--sha256", type=checksum_of(archives), action="append", default=[], metavar="FILE=HEX",
+         help="checksum of an archive, or its start")  # fmt: skip
+    flag("--retries", type=int, default=4,
+         help="attempts after the first that bring nothing (default: %(default)s)")  # fmt: skip
+    flag("--timeout", type=positive(float), default=30,
+         help="seconds to wait for the server (default: %(default)s)")  # fmt: skip
 
 
 def build_parser():
@@ -193,73 +224,28 @@ def build_parser():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
-
-    def command(run, text, scale, root=True):
-        add = commands.add_parser(run.__name__, help=text, description=text)
-        add.set_defaults(run=run)
-        note = {"required": True} if scale is None else {"default": scales(scale)}
-        add.add_argument(
-            "--scale",
-            type=scales,
-            help="scales of the LR images, joined by +" + f" (default: {scale})" * bool(scale),
-            **note,
-        )
-        add.add_argument(
-            "--jobs",
-            type=positive(int),
-            default=os.cpu_count() or 1,
-            help="processes (default: %(default)s)",
-        )
-        add.add_argument(
-            "--max_pixels",
-            type=positive(int),
-            help="pixels above which an image file is refused (default: 178,956,970)",
-        )
-        if root:
-            add.add_argument(
-                "--dir_data", type=Path, default=ROOT / "datasets", help="folder of all sets"
-            )
-        return add.add_argument
-
-    def download(add, url, archives):
-        add("--url", default=url, help="folder of the archives (default: %(default)s)")
-        add("--keep", action="store_true", help="keep the downloaded archives")
-        add("--sha256", type=checksum_of(archives), action="append", default=[], metavar="FILE=HEX",
-            help="checksum of an archive, or its start")  # fmt: skip
-        add(
-            "--retries",
-            type=int,
-            default=4,
-            help="attempts after the first that bring nothing (default: %(default)s)",
-        )
-        add(
-            "--timeout",
-            type=positive(float),
-            default=30,
-            help="seconds to wait for the server (default: %(default)s)",
-        )
-
-    command(sample, "photographs that come with scikit-image", "2")
-    archives = [
-        div2k_archive(part, scale) for scale in (None, *DIV2K_LR_SCALES) for part in DIV2K_PARTS
-    ]
-    download(command(div2k, "DIV2K", "2+3+4"), DIV2K_URL, archives)
-    download(command(flickr2k, "Flickr2K, 2,650 images", "2+3+4"), EDSR_URL, ["Flickr2K.tar"])
-    add = command(benchmark, "Set5, Set14, B100, Urban100, Manga109", "2+3+4")
-    add("--sets", type=benchmark_names, default=[*BENCHMARKS][:4],
-        help="those whose absence is an error (default: all but Manga109)")  # fmt: skip
-    download(add, EDSR_URL, ["benchmark.tar"])
-    add = command(folder, "a set of a folder of HR images", "2+3+4")
-    add("source", type=Path, help="folder of HR images")
-    add("name", type=set_name, help="name of the set")
-    add = command(lr, "LR images alone", None, root=False)
-    add("source", type=Path, help="folder of HR images")
-    add("--lr", type=Path, required=True, help="folder to make, with X2 and so on")
+    add_command(commands, sample, "photographs that come with scikit-image", "2")
+    flag = add_command(commands, div2k, "DIV2K", "2+3+4")
+    scales_of_archives = (None, *DIV2K_LR_SCALES)  # None: HR
+    archives = [div2k_archive(part, s) for s in scales_of_archives for part in DIV2K_PARTS]
+    add_download_flags(flag, DIV2K_URL, archives)
+    flag = add_command(commands, flickr2k, "Flickr2K, 2,650 images", "2+3+4")
+    add_download_flags(flag, EDSR_URL, ["Flickr2K.tar"])
+    flag = add_command(commands, benchmark, "Set5, Set14, B100, Urban100, Manga109", "2+3+4")
+    flag("--sets", type=benchmark_names, default=[*BENCHMARKS][:4],
+         help="sets whose absence is an error (default: all except Manga109)")  # fmt: skip
+    add_download_flags(flag, EDSR_URL, ["benchmark.tar"])
+    flag = add_command(commands, folder, "a set of a folder of HR images", "2+3+4")
+    flag("source", type=Path, help="folder of HR images")
+    flag("name", type=set_name, help="name of the set")
+    flag = add_command(commands, lr, "LR images alone", None)
+    flag("source", type=Path, help="folder of HR images")
+    flag("--lr", type=Path, required=True, help="folder to make, with X2 and so on")
     return parser
 
 
 def main(argv=None):
-    """Prepare the data sets of a command; returns the exit status."""
+    """Prepare the data sets of a command; return the exit status."""
     args = build_parser().parse_args(argv)
     if args.max_pixels:
         set_max_pixels(args.max_pixels)
@@ -277,9 +263,7 @@ def main(argv=None):
     except KeyboardInterrupt:
         print("interrupted: the same command continues from here", file=sys.stderr)
         return 130
-    missing = any(
-        expected.required and not whole for expected, whole in zip(sets, done, strict=True)
-    )
+    missing = any(s.required and not is_complete for s, is_complete in zip(sets, done, strict=True))
     return 1 if problems or missing else 0
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what the tests need into .venv, then runs ruff and pytest: some 7 minutes on 2 cores.
+# Installs the packages of the tests into .venv, then runs ruff and pytest (7 minutes on 2 cores).
 #     scripts/test.sh           the whole suite
 #     scripts/test.sh --slow    the tests that take minutes, too
 #     scripts/test.sh -k resume and other flags of pytest
@@ -14,6 +14,6 @@ if [ "${1:-}" = --slow ]; then
 fi
 "$venv/bin/ruff" check .
 "$venv/bin/ruff" format --check .
-# one process a core, one thread a process: the networks of the tests are too small for more
+# a process per core with one thread each: the networks of the tests are too small for more
 export OMP_NUM_THREADS=1
 exec "$venv/bin/python" -m pytest -n auto ${marks[@]+"${marks[@]}"} "$@"

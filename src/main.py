@@ -126,6 +126,11 @@ def main(argv=None):
     if args.n_GPUs > 1 and not distributed.is_started_by_torchrun():
         return distributed.launch(argv, args.n_GPUs, args.save)
     disable_malloc_trim()
+    return _run_and_report(args)
+
+
+def _run_and_report(args):
+    """Run, with a message for errors and signals; return the exit status."""
     try:
         device = choose_device(args.cpu)
         with raise_on_signals(), distributed.process_group(device):

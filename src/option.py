@@ -288,6 +288,18 @@ def _flags_of_file(path, parser):
     return flags_of_weights(path, state, parse_config)
 
 
+def _complete(args):
+    """Derive values from others, and make paths absolute."""
+    is_whole = args.rgb_range == int(args.rgb_range)
+    args.rgb_range = int(args.rgb_range) if is_whole else args.rgb_range
+    if args.resume is None:
+        args.resume = -1 if args.load else 0
+    args.save = args.load or args.save or "test"
+    for name in PATH_FLAGS:
+        if getattr(args, name) is not None:  # config.txt must hold in another working directory
+            setattr(args, name, os.path.abspath(getattr(args, name)))
+
+
 def parse_args(argv=None):
     """Parse the command line.
 
@@ -332,12 +344,5 @@ def parse_args(argv=None):
     args.from_file = from_file
     if "--chop" in given:
         args.chop_from = None
-    is_whole = args.rgb_range == int(args.rgb_range)
-    args.rgb_range = int(args.rgb_range) if is_whole else args.rgb_range
-    if args.resume is None:
-        args.resume = -1 if args.load else 0
-    args.save = args.load or args.save or "test"
-    for name in PATH_FLAGS:
-        if getattr(args, name) is not None:  # config.txt must hold in another working directory
-            setattr(args, name, os.path.abspath(getattr(args, name)))
+    _complete(args)
     return args

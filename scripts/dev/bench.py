@@ -206,14 +206,14 @@ def main(argv=None):
     parser.add_argument("--table", action="store_true", help="print a Markdown table instead")
     words = list(sys.argv[1:] if argv is None else argv)
     first_end = words.index("--") if "--" in words else len(words)
-    own, first = parser.parse_known_args(words[:first_end])
+    options, first = parser.parse_known_args(words[:first_end])
     disable_malloc_trim()
-    Forward.size = own.size
+    Forward.size = options.size
     try:
         split = split_cases([*first, *words[first_end:]])
         cases = [CASES[kind](parse_args(flags), without) for kind, flags, without in split]
         with distributed.process_group(choose_device("--cpu" in words)):
-            results, rates = _run_cases(cases, own.repeats)
+            results, rates = _run_cases(cases, options.repeats)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -221,9 +221,9 @@ def main(argv=None):
         return 0
     for name, rate in rates.items():
         print(f"{name}: matmul {rate['gemm']:.0f} GFLOP/s, convolution {rate['convolution']:.0f}")
-    print("\n".join(table(results) if own.table else itertools.chain(*map(describe, results))))
-    if own.json:
-        own.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    print("\n".join(table(results) if options.table else itertools.chain(*map(describe, results))))
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     return 0
 
 

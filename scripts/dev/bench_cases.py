@@ -55,7 +55,7 @@ class Case:
 
     Attributes:
         kind: its name on the command line.
-        unit, n_units: what one run processes, and how many of them.
+        unit, n_units: patches or images, and their number in one run.
         number_format: of matmuls and convolutions: single, tf32, half or bf16.
         seconds: list of the measured times.
         flops: floating-point operations of one run; 0 if none are counted.
@@ -187,7 +187,7 @@ class Step(Case):
 
 
 class Plain(Case):
-    """The work of an L1 step in a bare PyTorch loop: what `Step` costs beside it."""
+    """The work of an L1 step in a bare PyTorch loop, to compare `Step` with."""
 
     kind, unit = "plain", "patches"
 

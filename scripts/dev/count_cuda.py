@@ -62,9 +62,9 @@ def main():
     )
     parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--verbose", action="store_true")
-    own, flags = parser.parse_known_args()
-    os.environ.update(WORLD_SIZE=str(own.ranks), RANK="0", LOCAL_RANK="0")
-    os.environ["LOCAL_WORLD_SIZE"] = str(own.ranks)
+    options, flags = parser.parse_known_args()
+    os.environ.update(WORLD_SIZE=str(options.ranks), RANK="0", LOCAL_RANK="0")
+    os.environ["LOCAL_WORLD_SIZE"] = str(options.ranks)
     try:
         restart_with_fake_device()
         with FakeCuda() as cuda:
@@ -74,7 +74,7 @@ def main():
     except (NoCompilerError, UserError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    if own.verbose:
+    if options.verbose:
         print("\n".join(_table(counts)))
     print(counts)
     return 0

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draw what PCL-SR's contrastive loss compares: HR, its positives, its negatives, and their Haar high frequencies.
+"""Draw the samples of PCL-SR's contrastive loss, and their Haar high frequencies.
 
 scripts/dev/draw_pcl_samples.py IMAGE OUT.png [--scale 4] [--box X Y SIDE]
 """
@@ -25,7 +25,12 @@ from runtime.errors import UserError
 
 
 def make_samples(hr, scale):
-    """Give [(label, image (H, W, 3) uint8)] of an HR image whose sides are multiples of 2 * scale."""
+    """Return positives and negatives as a list of (label, tensor (1, 3, H, W) in [0, 255]).
+
+    Args:
+        hr: array (H, W, 3), uint8; its sides are multiples of 2 * scale.
+        scale: int.
+    """
     lr = to_tensor(downsample(hr, scale))[None].float()
     x = to_tensor(hr)[None].float()
     samples = [("HR\n(positive)", x)]
@@ -62,7 +67,7 @@ def draw(samples, path):
 
 
 def main(argv=None):
-    """Draw the picture; gives the exit status."""
+    """Draw the picture; return the exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

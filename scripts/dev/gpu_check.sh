@@ -15,7 +15,7 @@ export PYTHON=${PYTHON:-$venv/bin/python}
 n_gpus=$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())') || exit 1
 failed=0
 
-# Runs a command with its output in a file, in what is left of 530 seconds.
+# Runs a command with its output in a file, in the rest of 530 seconds.
 section() {
     local file=$1 start=$SECONDS status
     shift

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Mutation testing by mutmut: change the code in one place at a time, list the changes that no test
-# notices. Installs what is needed into .venv.
+# notices. Installs the packages that it needs into .venv.
 #     scripts/dev/mutation.sh                      metric, optim, losses, networks, resize, patches
 #     scripts/dev/mutation.sh src/metric.py ...    these files
 # A file is tested by its own tests (table below), which takes minutes. JOBS=4 sets the number of

@@ -5,7 +5,7 @@ Without it, `pip install .` would put modules named data, model and main into si
 
 MESSAGE = (
     "This repository is a program, not a Python package: nothing was installed. Install "
-    "what it needs with `pip install -r requirements.txt` and run `python src/main.py`. To use its "
+    "its packages with `pip install -r requirements.txt` and run `python src/main.py`. To use its "
     "networks from Python, see docs/python.md (torch.hub.load)."
 )
 

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 SRC = str(Path(__file__).resolve().parents[3] / "src") + os.sep
 DEVICE = torch.device("cuda:0")
 aten = torch.ops.aten
-# they allocate or return what is there: no kernel
+# they allocate, or return an existing tensor: no kernel
 NO_KERNEL = {
     aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided,
     aten._unsafe_view, aten.lift_fresh, aten.record_stream, aten.set_, aten.resize_,
@@ -210,7 +210,7 @@ def _n_ranks():
 
 
 class FakeCuda:
-    """A `with` block in which torch has one GPU, and `counts` of what it was asked to do."""
+    """A `with` block in which torch has one GPU, and `counts` of its operations."""
 
     def __init__(self):
         self._device, self._stack = _Device(), contextlib.ExitStack()
