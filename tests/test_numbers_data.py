@@ -12,7 +12,6 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from data.patches import TrainDataset
 from data.resize import downsample
-from quick import skip_curves
 
 try:
     import imageio_ffmpeg
@@ -61,8 +60,7 @@ def test_patches_come_from_all_places(photographs):
     assert corners == {(y, x) for y in range(0, 9, 2) for x in range(0, 17, 2)}
 
 
-def test_networks_train_in_training_mode_and_are_tested_in_evaluation_mode(sr, monkeypatch):
-    skip_curves(monkeypatch)
+def test_networks_train_in_training_mode_and_are_tested_in_evaluation_mode(sr):
     modes = {True: set(), False: set()}
 
     def note(module, _):
