@@ -228,6 +228,13 @@ def test_a_split_batch_gives_the_same_step(sr):
         assert torch.allclose(value, split[name], atol=1e-6), name
 
 
+def test_of_equal_epochs_the_first_is_the_best(sr):
+    sr.train("--save", "run", "--epochs", 2, "--lr", "1e-30")
+    first, second = (line["psnr"] for line in sr.metrics("run") if "dataset" in line)
+    assert first == second
+    assert state_of(sr.folder("run"))["best"] == {"psnr": first, "epoch": 1}
+
+
 def test_a_batch_above_the_threshold_is_skipped(sr):
     _, out, _ = sr.train("--save", "run", "--epochs", 2, "--skip_threshold", "1e-6")
     assert out.count("is skipped") == 4  # all steps of epoch 2; epoch 1 has no mean to compare with
