@@ -72,8 +72,16 @@ def test_ssim_of_flat_images_is_its_luminance_term():
 def test_different_shapes_are_an_error(function):
     with pytest.raises(ValueError, match="same shape"):
         function(noise(3, 40, 40), noise(3, 40, 41), 2, 255)
-    with pytest.raises(ValueError, match="nothing left"):
-        function(noise(3, 8, 8), noise(3, 8, 8), 4, 255)
+    for shape in ((3, 8, 8), (3, 40, 8), (3, 8, 40)):
+        with pytest.raises(ValueError, match="nothing left"):
+            function(noise(*shape), noise(*shape), 4, 255)
+    for shape in ((40, 40), (4, 40, 40), (2, 3, 40, 40)):
+        with pytest.raises(ValueError, match="with C 1 or 3"):
+            function(noise(*shape), noise(*shape), 4, 255)
+
+
+def test_one_pixel_inside_the_border_is_enough():
+    assert math.isfinite(calc_psnr(noise(3, 9, 9), noise(3, 9, 9, seed=1), 4, 255))
 
 
 def reference(sr, hr, border, benchmark):
