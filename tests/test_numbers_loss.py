@@ -9,6 +9,7 @@ from loss import Loss
 from loss.samples import SampleMaker
 from loss.wavelet import haar_high_frequencies
 from loss_formulas import flags, images_of_a_step, naive_contrastive, naive_haar, upsampled
+from runtime.errors import UserError
 
 # VGG19: output channels of the convolutions and the poolings, by their index in torchvision's file
 CONVS = {
@@ -118,6 +119,15 @@ def test_logged_gradients_are_norms_at_sr(parts):
 def test_haar_is_its_formula_block_by_block(shape):
     x = torch.rand(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     np.testing.assert_allclose(haar_high_frequencies(x).numpy(), naive_haar(x.numpy()), atol=1e-12)
+
+
+def test_haar_needs_even_sides():
+    for shape in ((1, 1, 3, 4), (1, 1, 4, 3)):
+        with pytest.raises(ValueError, match="needs even sides"):
+            haar_high_frequencies(torch.zeros(shape))
+    Loss(flags("--loss WaveL1 --patch_size 33"))  # cut to 32
+    with pytest.raises(UserError, match="--loss WaveL1: the HR patch must be even, not 33 pixels"):
+        Loss(flags("--loss WaveL1 --scale 3 --patch_size 35"))
 
 
 # --------------------------------------------------------------------- VGG
