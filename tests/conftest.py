@@ -3,6 +3,7 @@
 import json
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,6 +29,26 @@ def pytest_terminal_summary(terminalreporter):
         for name, line in report.user_properties:
             if name == "counted":
                 terminalreporter.write_line(line)
+
+
+@pytest.fixture
+def draw_curves():
+    """Draw the curves of runs in this process, which the other tests leave out."""
+
+
+@pytest.fixture(autouse=True)
+def _no_curves(request, monkeypatch):
+    """Go through the data of curves without a drawing, most of the time of a short run."""
+    if "draw_curves" in request.fixturenames:
+        return
+
+    def read_curves(folder, name, panels, ylabel):
+        for curves in panels.values():
+            for curve in curves.values():
+                sorted(curve.items())
+
+    monkeypatch.setattr("checkpoint.plot.plot_panels", read_curves)
+    monkeypatch.setattr("checkpoint.plot.gc", SimpleNamespace(collect=lambda: None))
 
 
 @pytest.fixture(scope="session")

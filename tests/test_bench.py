@@ -1,23 +1,23 @@
 """scripts/dev/bench.py on work of a second or two."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
-
-SCRIPT = Path(__file__).resolve().parent.parent / "scripts/dev/bench.py"
-
-
-def bench(*words):
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), *map(str, words)], capture_output=True, text=True, timeout=120
-    )
-    return done.returncode, done.stdout, done.stderr
+from bench import main
 
 
-def test_every_case_ends_in_its_figure_and_goes_into_the_json(tmp_path):
+@pytest.fixture
+def bench(capsys):
+    """Run bench.py in this process: bench("step", ...) gives (exit status, output, errors)."""
+
+    def call(*words):
+        status = main([*map(str, words)])
+        return status, *capsys.readouterr()
+
+    return call
+
+
+def test_every_case_ends_in_its_figure_and_goes_into_the_json(bench, tmp_path):
     small = "--n_resblocks 1 --n_feats 8 --scale 2 --patch_size 32 --batch_size 2 --cpu --n_threads 0".split()
     pcl = ["--template", "PCL", "--mcl_neg", 1]
     status, out, errors = bench(
@@ -43,7 +43,7 @@ def test_every_case_ends_in_its_figure_and_goes_into_the_json(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_input_pipeline_is_timed_on_images_of_the_size_of_div2k():
+def test_the_input_pipeline_is_timed_on_images_of_the_size_of_div2k(bench):
     status, out, errors = bench(
         "--repeats", 1, "pipeline", "--scale", 4, "--cpu", "--n_threads", 1, "--batch_size", 64
     )
@@ -52,7 +52,7 @@ def test_the_input_pipeline_is_timed_on_images_of_the_size_of_div2k():
     assert int(out.split()[-1]) > 100
 
 
-def test_the_table_has_a_row_for_each_case():
+def test_the_table_has_a_row_for_each_case(bench):
     small = "--n_resblocks 1 --n_feats 8 --scale 2 --patch_size 32 --batch_size 2 --cpu --precision bf16".split()
     status, out, errors = bench(
         "--table", "--repeats", 1, "--size", 16, "step", *small, "--", "forward", *small
@@ -75,7 +75,7 @@ def test_the_table_has_a_row_for_each_case():
         ("step --scale 2 --without fused", "--without fused must be"),
     ],
 )
-def test_bad_flags_are_named(words, named):
+def test_bad_flags_are_named(bench, words, named):
     status, _, errors = bench(*words.split())
     assert status == 1
     assert named in errors

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import time
+from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
@@ -14,6 +15,7 @@ from data import Data
 from data.cache import build_cache
 from data.image import image_size, read_image, to_channels, to_tensor, write_image
 from data.loader import collate
+from data.pairs import load_array
 from data.patches import EpochSampler, TrainDataset
 from data.resize import downsample
 from helpers import write_set
@@ -153,12 +155,34 @@ def test_batches_of_several_scales_have_one_each(photographs):
 # ------------------------------------------------------------------- cache
 
 
-def test_a_patch_does_not_read_the_whole_image(tmp_path, photographs):
+def test_the_cache_has_the_pixels_of_its_image(tmp_path, photographs):
     write_set(tmp_path / "HR", {"one": photographs["rocket"]})
     (cached,) = build_cache([tmp_path / "HR/one.png"], tmp_path / "cache")
-    image = np.load(cached, mmap_mode="r", allow_pickle=False)
-    assert isinstance(image, np.memmap)
-    assert (image == photographs["rocket"]).all()
+    assert np.array_equal(load_array(cached), photographs["rocket"])
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads its memory in /proc")
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_patch_does_not_read_the_whole_image(tmp_path, dtype):
+    """The memory of the process grows by the pages of the patch, not by the 96 MiB of the file."""
+    path, shape = tmp_path / "large.npy", (4096, 8192 // np.dtype(dtype).itemsize, 3)
+    header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
+    with open(path, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        file.truncate(file.tell() + 4096 * 8192 * 3)
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\1")
+
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    before = resident()
+    image = load_array(path)
+    patch = image[-16:, -16:].copy()
+    assert resident() - before < 16 * 2**20
+    assert (image.shape, image.dtype) == (shape, dtype)
+    assert patch[-1, -1, -1] == (1 if dtype == np.uint8 else 256)
+    assert np.count_nonzero(patch) == 1
 
 
 def test_a_changed_source_is_decoded_anew(tmp_path, photographs):

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from checkpoint import Checkpoint
 from option import build_parser
 
 SRC = Path(__file__).resolve().parent.parent / "src"
@@ -174,9 +173,8 @@ def results():
 
 
 @pytest.fixture
-def run(sr, results, monkeypatch):
+def run(sr, results):
     """Train and return (weights, log without times, names of the files); the base's once."""
-    monkeypatch.setattr(Checkpoint, "plot", lambda self: None)  # for speed
 
     def train(flags):
         small = "--save run --reset --patch_size 16 --test_every 2 --epochs 2"

@@ -27,7 +27,10 @@ def wait_for_step(process):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-@pytest.mark.parametrize("name", ["SIGUSR1", "SIGUSR2", "SIGHUP"])
+@pytest.mark.parametrize(
+    "name",
+    ["SIGUSR1", *(pytest.param(name, marks=pytest.mark.slow) for name in ("SIGUSR2", "SIGHUP"))],
+)
 def test_a_signal_of_a_cluster_or_terminal_saves_the_state(sr, name):
     process = start(sr, "--save", "run")
     wait_for_step(process)
@@ -65,8 +68,8 @@ def test_a_closed_pipe_saves_the_state(sr):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the worker in /proc")
 def test_a_killed_worker_ends_in_one_sentence_and_the_run_resumes_to_the_same_bits(sr):
-    sr.train("--save", "whole", "--test_every", 400, "--epochs", 1)
-    process = start(sr, "--save", "run", "--test_every", 400, "--n_threads", 1)
+    sr.train("--save", "whole", "--test_every", 150, "--epochs", 1)
+    process = start(sr, "--save", "run", "--test_every", 150, "--n_threads", 1)
     wait_for_step(process)
     children = f"/proc/{process.pid}/task/{process.pid}/children"
     with open(children) as file:

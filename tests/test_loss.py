@@ -310,7 +310,7 @@ def test_a_term_without_gradient_ends_the_training_at_the_first_step(
 # ---------------------------------------------------------------- program
 
 
-def test_pcl_is_logged_drawn_and_resumed_to_the_last_bit(sr):
+def test_pcl_is_logged_drawn_and_resumed_to_the_last_bit(sr, draw_curves):
     flags = ["--template", "PCL", "--mcl_neg", 1, "--print_every", 2, "--embed_lr", "1e-3"]
     status, out, err = sr.train("--save", "whole", "--epochs", 3, *flags)
     assert status == 0, err

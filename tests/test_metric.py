@@ -60,18 +60,28 @@ def test_luma_alone_is_what_rgb_gives():
     )
 
 
-def test_ssim_of_equal_and_of_unrelated_images():
-    a, b = noise(3, 40, 40), noise(3, 40, 40, seed=1)
-    assert calc_ssim(a.round(), a.round(), 2, 255) == pytest.approx(1)
-    assert calc_ssim(a, b, 2, 255) < 0.1
+def test_ssim_of_flat_images_is_its_luminance_term():
+    a, b = torch.full((3, 40, 40), 100.0), torch.full((3, 40, 40), 40.0)
+    c1 = (0.01 * 255) ** 2
+    want = (2 * 100 * 40 + c1) / (100**2 + 40**2 + c1)
+    assert calc_ssim(a, b, 2, 255, benchmark=False) == pytest.approx(want, abs=1e-12)
+    assert calc_ssim(a, a, 2, 255, benchmark=False) == pytest.approx(1, abs=1e-12)
 
 
 @pytest.mark.parametrize("function", [calc_psnr, calc_ssim])
 def test_different_shapes_are_an_error(function):
     with pytest.raises(ValueError, match="same shape"):
         function(noise(3, 40, 40), noise(3, 40, 41), 2, 255)
-    with pytest.raises(ValueError, match="nothing left"):
-        function(noise(3, 8, 8), noise(3, 8, 8), 4, 255)
+    for shape in ((3, 8, 8), (3, 40, 8), (3, 8, 40)):
+        with pytest.raises(ValueError, match="nothing left"):
+            function(noise(*shape), noise(*shape), 4, 255)
+    for shape in ((40, 40), (4, 40, 40), (2, 3, 40, 40)):
+        with pytest.raises(ValueError, match="with C 1 or 3"):
+            function(noise(*shape), noise(*shape), 4, 255)
+
+
+def test_one_pixel_inside_the_border_is_enough():
+    assert math.isfinite(calc_psnr(noise(3, 9, 9), noise(3, 9, 9, seed=1), 4, 255))
 
 
 def reference(sr, hr, border, benchmark):

@@ -7,6 +7,7 @@ import torch
 from torch.nn.functional import conv2d, leaky_relu, logsigmoid
 
 from loss.adversarial import Adversarial
+from loss.contrastive import contrastive, info_nce, shuffled
 from loss.discriminator import Discriminator
 from loss_formulas import (
     cosine,
@@ -270,3 +271,33 @@ def test_shuffled_negatives_are_other_images_of_the_batch():
         )  # two images: the other one
         want = -(s / (s + s + t)).log().mean()
     assert float(value) == pytest.approx(float(want), rel=1e-4)
+
+
+def test_shuffled_features_are_never_those_of_the_image_itself():
+    features = torch.arange(4.0).view(4, 1, 1, 1).expand(4, 2, 3, 3)
+    torch.manual_seed(0)
+    others = shuffled([[features, 10 * features]], 40)
+    assert len(others) == 40
+    picked = torch.stack([layers[0][:, 0, 0, 0] for layers in others])  # (40, 4)
+    assert (picked != torch.arange(4.0)).all()
+    assert set(picked.flatten().tolist()) == {0, 1, 2, 3}
+    assert all(torch.equal(layers[1], 10 * layers[0]) for layers in others)
+
+
+def test_info_nce_divides_both_similarities_by_the_temperature():
+    anchor, near, far = torch.randn(3, 2, 6, 4, 4, generator=torch.Generator().manual_seed(0))
+    want = naive_contrastive("InfoNCE", [anchor], [[near]], [[far]], (1,), 0.5)
+    assert float(info_nce(anchor, [near], [far], 0.5)) == pytest.approx(float(want), rel=1e-5)
+    values = contrastive("InfoNCE", [anchor], [[near]], [[far]], temperature=0.5)[1]
+    wanted = {"s_pos": cosine(anchor, near).mean(), "s_neg": cosine(anchor, far).mean()}
+    assert values.keys() == wanted.keys(), "logged without the temperature"
+    for name, value in wanted.items():
+        assert float(values[name]) == pytest.approx(float(value), abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["l1", "l2"])
+def test_ratios_stay_finite_where_the_anchor_is_the_negative(kind):
+    anchor = torch.ones(1, 2, 3, 3)
+    positive = anchor * torch.tensor([1.0, -1.0]).view(2, 1, 1)  # orthogonal, at a distance of 1
+    loss, _ = contrastive(kind, [anchor], [[positive]], [[anchor]])
+    assert 0.5 / 3e-7 < float(loss) < 2 / 3e-7

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from data.patches import TrainDataset
+from data.datasets import split_hold_out
+from data.patches import BLOCK, EpochSampler, TrainDataset
 from data.resize import downsample
-from quick import skip_curves
+from runtime.errors import UserError
 
 try:
     import imageio_ffmpeg
@@ -61,8 +62,7 @@ def test_patches_come_from_all_places(photographs):
     assert corners == {(y, x) for y in range(0, 9, 2) for x in range(0, 17, 2)}
 
 
-def test_networks_train_in_training_mode_and_are_tested_in_evaluation_mode(sr, monkeypatch):
-    skip_curves(monkeypatch)
+def test_networks_train_in_training_mode_and_are_tested_in_evaluation_mode(sr):
     modes = {True: set(), False: set()}
 
     def note(module, _):
@@ -128,3 +128,88 @@ def test_each_frame_of_a_video_is_that_of_its_source(sr, tmp_path):
     assert next(reader)["size"] == (64, 64)
     found = [np.frombuffer(frame, np.uint8).mean() for frame in reader]
     assert found == pytest.approx(levels, abs=6)
+
+
+# ----------------------------------------------------- samples of an epoch
+
+
+def ramp_set(n_images, side=40):
+    """Return a TrainDataset of images of another ramp each; its patches are 16 pixels wide."""
+    ramp = np.arange(side * side, dtype=np.uint16).reshape(side, side, 1).repeat(3, 2)
+    pairs = [(ramp + 2000 * i, ramp[::2, ::2] + 2000 * i, str(i)) for i in range(n_images)]
+    return TrainDataset([pairs], [2], 16, augment=False)
+
+
+def test_each_pass_over_the_images_has_an_order_of_its_own():
+    samples = ramp_set(8)
+    orders = {}
+    for epoch in (1, 2):
+        names = [samples[(epoch, index, 0)][2] for index in range(16)]
+        for turn in (0, 1):
+            order = tuple(names[8 * turn : 8 * turn + 8])
+            assert sorted(order) == list("01234567")
+            orders[epoch, turn] = order
+        assert [samples[(epoch, index, 0)][2] for index in range(16)] == names
+    assert len(set(orders.values())) == 4
+
+
+def test_places_of_patches_differ_between_epochs_blocks_and_seeds():
+    samples, other = ramp_set(1), ramp_set(1)
+    other.seed = 2
+    keys = [(1, 0), (2, 0), (1, BLOCK), (1, 3 * BLOCK)]
+    runs = [
+        [float(data_set[(epoch, first + i, 0)][1][0, 0, 0]) for i in range(12)]
+        for data_set in (samples, other)
+        for epoch, first in keys
+    ]
+    assert len(set(map(tuple, runs))) == len(runs)
+    again = [float(samples[(1, i, 0)][1][0, 0, 0]) for i in reversed(range(12))]
+    assert again[::-1] == runs[0], "a sample depends on its key alone"
+
+
+def test_keys_of_an_epoch_and_of_the_rest_of_it():
+    sampler = EpochSampler(10, 3, n_scales=2, seed=5)
+    scales = {}
+    for epoch in (1, 2):
+        sampler.set_epoch(epoch)
+        assert len(sampler) == 10
+        whole = list(sampler)
+        indices = [[key[:2] for key in keys] for keys in whole]
+        assert indices == [[(epoch, 3 * batch + i) for i in range(3)] for batch in range(10)]
+        assert all(len({scale for *_, scale in keys}) == 1 for keys in whole)
+        scales[epoch] = [keys[0][2] for keys in whole]
+        assert set(scales[epoch]) == {0, 1}
+        sampler.set_epoch(epoch, start=7)
+        assert len(sampler) == 3
+        assert list(sampler) == whole[7:]
+    assert scales[1] != scales[2]
+
+
+def test_the_last_images_of_a_set_are_held_out():
+    assert split_hold_out("set", list("abcde"), 2) == (list("abc"), list("de"))
+    with pytest.raises(UserError, match="5 images, too few to hold out 5"):
+        split_hold_out("set", list("abcde"), 5)
+
+
+def test_sizes_and_thumbnails_are_those_of_the_first_scale(photographs):
+    hr = photographs["coffee"]
+    pairs = [[(hr[:98, :96], downsample(hr[:98, :96], s), "a"), (hr, downsample(hr, s), "b")]
+             for s in (2, 4)]  # fmt: skip
+    samples = TrainDataset(pairs, [2, 4], 40)
+    assert len(samples) == 2
+    assert samples.hr_sizes() == [(98, 96), hr.shape[:2]]
+    assert samples.max_sample_bytes() == 4 * 3 * (40**2 + 20**2)
+    first, second = (samples.thumbnail(i) for i in (0, 1))
+    assert first.shape == second.shape == (16, 16)
+    assert not np.array_equal(first, second)
+    lr, patch, _, scale = samples[(1, 0, 1)]
+    assert (tuple(lr.shape), tuple(patch.shape), scale) == ((3, 10, 10), (3, 40, 40), 4)
+
+
+def test_an_image_below_the_patch_is_named_with_both_sizes(photographs):
+    hr = photographs["coffee"][:50, :90]
+    pairs = [[(hr, downsample(hr, 2), "small.png")]]
+    assert len(TrainDataset(pairs, [2], 50)) == 1
+    text = r"small.png is 90x50 pixels: smaller than the patch of 52x52 \(--patch_size\)"
+    with pytest.raises(UserError, match=text):
+        TrainDataset(pairs, [2], 53)

@@ -9,6 +9,7 @@ from loss import Loss
 from loss.samples import SampleMaker
 from loss.wavelet import haar_high_frequencies
 from loss_formulas import flags, images_of_a_step, naive_contrastive, naive_haar, upsampled
+from runtime.errors import UserError
 
 # VGG19: output channels of the convolutions and the poolings, by their index in torchvision's file
 CONVS = {
@@ -50,10 +51,83 @@ def test_the_loss_is_the_weighted_sum_of_its_terms():
     assert float(loss(sr, hr, lr, 0.5)) == pytest.approx((3 * l1 + 0.25 * mse) / 2, rel=1e-5)
 
 
+def test_means_of_an_epoch_are_over_its_steps():
+    sr, hr, lr = images_of_a_step()
+    terms = {
+        "L1": 3 * float((sr - hr).abs().mean()),
+        "MSE": 0.25 * float((sr - hr).square().mean()),
+    }
+    terms["Total"] = terms["L1"] + terms["MSE"]
+    loss = Loss(flags("--loss 3*L1+0.25*MSE"))
+    assert loss.means() == {}
+    loss(sr, hr, lr, 0.25), loss(hr, hr, lr, 0.75)  # a step of two parts, the second without error
+    assert loss.reduce_step() == pytest.approx(terms["Total"] / 4, rel=1e-5)
+    progress = loss.progress()
+    loss(sr, hr, lr)
+    assert loss.reduce_step() == pytest.approx(terms["Total"], rel=1e-5)
+    means = loss.means()
+    assert means == pytest.approx({k: (0.25 + 1) / 2 * v for k, v in terms.items()}, rel=1e-5)
+    assert loss.display_loss() == "".join(f"[{k}: {v:.4f}]" for k, v in means.items())
+    resumed = Loss(flags("--loss 3*L1+0.25*MSE"))
+    resumed.start_epoch(1, progress)
+    loss.restore_progress(progress)
+    assert loss.means() == pytest.approx({k: v / 4 for k, v in terms.items()}, rel=1e-5)
+    resumed(sr, hr, lr), resumed.reduce_step()
+    assert resumed.means() == means
+    assert loss.means() != means, "the sums of one are not those of the other"
+    resumed.start_epoch(2)
+    assert resumed.means() == {}
+
+
+def test_a_single_term_is_displayed_without_its_total():
+    sr, hr, lr = images_of_a_step()
+    loss = Loss(flags("--loss L1"))
+    loss(sr.requires_grad_(), hr, lr, log_gradients=True), loss.reduce_step()
+    assert list(loss.means()) == ["L1", "Total"]
+    assert loss.display_loss() == f"[L1: {float((sr - hr).abs().mean().detach()):.4f}]"
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_logged_gradients_are_norms_at_sr(parts):
+    """The gradient of L1 has the norm 1/sqrt(n); the orthonormal Haar transform keeps a norm."""
+    sr, hr, lr = images_of_a_step()
+    lines, n = [], sr.numel() / parts
+    distance = float((sr - hr).square().sum() / parts) ** 0.5
+    norms = {"L1": 3 / n**0.5, "MSE": 0.25 * 2 * distance / n, "WaveL1": 2 / (0.75 * n) ** 0.5}
+    for text, want in (
+        ("3*L1+0.25*MSE+2*WaveL1", {f"{k} gradient/L1": norms[k] / norms["L1"] for k in norms}),
+        ("0.25*MSE+2*WaveL1", {f"{k} gradient": norms[k] for k in ("MSE", "WaveL1")}),
+    ):
+        want.pop("L1 gradient/L1", None)
+        loss = Loss(flags(f"--loss {text}"), log=lines.append)
+        for log_gradients in (True, True, False):  # the last step has no gradients to log
+            for part in zip(sr.chunk(parts), hr.chunk(parts), lr.chunk(parts), strict=True):
+                loss(part[0].requires_grad_(), *part[1:], 1 / parts, log_gradients)
+            loss.reduce_step()
+        logged = {name: value for name, value in loss.means().items() if "gradient" in name}
+        assert logged == pytest.approx(want, rel=0.05 if parts == 2 else 1e-4)
+    ratio = norms["MSE"] / norms["L1"]
+    assert ratio > 1 > norms["WaveL1"] / norms["L1"]
+    (line,) = lines  # once a run, of the terms above L1 alone
+    assert "0.25*MSE" in line
+    assert "L1 in the lead" in line
+    if parts == 1:
+        assert f"{ratio:.2f} times" in line
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 2, 2), (2, 3, 6, 4)])
 def test_haar_is_its_formula_block_by_block(shape):
     x = torch.rand(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     np.testing.assert_allclose(haar_high_frequencies(x).numpy(), naive_haar(x.numpy()), atol=1e-12)
+
+
+def test_haar_needs_even_sides():
+    for shape in ((1, 1, 3, 4), (1, 1, 4, 3)):
+        with pytest.raises(ValueError, match="needs even sides"):
+            haar_high_frequencies(torch.zeros(shape))
+    Loss(flags("--loss WaveL1 --patch_size 33"))  # cut to 32
+    with pytest.raises(UserError, match="--loss WaveL1: the HR patch must be even, not 33 pixels"):
+        Loss(flags("--loss WaveL1 --scale 3 --patch_size 35"))
 
 
 # --------------------------------------------------------------------- VGG

@@ -1,5 +1,6 @@
 """Optimizers, schedules, clipping and the EMA against their formulas, written out."""
 
+import copy
 import math
 from types import SimpleNamespace
 
@@ -7,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from helpers import state_of
+from helpers import same_bits, state_of
 from loss import Loss
-from optim import EMA, build_optimizer, learning_rate, warmup_factor
+from optim import EMA, build_optimizer, learning_rate, load_optimizer, warmup_factor
 from option import parse_args
 
 # ------------------------------------------------------------------ schedules
@@ -172,6 +173,48 @@ def rmsprop(epsilon, decay):
 )
 def test_steps_of_every_optimizer(flags, expected):
     assert updated(*flags.split()) == pytest.approx(expected, rel=1e-6)
+
+
+def one_step(*flags):
+    """Return an optimizer of a weight after one step."""
+    weight = nn.Parameter(torch.tensor(START))
+    optimizer = build_optimizer(parse_args(["--lr", "0.1", *flags]), [weight])
+    weight.grad = torch.tensor(GRADIENTS[0])
+    optimizer.step()
+    return optimizer
+
+
+@pytest.mark.parametrize("name", ["ADAM", "ADAMW", "RMSprop", "SGD"])
+def test_a_loaded_optimizer_has_the_state_of_the_file_and_the_settings_of_the_flags(name):
+    state = one_step("--optimizer", name, "--momentum", "0.3").state_dict()
+    wanted = copy.deepcopy(state["state"])
+    state["param_groups"][0] |= {"lr": 7.0, "betas": (0.1, 0.2), "eps": 3.0, "unknown": 1}
+    own = ["--optimizer", name, "--momentum", "0.6", "--betas", "0.5", "0.7", "--epsilon", "0.01"]
+    optimizer = one_step(*own)
+    (group,) = optimizer.param_groups
+    settings = {key: value for key, value in group.items() if key != "params"}
+    load_optimizer(optimizer, state)
+    (group,) = optimizer.param_groups
+    assert {key: value for key, value in group.items() if key != "params"} == settings
+    same_bits(optimizer.state_dict()["state"], wanted)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda kept: kept.pop("exp_avg"),
+        lambda kept: kept.update(more=torch.zeros(3)),
+        lambda kept: kept.update(exp_avg=torch.zeros(2)),
+        lambda kept: kept.update(exp_avg="text"),
+    ],
+)
+def test_a_damaged_state_of_an_optimizer_is_refused(change):
+    state = copy.deepcopy(one_step().state_dict())
+    load_optimizer(one_step(), state)
+    load_optimizer(one_step(), {**state, "state": {}})  # of a run without a step
+    change(state["state"][0])
+    with pytest.raises(ValueError, match=r"shape \(3,\) does not fit"):
+        load_optimizer(one_step(), state)
 
 
 # ------------------------------------------------------------------------ EMA

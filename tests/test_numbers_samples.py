@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from loss import samples
 from loss.samples import SampleMaker, degrade, gaussian_blur, quantize, select, sharpen
 from loss_formulas import flags, images_of_a_step, random_images
 
@@ -178,3 +179,18 @@ def test_chosen_samples_are_those_of_the_flags():
     assert len(positives) == 2
     assert torch.equal(positives[1], hr)
     assert not torch.equal(positives[0], hr)
+
+
+def test_jpeg_qualities_are_drawn_for_each_image(monkeypatch):
+    written, qualities = samples.iio.imwrite, []
+
+    def note(*args, quality, **more):
+        qualities.append(quality)
+        return written(*args, quality=quality, **more)
+
+    monkeypatch.setattr(samples.iio, "imwrite", note)
+    torch.manual_seed(0)
+    degrade(random_images(4, batch=200, side=8), 2, lambda x: x, 255)
+    assert len(qualities) == 200
+    assert 30 <= min(qualities) < 34
+    assert 91 <= max(qualities) < 95

@@ -20,6 +20,7 @@ from option import parse_args
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
 def test_quickstart_runs_and_goes_on(tmp_path):
     (tmp_path / "venv/bin").mkdir(parents=True)

@@ -4,12 +4,10 @@ import contextlib
 import shutil
 import signal
 
-import pytest
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from helpers import same_bits, state_of
-from quick import skip_curves
 
 # In the second epoch some steps are above the mean loss of the first, and are skipped
 FLAGS = (
@@ -18,11 +16,6 @@ FLAGS = (
 FLAGS = [*FLAGS.split(), "--skip_threshold", 0.72, "--precision", "auto"]
 PCL = "--epochs 2 --test_every 3 --batch_size 2 --patch_size 32 --n_feats 4".split()
 PCL += "--optimizer SGD --loss 1*L1+1*CL-patchD".split()
-
-
-@pytest.fixture(autouse=True)
-def _no_curves(monkeypatch):
-    skip_curves(monkeypatch)
 
 
 @contextlib.contextmanager

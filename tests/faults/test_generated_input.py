@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from strategies import UNPRINTABLE, damage, damages, do, flags, layouts
 
 import main
-from checkpoint import plot
 from checkpoint.config import config_lines
 from helpers import state_of
 from model.edsr import EDSR
@@ -45,18 +44,6 @@ def examples(few):
     return pytest.mark.parametrize("examples", [few, pytest.param(500, marks=pytest.mark.slow)])
 
 
-@pytest.fixture(autouse=True)
-def no_curves(monkeypatch):
-    """Do not draw the curves, which takes a second each time; their data are still gone through."""
-    monkeypatch.setattr(
-        plot,
-        "plot_panels",
-        lambda folder, name, panels, ylabel: [
-            sorted(c.items()) for p in panels.values() for c in p.values()
-        ],
-    )
-
-
 def write(path, image):
     path.parent.mkdir(parents=True, exist_ok=True)
     iio.imwrite(path, image)
@@ -65,7 +52,7 @@ def write(path, image):
 # -------------------------------------------------------------------- flags
 
 
-@examples(300)
+@examples(100)
 def test_flags(sr, tmp_path, monkeypatch, examples, counted):
     """Whatever the flags are, they are refused by name, or parsed, and --load reads back the same from config.txt."""
     tally, seen = Tally("flags, parsed"), []
@@ -90,7 +77,7 @@ def test_flags(sr, tmp_path, monkeypatch, examples, counted):
     counted(tally)
 
 
-@examples(60)
+@examples(30)
 def test_flags_of_whole_runs(sr, tmp_path, examples, counted):
     """Flags go through the whole program; the sizes of what is run are held small by flags at the end."""
     tally = Tally("flags, whole runs")
@@ -225,7 +212,7 @@ def test_images(sr, photographs, tmp_path, examples, counted):
 # ------------------------------------------------------------------ folders
 
 
-@examples(200)
+@examples(60)
 def test_folders(sr, photographs, tmp_path, examples, counted):
     """Deeds on the folders of a set: files missing, left over, of another scale, links, folders in place of files."""
     tally = Tally("folders")
@@ -330,7 +317,7 @@ def test_checkpoints(sr, tmp_path, examples, counted):
     counted(tally)
 
 
-@examples(80)
+@examples(40)
 def test_states(sr, trained, tmp_path, examples, counted):
     """The training state of a run that is gone on with."""
     tally, marker = Tally("training states"), tmp_path / "code_ran"
@@ -378,7 +365,7 @@ def test_weights_of_an_experiment(sr, trained, tmp_path, examples, counted):
 # -------------------------------------------------------------- experiments
 
 
-@examples(150)
+@examples(50)
 def test_experiments(sr, trained, examples, counted):
     """A folder of an experiment with damaged files: gone on with, or tested."""
     tally = Tally("damaged experiments")

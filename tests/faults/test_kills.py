@@ -96,13 +96,15 @@ def test_stopped_at_fifty_random_instants(sr, signum, counted):
     counted(kills(sr, signum, random.Random(100 + signum), 50))
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "signum", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_a_signal_in_an_epoch_saves_at_once_and_the_run_goes_on_from_there(sr, signum):
-    flags = ["--test_every", 300, "--print_every", 20, "--epochs", 1, "--n_threads", 2]
+    flags = ["--test_every", 160, "--print_every", 10, "--epochs", 1, "--n_threads", 2]
     assert sr.train("--save", "whole", *flags)[0] == 0
     process = start(sr, "--save", "run", *flags)
     for line in process.stdout:
-        if line.startswith("[80/"):
+        if line.startswith("[20/"):
             break
     process.send_signal(signum)
     out, errors = process.communicate(timeout=60)
@@ -113,7 +115,7 @@ def test_a_signal_in_an_epoch_saves_at_once_and_the_run_goes_on_from_there(sr, s
     ]
     state = state_of(sr.folder("run"))
     assert state["epoch"] == 0
-    assert 20 <= state["step"] < 300
+    assert 20 <= state["step"] < 160
     assert f"after epoch 0 and {state['step']} steps; state saved" in out
     status, out, _ = sr("--load", "run", "--cpu")
     assert status == 0
