@@ -25,6 +25,7 @@ from runtime import distributed
 from runtime.errors import UserError, bullet_list
 from runtime.precision import autocast, choose_precision, tune_convolutions
 from runtime.signals import Stopped, StopRequest, WorkerErrors
+from runtime.weight_cast import WeightCast, autocast_convolutions
 
 
 class Trainer:
@@ -44,6 +45,7 @@ class Trainer:
         self.stop = StopRequest(args.save, verbose=distributed.is_main_process())
         checkpoint.on_closed_pipe = self.stop.request
         self.evaluator = Evaluator(args, data, checkpoint, device, self.stop.raise_if_stopped)
+        self.weight_cast = WeightCast(autocast_convolutions(net))
         self.model = net  # what training calls; see `wrap_model`
         is_known = args.test_only and args.precision == "auto"
         self._set_precision(
@@ -292,11 +294,12 @@ class Trainer:
         for i, (lr_part, hr_part) in enumerate(zip(lr_parts, hr_parts, strict=True), 1):
             is_last = i == self.args.split_batch or distributed.world_size() == 1
             with contextlib.nullcontext() if is_last else self.model.no_sync():
-                with autocast(self.device, self.precision):
+                with autocast(self.device, self.precision), self._weight_cast():
                     scale = (batch.scale,) if is_multi_scale(self.net) else ()
                     sr = self.model(lr_part, *scale)
                 batch_fraction = len(lr_part) / self.args.batch_size
-                loss = self.loss(sr.float(), hr_part, lr_part, batch_fraction, log_gradients)
+                with distributed.batch_part(self.args.batch_size, i - 1, self.args.split_batch):
+                    loss = self.loss(sr.float(), hr_part, lr_part, batch_fraction, log_gradients)
                 # DistributedDataParallel takes the mean over ranks; the fractions need the sum
                 self.scaler.scale(loss * distributed.world_size()).backward()
         progress = self.loss.progress()
@@ -309,6 +312,11 @@ class Trainer:
         else:
             self._update(step)
         return total, self.stop.agree()
+
+    def _weight_cast(self):
+        if self.precision == "single" or self.args.compile:
+            return contextlib.nullcontext()
+        return self.weight_cast.cast(torch.get_autocast_dtype(self.device.type))
 
     def _update(self, step):
         if self.args.gclip > 0 or self.args.gclip_norm > 0:

@@ -23,16 +23,21 @@ FIXED_KERNEL = 11  # on CUDA, blur kernels are padded to this size, so that shap
 
 def quantize(x, rgb_range):
     """Return x rounded to the steps of an 8-bit image and clamped to [0, rgb_range]."""
+    if rgb_range == 255:
+        return x.round().clamp(0, 255)
     return (x * (255 / rgb_range)).round().clamp(0, 255) * (rgb_range / 255)
 
 
 def _gaussian(size, sigma, like):
-    """Return the weights of a Gaussian kernel (K,), which sum to 1; K is `size` or padded."""
+    """Return the weights of a Gaussian kernel (K,), which sum to 1; K is `size` or padded.
+
+    They are computed on the CPU: a GPU needs longer to launch a dozen kernels than to receive them.
+    """
     padded = max(size, FIXED_KERNEL) if like.is_cuda else size
-    x = torch.arange(padded, device=like.device, dtype=like.dtype) - (padded - 1) / 2
+    x = torch.arange(padded, dtype=like.dtype) - (padded - 1) / 2
     weights = torch.exp(-(x**2) / (2 * sigma**2))
     weights = weights * (x.abs() <= size / 2) if padded > size else weights
-    return weights / weights.sum()
+    return (weights / weights.sum()).to(like.device, non_blocking=like.is_cuda)
 
 
 def gaussian_blur(x, kernel_size, sigma, rgb_range):

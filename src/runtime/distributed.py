@@ -156,13 +156,39 @@ class _SumOverRanks(torch.autograd.Function):
         return _SumOverRanks.apply(gradient)
 
 
+_part_sizes = None  # images of each rank in the part of the batch that is being worked on
+
+
+@contextlib.contextmanager
+def batch_part(batch_size, index, n_parts):
+    """Tell `rank_offset`, for a `with` block, how many images each rank has.
+
+    Args:
+        batch_size: images of all ranks in the step, divided by `rank_range`.
+        index, n_parts: each rank divides its images by `tensor_split` into n_parts parts.
+    """
+    global _part_sizes
+    n_ranks, sizes = world_size(), []
+    for r in range(n_ranks):
+        n_images = (r + 1) * batch_size // n_ranks - r * batch_size // n_ranks
+        sizes.append(n_images // n_parts + (index < n_images % n_parts))
+    _part_sizes = sizes
+    try:
+        yield
+    finally:
+        _part_sizes = None
+
+
 def rank_offset(count):
     """Return (offset, total): images of lower ranks and of all ranks, if this one has `count`.
 
-    One exchange.
+    One exchange, unless `batch_part` is known.
     """
     if world_size() == 1:
         return 0, count
+    if _part_sizes is not None:
+        assert _part_sizes[rank()] == count
+        return sum(_part_sizes[: rank()]), sum(_part_sizes)
     counts = torch.zeros(world_size(), dtype=torch.int64)
     counts[rank()] = count
     counts = all_reduce_sum(counts).tolist()
@@ -187,6 +213,15 @@ def all_gather_batch(x, offset=None):
     before = x.new_zeros(first, *x.shape[1:])
     after = x.new_zeros(total - first - len(x), *x.shape[1:])
     return _SumOverRanks.apply(torch.cat([before, x, after]))
+
+
+def all_gather_rows(row):
+    """Return the row (n,) of each rank, as (ranks, n); not differentiable."""
+    if world_size() == 1:
+        return row[None]
+    rows = row.new_empty(world_size() * len(row))
+    dist.all_gather_into_tensor(rows, row)
+    return rows.view(world_size(), -1)
 
 
 def draw_for_rank(count, draw):

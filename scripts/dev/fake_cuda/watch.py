@@ -13,6 +13,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from fake_cuda.shapes import register_shapes
+
 SRC = str(Path(__file__).resolve().parents[3] / "src") + os.sep
 DEVICE = torch.device("cuda:0")
 aten = torch.ops.aten
@@ -226,6 +228,7 @@ class FakeCuda:
         return counts
 
     def __enter__(self):
+        self._shapes = register_shapes()
         # before the rest: it asks whether torch really has CUDA
         self._stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         replaced = {
