@@ -183,7 +183,7 @@ class Adversarial(Term):
         with torch.no_grad():
             images, n_positives = [*positives, *negatives], len(positives)
             if stacks_sets(hr):
-                images = transform(torch.cat(images)).chunk(len(images))
+                images = list(transform(torch.cat(images)).chunk(len(images)))
             else:
                 images = [transform(x) for x in images]
         return transform(sr), images[0], images[:n_positives], images[n_positives:]

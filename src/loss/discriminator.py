@@ -4,7 +4,6 @@ Departs from the published release: with --before_relu, features are those befor
 There the activation was in place and overwrote them.
 """
 
-import contextlib
 import itertools
 
 import torch
@@ -146,11 +145,8 @@ class Discriminator(nn.Module):
 
     def _weight_cast(self, device):
         """Return the context in which the weights have been cast to the precision."""
-        if self.precision == "single":
-            return contextlib.nullcontext()
         modules = [m for m in self.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-        with autocast(device, self.precision):
-            return WeightCast(modules).cast(torch.get_autocast_dtype(device.type))
+        return WeightCast(modules).cast(device, self.precision)
 
     def _iter_blocks(self, stacks, n_sets, layers=()):
         """Yield (features, outputs) of each block, lists with an item for each stack.
@@ -167,7 +163,9 @@ class Discriminator(nn.Module):
             with autocast(stacks[0].device, self.precision):
                 stacks = [convolution(x) for x in stacks]
             before = i in layers and self.before_relu
-            normalized = norm.forward_sets([x.float() if before else x for x in stacks], n_sets)
+            stacks = [x.float() if before else x for x in stacks]
+            # a single set can be differentiated twice
+            normalized = [norm(*stacks)] if sum(n_sets) == 1 else norm.forward_sets(stacks, n_sets)
             # in place would overwrite the features
             stacks = [leaky_relu(x, SLOPE, inplace=not before) for x in normalized]
             yield (normalized if before else stacks) if i in layers else None, stacks

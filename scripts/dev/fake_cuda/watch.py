@@ -119,10 +119,11 @@ class _Device(TorchDispatchMode):
             return self._overwrite(func, *args)
         self._check_devices(func, inputs)
         if not (func.is_view or op in NO_KERNEL):
-            self._note("ops", func)
+            self.note("ops", func)
         return func(*args, **kwargs)
 
-    def _note(self, kind, func):
+    def note(self, kind, func):
+        """Count an operation, a wait or a copy, at the line of src that is running."""
         getattr(self.counts, kind)[str(func).removeprefix("aten."), source_line()] += 1
 
     def _check_devices(self, func, inputs):
@@ -133,10 +134,10 @@ class _Device(TorchDispatchMode):
         if len({x.device.type for x in inputs if x.dim()}) > 1:
             if func.overloadpacket not in INDEXING:
                 raise RuntimeError(f"{func} mixes cuda and cpu tensors at {source_line()}")
-            self._note("copies", func)
+            self.note("copies", func)
 
     def _read(self, func, x):
-        self._note("waits", func)
+        self.note("waits", func)
         with unset_fake_temporarily():
             return (
                 True if func.overloadpacket is aten.equal else torch.ones((), dtype=x.dtype).item()
@@ -146,7 +147,7 @@ class _Device(TorchDispatchMode):
         """Copy between host and device; ones arrive at the host."""
         to_host = x.device.type == "cuda"
         if not kwargs.get("non_blocking"):
-            self._note("waits" if to_host else "copies", func)
+            self.note("waits" if to_host else "copies", func)
         if to_host:
             with unset_fake_temporarily():
                 return torch.ones(x.shape, dtype=kwargs.get("dtype") or x.dtype)
@@ -158,11 +159,24 @@ class _Device(TorchDispatchMode):
     def _overwrite(self, func, to, x, non_blocking=False):
         to_host = x.device.type == "cuda"
         if not non_blocking:
-            self._note("waits" if to_host else "copies", func)
+            self.note("waits" if to_host else "copies", func)
         if to_host:
             with unset_fake_temporarily():
                 to.fill_(1)
         return to
+
+
+class _Event:
+    """torch.cuda.Event: the host waits for it."""
+
+    def __init__(self, device):
+        self.device = device
+
+    def record(self):
+        pass
+
+    def synchronize(self):
+        self.device.note("waits", "cuda.Event.synchronize")
 
 
 class _Exchanges:
@@ -239,6 +253,7 @@ class FakeCuda:
             (torch.cuda, "get_device_capability"): lambda device=None: (9, 0),
             (torch.cuda, "get_device_name"): lambda device=None: "fake GPU",
             (torch.cuda, "is_bf16_supported"): lambda *_, **__: True,
+            (torch.cuda, "Event"): lambda: _Event(self._device),
             (torch.cuda, "manual_seed"): lambda seed: None,
             (torch.cuda, "manual_seed_all"): lambda seed: None,
             (torch.utils, "swap_tensors"): _swap_tensors,
