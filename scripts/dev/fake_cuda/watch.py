@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from fake_cuda.shapes import register_shapes
+from fake_cuda.work import Work
 
 SRC = str(Path(__file__).resolve().parents[3] / "src") + os.sep
 DEVICE = torch.device("cuda:0")
@@ -51,6 +52,7 @@ class Counts:
         waits: times the host waits for a result, such as `.item()`.
         copies: copies from host to device that block the host; non_blocking ones do not.
         exchanges: collective operations between ranks, without those of DistributedDataParallel.
+        work: arithmetic and memory traffic of `ops`.
     """
 
     KINDS = ("ops", "waits", "copies", "exchanges")
@@ -59,6 +61,7 @@ class Counts:
         self.ops, self.waits, self.copies, self.exchanges = (
             collections.Counter() for _ in range(4)
         )
+        self.work = Work()
 
     def totals(self):
         """Return the number of each kind, as a dict."""
@@ -118,9 +121,11 @@ class _Device(TorchDispatchMode):
         if op is aten.copy_ and args[0].device.type != args[1].device.type:
             return self._overwrite(func, *args)
         self._check_devices(func, inputs)
+        result = func(*args, **kwargs)
         if not (func.is_view or op in NO_KERNEL):
             self.note("ops", func)
-        return func(*args, **kwargs)
+            self.counts.work.add(func, args, kwargs, result)
+        return result
 
     def note(self, kind, func):
         """Count an operation, a wait or a copy, at the line of src that is running."""
