@@ -5,7 +5,6 @@ import math
 
 import numpy as np
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from checkpoint.state import random_states, set_random_states
@@ -311,7 +310,9 @@ class Trainer:
         """Update the weights, unless the loss is not finite or too large; return (loss, signal)."""
         progress = self.loss.progress()
         total = self.loss.start_reduction(self.stop.flags())
-        update, limit = (self.args, self.optimizer, self.scaler), self._loss_limit()
+        limit = self.args.skip_threshold * self.prev_epoch_loss
+        limit = limit if limit > 0 else math.inf  # some losses are below 0
+        update = self.args, self.optimizer, self.scaler
         is_early = can_reject_on_device(self.optimizer, self.scaler)
         if is_early:  # the GPU updates the weights while the host waits for the loss
             update_weights(*update, is_rejected(total, limit))
@@ -327,11 +328,6 @@ class Trainer:
             if self.ema and (self.epoch * self.args.test_every + step) % self.args.ema_iter == 0:
                 self.ema.update()
         return total, self.stop.agree(stop_flags)
-
-    def _loss_limit(self):
-        """Return the loss above which a step is skipped."""
-        limit = self.args.skip_threshold * self.prev_epoch_loss
-        return limit if limit > 0 else math.inf  # some losses are below 0
 
     def _raise_non_finite(self, batch, value):
         names = [name for part in distributed.all_gather_object(batch.names) for name in part]

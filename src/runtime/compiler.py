@@ -8,7 +8,6 @@ import torch
 
 from runtime.errors import UserError
 
-
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
 
 

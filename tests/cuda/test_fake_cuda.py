@@ -158,7 +158,7 @@ def test_the_floor_is_that_of_the_arithmetic_and_the_memory(device):
     # forward, gradients of input and weights: 3 of each convolution of 64 channels, 96x96 pixels
     body = 3 * 3 * 2 * (2 * 96**2) * 64 * 64 * 9 / 1e9
     found = float(re.search(r"([\d,.]+) GFLOP in bf16", out)[1].replace(",", ""))
-    assert body <= found <= 1.1 * body
+    assert 0.99 * body <= found <= 1.1 * body
     gigabytes = float(re.search(r"([\d.]+) GB$", out, re.M)[1])
     maps = 2 * 96**2 * 64 * 2 / 1e9  # one feature map in bf16
     assert 15 * maps < gigabytes < 60 * maps

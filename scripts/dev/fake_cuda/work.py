@@ -59,7 +59,7 @@ class Work:
 
     def report(self, tf32=False):
         """Yield lines: the work, the floor of each kind, and the largest."""
-        flops = ", ".join(f"{n / 1e9:,.0f} GFLOP in {name}" for name, n in self.flops.items())
+        flops = ", ".join(f"{n / 1e9:,.1f} GFLOP in {name}" for name, n in self.flops.items())
         yield f"work: {flops}; {self.n_bytes / 1e9:.2f} GB"
         seconds = self.seconds(tf32)
         times = ", ".join(f"{name} {t * 1e3:.2f} ms" for name, t in seconds.items())
