@@ -50,6 +50,8 @@ def _experiment_conflicts(args):
             yield f"--{flag} {name!r} must be the name of a folder in {args.dir_experiment}"
     if args.load and args.save and args.load != args.save:
         yield f"--load {args.load} continues in its own folder: remove --save {args.save}"
+    if args.compile_mode != "default" and not args.compile:
+        yield f"--compile_mode {args.compile_mode} needs --compile"
     if args.load and args.reset:
         yield "--load must not be used with --reset: one keeps the experiment, the other empties it"
     if args.resume and not args.load and args.reset:

@@ -4,6 +4,7 @@ import copy
 import math
 
 import torch
+from torch import nn
 
 # what each optimizer keeps for a parameter
 OPTIMIZER_STATE = {
@@ -96,6 +97,44 @@ def set_learning_rate(optimizer, lr):
     """Set the learning rate of all parameter groups."""
     for group in optimizer.param_groups:
         group["lr"] = lr
+
+
+def can_reject_on_device(optimizer, scaler):
+    """Return whether `update_weights` takes `rejected`: a fused optimizer, on CUDA.
+
+    A GradScaler gives the optimizer a value of its own.
+    """
+    is_cuda = optimizer.param_groups[0]["params"][0].is_cuda
+    return is_cuda and optimizer.defaults.get("fused") and not scaler.is_enabled()
+
+
+def is_rejected(loss, limit):
+    """Return 1.0 if the loss is not finite or above `limit`, or 0.0: scalar tensors."""
+    return 1.0 - (torch.isfinite(loss) & (loss.double() <= limit)).float()
+
+
+def update_weights(args, optimizer, scaler, rejected=None):
+    """Clip the gradients (--gclip, --gclip_norm) and update the weights.
+
+    Args:
+        args: the flags.
+        optimizer: with gradients.
+        scaler: the GradScaler.
+        rejected: tensor; if it is 1.0, nothing changes. The host need not know its value.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    if args.gclip > 0 or args.gclip_norm > 0:
+        scaler.unscale_(optimizer)
+    if args.gclip > 0:
+        nn.utils.clip_grad_value_(parameters, args.gclip)
+    if args.gclip_norm > 0:
+        nn.utils.clip_grad_norm_(parameters, args.gclip_norm)
+    if rejected is not None:
+        optimizer.found_inf = rejected
+    scaler.step(optimizer)
+    scaler.update()
+    if rejected is not None:
+        del optimizer.found_inf
 
 
 class EMA:

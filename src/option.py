@@ -37,6 +37,7 @@ from model import NETWORKS
 from model.inferred import flags_of_weights
 from model.weights import read_weights
 from optim import OPTIMIZERS
+from runtime.compiler import COMPILE_MODES
 from runtime.errors import UserError, bullet_list
 from runtime.precision import PRECISIONS
 from template import TEMPLATES
@@ -70,6 +71,8 @@ def _add_run_flags(parser):
          "tests")  # fmt: skip
     switch("--tf32", "allow TF32 in single precision on CUDA")
     switch("--compile", "compile the network with torch.compile for training")
+    flag("--compile_mode", choice(COMPILE_MODES), "default", "mode of --compile: reduce-overhead "
+         "uses CUDA graphs, max-autotune also times kernels")  # fmt: skip
     flag("--dir_experiment", str, str(ROOT / "experiment"), "folder of the experiments")
     flag("--exp_name", str, None, "name of the run in the log")
     flag("--proj_name", str, None, "name of the project in the log")

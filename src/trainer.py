@@ -5,7 +5,6 @@ import math
 
 import numpy as np
 import torch
-from torch import nn
 from tqdm import tqdm
 
 from checkpoint.state import random_states, set_random_states
@@ -15,16 +14,21 @@ from model.weights import load_strict
 from optim import (
     EMA,
     build_optimizer,
+    can_reject_on_device,
+    is_rejected,
     learning_rate,
     load_optimizer,
     set_learning_rate,
+    update_weights,
     warmup_factor,
 )
 from progress import Progress
 from runtime import distributed
+from runtime.compiler import compile_network
 from runtime.errors import UserError, bullet_list
 from runtime.precision import autocast, choose_precision, tune_convolutions
 from runtime.signals import Stopped, StopRequest, WorkerErrors
+from runtime.weight_cast import WeightCast, autocast_modules
 
 
 class Trainer:
@@ -44,6 +48,9 @@ class Trainer:
         self.stop = StopRequest(args.save, verbose=distributed.is_main_process())
         checkpoint.on_closed_pipe = self.stop.request
         self.evaluator = Evaluator(args, data, checkpoint, device, self.stop.raise_if_stopped)
+        # a compiler casts by itself; DistributedDataParallel must see which scale is not used
+        modules = [] if args.compile or is_multi_scale(net) else autocast_modules(net)
+        self.weight_cast = WeightCast(modules).cast
         self.model = net  # what training calls; see `wrap_model`
         is_known = args.test_only and args.precision == "auto"
         self._set_precision(
@@ -215,12 +222,8 @@ class Trainer:
 
     def wrap_model(self):
         """Return the network as training calls it: distributed over ranks, compiled (--compile)."""
-        net = self.net
-        if distributed.world_size() > 1:
-            net = nn.parallel.DistributedDataParallel(
-                net, find_unused_parameters=is_multi_scale(net), gradient_as_bucket_view=True
-            )
-        return torch.compile(net) if self.args.compile else net
+        net = distributed.data_parallel(self.net, is_multi_scale(self.net))
+        return compile_network(net, self.args.compile_mode) if self.args.compile else net
 
     def _train_epoch(self, epoch):
         lr = learning_rate(self.args, epoch)
@@ -287,40 +290,44 @@ class Trainer:
         torch.manual_seed(int(key.generate_state(1, np.uint64)[0]))
         self.optimizer.zero_grad(set_to_none=True)
         lr, hr = (prepare(x, self.device, self.args.rgb_range) for x in (batch.lr, batch.hr))
+        precision = self.device, self.precision
         log_gradients = step == 1 or step % self.args.print_every == 0
         lr_parts, hr_parts = (x.tensor_split(self.args.split_batch) for x in (lr, hr))
         for i, (lr_part, hr_part) in enumerate(zip(lr_parts, hr_parts, strict=True), 1):
             is_last = i == self.args.split_batch or distributed.world_size() == 1
             with contextlib.nullcontext() if is_last else self.model.no_sync():
-                with autocast(self.device, self.precision):
+                with autocast(*precision), self.weight_cast(*precision):
                     scale = (batch.scale,) if is_multi_scale(self.net) else ()
                     sr = self.model(lr_part, *scale)
                 batch_fraction = len(lr_part) / self.args.batch_size
-                loss = self.loss(sr.float(), hr_part, lr_part, batch_fraction, log_gradients)
+                with distributed.batch_part(self.args.batch_size, i - 1, self.args.split_batch):
+                    loss = self.loss(sr.float(), hr_part, lr_part, batch_fraction, log_gradients)
                 # DistributedDataParallel takes the mean over ranks; the fractions need the sum
                 self.scaler.scale(loss * distributed.world_size()).backward()
+        return self._finish_step(batch, step)
+
+    def _finish_step(self, batch, step):
+        """Update the weights, unless the loss is not finite or too large; return (loss, signal)."""
         progress = self.loss.progress()
-        total = self.loss.reduce_step()
+        total = self.loss.start_reduction(self.stop.flags())
+        limit = self.args.skip_threshold * self.prev_epoch_loss
+        limit = limit if limit > 0 else math.inf  # some losses are below 0
+        update = self.args, self.optimizer, self.scaler
+        is_early = can_reject_on_device(self.optimizer, self.scaler)
+        if is_early:  # the GPU updates the weights while the host waits for the loss
+            update_weights(*update, is_rejected(total, limit))
+        total, stop_flags = self.loss.finish_reduction()
         if not math.isfinite(total):
             self._raise_non_finite(batch, total)
-        if total > self.args.skip_threshold * self.prev_epoch_loss > 0:  # some losses are below 0
+        if total > limit:
             self.loss.restore_progress(progress)  # a skipped step counts in no mean
             self.checkpoint.log(f"Step {step} is skipped: its loss is {total:.4f}")
         else:
-            self._update(step)
-        return total, self.stop.agree()
-
-    def _update(self, step):
-        if self.args.gclip > 0 or self.args.gclip_norm > 0:
-            self.scaler.unscale_(self.optimizer)
-        if self.args.gclip > 0:
-            nn.utils.clip_grad_value_(self.net.parameters(), self.args.gclip)
-        if self.args.gclip_norm > 0:
-            nn.utils.clip_grad_norm_(self.net.parameters(), self.args.gclip_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        if self.ema and (self.epoch * self.args.test_every + step) % self.args.ema_iter == 0:
-            self.ema.update()
+            if not is_early:
+                update_weights(*update)
+            if self.ema and (self.epoch * self.args.test_every + step) % self.args.ema_iter == 0:
+                self.ema.update()
+        return total, self.stop.agree(stop_flags)
 
     def _raise_non_finite(self, batch, value):
         names = [name for part in distributed.all_gather_object(batch.names) for name in part]

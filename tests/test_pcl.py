@@ -151,7 +151,7 @@ def test_padded_kernels_have_the_same_values(size):
     """On CUDA, all kernels have one size."""
     cpu = torch.zeros(1)
     cuda = SimpleNamespace(is_cuda=True, device=cpu.device, dtype=cpu.dtype)
-    plain, padded = (_gaussian(size, 1.3, like) for like in (cpu, cuda))
+    plain, padded = (_gaussian(size, 1.3, like, 11) for like in (cpu, cuda))
     assert (len(plain), len(padded)) == (size, 11)
     border = (11 - size) // 2
     assert torch.allclose(padded, nn.functional.pad(plain, (border, border)), atol=1e-7)

@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 """Count the CUDA operations of an ordinary training step, without a GPU.
 
-    scripts/dev/count_cuda.py [--ranks N] [--verbose] FLAGS
+    scripts/dev/count_cuda.py [--ranks N] [--floor] [--verbose] FLAGS
         FLAGS       flags of main.py: --model, --template, --loss, --precision, --batch_size ...
         --ranks     count the step of rank 0 of N processes (1)
+        --floor     also print the arithmetic and the memory traffic of the step, and the least time
+                    that an H100 needs for them and its host for the launches
         --verbose   also list operations, waits, copies and exchanges by operation and source line
     scripts/dev/count_cuda.py --scale 4 --precision bf16 --template PCL --ranks 2
 
@@ -61,6 +63,7 @@ def main():
         allow_abbrev=False,
     )
     parser.add_argument("--ranks", type=int, default=1)
+    parser.add_argument("--floor", action="store_true")
     parser.add_argument("--verbose", action="store_true")
     options, flags = parser.parse_known_args()
     os.environ.update(WORLD_SIZE=str(options.ranks), RANK="0", LOCAL_RANK="0")
@@ -76,6 +79,8 @@ def main():
         return 1
     if options.verbose:
         print("\n".join(_table(counts)))
+    if own.floor:
+        print("\n".join(counts.work.report(trainer.args.tf32)))
     print(counts)
     return 0
 

@@ -172,9 +172,26 @@ class Loss(nn.Module):
                     f"{ratio:.2f} times that of L1: a smaller weight keeps L1 in the lead"
                 )
 
-    def reduce_step(self):
-        """Add the step to the means of the epoch; return its weighted sum over parts and ranks."""
-        return self.epoch_means.reduce_step()["Total"]
+    def start_reduction(self, extra=()):
+        """Sum the step over parts and ranks, without a wait for the device.
+
+        Args:
+            extra: numbers of this rank that are summed over ranks in the same exchange.
+
+        Returns:
+            the weighted sum of the terms, a scalar tensor.
+        """
+        return self.epoch_means.start_reduction(extra)["Total"]
+
+    def finish_reduction(self):
+        """Add the step to the means of the epoch; wait for the device.
+
+        Returns:
+            (total, extra): the weighted sum of the terms; the sums of `extra`, a list that is empty
+            with a single rank.
+        """
+        values, extra = self.epoch_means.finish_reduction()
+        return values["Total"], extra
 
     def means(self):
         """Return the means over the epoch so far: weighted terms, their log values, `Total`."""

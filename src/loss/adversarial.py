@@ -26,6 +26,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss, soft
 from loss.contrastive import contrastive, shuffled
 from loss.discriminator import Discriminator
 from loss.samples import require_other_images, select
+from loss.stacking import stacks_sets
 from loss.term import Term
 from model.tensor_files import load_file
 from optim import build_optimizer, learning_rate, load_optimizer, set_learning_rate
@@ -180,14 +181,20 @@ class Adversarial(Term):
         """Return what the embedding sees of the images; only sr has a gradient."""
         transform = self.dis.to_wavelet
         with torch.no_grad():
-            real = transform(hr)
-            positives = [real, *(transform(x) for x in positives[1:])]
-            negatives = [transform(x) for x in negatives]
-        return transform(sr), real, positives, negatives
+            images, n_positives = [*positives, *negatives], len(positives)
+            if stacks_sets(hr):
+                images = list(transform(torch.cat(images)).chunk(len(images)))
+            else:
+                images = [transform(x) for x in images]
+        return transform(sr), images[0], images[:n_positives], images[n_positives:]
 
-    def _logits(self, x):
-        """Return the logits of a sample set (B, C, h, w), those of all ranks, as (n,)."""
-        return all_gather_batch(self.dis.logits(x)).flatten()
+    def _logits(self, sets):
+        """Return the logits of each sample set (B, C, h, w), those of all ranks, as (n,)."""
+        logits = self.dis.logits_sets(sets)
+        if world_size() > 1:  # one exchange for all
+            stack = torch.stack([x.flatten(1) for x in logits], dim=1)
+            logits = all_gather_batch(stack).unbind(1)
+        return [x.flatten() for x in logits]
 
     # ------------------------------------------------------------- step 1
 
@@ -219,7 +226,8 @@ class Adversarial(Term):
         return rank_offset(count)[1] / self.args.batch_size
 
     def _discriminator_loss(self, reals, fakes):
-        real_logits, fake_logits = (torch.cat([self._logits(x) for x in s]) for s in (reals, fakes))
+        logits = self._logits([*reals, *fakes])
+        real_logits, fake_logits = torch.cat(logits[: len(reals)]), torch.cat(logits[len(reals) :])
         loss = GAN_LOSSES[self.gan_type].discriminator(real_logits, fake_logits)
         if self.gan_type == "WGAN_GP":
             loss = loss + self._gradient_penalty(reals[0], fakes[0])
@@ -245,20 +253,19 @@ class Adversarial(Term):
 
     def _generator_loss(self, real, fake):
         with torch.no_grad():
-            real_logits = self._logits(real)
-        return GAN_LOSSES[self.gan_type].generator(real_logits, self._logits(fake))
+            (real_logits,) = self._logits([real])
+        return GAN_LOSSES[self.gan_type].generator(real_logits, *self._logits([fake]))
 
     def _contrastive_loss(self, fake, positives, negatives):
         """Return the contrastive loss in the features of --cl_layer; deeper blocks do not run."""
         args = self.args
         positives = select(positives, args.only_aug, args.pos_id)
         negatives = select(negatives, args.only_aug, args.neg_id)
-        with torch.no_grad():
-            positives = [self.dis.embed(x, self.layers) for x in positives]
-            negatives = [self.dis.embed(x, self.layers) for x in negatives]
+        n_positives = len(positives)
+        features, anchor = self.dis.embed_sets([*positives, *negatives], fake, self.layers)
+        positives, negatives = features[:n_positives], features[n_positives:]
         if args.shuffle_neg:
             negatives = negatives + shuffled(negatives, args.shuffle_neg_num)
-        anchor = self.dis.embed(fake, self.layers)
         weights = [0.5**i for i in range(len(self.layers))] if args.layer_weight else None
         kind, temperature = args.cl_loss_type, args.cl_temperature
         loss, values = contrastive(kind, anchor, positives, negatives, weights, temperature)

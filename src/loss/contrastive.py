@@ -8,7 +8,8 @@ import torch
 from torch.linalg import vector_norm
 from torch.nn.functional import normalize
 
-from runtime.distributed import all_gather_batch, rank_offset
+from loss.stacking import stacks_sets
+from runtime.distributed import all_gather_batch, rank_offset, world_size
 
 EPS = 1e-8  # smallest norm that features are divided by
 RATIO_EPS = 3e-7  # added to the denominator of l1 and l2, as in the release
@@ -24,13 +25,33 @@ def similarities(anchor, others):
     Returns:
         (len(others), B over all ranks), in [-1, 1].
     """
+    return layer_similarities([anchor], [others])[0]
+
+
+def layer_similarities(anchors, others):
+    """Return `similarities` of each layer, with one exchange for all.
+
+    Args:
+        anchors: list of features, one for each layer.
+        others: list of lists of features, one list for each layer.
+    """
+    own = [_own_similarities(a, o) for a, o in zip(anchors, others, strict=True)]
+    if world_size() == 1:
+        return own
+    return all_gather_batch(torch.cat(own).T).T.split([len(x) for x in own])
+
+
+def _own_similarities(anchor, others):
+    """Return `similarities` of the images of this rank."""
     anchor = normalize(anchor, dim=1, eps=EPS)
 
     def similarity(other):  # dividing after the sum over channels saves a pass over the features
-        product = (anchor * other).sum(1)  # (B, H, W)
-        return (product / vector_norm(other, dim=1).clamp_min(EPS)).mean((1, 2))
+        product = (anchor * other).sum(-3)  # (..., B, H, W)
+        return (product / vector_norm(other, dim=-3).clamp_min(EPS)).mean((-1, -2))
 
-    return all_gather_batch(torch.stack([similarity(other) for other in others], dim=1)).T
+    if stacks_sets(anchor):
+        return similarity(torch.stack(others))
+    return torch.stack([similarity(other) for other in others])
 
 
 def distance(anchor, others):
@@ -112,10 +133,8 @@ def contrastive(kind, anchor, positives, negatives, weights=None, temperature=1.
         ValueError: `kind` is none of these.
     """
     weights = weights or [1.0] * len(anchor)
-    sims = []
-    for i, a in enumerate(anchor):
-        to_all = similarities(a, [other[i] for other in (*positives, *negatives)])
-        sims.append((to_all[: len(positives)], to_all[len(positives) :]))
+    others = [[other[i] for other in (*positives, *negatives)] for i in range(len(anchor))]
+    sims = [x.split([len(positives), len(negatives)]) for x in layer_similarities(anchor, others)]
     with torch.no_grad():
         means = (torch.stack(column).mean() for column in zip(*sims, strict=True))
         values = dict(zip(("s_pos", "s_neg"), means, strict=True))

@@ -10,51 +10,18 @@ import torch
 from torch import nn
 from torch.nn.functional import leaky_relu
 
+from loss.normalization import CrossRankBatchNorm
+from loss.stacking import stacks_sets
 from loss.wavelet import haar_high_frequencies, require_even_patch
 from runtime import distributed
 from runtime.errors import UserError
 from runtime.precision import autocast
+from runtime.weight_cast import WeightCast
 
 WIDTHS = (64, 64, 128, 128, 256, 256, 512, 512)
 STRIDES = (1, 2, 1, 2, 1, 2, 1, 2)
 N_LAYERS = len(WIDTHS)
 SLOPE = 0.2  # of LeakyReLU
-
-
-class CrossRankBatchNorm(nn.BatchNorm2d):
-    """Batch normalization with the statistics of a sample set over all ranks."""
-
-    def _statistics(self, x):
-        """Return mean and variance (C,) of x (B, C, H, W), float32, over all ranks.
-
-        The running statistics are updated.
-        """
-        own_mean = x.mean((0, 2, 3))
-        own_var = (x - own_mean.view(1, -1, 1, 1)).square().mean((0, 2, 3))
-        row = torch.cat([own_mean, own_var, own_mean.new_full((1,), x.numel() / x.shape[1])])
-        rows = distributed.all_gather_batch(
-            row[None], (distributed.rank(), distributed.world_size())
-        )  # (ranks, 2*C + 1)
-        n_feats = len(own_mean)
-        means, variances, counts = rows.split([n_feats, n_feats, 1], dim=1)
-        count = counts.sum()
-        mean = (means * counts).sum(0) / count
-        var = ((variances + (means - mean).square()) * counts).sum(0) / count
-        with torch.no_grad():
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(var * count / (count - 1), self.momentum)
-            self.num_batches_tracked += 1
-        return mean, var
-
-    def forward(self, x):
-        """Return x (B, C, H, W), in 16 or 32 bits, normalized."""
-        if distributed.world_size() == 1 or not self.training:
-            return super().forward(x)
-        mean, var = self._statistics(x.float())
-        scale = self.weight * (var + self.eps).rsqrt()
-        shift = self.bias - mean * scale
-        scale, shift = (v.view(1, -1, 1, 1) for v in (scale, shift))
-        return torch.addcmul(shift, x.float(), scale).to(x.dtype)
 
 
 class Discriminator(nn.Module):
@@ -127,28 +94,81 @@ class Discriminator(nn.Module):
             x: output of `to_wavelet`.
             layers: indices of blocks, from 0. Blocks after the largest do not run.
         """
-        blocks = itertools.islice(self._iter_blocks(x, layers), max(layers) + 1)
+        return [features.float() for (features,) in self._features([x], [1], layers)]
+
+    def embed_sets(self, sets, anchor, layers):
+        """Return the features of sample sets, without gradient, and of the anchor, with gradient.
+
+        Args:
+            sets: list of outputs of `to_wavelet`, of one shape.
+            anchor: output of `to_wavelet` of the same shape.
+            layers: indices of blocks, from 0.
+
+        Returns:
+            (list of `embed` of each set, `embed` of the anchor).
+        """
+        with self._weight_cast(anchor.device):
+            if not stacks_sets(anchor):
+                with torch.no_grad():
+                    features = [self.embed(x, layers) for x in sets]
+                return features, self.embed(anchor, layers)
+            with torch.no_grad():
+                stack = torch.cat(sets)
+            stacks, anchors = zip(
+                *self._features([stack, anchor], [len(sets), 1], layers), strict=True
+            )
+            features = zip(*(x.float().chunk(len(sets)) for x in stacks), strict=True)
+            return list(features), [x.float() for x in anchors]
+
+    def _features(self, stacks, n_sets, layers):
+        """Return, for each of `layers`, the features of each stack."""
+        blocks = itertools.islice(self._iter_blocks(stacks, n_sets, layers), max(layers) + 1)
         features = [feature for feature, _ in blocks]
-        return [features[i].float() for i in layers]
+        return [features[i] for i in layers]
 
     def logits(self, x):
         """Return the logits of an output of `to_wavelet`: (B, 1, 4, 4) or (B, 1)."""
-        *_, (_, x) = self._iter_blocks(x)
+        *_, (_, (x,)) = self._iter_blocks([x], [1])
         return self._head(x)
 
-    def _iter_blocks(self, x, layers=()):
-        """Yield (features, output) of each block; features are None for blocks not in `layers`.
+    def logits_sets(self, sets):
+        """Return the `logits` of each sample set of a list; on several GPUs with few exchanges."""
+        if distributed.world_size() > 1 and stacks_sets(sets[0]):
+            with self._weight_cast(sets[0].device):
+                *_, (_, (x,)) = self._iter_blocks([torch.cat(sets)], [len(sets)])
+                return self._head(x).chunk(len(sets))
+        logits = []
+        for x in sets:  # a cast for each set: the gradients of several sets are summed in float32
+            with self._weight_cast(x.device):
+                logits.append(self.logits(x))
+        return logits
 
-        Batch statistics are those of `x`, in float32: each sample set needs a call of its own. In
-        bf16, outputs are bf16, except features that are returned before the activation.
+    def _weight_cast(self, device):
+        """Return the context in which the weights have been cast to the precision."""
+        modules = [m for m in self.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+        return WeightCast(modules).cast(device, self.precision)
+
+    def _iter_blocks(self, stacks, n_sets, layers=()):
+        """Yield (features, outputs) of each block, lists with an item for each stack.
+
+        Features are None for blocks not in `layers`. Batch statistics are those of each sample set,
+        in float32. In bf16, outputs are bf16, except features before the activation.
+
+        Args:
+            stacks: list of sample sets joined along the batch, outputs of `to_wavelet`.
+            n_sets: how many sample sets each stack has.
+            layers: indices of blocks whose features are returned.
         """
         for i, (convolution, norm) in enumerate(self.features[::2]):
-            with autocast(x.device, self.precision):
-                x = convolution(x)
+            with autocast(stacks[0].device, self.precision):
+                stacks = [convolution(x) for x in stacks]
             before = i in layers and self.before_relu
-            normalized = norm(x.float() if before else x)
-            x = leaky_relu(normalized, SLOPE, inplace=not before)  # in place would overwrite them
-            yield (normalized if before else x) if i in layers else None, x
+            stacks = [x.float() if before else x for x in stacks]
+            # a single set can be differentiated twice
+            normalized = [norm(*stacks)] if sum(n_sets) == 1 else norm.forward_sets(stacks, n_sets)
+            # in place would overwrite the features
+            stacks = [leaky_relu(x, SLOPE, inplace=not before) for x in normalized]
+            yield (normalized if before else stacks) if i in layers else None, stacks
 
     def _head(self, x):
         with autocast(x.device, self.precision):
@@ -159,8 +179,6 @@ class Discriminator(nn.Module):
 
         With `return_features`: (logits, list of the features of all eight blocks).
         """
-        features, outputs = zip(
-            *self._iter_blocks(self.to_wavelet(x), range(N_LAYERS)), strict=True
-        )
-        logits = self._head(outputs[-1])
-        return (logits, list(features)) if return_features else logits
+        blocks = list(self._iter_blocks([self.to_wavelet(x)], [1], range(N_LAYERS)))
+        logits = self._head(blocks[-1][1][0])
+        return (logits, [feature for (feature,), _ in blocks]) if return_features else logits

@@ -2,7 +2,8 @@
 
 import torch
 
-from runtime.distributed import all_reduce_sum
+from runtime.distributed import all_reduce_sum, world_size
+from runtime.host_copy import HostCopy
 
 
 class EpochMeans:
@@ -21,18 +22,36 @@ class EpochMeans:
         value = torch.as_tensor(value, device=device).detach().float() * batch_fraction
         self.step[name] = self.step[name] + value if name in self.step else value
 
-    def reduce_step(self):
-        """Sum the current step over all ranks, add it to the epoch, and return it as floats.
+    def start_reduction(self, extra=()):
+        """Sum the current step over all ranks: one exchange, and no wait for the device.
 
-        One wait for the device, and one exchange between the ranks.
+        Args:
+            extra: numbers of this rank that are summed as well.
+
+        Returns:
+            the sums by name, scalar tensors.
         """
-        names = list(self.step)
-        values = all_reduce_sum(torch.stack(list(self.step.values()))).tolist()
+        values = torch.stack(list(self.step.values()))
+        if world_size() > 1 and len(extra):
+            extra = torch.tensor(extra, dtype=values.dtype)
+            extra = extra.to(values.device, non_blocking=values.is_cuda)
+            values = torch.cat([values, extra])
+        values = all_reduce_sum(values)
+        self._names, self._copy = list(self.step), HostCopy(values)
         self.step = {}
-        for name, value in zip(names, values, strict=True):
+        return dict(zip(self._names, values, strict=False))
+
+    def finish_reduction(self):
+        """Add the step to the epoch; return its sums by name, and those of `extra`.
+
+        Waits for the device. With a single rank, there are no sums of `extra`.
+        """
+        values = self._copy.read()
+        step = dict(zip(self._names, values, strict=False))
+        for name, value in step.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
             self.counts[name] = self.counts.get(name, 0) + 1
-        return dict(zip(names, values, strict=True))
+        return step, values[len(step) :]
 
     def means(self):
         """Return the mean of each name over the steps of the epoch in which it was logged."""

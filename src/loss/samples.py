@@ -18,24 +18,28 @@ from runtime.precision import autocast
 # the full degradation of --random_neg without --only_blur
 NOISE_SIGMAS = (1.0, 25.0)  # in 8-bit steps
 JPEG_QUALITIES = (30, 95)
-FIXED_KERNEL = 11  # on CUDA, blur kernels are padded to this size, so that shapes are fixed
 
 
 def quantize(x, rgb_range):
     """Return x rounded to the steps of an 8-bit image and clamped to [0, rgb_range]."""
+    if rgb_range == 255:
+        return x.round().clamp(0, 255)
     return (x * (255 / rgb_range)).round().clamp(0, 255) * (rgb_range / 255)
 
 
-def _gaussian(size, sigma, like):
-    """Return the weights of a Gaussian kernel (K,), which sum to 1; K is `size` or padded."""
-    padded = max(size, FIXED_KERNEL) if like.is_cuda else size
-    x = torch.arange(padded, device=like.device, dtype=like.dtype) - (padded - 1) / 2
+def _gaussian(size, sigma, like, padded):
+    """Return the weights of a Gaussian kernel, which sum to 1: (size,), on CUDA (padded,).
+
+    They are computed on the CPU: a GPU needs longer to launch a dozen kernels than to receive them.
+    """
+    padded = padded if like.is_cuda else size
+    x = torch.arange(padded, dtype=like.dtype) - (padded - 1) / 2
     weights = torch.exp(-(x**2) / (2 * sigma**2))
     weights = weights * (x.abs() <= size / 2) if padded > size else weights
-    return weights / weights.sum()
+    return (weights / weights.sum()).to(like.device, non_blocking=like.is_cuda)
 
 
-def gaussian_blur(x, kernel_size, sigma, rgb_range):
+def gaussian_blur(x, kernel_size, sigma, rgb_range, largest=0):
     """Return x blurred with an axis-aligned Gaussian; borders are reflected.
 
     Args:
@@ -43,13 +47,15 @@ def gaussian_blur(x, kernel_size, sigma, rgb_range):
         kernel_size: pair (y, x) of odd sizes in pixels.
         sigma: pair (y, x) of standard deviations in pixels.
         rgb_range: maximum pixel value.
+        largest: size to which zeros pad a smaller kernel on CUDA, so that shapes are fixed.
 
     Returns:
         (B, C, H, W) in [0, rgb_range], not rounded.
     """
     channels = x.shape[1]
     (size_y, size_x), (sigma_y, sigma_x) = map(int, kernel_size), map(float, sigma)
-    column, row = _gaussian(size_y, sigma_y, x), _gaussian(size_x, sigma_x, x)
+    column = _gaussian(size_y, sigma_y, x, max(size_y, largest))
+    row = _gaussian(size_x, sigma_x, x, max(size_x, largest))
     pad_y, pad_x = len(column) // 2, len(row) // 2
     x = pad(x, (pad_x, pad_x, pad_y, pad_y), mode="reflect")
     x = conv2d(x, column.view(1, 1, -1, 1).expand(channels, -1, -1, -1), groups=channels)
@@ -220,8 +226,7 @@ class SampleMaker:
         return upsample(small, hr.shape[-2:])
 
     def _random_blur(self, x):
-        sizes = self.args.blur_sizes
-        sizes = [sizes[i] for i in torch.randint(len(sizes), (2,)).tolist()]
-        return gaussian_blur(
-            x, sizes, _uniform(*self.args.blur_sigma, 2).tolist(), self.args.rgb_range
-        )
+        args = self.args
+        sizes = [args.blur_sizes[i] for i in torch.randint(len(args.blur_sizes), (2,)).tolist()]
+        sigmas = _uniform(*args.blur_sigma, 2).tolist()
+        return gaussian_blur(x, sizes, sigmas, args.rgb_range, max(args.blur_sizes))

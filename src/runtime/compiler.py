@@ -8,6 +8,13 @@ import torch
 
 from runtime.errors import UserError
 
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
+
+
+def compile_network(net, mode):
+    """Return a network that torch.compile has compiled, for fixed shapes, in one of its modes."""
+    return torch.compile(net, mode=mode, dynamic=False)
+
 
 def require_compiler(device):
     """Raise UserError if torch.compile does not work on the device."""

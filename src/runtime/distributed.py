@@ -156,13 +156,39 @@ class _SumOverRanks(torch.autograd.Function):
         return _SumOverRanks.apply(gradient)
 
 
+_part_sizes = None  # images of each rank in the part of the batch that is being worked on
+
+
+@contextlib.contextmanager
+def batch_part(batch_size, index, n_parts):
+    """Tell `rank_offset`, for a `with` block, how many images each rank has.
+
+    Args:
+        batch_size: images of all ranks in the step, divided by `rank_range`.
+        index, n_parts: each rank divides its images by `tensor_split` into n_parts parts.
+    """
+    global _part_sizes
+    n_ranks, sizes = world_size(), []
+    for r in range(n_ranks):
+        n_images = (r + 1) * batch_size // n_ranks - r * batch_size // n_ranks
+        sizes.append(n_images // n_parts + (index < n_images % n_parts))
+    _part_sizes = sizes
+    try:
+        yield
+    finally:
+        _part_sizes = None
+
+
 def rank_offset(count):
     """Return (offset, total): images of lower ranks and of all ranks, if this one has `count`.
 
-    One exchange.
+    One exchange, unless `batch_part` is known.
     """
     if world_size() == 1:
         return 0, count
+    if _part_sizes is not None:
+        assert _part_sizes[rank()] == count
+        return sum(_part_sizes[: rank()]), sum(_part_sizes)
     counts = torch.zeros(world_size(), dtype=torch.int64)
     counts[rank()] = count
     counts = all_reduce_sum(counts).tolist()
@@ -189,6 +215,15 @@ def all_gather_batch(x, offset=None):
     return _SumOverRanks.apply(torch.cat([before, x, after]))
 
 
+def all_gather_rows(row):
+    """Return the row (n,) of each rank, as (ranks, n); not differentiable."""
+    if world_size() == 1:
+        return row[None]
+    rows = row.new_empty(world_size() * len(row))
+    dist.all_gather_into_tensor(rows, row)
+    return rows.view(world_size(), -1)
+
+
 def draw_for_rank(count, draw):
     """Draw random values for the global batch and return this rank's slice.
 
@@ -201,6 +236,20 @@ def draw_for_rank(count, draw):
     """
     first, total = rank_offset(count)
     return draw(total)[first : first + count]
+
+
+def data_parallel(net, has_unused):
+    """Return a network whose gradients are the mean over ranks; `net` itself for one rank.
+
+    Args:
+        net: the network.
+        has_unused: whether a step may use a part of its weights only.
+    """
+    if world_size() == 1:
+        return net
+    return torch.nn.parallel.DistributedDataParallel(
+        net, find_unused_parameters=has_unused, gradient_as_bucket_view=True
+    )
 
 
 def all_reduce_gradients(parameters):

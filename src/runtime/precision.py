@@ -20,8 +20,12 @@ def autocast(device, precision):
     """Return the context for a network at a precision: single, half (CUDA: float16) or bf16."""
     if precision == "single":
         return contextlib.nullcontext()
-    dtype = _DTYPES[precision] if device.type == "cuda" else torch.bfloat16
-    return torch.autocast(device.type, dtype)
+    return torch.autocast(device.type, autocast_dtype(device, precision))
+
+
+def autocast_dtype(device, precision):
+    """Return the dtype of `autocast` at half or bf16."""
+    return _DTYPES[precision] if device.type == "cuda" else torch.bfloat16
 
 
 def allow_tf32(allowed):

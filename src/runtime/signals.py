@@ -7,8 +7,6 @@ import socket
 import threading
 import time
 
-import torch
-
 from runtime import distributed
 from runtime.errors import print_error
 
@@ -110,16 +108,20 @@ class StopRequest:
         """Ask to stop as if a signal had come."""
         self.signum = self.signum or signum
 
-    def agree(self):
+    def flags(self):
+        """Return a number for each of `STOP_SIGNALS`: 1.0 for the one that has come, 0.0 else."""
+        return [float(s == self.signum) for s in STOP_SIGNALS]
+
+    def agree(self, sums):
         """Return the signal that any rank has received, the same on all ranks; 0 if none has.
 
-        One exchange between CPUs, none with a single rank.
+        Args:
+            sums: `flags`, summed over all ranks; not used with a single rank.
         """
         if distributed.world_size() == 1:
             return self.signum
-        priority = STOP_SIGNALS.index(self.signum) + 1 if self.signum else 0
-        highest = distributed.all_reduce_max(torch.tensor(priority)).item()
-        return STOP_SIGNALS[highest - 1] if highest else 0
+        received = [s for s, count in zip(STOP_SIGNALS, sums, strict=True) if count]
+        return received[-1] if received else 0
 
     def raise_if_stopped(self):
         """Raise Stopped if a signal has come."""

@@ -13,6 +13,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from fake_cuda.shapes import register_shapes
+from fake_cuda.work import Work
+
 SRC = str(Path(__file__).resolve().parents[3] / "src") + os.sep
 DEVICE = torch.device("cuda:0")
 aten = torch.ops.aten
@@ -49,6 +52,7 @@ class Counts:
         waits: times the host waits for a result, such as `.item()`.
         copies: copies from host to device that block the host; non_blocking ones do not.
         exchanges: collective operations between ranks, without those of DistributedDataParallel.
+        work: arithmetic and memory traffic of `ops`.
     """
 
     KINDS = ("ops", "waits", "copies", "exchanges")
@@ -57,6 +61,7 @@ class Counts:
         self.ops, self.waits, self.copies, self.exchanges = (
             collections.Counter() for _ in range(4)
         )
+        self.work = Work()
 
     def totals(self):
         """Return the number of each kind, as a dict."""
@@ -116,11 +121,14 @@ class _Device(TorchDispatchMode):
         if op is aten.copy_ and args[0].device.type != args[1].device.type:
             return self._overwrite(func, *args)
         self._check_devices(func, inputs)
+        result = func(*args, **kwargs)
         if not (func.is_view or op in NO_KERNEL):
-            self._note("ops", func)
-        return func(*args, **kwargs)
+            self.note("ops", func)
+            self.counts.work.add(func, args, kwargs, result)
+        return result
 
-    def _note(self, kind, func):
+    def note(self, kind, func):
+        """Count an operation, a wait or a copy, at the line of src that is running."""
         getattr(self.counts, kind)[str(func).removeprefix("aten."), source_line()] += 1
 
     def _check_devices(self, func, inputs):
@@ -131,10 +139,10 @@ class _Device(TorchDispatchMode):
         if len({x.device.type for x in inputs if x.dim()}) > 1:
             if func.overloadpacket not in INDEXING:
                 raise RuntimeError(f"{func} mixes cuda and cpu tensors at {source_line()}")
-            self._note("copies", func)
+            self.note("copies", func)
 
     def _read(self, func, x):
-        self._note("waits", func)
+        self.note("waits", func)
         with unset_fake_temporarily():
             return (
                 True if func.overloadpacket is aten.equal else torch.ones((), dtype=x.dtype).item()
@@ -144,7 +152,7 @@ class _Device(TorchDispatchMode):
         """Copy between host and device; ones arrive at the host."""
         to_host = x.device.type == "cuda"
         if not kwargs.get("non_blocking"):
-            self._note("waits" if to_host else "copies", func)
+            self.note("waits" if to_host else "copies", func)
         if to_host:
             with unset_fake_temporarily():
                 return torch.ones(x.shape, dtype=kwargs.get("dtype") or x.dtype)
@@ -156,11 +164,24 @@ class _Device(TorchDispatchMode):
     def _overwrite(self, func, to, x, non_blocking=False):
         to_host = x.device.type == "cuda"
         if not non_blocking:
-            self._note("waits" if to_host else "copies", func)
+            self.note("waits" if to_host else "copies", func)
         if to_host:
             with unset_fake_temporarily():
                 to.fill_(1)
         return to
+
+
+class _Event:
+    """torch.cuda.Event: the host waits for it."""
+
+    def __init__(self, device):
+        self.device = device
+
+    def record(self):
+        pass
+
+    def synchronize(self):
+        self.device.note("waits", "cuda.Event.synchronize")
 
 
 class _Exchanges:
@@ -226,6 +247,7 @@ class FakeCuda:
         return counts
 
     def __enter__(self):
+        self._shapes = register_shapes()
         # before the rest: it asks whether torch really has CUDA
         self._stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         replaced = {
@@ -236,6 +258,7 @@ class FakeCuda:
             (torch.cuda, "get_device_capability"): lambda device=None: (9, 0),
             (torch.cuda, "get_device_name"): lambda device=None: "fake GPU",
             (torch.cuda, "is_bf16_supported"): lambda *_, **__: True,
+            (torch.cuda, "Event"): lambda: _Event(self._device),
             (torch.cuda, "manual_seed"): lambda seed: None,
             (torch.cuda, "manual_seed_all"): lambda seed: None,
             (torch.utils, "swap_tensors"): _swap_tensors,
