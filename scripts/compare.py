@@ -83,8 +83,8 @@ def build_parser():
     add("--image", nargs="+", help="images of --figure and --html, without extension")
     add("--one_file", action="store_true", help="several images in one figure")
     add("--box", type=int, nargs=3, action="append", metavar=("X", "Y", "SIDE"),
-        help="crop in HR pixels; may be repeated (default: where the methods differ most)")  # fmt: skip
-    add("--boxes", type=int, default=1, metavar="N", help="number of boxes to choose")
+        help="crop in HR pixels; may be repeated (default: see --boxes)")  # fmt: skip
+    add("--boxes", type=int, default=1, metavar="N", help="boxes where methods differ most")
     add("--dpi", type=int, help="dots per inch (default: 100; 300 in PDF)")
     add("--width", type=float, help="width of the figure in inches")
     add = parser.add_argument_group("page").add_argument
