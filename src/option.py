@@ -71,8 +71,7 @@ def _add_run_flags(parser):
          "tests")  # fmt: skip
     switch("--tf32", "allow TF32 in single precision on CUDA")
     switch("--compile", "compile the network with torch.compile for training")
-    flag("--compile_mode", choice(COMPILE_MODES), "default", "mode of --compile: reduce-overhead "
-         "uses CUDA graphs, max-autotune also times kernels")  # fmt: skip
+    flag("--compile_mode", choice(COMPILE_MODES), "default", "mode of torch.compile")
     flag("--dir_experiment", str, str(ROOT / "experiment"), "folder of the experiments")
     flag("--exp_name", str, None, "name of the run in the log")
     flag("--proj_name", str, None, "name of the project in the log")
