@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from quick import skip_curves
 
 from loss.discriminator import Discriminator
 from model import NETWORKS
 from option import parse_args
-from quick import skip_curves
 from runtime.compiler import COMPILE_MODES
 from runtime.precision import autocast
 from small_networks import build, lr_image

@@ -4,13 +4,13 @@ import copy
 
 import pytest
 import torch
+from quick import skip_curves
 from torch import nn
 
 import runtime.weight_cast
 from helpers import same_bits, state_of
 from optim import build_optimizer, is_rejected, update_weights
 from option import parse_args
-from quick import skip_curves
 from runtime.precision import autocast
 from runtime.signals import STOP_SIGNALS, StopRequest
 from runtime.weight_cast import WeightCast, autocast_modules
