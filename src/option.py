@@ -243,15 +243,8 @@ def build_parser():
         allow_abbrev=False,
         formatter_class=DefaultsFormatter,
     )
-    for add in (
-        _add_run_flags,
-        _add_data_flags,
-        _add_network_flags,
-        _add_training_flags,
-        _add_loss_flags,
-        _add_sample_flags,
-        _add_test_flags,
-    ):
+    first = (_add_run_flags, _add_data_flags, _add_network_flags, _add_training_flags)
+    for add in (*first, _add_loss_flags, _add_sample_flags, _add_test_flags):
         add(parser)
     return parser
 
