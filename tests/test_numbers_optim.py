@@ -99,6 +99,19 @@ def test_gradients_are_clipped_in_a_training_step(sr):
     same(changes(sr, "high", "--gclip_norm", norm * 4), gradient)
 
 
+def test_scaled_gradients_are_clipped_at_their_own_size(sr, monkeypatch):
+    """Switch on GradScaler, which only CUDA needs."""
+    flags = ["--gclip", 1e-2, "--gclip_norm", 2e-2]
+    plain, made = changes(sr, "plain", *flags), torch.amp.GradScaler
+
+    def switched_on(*_, **__):
+        return made("cpu", init_scale=1024.0, enabled=True)
+
+    monkeypatch.setattr(torch.amp, "GradScaler", switched_on)
+    assert max(value.abs().max() for value in plain.values()) > 1e-4
+    same(changes(sr, "scaled", *flags), plain)
+
+
 # ----------------------------------------------------------------- optimizers
 
 GRADIENTS = [[1.0, -2.0, 0.5], [0.25, 3.0, -1.5], [-4.0, 0.5, 0.5]]

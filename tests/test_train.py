@@ -171,6 +171,9 @@ def test_weights_are_plain_and_can_be_tested_and_started_from(sr):
     assert [line["psnr"] for line in sr.metrics("again")] == trained
     assert sr("--load", "run", "--test_only", "--cpu")[0] == 0
     assert [line["psnr"] for line in sr.metrics("run") if "dataset" in line] == trained * 2
+    still = ["--epochs", 1, "--lr", "1e-30", "--pre_train", path]
+    assert sr.train("--save", "still", *still)[0] == 0
+    same_bits(dict(state_of(sr.folder("still"))["net"]), dict(weights))
     status, out, _ = sr.train("--save", "x4", "--epochs", 1, "--scale", 4, "--pre_train", path)
     assert status == 0
     assert "tail.0.2.weight: missing" in out
