@@ -181,6 +181,14 @@ def test_chosen_samples_are_those_of_the_flags():
     assert not torch.equal(positives[0], hr)
 
 
+def test_a_degraded_image_is_filtered_before_it_is_made_smaller(monkeypatch):
+    monkeypatch.setattr(samples, "NOISE_SIGMAS", (0.0, 0.0))
+    monkeypatch.setattr(samples, "JPEG_QUALITIES", (100, 100))
+    stripes = 60.0 + 120 * (torch.arange(48) % 3 == 0).float().expand(1, 1, 48, 48)
+    small = degrade(stripes, 4, lambda x: x, 255)[..., 2:-2, 2:-2]
+    assert (small - 100).abs().max() < 12  # the mean of 180, 60, 60
+
+
 def test_jpeg_qualities_are_drawn_for_each_image(monkeypatch):
     written, qualities = samples.iio.imwrite, []
 
