@@ -51,6 +51,12 @@ def test_the_loss_is_the_weighted_sum_of_its_terms():
     assert float(loss(sr, hr, lr, 0.5)) == pytest.approx((3 * l1 + 0.25 * mse) / 2, rel=1e-5)
 
 
+def reduce_step(loss):
+    """Add a step to the means of the epoch; return its weighted sum."""
+    loss.start_reduction()
+    return loss.finish_reduction()[0]
+
+
 def test_means_of_an_epoch_are_over_its_steps():
     sr, hr, lr = images_of_a_step()
     terms = {
@@ -61,10 +67,10 @@ def test_means_of_an_epoch_are_over_its_steps():
     loss = Loss(flags("--loss 3*L1+0.25*MSE"))
     assert loss.means() == {}
     loss(sr, hr, lr, 0.25), loss(hr, hr, lr, 0.75)  # a step of two parts, the second without error
-    assert loss.reduce_step() == pytest.approx(terms["Total"] / 4, rel=1e-5)
+    assert reduce_step(loss) == pytest.approx(terms["Total"] / 4, rel=1e-5)
     progress = loss.progress()
     loss(sr, hr, lr)
-    assert loss.reduce_step() == pytest.approx(terms["Total"], rel=1e-5)
+    assert reduce_step(loss) == pytest.approx(terms["Total"], rel=1e-5)
     means = loss.means()
     assert means == pytest.approx({k: (0.25 + 1) / 2 * v for k, v in terms.items()}, rel=1e-5)
     assert loss.display_loss() == "".join(f"[{k}: {v:.4f}]" for k, v in means.items())
@@ -72,7 +78,7 @@ def test_means_of_an_epoch_are_over_its_steps():
     resumed.start_epoch(1, progress)
     loss.restore_progress(progress)
     assert loss.means() == pytest.approx({k: v / 4 for k, v in terms.items()}, rel=1e-5)
-    resumed(sr, hr, lr), resumed.reduce_step()
+    resumed(sr, hr, lr), reduce_step(resumed)
     assert resumed.means() == means
     assert loss.means() != means, "the sums of one are not those of the other"
     resumed.start_epoch(2)
@@ -82,7 +88,7 @@ def test_means_of_an_epoch_are_over_its_steps():
 def test_a_single_term_is_displayed_without_its_total():
     sr, hr, lr = images_of_a_step()
     loss = Loss(flags("--loss L1"))
-    loss(sr.requires_grad_(), hr, lr, log_gradients=True), loss.reduce_step()
+    loss(sr.requires_grad_(), hr, lr, log_gradients=True), reduce_step(loss)
     assert list(loss.means()) == ["L1", "Total"]
     assert loss.display_loss() == f"[L1: {float((sr - hr).abs().mean().detach()):.4f}]"
 
@@ -102,8 +108,10 @@ def test_logged_gradients_are_norms_at_sr(parts):
         loss = Loss(flags(f"--loss {text}"), log=lines.append)
         for log_gradients in (True, True, False):  # the last step has no gradients to log
             for part in zip(sr.chunk(parts), hr.chunk(parts), lr.chunk(parts), strict=True):
-                loss(part[0].requires_grad_(), *part[1:], 1 / parts, log_gradients)
-            loss.reduce_step()
+                image = part[0].detach().requires_grad_()
+                loss(image, *part[1:], 1 / parts, log_gradients).backward()
+                assert image.grad.abs().sum() > 0
+            reduce_step(loss)
         logged = {name: value for name, value in loss.means().items() if "gradient" in name}
         assert logged == pytest.approx(want, rel=0.05 if parts == 2 else 1e-4)
     ratio = norms["MSE"] / norms["L1"]
@@ -113,6 +121,24 @@ def test_logged_gradients_are_norms_at_sr(parts):
     assert "L1 in the lead" in line
     if parts == 1:
         assert f"{ratio:.2f} times" in line
+
+
+def test_samples_are_made_of_the_batch_and_by_the_network():
+    sr, hr, lr = images_of_a_step()
+    seen, net = [], torch.nn.Identity()
+    loss = Loss(flags("--loss 1*L1+1*CL-patchD --no_ad_loss"), net)
+    assert loss.samples.net is net
+    loss.set_precision("bf16")
+    assert loss.samples.precision == loss.terms["CL-patchD"].dis.precision == "bf16"
+
+    def note(*images):
+        seen.extend(images)
+        return [hr], [upsampled(lr)]
+
+    loss.samples = note
+    loss(sr.requires_grad_(), hr, lr)
+    assert [id(image) for image in seen] == [id(hr), id(lr), id(sr)]
+    assert Loss(flags("--loss L1")).samples is None
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 2, 2), (2, 3, 6, 4)])

@@ -10,7 +10,6 @@ import runtime.weight_cast
 from helpers import same_bits, state_of
 from optim import build_optimizer, is_rejected, update_weights
 from option import parse_args
-from quick import skip_curves
 from runtime.precision import autocast
 from runtime.signals import STOP_SIGNALS, StopRequest
 from runtime.weight_cast import WeightCast, autocast_modules
@@ -68,7 +67,6 @@ def test_the_device_rejects_an_update_by_the_loss(name, loss, changes):
 
 
 def test_an_update_before_the_host_knows_the_loss_trains_alike(sr, monkeypatch):
-    skip_curves(monkeypatch)
     flags = ["--epochs", 2, "--skip_threshold", 1.0, "--use_ema", "--ema_iter", 1]
     status, out, _ = sr.train("--save", "late", *flags)
     assert status == 0

@@ -37,7 +37,7 @@ class _CastAll(torch.autograd.Function):
 
 
 class WeightCast:
-    """Gives modules weights in 16 bits for a `with` block.
+    """Provide modules weights in 16 bits for a `with` block.
 
     The casts stand in the instance dictionaries of the modules, which Python reads before the
     parameters that nn.Module keeps; state_dict, optimizers and hooks see the parameters only.
