@@ -9,6 +9,7 @@ from torch.nn.functional import conv2d, leaky_relu, logsigmoid
 from loss.adversarial import Adversarial
 from loss.contrastive import contrastive, info_nce, shuffled
 from loss.discriminator import Discriminator
+from loss.normalization import CrossRankBatchNorm
 from loss_formulas import (
     cosine,
     flags,
@@ -18,6 +19,8 @@ from loss_formulas import (
     random_images,
     upsampled,
 )
+from runtime import distributed
+from runtime.errors import UserError
 
 
 def naive_embedding(dis, x, before_relu):
@@ -66,6 +69,42 @@ def test_the_embedding_is_its_formula(name, more):
     assert len(got_features) == 8
     for i, (feature, want) in enumerate(zip(got_features, features, strict=True)):
         assert torch.allclose(feature, want, atol=1e-3), i
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_normalization_over_ranks_is_that_of_the_whole_set(monkeypatch, dtype):
+    """Two ranks of 2 and 4 images: each runs alone, given the statistics of both."""
+    torch.manual_seed(0)
+    x = (torch.randn(6, 3, 5, 4) * torch.arange(1.0, 7).view(6, 1, 1, 1) + 2).to(dtype)
+    whole = torch.nn.BatchNorm2d(3)
+    with torch.no_grad():
+        whole.weight.uniform_(0.5, 2), whole.bias.uniform_(-1, 1)
+    norms = [CrossRankBatchNorm(3) for _ in range(2)]
+    for norm in norms:
+        norm.load_state_dict(whole.state_dict())
+    parts, rows = x.split([2, 4]), []
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "all_gather_batch", lambda row, _: rows.append(row) or row)
+    for part in parts:
+        CrossRankBatchNorm(3)(part)
+    monkeypatch.setattr(distributed, "all_gather_batch", lambda row, _: torch.cat(rows))
+    got = torch.cat([norm(part) for norm, part in zip(norms, parts, strict=True)])
+    assert got.dtype == dtype
+    assert torch.allclose(
+        got.float(), whole(x.float()), atol=2e-5 if dtype == torch.float32 else 0.1
+    )
+    for norm in norms:
+        assert torch.allclose(norm.running_mean, whole.running_mean, rtol=1e-5)
+        assert torch.allclose(norm.running_var, whole.running_var, rtol=1e-5)
+
+
+def test_a_patch_that_shrinks_to_a_pixel_needs_a_batch():
+    small = "--loss patchD --patch_size 16"
+    Discriminator(flags(f"{small} --batch_size 2"))
+    Discriminator(flags("--loss patchD --patch_size 32 --batch_size 1"))
+    for more in ("--batch_size 1", "--batch_size 2 --split_batch 2"):
+        with pytest.raises(UserError, match="--batch_size must be above 1"):
+            Discriminator(flags(f"{small} {more}"))
 
 
 def bce(logits, is_real):

@@ -200,6 +200,21 @@ def test_perceptual_losses_are_their_formulas(vgg, name, layer, rgb_range):
     assert float(loss(sr, hr, lr)) == pytest.approx(float(((a - b) ** 2).mean()), rel=1e-4)
 
 
+def test_vgg_sees_gray_as_three_equal_colors_and_computes_as_asked(vgg):
+    path, _ = vgg
+    sr, hr, lr = (x.mean(1, keepdim=True) for x in images_of_a_step())
+    loss = Loss(flags(f"--loss VGG22 --vgg_path {path}"))
+    gray = float(loss(sr, hr, lr))
+    assert gray == float(loss(*(x.expand(-1, 3, -1, -1) for x in (sr, hr, lr))))
+    loss.set_precision("bf16")
+    rough = float(loss(sr, hr, lr))
+    assert rough != gray
+    assert rough == pytest.approx(gray, rel=0.05)
+    loss.set_precision("half")  # without a scaled gradient, features stay in single precision
+    assert float(loss(sr, hr, lr)) == gray
+    assert float(loss.double()(sr.double(), hr.double(), lr)) == pytest.approx(gray, rel=1e-4)
+
+
 @pytest.mark.parametrize("rgb_range", [1, 255])
 @pytest.mark.parametrize("name", ["CL", "VGGInfoNCE"])
 def test_contrastive_losses_in_vgg_are_their_formulas(vgg, name, rgb_range):

@@ -1,6 +1,7 @@
 """Optimizers, schedules, clipping and the EMA against their formulas, written out."""
 
 import copy
+import itertools
 import math
 from types import SimpleNamespace
 
@@ -46,6 +47,12 @@ def test_restarts_begin_three_cycles_the_later_ones_lower(period):
     flags += ["--cosine_restart_weight", "0.6"]  # cycles 2 and 3 start at 0.006
     cycles = [0.01, 0.0055, 0.006, 0.0035, 0.006, 0.0035]
     assert rates(9, *flags) == pytest.approx([*cycles, 0.001, 0.001, 0.001], rel=1e-12)
+
+
+def test_a_restart_cycle_takes_a_third_of_the_epochs_by_default():
+    flags = ["--scheduler", "CosineRestart", "--epochs", "9", "--cosine_restart_weight", "0.6"]
+    starts = [i for i, (a, b) in enumerate(itertools.pairwise(rates(9, *flags)), 2) if b > a]
+    assert starts == [4, 7]
 
 
 def test_warm_up_grows_step_by_step_over_epochs():

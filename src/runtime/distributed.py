@@ -161,7 +161,7 @@ _part_sizes = None  # images of each rank in the part of the batch that is being
 
 @contextlib.contextmanager
 def batch_part(batch_size, index, n_parts):
-    """Tell `rank_offset`, for a `with` block, how many images each rank has.
+    """Set how many images each rank has, for `rank_offset` in a `with` block.
 
     Args:
         batch_size: images of all ranks in the step, divided by `rank_range`.
