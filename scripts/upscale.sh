@@ -36,7 +36,8 @@ if [[ $flags != *[[:space:]]--@(load|pre_train|model|template)[[:space:]=]* ]]; 
     [[ $flags =~ [[:space:]]--scale[[:space:]=]([^[:space:]]+) ]] && scale=${BASH_REMATCH[1]}
     weights=$project/experiment/model/EDSR_baseline_x$scale.pt
     if [ ! -f "$weights" ]; then
-        echo "error: --scale $scale has no weights in experiment/model: name some by --pre_train" >&2
+        echo "error: --scale $scale has no weights in experiment/model: name some by" \
+            "--pre_train" >&2
         exit 2
     fi
     set -- --pre_train "$weights" "$@"
