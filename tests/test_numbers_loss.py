@@ -6,6 +6,7 @@ import torch
 from torch.nn.functional import conv2d, max_pool2d
 
 from loss import Loss
+from loss.means import EpochMeans
 from loss.samples import SampleMaker
 from loss.wavelet import haar_high_frequencies
 from loss_formulas import flags, images_of_a_step, naive_contrastive, naive_haar, upsampled
@@ -83,6 +84,19 @@ def test_means_of_an_epoch_are_over_its_steps():
     assert loss.means() != means, "the sums of one are not those of the other"
     resumed.start_epoch(2)
     assert resumed.means() == {}
+
+
+def test_numbers_of_ranks_are_summed_with_the_step(monkeypatch):
+    means = EpochMeans()
+    means.add("L1", 3.0, 0.5, "cpu")
+    assert means.start_reduction([1.0, 0.0, 5.0]) == {"L1": 1.5}
+    assert means.finish_reduction() == ({"L1": 1.5}, []), "a single rank knows its numbers"
+    monkeypatch.setattr("loss.means.world_size", lambda: 2)
+    monkeypatch.setattr("loss.means.all_reduce_sum", lambda values: 2 * values)  # ranks alike
+    means.add("L1", 3.0, 0.5, "cpu")
+    assert means.start_reduction([1.0, 0.0, 5.0]) == {"L1": 3.0}
+    assert means.finish_reduction() == ({"L1": 3.0}, [2.0, 0.0, 10.0])
+    assert means.means() == {"L1": 2.25}
 
 
 def test_a_single_term_is_displayed_without_its_total():

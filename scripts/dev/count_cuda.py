@@ -79,7 +79,7 @@ def main():
         return 1
     if options.verbose:
         print("\n".join(_table(counts)))
-    if own.floor:
+    if options.floor:
         print("\n".join(counts.work.report(trainer.args.tf32)))
     print(counts)
     return 0
