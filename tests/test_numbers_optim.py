@@ -106,9 +106,9 @@ def test_gradients_are_clipped_in_a_training_step(sr):
     same(changes(sr, "high", "--gclip_norm", norm * 4), gradient)
 
 
-def test_scaled_gradients_are_clipped_at_their_own_size(sr, monkeypatch):
+@pytest.mark.parametrize("flags", [("--gclip", 1e-2), ("--gclip_norm", 2e-2)])
+def test_scaled_gradients_are_clipped_at_their_own_size(sr, monkeypatch, flags):
     """Switch on GradScaler, which only CUDA needs."""
-    flags = ["--gclip", 1e-2, "--gclip_norm", 2e-2]
     plain, made = changes(sr, "plain", *flags), torch.amp.GradScaler
 
     def switched_on(*_, **__):
