@@ -125,7 +125,7 @@ PCL = "--template PCL --mcl_neg 1 --cl_layer 1,4 --batch_size 5 --epochs 1 --tes
     [
         # SGD, unlike Adam, tells a gradient from twice that gradient
         "--optimizer SGD --loss 1*L1+1*CL-RGAN+0.1*WGAN_GP --cl_loss_type l1 --no_ad_loss false "
-        "--only_blur false --contras_D_train --shuffle_neg --use_noise_pos",
+        "--only_blur false",
         pytest.param(
             "--loss 1*L1+1*CL-patchD --contras_D_train --shuffle_neg --use_noise_pos --gan_k 2",
             marks=pytest.mark.slow,

@@ -350,6 +350,7 @@ def test_several_terms_without_a_picture_of_l1(sr, vgg_file):
 
 def test_parsing_of_losses():
     assert parse_loss("1*L1+5*CL-patchD") == [(1.0, "L1"), (5.0, "CL-patchD")]
+    assert parse_loss("1E+2*MSE") == [(100.0, "MSE")]
     assert parse_loss("L1+1e+2*MSE+1e-3*CL") == [(1.0, "L1"), (100.0, "MSE"), (0.001, "CL")]
     for bad in ("1*l1", "1*patch", "1*L1+", "two*L1", "1*L1+2*L1", "inf*L1", "1*CL-"):
         with pytest.raises(UserError, match="--loss"):

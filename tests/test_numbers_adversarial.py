@@ -1,10 +1,10 @@
-"""The embedding, both players of each GAN and the contrastive forms against formulas."""
+"""Both players of each GAN and the contrastive forms against formulas."""
 
 import copy
 
 import pytest
 import torch
-from torch.nn.functional import conv2d, leaky_relu, logsigmoid
+from torch.nn.functional import logsigmoid
 
 from loss.adversarial import Adversarial
 from loss.contrastive import contrastive, info_nce, shuffled
@@ -14,58 +14,9 @@ from loss_formulas import (
     flags,
     images_of_a_step,
     naive_contrastive,
-    naive_haar,
     random_images,
     upsampled,
 )
-
-
-def naive_embedding(dis, x, before_relu):
-    """Return logits and the features of the eight blocks, from the entries of state_dict()."""
-    state = dis.state_dict()
-    features = []
-    for i, stride in enumerate((1, 2, 1, 2, 1, 2, 1, 2)):
-        x = conv2d(x, state[f"features.{2 * i}.0.weight"], stride=stride, padding=1)
-        mean, var = x.mean((0, 2, 3), keepdim=True), x.var((0, 2, 3), keepdim=True, correction=0)
-        scale, shift = (
-            state[f"features.{2 * i}.1.{k}"].view(1, -1, 1, 1) for k in ("weight", "bias")
-        )
-        before = (x - mean) / (var + 1e-5).sqrt() * scale + shift
-        x = torch.where(before > 0, before, 0.2 * before)
-        features.append(before if before_relu else x)
-    if "classifier.3.weight" in state:
-        x = leaky_relu(
-            x.flatten(1) @ state["classifier.1.weight"].T + state["classifier.1.bias"], 0.2
-        )
-        return x @ state["classifier.3.weight"].T + state["classifier.3.bias"], features
-    height, width = x.shape[2] // 4 or 1, x.shape[3] // 4 or 1
-    if x.shape[2] < 4:  # adaptive pooling to a larger size repeats pixels
-        x = x.repeat_interleave(4 // x.shape[2], 2).repeat_interleave(4 // x.shape[3], 3)
-    pooled = x.unflatten(3, (4, width)).unflatten(2, (4, height)).mean((3, 5))  # (B, C, 4, 4)
-    weight, bias = state["classifier.1.weight"].flatten(1), state["classifier.1.bias"]
-    return torch.einsum("bchw,oc->bohw", pooled, weight) + bias, features
-
-
-@pytest.mark.parametrize("more", ["--before_relu", "--use_wavelet"])
-@pytest.mark.parametrize("name", ["patchD", "GAN"])
-def test_the_embedding_is_its_formula(name, more):
-    torch.manual_seed(0)
-    dis = Discriminator(flags(f"--loss {name} {more}"))
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for _, parameter in sorted(dis.named_parameters()):
-            if parameter.ndim == 1:
-                parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
-    x = random_images(1)
-    seen = torch.from_numpy(naive_haar(x.numpy())).float() if "wavelet" in more else x
-    logits, features = naive_embedding(dis, seen, "before" in more)
-    with torch.no_grad():
-        got, got_features = dis(x, return_features=True)
-    assert got.shape == ((2, 1, 4, 4) if name == "patchD" else (2, 1))
-    assert torch.allclose(got, logits, atol=1e-3)
-    assert len(got_features) == 8
-    for i, (feature, want) in enumerate(zip(got_features, features, strict=True)):
-        assert torch.allclose(feature, want, atol=1e-3), i
 
 
 def bce(logits, is_real):

@@ -10,9 +10,11 @@ import pytest
 import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from data.datasets import split_hold_out
-from data.patches import BLOCK, EpochSampler, TrainDataset
+from data.datasets import parse_ranges, split_hold_out
+from data.pairs import load_array
+from data.patches import BLOCK, EpochSampler, TrainDataset, build_train_set
 from data.resize import downsample
+from option import parse_args
 from runtime.errors import UserError
 
 try:
@@ -213,3 +215,45 @@ def test_an_image_below_the_patch_is_named_with_both_sizes(photographs):
     text = r"small.png is 90x50 pixels: smaller than the patch of 52x52 \(--patch_size\)"
     with pytest.raises(UserError, match=text):
         TrainDataset(pairs, [2], 53)
+
+
+@pytest.fixture
+def train_set(data_dir, tmp_path):
+    """Build the training set of flags; its cache is in tmp_path/cache."""
+
+    def build(*more):
+        lines = []
+        where = ["--dir_data", str(data_dir), "--dir_cache", str(tmp_path / "cache")]
+        small = ["--scale", "2", "--patch_size", "32", "--data_range", "2-3/4-4"]
+        args = parse_args([*where, *small, *more])
+        return build_train_set(args, parse_ranges(args.data_range)[0], lines.append), lines
+
+    return build
+
+
+def test_each_kind_of_input_is_held_as_its_flag_says(train_set, photographs):
+    for ext, kind in (("img", ".png"), ("sep", ".npy"), ("bin", np.ndarray)):
+        samples, _ = train_set("--ext", ext)
+        ((first, _),) = ([pair[:2] for pair in pairs] for pairs in samples.pairs)
+        assert len(samples) == 2, "--data_range 2-3"
+        for image in first:
+            assert isinstance(image, kind) if ext == "bin" else image.suffix == kind
+        assert np.array_equal(load_array(first[0]), photographs["chelsea"]), "the second image"
+    for ext, moment in (("img", "for each patch"), ("sep", "once, and kept")):
+        assert (
+            moment in train_set("--ext", ext, "--data_train", "Mine", "--data_test", "Set5")[1][0]
+        )
+
+
+def test_the_cache_is_kept_unless_the_flag_makes_it_anew(train_set, tmp_path):
+    train_set()
+    files = sorted((tmp_path / "cache").rglob("*.npy"))
+    assert sorted(path.parent.name for path in files) == ["HR", "HR", "LR_X2", "LR_X2"]
+    before = [path.read_bytes() for path in files]
+    for path, content in zip(files, before, strict=True):
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    changed = [path.read_bytes() for path in files]
+    train_set("--ext", "sep")
+    assert [path.read_bytes() for path in files] == changed
+    train_set("--ext", "sep_reset")
+    assert [path.read_bytes() for path in files] == before

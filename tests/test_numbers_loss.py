@@ -6,6 +6,7 @@ import torch
 from torch.nn.functional import conv2d, max_pool2d
 
 from loss import Loss
+from loss.means import EpochMeans
 from loss.samples import SampleMaker
 from loss.wavelet import haar_high_frequencies
 from loss_formulas import flags, images_of_a_step, naive_contrastive, naive_haar, upsampled
@@ -51,6 +52,12 @@ def test_the_loss_is_the_weighted_sum_of_its_terms():
     assert float(loss(sr, hr, lr, 0.5)) == pytest.approx((3 * l1 + 0.25 * mse) / 2, rel=1e-5)
 
 
+def reduce_step(loss):
+    """Add a step to the means of the epoch; return its weighted sum."""
+    loss.start_reduction()
+    return loss.finish_reduction()[0]
+
+
 def test_means_of_an_epoch_are_over_its_steps():
     sr, hr, lr = images_of_a_step()
     terms = {
@@ -61,10 +68,10 @@ def test_means_of_an_epoch_are_over_its_steps():
     loss = Loss(flags("--loss 3*L1+0.25*MSE"))
     assert loss.means() == {}
     loss(sr, hr, lr, 0.25), loss(hr, hr, lr, 0.75)  # a step of two parts, the second without error
-    assert loss.reduce_step() == pytest.approx(terms["Total"] / 4, rel=1e-5)
+    assert reduce_step(loss) == pytest.approx(terms["Total"] / 4, rel=1e-5)
     progress = loss.progress()
     loss(sr, hr, lr)
-    assert loss.reduce_step() == pytest.approx(terms["Total"], rel=1e-5)
+    assert reduce_step(loss) == pytest.approx(terms["Total"], rel=1e-5)
     means = loss.means()
     assert means == pytest.approx({k: (0.25 + 1) / 2 * v for k, v in terms.items()}, rel=1e-5)
     assert loss.display_loss() == "".join(f"[{k}: {v:.4f}]" for k, v in means.items())
@@ -72,17 +79,30 @@ def test_means_of_an_epoch_are_over_its_steps():
     resumed.start_epoch(1, progress)
     loss.restore_progress(progress)
     assert loss.means() == pytest.approx({k: v / 4 for k, v in terms.items()}, rel=1e-5)
-    resumed(sr, hr, lr), resumed.reduce_step()
+    resumed(sr, hr, lr), reduce_step(resumed)
     assert resumed.means() == means
     assert loss.means() != means, "the sums of one are not those of the other"
     resumed.start_epoch(2)
     assert resumed.means() == {}
 
 
+def test_numbers_of_ranks_are_summed_with_the_step(monkeypatch):
+    means = EpochMeans()
+    means.add("L1", 3.0, 0.5, "cpu")
+    assert means.start_reduction([1.0, 0.0, 5.0]) == {"L1": 1.5}
+    assert means.finish_reduction() == ({"L1": 1.5}, []), "a single rank knows its numbers"
+    monkeypatch.setattr("loss.means.world_size", lambda: 2)
+    monkeypatch.setattr("loss.means.all_reduce_sum", lambda values: 2 * values)  # ranks alike
+    means.add("L1", 3.0, 0.5, "cpu")
+    assert means.start_reduction([1.0, 0.0, 5.0]) == {"L1": 3.0}
+    assert means.finish_reduction() == ({"L1": 3.0}, [2.0, 0.0, 10.0])
+    assert means.means() == {"L1": 2.25}
+
+
 def test_a_single_term_is_displayed_without_its_total():
     sr, hr, lr = images_of_a_step()
     loss = Loss(flags("--loss L1"))
-    loss(sr.requires_grad_(), hr, lr, log_gradients=True), loss.reduce_step()
+    loss(sr.requires_grad_(), hr, lr, log_gradients=True), reduce_step(loss)
     assert list(loss.means()) == ["L1", "Total"]
     assert loss.display_loss() == f"[L1: {float((sr - hr).abs().mean().detach()):.4f}]"
 
@@ -102,8 +122,10 @@ def test_logged_gradients_are_norms_at_sr(parts):
         loss = Loss(flags(f"--loss {text}"), log=lines.append)
         for log_gradients in (True, True, False):  # the last step has no gradients to log
             for part in zip(sr.chunk(parts), hr.chunk(parts), lr.chunk(parts), strict=True):
-                loss(part[0].requires_grad_(), *part[1:], 1 / parts, log_gradients)
-            loss.reduce_step()
+                image = part[0].detach().requires_grad_()
+                loss(image, *part[1:], 1 / parts, log_gradients).backward()
+                assert image.grad.abs().sum() > 0
+            reduce_step(loss)
         logged = {name: value for name, value in loss.means().items() if "gradient" in name}
         assert logged == pytest.approx(want, rel=0.05 if parts == 2 else 1e-4)
     ratio = norms["MSE"] / norms["L1"]
@@ -113,6 +135,24 @@ def test_logged_gradients_are_norms_at_sr(parts):
     assert "L1 in the lead" in line
     if parts == 1:
         assert f"{ratio:.2f} times" in line
+
+
+def test_samples_are_made_of_the_batch_and_by_the_network():
+    sr, hr, lr = images_of_a_step()
+    seen, net = [], torch.nn.Identity()
+    loss = Loss(flags("--loss 1*L1+1*CL-patchD --no_ad_loss"), net)
+    assert loss.samples.net is net
+    loss.set_precision("bf16")
+    assert loss.samples.precision == loss.terms["CL-patchD"].dis.precision == "bf16"
+
+    def note(*images):
+        seen.extend(images)
+        return [hr], [upsampled(lr)]
+
+    loss.samples = note
+    loss(sr.requires_grad_(), hr, lr)
+    assert [id(image) for image in seen] == [id(hr), id(lr), id(sr)]
+    assert Loss(flags("--loss L1")).samples is None
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 2, 2), (2, 3, 6, 4)])
@@ -172,6 +212,21 @@ def test_perceptual_losses_are_their_formulas(vgg, name, layer, rgb_range):
     loss = Loss(flags(f"--loss {name} --vgg_path {path} --rgb_range {rgb_range}"))
     a, b = (naive_vgg(state, x, [layer], rgb_range)[0] for x in (sr, hr))
     assert float(loss(sr, hr, lr)) == pytest.approx(float(((a - b) ** 2).mean()), rel=1e-4)
+
+
+def test_vgg_sees_gray_as_three_equal_colors_and_computes_as_asked(vgg):
+    path, _ = vgg
+    sr, hr, lr = (x.mean(1, keepdim=True) for x in images_of_a_step())
+    loss = Loss(flags(f"--loss VGG22 --vgg_path {path}"))
+    gray = float(loss(sr, hr, lr))
+    assert gray == float(loss(*(x.expand(-1, 3, -1, -1) for x in (sr, hr, lr))))
+    loss.set_precision("bf16")
+    rough = float(loss(sr, hr, lr))
+    assert rough != gray
+    assert rough == pytest.approx(gray, rel=0.05)
+    loss.set_precision("half")  # without a scaled gradient, features stay in single precision
+    assert float(loss(sr, hr, lr)) == gray
+    assert float(loss.double()(sr.double(), hr.double(), lr)) == pytest.approx(gray, rel=1e-4)
 
 
 @pytest.mark.parametrize("rgb_range", [1, 255])

@@ -1,6 +1,7 @@
 """Optimizers, schedules, clipping and the EMA against their formulas, written out."""
 
 import copy
+import itertools
 import math
 from types import SimpleNamespace
 
@@ -46,6 +47,12 @@ def test_restarts_begin_three_cycles_the_later_ones_lower(period):
     flags += ["--cosine_restart_weight", "0.6"]  # cycles 2 and 3 start at 0.006
     cycles = [0.01, 0.0055, 0.006, 0.0035, 0.006, 0.0035]
     assert rates(9, *flags) == pytest.approx([*cycles, 0.001, 0.001, 0.001], rel=1e-12)
+
+
+def test_a_restart_cycle_takes_a_third_of_the_epochs_by_default():
+    flags = ["--scheduler", "CosineRestart", "--epochs", "12", "--cosine_restart_weight", "0.6"]
+    starts = [i for i, (a, b) in enumerate(itertools.pairwise(rates(12, *flags)), 2) if b > a]
+    assert starts == [5, 9]
 
 
 def test_warm_up_grows_step_by_step_over_epochs():
@@ -97,6 +104,19 @@ def test_gradients_are_clipped_in_a_training_step(sr):
     scaled = {key: value * 0.25 for key, value in gradient.items()}
     same(changes(sr, "norm", "--gclip_norm", norm / 4), scaled)
     same(changes(sr, "high", "--gclip_norm", norm * 4), gradient)
+
+
+@pytest.mark.parametrize("flags", [("--gclip", 1e-2), ("--gclip_norm", 2e-2)])
+def test_scaled_gradients_are_clipped_at_their_own_size(sr, monkeypatch, flags):
+    """Switch on GradScaler, which only CUDA needs."""
+    plain, made = changes(sr, "plain", *flags), torch.amp.GradScaler
+
+    def switched_on(*_, **__):
+        return made("cpu", init_scale=1024.0, enabled=True)
+
+    monkeypatch.setattr(torch.amp, "GradScaler", switched_on)
+    assert max(value.abs().max() for value in plain.values()) > 1e-4
+    same(changes(sr, "scaled", *flags), plain)
 
 
 # ----------------------------------------------------------------- optimizers

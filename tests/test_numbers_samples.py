@@ -7,8 +7,17 @@ import pytest
 import torch
 
 from loss import samples
-from loss.samples import SampleMaker, degrade, gaussian_blur, quantize, select, sharpen
+from loss.samples import (
+    SampleMaker,
+    degrade,
+    gaussian_blur,
+    quantize,
+    require_other_images,
+    select,
+    sharpen,
+)
 from loss_formulas import flags, images_of_a_step, random_images
+from runtime.errors import UserError
 
 
 def naive_blur(x, sizes, sigmas):
@@ -181,6 +190,14 @@ def test_chosen_samples_are_those_of_the_flags():
     assert not torch.equal(positives[0], hr)
 
 
+def test_a_degraded_image_is_filtered_before_it_is_made_smaller(monkeypatch):
+    monkeypatch.setattr(samples, "NOISE_SIGMAS", (0.0, 0.0))
+    monkeypatch.setattr(samples, "JPEG_QUALITIES", (100, 100))
+    stripes = 60.0 + 120 * (torch.arange(48) % 3 == 0).float().expand(1, 1, 48, 48)
+    small = degrade(stripes, 4, lambda x: x, 255)[..., 2:-2, 2:-2]
+    assert (small - 100).abs().max() < 12  # the mean of 180, 60, 60
+
+
 def test_jpeg_qualities_are_drawn_for_each_image(monkeypatch):
     written, qualities = samples.iio.imwrite, []
 
@@ -194,3 +211,24 @@ def test_jpeg_qualities_are_drawn_for_each_image(monkeypatch):
     assert len(qualities) == 200
     assert 30 <= min(qualities) < 34
     assert 91 <= max(qualities) < 95
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("--only_aug --use_aug --mcl_neg 1 --random_neg", "samples: the loss has no positives"),
+        ("--only_aug --use_aug --mcl_neg 1 --sharp_hr", "samples: the loss has no negatives"),
+        ("--random_neg --mcl_neg 3 --neg_id 1", "--neg_id 1 must be below 1"),  # no --use_aug
+        ("--use_aug --sharp_hr --mcl_neg 3 --pos_id 0,4", "--pos_id 0,4 must be below 4"),
+    ],
+)
+def test_flags_that_leave_no_samples_are_named(more, message):
+    with pytest.raises(UserError, match=f"{message}$|{message},"):
+        SampleMaker(flags(f"--loss CL-patchD {more}"))
+
+
+def test_shuffled_negatives_need_two_images_in_each_part():
+    require_other_images(flags("--shuffle_neg --batch_size 6 --split_batch 3"))
+    require_other_images(flags("--batch_size 1"))
+    with pytest.raises(UserError, match="--shuffle_neg needs other images"):
+        require_other_images(flags("--shuffle_neg --batch_size 5 --split_batch 3"))

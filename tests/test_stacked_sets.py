@@ -28,7 +28,12 @@ def differences(one, other):
 
 @pytest.mark.parametrize(
     ("n_ranks", "more"),
-    [(1, ""), (2, ""), (2, "--before_relu false --loss 1*L1+1*CL-WGAN_GP"), (2, "--cl_layer 0,7")],
+    [
+        (1, ""),
+        (2, ""),
+        (2, "--before_relu false --loss 1*L1+1*CL-WGAN_GP"),
+        pytest.param(2, "--cl_layer 0,7", marks=pytest.mark.slow),
+    ],
 )
 def test_stacked_sample_sets_train_like_single_ones(sr, n_ranks, more):
     flags = [*FLAGS.split(), *more.split()]

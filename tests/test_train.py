@@ -171,6 +171,9 @@ def test_weights_are_plain_and_can_be_tested_and_started_from(sr):
     assert [line["psnr"] for line in sr.metrics("again")] == trained
     assert sr("--load", "run", "--test_only", "--cpu")[0] == 0
     assert [line["psnr"] for line in sr.metrics("run") if "dataset" in line] == trained * 2
+    still = ["--epochs", 1, "--lr", "1e-30", "--pre_train", path]
+    assert sr.train("--save", "still", *still)[0] == 0
+    same_bits(dict(state_of(sr.folder("still"))["net"]), dict(weights))
     status, out, _ = sr.train("--save", "x4", "--epochs", 1, "--scale", 4, "--pre_train", path)
     assert status == 0
     assert "tail.0.2.weight: missing" in out
@@ -238,6 +241,9 @@ def test_of_equal_epochs_the_first_is_the_best(sr):
 def test_a_batch_above_the_threshold_is_skipped(sr):
     _, out, _ = sr.train("--save", "run", "--epochs", 2, "--skip_threshold", "1e-6")
     assert out.count("is skipped") == 4  # all steps of epoch 2; epoch 1 has no mean to compare with
+    first, second = (line["loss"] for line in sr.metrics("run") if "loss" in line)
+    assert set(first) == {"L1", "Total"}
+    assert second == {}, "a skipped step counts in no mean"
 
 
 def test_a_mean_loss_below_zero_skips_nothing(sr):
@@ -294,6 +300,18 @@ def test_ema_is_what_is_tested_and_kept(sr):
     kept = torch.load(sr.folder("run") / "model/model_latest.pt", weights_only=True)
     same_bits(dict(state["ema"]), dict(kept))
     assert not torch.equal(state["net"]["head.0.weight"], kept["head.0.weight"])
+    assert sr("--load", "run", "--test_only", "--cpu")[0] == 0  # tests model_latest.pt
+    first, again = (line["psnr"] for line in sr.metrics("run") if "dataset" in line)
+    assert first == again
+
+
+@pytest.mark.parametrize(("free", "tiles"), [(2**40, False), (2**20, True), (None, False)])
+def test_a_preset_runs_in_tiles_what_does_not_fit_in_memory(sr, monkeypatch, free, tiles):
+    monkeypatch.setattr("evaluate.available_bytes", lambda: free)
+    flags = ["--template", "RCAN", "--epochs", 1, "--test_every", 1]  # a small EDSR all the same
+    assert sr.train("--save", "run", *flags)[0] == 0
+    (line,) = (line for line in sr.metrics("run") if "dataset" in line)
+    assert line["chop"] == tiles
 
 
 def test_bicubic_takes_the_same_path(sr):

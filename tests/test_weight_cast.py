@@ -67,8 +67,15 @@ def test_the_device_rejects_an_update_by_the_loss(name, loss, changes):
         same_bits(before, (net.state_dict(), optimizer.state_dict()))
 
 
+@pytest.mark.parametrize(
+    ("loss", "rejected"),
+    [(-3.0, 0.0), (2.0, 0.0), (2.001, 1.0), (float("nan"), 1.0), (float("inf"), 1.0)],
+)
+def test_a_loss_above_its_limit_is_rejected(loss, rejected):
+    assert float(is_rejected(torch.tensor(loss), limit=2.0)) == rejected
+
+
 def test_an_update_before_the_host_knows_the_loss_trains_alike(sr, monkeypatch):
-    skip_curves(monkeypatch)
     flags = ["--epochs", 2, "--skip_threshold", 1.0, "--use_ema", "--ema_iter", 1]
     status, out, _ = sr.train("--save", "late", *flags)
     assert status == 0

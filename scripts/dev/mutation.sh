@@ -16,9 +16,11 @@ cd "$project"
 tests_of() {
     case $1 in
     src/metric.py) echo tests/test_metric*.py tests/test_numbers_metric*.py ;;
-    src/optim.py) echo tests/test_optim*.py tests/test_numbers_optim*.py tests/test_train.py ;;
+    src/optim.py) echo tests/test_numbers_optim.py tests/test_{weight_cast,train}.py ;;
     src/loss/samples.py) echo tests/test_numbers_{samples,loss}.py tests/test_loss.py ;;
-    src/loss/*) echo tests/test_numbers_{adversarial,loss}.py tests/test_loss.py ;;
+    src/loss/*)
+        echo tests/test_numbers_{adversarial,embedding,loss,optim}.py tests/test_{loss,pcl}.py
+        ;;
     src/model/inference.py) echo tests/test_networks.py tests/test_upscale.py ;;
     src/model/common.py) echo tests/test_{golden_networks,numbers_networks,networks,precision}.py ;;
     src/model/*) echo tests/test_{golden,numbers}_networks.py tests/test_networks.py ;;

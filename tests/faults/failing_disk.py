@@ -97,8 +97,10 @@ def _child(job):
 
 def _serve():
     import imageio.plugins.pillow  # noqa: F401 (loaded once)
-    import skimage.metrics  # noqa: F401
     import torch
+    import torch.utils.tensorboard
+
+    import checkpoint.plot  # noqa: F401
 
     importlib.import_module("main")
     torch.set_num_threads(1)

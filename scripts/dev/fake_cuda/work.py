@@ -9,9 +9,11 @@ from torch.utils.flop_counter import flop_registry
 GPU = "H100 SXM"
 # NVIDIA H100 Tensor Core GPU data sheet, SXM, dense: operations and bytes a second
 RATES = {"bf16": 989e12, "half": 989e12, "tf32": 494e12, "float32": 67e12}
+RATES["float64"] = 67e12  # by the tensor cores; SSIM is computed in float64
 BANDWIDTH = 3.35e12
 LAUNCH = 5e-6  # seconds of the host for an operation: an estimate
 FORMATS = {torch.bfloat16: "bf16", torch.float16: "half", torch.float32: "float32"}
+FORMATS[torch.float64] = "float64"
 
 
 def _n_bytes(tree):
