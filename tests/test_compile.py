@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from quick import skip_curves
 
 from loss.discriminator import Discriminator
 from model import NETWORKS

@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from quick import skip_curves
 from torch import nn
 
 import runtime.weight_cast
