@@ -54,6 +54,7 @@ PSNR, SSIM = Metric("psnr", "PSNR (dB)", 2), Metric("ssim", "SSIM", 4)
 HAAR = Metric("haar", "HF energy", 3, compute=haar_share)
 # in tests, whether --metrics names them or not
 OWN = {"psnr": PSNR, "ssim": SSIM}
+WITHOUT_PYIQA = {**OWN, "haar": HAAR}
 
 
 def parse_metrics(text):
@@ -74,8 +75,7 @@ def load_metrics(names, device="cpu"):
     Raises:
         UserError: pyiqa is not installed, does not know the name, or lacks the metric's weights.
     """
-    own = {metric.name: metric for metric in (PSNR, SSIM, HAAR)}
-    return [own[name] if name in own else _load_from_pyiqa(name, device) for name in names]
+    return [WITHOUT_PYIQA.get(name) or _load_from_pyiqa(name, device) for name in names]
 
 
 def _load_from_pyiqa(name, device):
@@ -88,7 +88,8 @@ def _load_from_pyiqa(name, device):
     except RuntimeError as error:  # torchvision is installed for another version of torch
         raise UserError(f"--metrics {name}: pyiqa cannot be imported: {error}") from error
     if name not in pyiqa.list_models():
-        raise UserError(f"--metrics {name} must be psnr, ssim or one of pyiqa.list_models()")
+        own = ", ".join(WITHOUT_PYIQA)
+        raise UserError(f"--metrics {name} must be {own} or one of pyiqa.list_models()")
     try:
         module = pyiqa.create_metric(name, device=device)
     except Exception as error:  # weights are downloaded: any error of a connection or a file
