@@ -151,8 +151,8 @@ def _add_training_flags(parser):
     switch("--use_ema", "test and save the exponential moving average (EMA) of the weights")
     flag("--ema_decay", number(float, low=0, high=1), 0.99, "decay of the EMA at an update")
     flag("--ema_iter", positive_int, 10, "steps between two updates of the EMA")
-    flag("--skip_threshold", positive, 1e8, "skip a batch whose loss is above this many times the "
-         "mean of the last epoch")  # fmt: skip
+    flag("--skip_threshold", positive, 1e8, "do not update the SR network by a batch whose loss is "
+         "above this many times the mean of the last epoch")  # fmt: skip
 
 
 def _add_loss_flags(parser):
@@ -167,7 +167,7 @@ def _add_loss_flags(parser):
          "0: it stays fixed")  # fmt: skip
     flag("--embed_lr", positive, None, "learning rate of the embedding (default: --lr)")
     flag("--embed_scheduler", choice(["same", "constant"]), "constant", "its schedule: that of the "
-         "SR network, or constant (as in the release)")  # fmt: skip
+         "SR network without --warmup, or constant (as in the release)")  # fmt: skip
     flag("--embed_load", str, None,
          "weights of the embedding: a state_dict, or state.pt of an experiment")  # fmt: skip
     switch("--no_ad_loss", "leave out the adversarial term of the generator")
@@ -178,17 +178,18 @@ def _add_loss_flags(parser):
     switch("--before_relu", "features before the activation")
     flag("--cl_loss_type", choice(CL_LOSSES), "cosine", "contrastive loss of CL-NAME")
     flag("--cl_temperature", positive, 1.0, "divides similarities in InfoNCE and LMCL")
-    switch("--layer_weight", "weight the k-th layer of --cl_layer by 2^-k (cosine, l1, l2)")
+    switch("--layer_weight", "halve the weight from layer to layer of --cl_layer (cosine, l1, l2)")
 
 
 def _add_sample_flags(parser):
     group = FlagGroup(parser, "positives and negatives of the contrastive losses")
     flag, switch = group.flag, group.switch
-    switch("--use_aug", "add generated positives (--sharp_hr) and negatives (--random_neg)")
+    switch("--use_aug", "add generated positives (--sharp_hr, --use_noise_pos) and negatives "
+           "(--random_neg, --blur_sr)")  # fmt: skip
     flag("--mcl_neg", non_negative_int, 3, "extra positives and extra negatives per image")
     flag("--mcl_pos", non_negative_int, None, "extra positives per image (default: --mcl_neg)")
     switch("--sharp_hr", "sharpened HR as positives")
-    flag("--sharp_value", non_negative, 0.5, "smallest factor of sharpening")
+    flag("--sharp_value", non_negative, 0.5, "smallest factor of sharpening; below 1 smooths")
     flag("--sharp_range", non_negative, 5.0, "width of the range of factors")
     switch("--random_neg", "degraded HR as negatives: blur, downsampling, noise, JPEG, upsampling")
     switch("--only_blur", "degrade by blur alone")

@@ -1,6 +1,6 @@
 """Presets for --template: defaults of flags under one name. A flag on the command line wins."""
 
-# Wu et al., TNNLS 2023, section IV: dual contrastive patch discriminator on Haar bands
+# Wu et al., TNNLS 2023, as in the release: dual contrastive patch discriminator on Haar bands
 _PCL = {
     "no_ad_loss": True,
     "cl_layer": "4",
@@ -23,7 +23,7 @@ TEMPLATES = {
     "HAN": {"model": "HAN", "n_resgroups": 10, "n_resblocks": 20, "n_feats": 64, "chop": True},
     # Mei et al., CVPR 2021, section 4.1
     "NLSN": {"model": "NLSN", "n_resblocks": 32, "n_feats": 256, "res_scale": 0.1, "chop": True},
-    # the weight is this repository's, see docs/pcl.md: in the published release it had no effect
+    # the weight is this repository's, see docs/pcl.md: in the release the term was a constant
     "PCL": {
         **_PCL,
         "loss": "1*L1+0.1*CL-patchD",

@@ -294,8 +294,8 @@ class Trainer:
         log_gradients = step == 1 or step % self.args.print_every == 0
         lr_parts, hr_parts = (x.tensor_split(self.args.split_batch) for x in (lr, hr))
         for i, (lr_part, hr_part) in enumerate(zip(lr_parts, hr_parts, strict=True), 1):
-            is_last = i == self.args.split_batch or distributed.world_size() == 1
-            with contextlib.nullcontext() if is_last else self.model.no_sync():
+            syncs_gradients = i == self.args.split_batch or distributed.world_size() == 1
+            with contextlib.nullcontext() if syncs_gradients else self.model.no_sync():
                 with autocast(*precision), self.weight_cast(*precision):
                     scale = (batch.scale,) if is_multi_scale(self.net) else ()
                     sr = self.model(lr_part, *scale)

@@ -106,11 +106,13 @@ class Loss(nn.Module):
     def forward(self, sr, hr, lr, batch_fraction=1.0, log_gradients=False):
         """Return the weighted sum of the terms (scalar), times `batch_fraction`.
 
+        A term that learns updates its own network first.
+
         Args:
-            sr, hr: (B, C, H, W) in [0, rgb_range].
+            sr, hr: (B, C, H, W) in [0, rgb_range]; sr with gradient.
             lr: (B, C, h, w) in [0, rgb_range].
             batch_fraction: these images as a fraction of the batch of the step.
-            log_gradients: log the norm of each term's gradient at sr.
+            log_gradients: log the norm of the gradient at sr of each weighted term.
 
         Raises:
             UserError: with `log_gradients`, a term sends no gradient to sr.
@@ -131,7 +133,10 @@ class Loss(nn.Module):
         return total * batch_fraction
 
     def _gradient_norms(self, values, sr, batch_fraction):
-        """Return the norm of each term's gradient at sr, divided by that of L1 if L1 is a term.
+        """Return the norm of each weighted term's gradient at sr, over L1's if L1 is a term.
+
+        With parts or ranks: the root mean square over them, weighted by their fractions f of the
+        batch. Each holds the gradient g * f of its images: sqrt(sum |g * f|^2) / sum f.
 
         Raises:
             UserError: a term sends no gradient to sr.
@@ -140,13 +145,10 @@ class Loss(nn.Module):
         for name, value in values.items():
             gradient = None
             if value.requires_grad:
-                # weighted before: with several ranks, the gradient sums over their losses
-                weighted = value * batch_fraction
-                (gradient,) = torch.autograd.grad(
-                    weighted, sr, retain_graph=True, allow_unused=True
-                )
+                # scaled before: with several ranks, the gradient is the sum over their losses
+                scaled = value * batch_fraction
+                (gradient,) = torch.autograd.grad(scaled, sr, retain_graph=True, allow_unused=True)
             square = sr.new_zeros(()) if gradient is None else gradient.square().sum()
-            # parts and ranks have gradients of their own: the mean square weighted by their size
             square, fraction = all_reduce_sum(
                 torch.stack([square, square.new_full((), batch_fraction)])
             ).tolist()

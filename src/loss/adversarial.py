@@ -1,18 +1,20 @@
 """PCL-SR's loss, and the adversarial losses that its embedding can be trained with.
 
-The call tree of one batch (section III of the paper, two steps):
+The call tree of one batch, or of one part of it with --split_batch:
 
     Trainer.train_step -> Loss.forward(sr, hr, lr)                    loss/__init__.py
-      positives, negatives = SampleMaker(hr, lr)                      loss/samples.py
+      positives, negatives = SampleMaker.__call__(hr, lr, sr)         loss/samples.py
       Adversarial.forward(sr, hr, positives, negatives)               this file
-        Haar high frequencies of all of them                          loss/wavelet.py
-        1. SR fixed: train the embedding to tell HR from SR           loss/discriminator.py
-        2. embedding fixed: contrastive loss in its features          loss/contrastive.py
-           (and the generator's adversarial loss, unless --no_ad_loss)
+        Haar high frequencies of all, with --use_wavelet              loss/wavelet.py
+        1. SR detached: train the embedding to tell HR from SR        loss/discriminator.py
+        2. embedding frozen: contrastive loss in its features         loss/contrastive.py
+           (and the adversarial loss of SR, unless --no_ad_loss)
 
-The gradient of step 2 goes through the embedding's features of SR, and through the Haar transform,
-to the SR image and the SR network. Departs from the published release, where the features of SR
-were computed without gradient: there the contrastive loss was a constant.
+The embedding is the discriminator `dis`. SR is the fake image, the output of the generator (the SR
+network), and the anchor of the contrastive loss. HR is the real image and the first positive. The
+gradient of step 2 goes through the embedding's features of SR and the Haar transform to the SR
+network. Departs from the published release, where the features of SR were computed without
+gradient: there the contrastive loss was a constant.
 """
 
 import argparse
@@ -84,8 +86,9 @@ GAN_LOSSES = {
     "LSGAN": GANLoss(
         lambda r, f: (_squared(r, 1.0) + _squared(f, 0.0)) / 2, lambda r, f: _squared(f, 1.0) / 2
     ),
-    # Arjovsky et al., ICML 2017; `Adversarial` adds the gradient penalty of WGAN_GP
+    # Arjovsky et al., ICML 2017
     "WGAN": GANLoss(lambda r, f: f.mean() - r.mean(), lambda r, f: -f.mean()),
+    # `Adversarial` adds the gradient penalty
     "WGAN_GP": GANLoss(lambda r, f: f.mean() - r.mean(), lambda r, f: -f.mean()),
     # Jolicoeur-Martineau, ICLR 2019, relativistic average
     "RGAN": GANLoss(
@@ -93,6 +96,7 @@ GAN_LOSSES = {
         lambda r, f: _bce(f - r.mean(), 1.0) + _bce(r - f.mean(), 0.0),
     ),
     "ContrasD": GANLoss(dual_contrastive, lambda r, f: dual_contrastive(f, r)),
+    # as ContrasD; `Adversarial` gives it a head of 4x4 logits
     "patchD": GANLoss(dual_contrastive, lambda r, f: dual_contrastive(f, r)),
 }
 
@@ -116,13 +120,14 @@ class Adversarial(Term):
         self.dis = Discriminator(args, patch=self.gan_type == "patchD")
         if args.embed_load:
             _load_embedding(self.dis, args.embed_load)
-        settings, self.lr = args, args.embed_lr or args.lr
+        settings = args
+        self.lr = args.embed_lr or args.lr
         if self.gan_type == "WGAN_GP":
             settings = argparse.Namespace(**vars(args))
             settings.optimizer, settings.betas = "ADAM", [0.0, 0.9]
             self.lr = args.embed_lr or WGAN_GP_LR
         self.optimizer = build_optimizer(settings, self.dis.parameters(), lr=self.lr)
-        self.part = 0  # of --split_batch
+        self.part = 0  # index of the next part of --split_batch
         self.logged = {}
 
     def _check_flags(self, name):
@@ -140,7 +145,7 @@ class Adversarial(Term):
         self.dis.precision = "bf16" if precision == "bf16" else "single"
 
     def start_epoch(self, epoch):
-        """Set the embedding's learning rate: the schedule of the SR network, or constant."""
+        """Set the embedding's learning rate: constant, or the schedule of SR without --warmup."""
         factor = learning_rate(self.args, epoch) / self.args.lr
         constant = self.args.embed_scheduler == "constant"
         set_learning_rate(self.optimizer, self.lr * (1.0 if constant else factor))
@@ -169,7 +174,7 @@ class Adversarial(Term):
         Returns:
             scalar.
         """
-        fake, real, positives, negatives = self._to_wavelet(sr, hr, positives, negatives)
+        fake, real, positives, negatives = self._embedding_inputs(sr, hr, positives, negatives)
         self._train_embedding(real, fake.detach(), positives[1:], negatives[1:])
         self.dis.requires_grad_(False)
         loss = 0.0 if self.args.no_ad_loss else self._generator_loss(real, fake)
@@ -177,9 +182,9 @@ class Adversarial(Term):
             loss = loss + self._contrastive_loss(fake, positives, negatives)
         return loss
 
-    def _to_wavelet(self, sr, hr, positives, negatives):
-        """Return what the embedding sees of the images; only sr has a gradient."""
-        transform = self.dis.to_wavelet
+    def _embedding_inputs(self, sr, hr, positives, negatives):
+        """Return the embedding's inputs (fake, real, positives, negatives); fake has a gradient."""
+        transform = self.dis.to_input
         with torch.no_grad():
             images, n_positives = [*positives, *negatives], len(positives)
             if stacks_sets(hr):
@@ -212,7 +217,7 @@ class Adversarial(Term):
             if self.part == 0:
                 self.optimizer.zero_grad(set_to_none=True)
             loss = self._discriminator_loss(reals, fakes)
-            # each rank has the loss of the images of all ranks
+            # each rank has the loss of the images of all ranks, see `all_gather_batch`
             (loss * self._part_fraction(len(real)) / world_size()).backward()
             if is_last:
                 self._update_embedding()
@@ -220,7 +225,7 @@ class Adversarial(Term):
         self.logged = {"embedding": loss.detach()}
 
     def _part_fraction(self, count):
-        """Return the part of the batch, over all ranks, that a part of `count` images here is."""
+        """Return the images of this part on all ranks (`count` on this one) / --batch_size."""
         if self.args.split_batch == 1:
             return 1.0
         return rank_offset(count)[1] / self.args.batch_size

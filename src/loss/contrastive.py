@@ -1,4 +1,4 @@
-"""Contrastive losses on features (PCL-SR, section III; --cl_loss_type).
+"""Contrastive losses on features, with the formulas of PCL-SR's release (--cl_loss_type).
 
 s(a, b) is the cosine along channels, averaged over pixels. The anchor a is SR; p runs over
 positives, n over negatives.

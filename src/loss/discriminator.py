@@ -1,4 +1,4 @@
-"""The embedding network of PCL-SR: a discriminator whose features are compared (section III-C).
+"""The embedding network of PCL-SR: a discriminator whose features are compared.
 
 Departs from the published release: with --before_relu, features are those before the activation.
 There the activation was in place and overwrote them.
@@ -27,7 +27,8 @@ SLOPE = 0.2  # of LeakyReLU
 class Discriminator(nn.Module):
     """Eight blocks of convolution, batch normalization and LeakyReLU, and a head.
 
-    It stays in training mode: normalization takes the statistics of each sample set by itself.
+    Normalization takes the statistics of each sample set by itself, also after eval(). The running
+    statistics are in the state_dict, as in the release, but nothing reads them.
     """
 
     precision = "single"  # of the convolutions
@@ -83,7 +84,7 @@ class Discriminator(nn.Module):
             )
         return side // 2 if args.use_wavelet else side
 
-    def to_wavelet(self, x):
+    def to_input(self, x):
         """Return the input of the first block for images (B, C, H, W) in [0, rgb_range]."""
         return haar_high_frequencies(x) if self.use_wavelet else x
 
@@ -91,7 +92,7 @@ class Discriminator(nn.Module):
         """Return the features of the blocks `layers`: a list of (B, C, h, w), float32.
 
         Args:
-            x: output of `to_wavelet`.
+            x: output of `to_input`.
             layers: indices of blocks, from 0. Blocks after the largest do not run.
         """
         return [features.float() for (features,) in self._features([x], [1], layers)]
@@ -99,9 +100,11 @@ class Discriminator(nn.Module):
     def embed_sets(self, sets, anchor, layers):
         """Return the features of sample sets, without gradient, and of the anchor, with gradient.
 
+        The parameters must be frozen (`requires_grad_(False)`).
+
         Args:
-            sets: list of outputs of `to_wavelet`, of one shape.
-            anchor: output of `to_wavelet` of the same shape.
+            sets: list of outputs of `to_input`, of one shape.
+            anchor: output of `to_input` of the same shape.
             layers: indices of blocks, from 0.
 
         Returns:
@@ -127,7 +130,7 @@ class Discriminator(nn.Module):
         return [features[i] for i in layers]
 
     def logits(self, x):
-        """Return the logits of an output of `to_wavelet`: (B, 1, 4, 4) or (B, 1)."""
+        """Return the logits of an output of `to_input`: (B, 1, 4, 4) or (B, 1)."""
         *_, (_, (x,)) = self._iter_blocks([x], [1])
         return self._head(x)
 
@@ -138,7 +141,8 @@ class Discriminator(nn.Module):
                 *_, (_, (x,)) = self._iter_blocks([torch.cat(sets)], [len(sets)])
                 return self._head(x).chunk(len(sets))
         logits = []
-        for x in sets:  # a cast for each set: the gradients of several sets are summed in float32
+        # one cast for each set: WeightCast would sum the gradients of several sets in 16 bits
+        for x in sets:
             with self._weight_cast(x.device):
                 logits.append(self.logits(x))
         return logits
@@ -155,7 +159,7 @@ class Discriminator(nn.Module):
         in float32. In bf16, outputs are bf16, except features before the activation.
 
         Args:
-            stacks: list of sample sets joined along the batch, outputs of `to_wavelet`.
+            stacks: list of sample sets joined along the batch, outputs of `to_input`.
             n_sets: how many sample sets each stack has.
             layers: indices of blocks whose features are returned.
         """
@@ -164,7 +168,7 @@ class Discriminator(nn.Module):
                 stacks = [convolution(x) for x in stacks]
             before = i in layers and self.before_relu
             stacks = [x.float() if before else x for x in stacks]
-            # a single set can be differentiated twice
+            # `norm` of a single set can be differentiated twice: the penalty of WGAN_GP needs it
             normalized = [norm(*stacks)] if sum(n_sets) == 1 else norm.forward_sets(stacks, n_sets)
             # in place would overwrite the features
             stacks = [leaky_relu(x, SLOPE, inplace=not before) for x in normalized]
@@ -179,6 +183,6 @@ class Discriminator(nn.Module):
 
         With `return_features`: (logits, list of the features of all eight blocks).
         """
-        blocks = list(self._iter_blocks([self.to_wavelet(x)], [1], range(N_LAYERS)))
+        blocks = list(self._iter_blocks([self.to_input(x)], [1], range(N_LAYERS)))
         logits = self._head(blocks[-1][1][0])
         return (logits, [feature for (feature,), _ in blocks]) if return_features else logits

@@ -1,8 +1,9 @@
-"""Positives and negatives of PCL-SR, made from HR on the device of the batch.
+"""Positives and negatives of PCL-SR, made from HR, LR and SR on the device of the batch.
 
 Wu, Jiang, Liu, A Practical Contrastive Learning Framework for Single-Image Super-Resolution, IEEE
-TNNLS 2023, arXiv 2111.13924, section III: sharpened HR as informative positives, blurred HR as hard
-negatives. Random numbers come from torch's CPU generator, whose state is in the checkpoint.
+TNNLS 2023, arXiv 2111.13924: sharpened HR as informative positives, blurred HR as hard negatives.
+A sample set is a tensor (B, C, H, W) with one sample of each image of the batch. Random numbers
+come from torch's CPU generator, which Trainer.train_step seeds in each step.
 """
 
 import imageio.v3 as iio
@@ -71,7 +72,7 @@ def sharpen(x, factor, rgb_range):
 
     Args:
         x: (B, C, H, W) in [0, rgb_range].
-        factor: (B,) tensor; above 1 sharpens.
+        factor: (B,) tensor; above 1 sharpens, below 1 smooths.
         rgb_range: maximum pixel value.
 
     Returns:
@@ -143,7 +144,7 @@ def select(samples, only_aug, ids):
     Args:
         samples: list; the first is HR or upsampled LR itself.
         only_aug: leave the first one out.
-        ids: indices of the rest to keep, such as "0,2"; None keeps all.
+        ids: indices to keep, counted after `only_aug`, such as "0,2"; None keeps all.
     """
     samples = samples[1:] if only_aug else samples
     return samples if ids is None else [samples[int(i)] for i in ids.split(",")]
@@ -195,9 +196,9 @@ class SampleMaker:
         All are in [0, rgb_range]; sr is needed with --blur_sr alone.
 
         Returns:
-            (positives, negatives): lists of (B, C, H, W) without gradient, rounded to 8-bit steps.
-            The first positive is HR, followed by sharpened and noisy HR. The first negative is LR,
-            upsampled, followed by degraded HR and blurred SR.
+            (positives, negatives): lists of (B, C, H, W) without gradient. All except HR are
+            rounded to 8-bit steps. The first positive is HR, followed by sharpened and noisy HR.
+            The first negative is LR, upsampled, followed by degraded HR and blurred SR.
         """
         args, rgb_range = self.args, self.args.rgb_range
         positives, negatives = [hr], [quantize(upsample(lr, hr.shape[-2:]), rgb_range)]

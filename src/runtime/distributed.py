@@ -198,7 +198,9 @@ def rank_offset(count):
 def all_gather_batch(x, offset=None):
     """Gather a batch from all ranks, in rank order.
 
-    Differentiable: each rank receives the gradient of its own images.
+    Differentiable: each rank receives the gradient of its own images, summed over the losses of all
+    ranks. If each rank computes the same loss of all images, divide it by `world_size()` before
+    backward.
 
     Args:
         x: (B, ...), values of this rank's images.
