@@ -1,7 +1,7 @@
 """The page of --html: one file with all images, style and script, which needs no network.
 
 The files of page/ are put together: page.html is the frame, page.css the style, page.js the
-program, vendor/ the web component img-comparison-slider with its licence.
+program, vendor/ the web component img-comparison-slider with its license.
 """
 
 import base64
