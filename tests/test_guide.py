@@ -1,4 +1,4 @@
-"""The commands of docs/guide.md, line by line, in a copy of the project with small data in place of what they would fetch."""
+"""The commands of README.md and docs/guide.md, in a copy of the project with small data in place of what they would fetch."""
 
 import os
 import re
@@ -17,11 +17,14 @@ SMALL = "--n_resblocks 1 --n_resgroups 1 --n_feats 16 --patch_size 48 --batch_si
 SMALL += "--data_range 1-3/4-4 --n_threads 0"
 
 
-def commands():
-    blocks = re.findall(
-        r"```bash\n(.*?)```", (ROOT / "docs/guide.md").read_text(encoding="utf-8"), re.S
-    )
-    return [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+# what they fetch or run is tested elsewhere: test_prepare_data.py, test_scripts.py, .ci/run
+ELSEWHERE = r"(python )?scripts/(prepare_data.py (div2k|benchmark)|(setup|quickstart|test).sh)"
+
+
+def commands(page):
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.S)
+    lines = [x for block in blocks for x in block.replace("\\\n", " ").splitlines()]
+    return [re.sub(r"\s+# .*", "", line) for line in lines]
 
 
 @pytest.fixture
@@ -32,10 +35,11 @@ def project(tmp_path, photographs):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     numbered = {f"{i:04d}": image for i, image in enumerate(photographs.values(), 1)}
     div2k, benchmark = root / "datasets/DIV2K", root / "datasets/benchmark"
-    write_set(div2k / "DIV2K_train_HR", numbered, div2k / "DIV2K_train_LR_bicubic", (4,))
+    shutil.copytree(ROOT / "experiment/model", root / "experiment/model")
+    write_set(div2k / "DIV2K_train_HR", numbered, div2k / "DIV2K_train_LR_bicubic", (2, 4))
     two = {"baby": photographs["chelsea"], "bird": photographs["coffee"]}
     for name in ("Set5", "Set14"):
-        write_set(benchmark / name / "HR", two, benchmark / name / "LR_bicubic", (4,))
+        write_set(benchmark / name / "HR", two, benchmark / name / "LR_bicubic", (2, 3, 4))
     write_set(root / "photos", photographs)
     (root / "bin").mkdir()
     for name, words in {
@@ -55,6 +59,8 @@ def start(project, command):
     )
     if re.search(r"main\.py|scripts/train/|upscale\.sh|export_onnx", command):
         network, training = SMALL.split(" --patch_size")
+        if re.search(r"experiment/model|Bicubic|upscale.sh(?!.*--pre_train)", command):
+            network = ""  # the weights say which, or there are none
         tests = re.search(r"--test_only|upscale\.sh|export_onnx", command)
         if "--load" not in command:  # which has the flags of the run it goes on with
             command += f" {network}" + ("" if tests else f" --patch_size{training}")
@@ -76,19 +82,26 @@ def start(project, command):
 
 @pytest.mark.slow  # a minute: 20 programs one after the other
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
-def test_every_command_of_the_guide(project):
+@pytest.mark.parametrize("page", ["README.md", "docs/guide.md"])
+def test_every_command(project, page):
     from model import build_network
     from option import parse_args
 
     small = "--template RCAN --scale 4 --n_resblocks 1 --n_resgroups 1 --n_feats 16"
     torch.save(build_network(parse_args(small.split())).state_dict(), project / "RCAN_BIX4.pt")
-    for command in commands():
-        if re.match(r"scripts/prepare_data.py (div2k|benchmark)", command):
-            continue  # what they fetch is there; tests/test_prepare_data.py runs them against a server
+    test = "python src/main.py --test_only --data_test Set5 --save_results --save_gt --pre_train"
+    before = [f"{test} RCAN_BIX4.pt --save quickstart_{name}" for name in ("EDSR", "EDSR-PCL")]
+    for command in [*(before if page == "README.md" else []), *commands(page)]:
+        if re.match(ELSEWHERE, command):
+            continue
         processes = [start(project, command) for _ in range(2 if "--nnodes=2" in command else 1)]
         for process in processes:
             out, _ = process.communicate(timeout=120)
             assert process.returncode == 0, f"{command}\n{out}"
-    made = "results.csv set5.png upscaled/astronaut.png EDSR_x4.onnx datasets/MyPhotos/LR_bicubic/X4/rocketx4.png"
-    for name in made.split():
+    made = {
+        "README.md": "report.html upscaled/astronaut.png experiment/EDSR_PCL_x4/model/model_best.pt",
+        "docs/guide.md": "results.csv set5.png upscaled/astronaut.png EDSR_x4.onnx "
+        "datasets/MyPhotos/LR_bicubic/X4/rocketx4.png",
+    }
+    for name in made[page].split():
         assert (project / name).stat().st_size > 0, name
