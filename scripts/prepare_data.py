@@ -85,7 +85,10 @@ def read_sample(name):
 
 
 def folder(args):
-    """Make a set of a folder of HR images; the name may be that of a published set."""
+    """Make a data set from a folder of HR images.
+
+    The name may be that of a published set.
+    """
     sources = list_images(args.source, print)
     hr, lr = folders(args.dir_data, args.name)
     problems = make(

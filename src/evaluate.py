@@ -46,7 +46,7 @@ def _format(value, digits):
 
 
 class Evaluator:
-    """Test a network on all test sets of the data, and log and record the scores."""
+    """Test a network on all test sets; log and record the scores."""
 
     def __init__(self, args, data, checkpoint, device, raise_if_stopped=lambda: None):
         """Keep what every test needs; `raise_if_stopped` is called between images."""
@@ -57,7 +57,7 @@ class Evaluator:
         self.metrics = [*OWN.values(), *load_metrics(names, device)]
 
     def run(self, net, epoch, precision):
-        """Test on all sets and scales, and upscale the files of the sets without ground truth.
+        """Test on all sets and scales; upscale the files without ground truth.
 
         Args:
             net: the network.
@@ -117,7 +117,10 @@ class Evaluator:
         return all(distributed.all_gather_object(needed < free / 2))
 
     def _evaluate_set(self, images, upscaler, epoch):
-        """Test one set, log and record it; return its PSNR, None if no image has a finite one."""
+        """Test one set, log and record it; return its PSNR or None.
+
+        None means that no image has a finite PSNR.
+        """
         t_start = time.perf_counter()
         line = {"epoch": epoch, "dataset": images.name, "scale": images.scale}
         settings = self._settings(upscaler)
@@ -138,7 +141,10 @@ class Evaluator:
         return line["psnr"]
 
     def _log_result(self, line, seconds):
-        """Log the scores of a set: in a training with the best so far, in a test with its time."""
+        """Log the scores of a set.
+
+        In training the line has the best PSNR so far, in a test the duration.
+        """
         text = f"[{line['dataset']} x{line['scale']}]\t"
         text += " ".join(
             f"{metric.name.upper()}: {_format(line[metric.name], 3 if metric is PSNR else 4)}"
@@ -160,7 +166,7 @@ class Evaluator:
         }
 
     def _evaluate_images(self, images, upscaler, settings):
-        """Return the scores of each image of a set, computed by all ranks, the same on each."""
+        """Return the scores of each image of a set, gathered from all ranks."""
         n_ranks, scores = distributed.world_size(), []
         decoded = _decode_ahead(images, range(distributed.rank(), len(images), n_ranks))
         starts = tqdm(

@@ -112,7 +112,7 @@ OTHER_NAMES = {"--learning_rate": "--lr", "--epoch": "--epochs"}
 
 
 def unknown_flags(words, parser):
-    """Yield a problem for each word that is not a flag, with the flag that may be meant."""
+    """Yield a problem for each unknown word, with the flag that may be meant."""
     known = [name for action in parser._actions for name in action.option_strings]
     for word in words:
         name = word.split("=")[0]

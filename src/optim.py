@@ -1,4 +1,4 @@
-"""Optimizers, the learning rate as a function of epoch and step, and the EMA of the weights."""
+"""Optimizers, learning rate schedules, and the EMA of the weights."""
 
 import copy
 import math
@@ -31,7 +31,9 @@ def build_optimizer(args, parameters, lr=None):
 
 
 def load_optimizer(optimizer, state):
-    """Load the state of an optimizer of the same kind; betas, epsilon and so on stay the flags'.
+    """Load the state of an optimizer of the same kind.
+
+    Betas, epsilon and so on remain those of the flags.
 
     Raises:
         ValueError: the state is damaged, or of another optimizer.
@@ -83,7 +85,7 @@ def learning_rate(args, epoch):
 
 
 def warmup_factor(args, epoch, step):
-    """Return the factor of the learning rate in a step: 1, or less in the first --warmup steps.
+    """Return the learning rate's factor: below 1 in the first --warmup steps, then 1.
 
     Args:
         args: the flags.
@@ -155,7 +157,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self):
-        """Set the average to decay * average + (1 - decay) * the weights of the network."""
+        """Update the average: decay * average + (1 - decay) * weights."""
         torch._foreach_lerp_(*self._floats, 1 - self.decay)
         for average, value in self._others:
             average.copy_(value)

@@ -251,7 +251,10 @@ def build_parser():
 
 
 def _choose_tests(args):
-    """Set --data_test if it is not given: DIV2K, or the last images of other training sets."""
+    """Set --data_test to its default, if it is not given.
+
+    The default is DIV2K, or the last images of other training sets.
+    """
     if args.data_test is not None:
         return
     trained = args.data_train if isinstance(args.data_train, list) else []

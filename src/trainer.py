@@ -150,7 +150,7 @@ class Trainer:
             )
 
     def resume(self):
-        """Resume from the state that --resume names, or from its weights if only they are kept."""
+        """Resume from the state of --resume, or from its weights without a state."""
         state = self.checkpoint.read_state()
         if state is not None:
             self.load_state_dict(state)
@@ -208,7 +208,7 @@ class Trainer:
         self.checkpoint.plot()
 
     def _update_best(self, psnrs):
-        """Keep and log the best mean PSNR of the test sets; return whether it is this epoch's."""
+        """Update and log the best mean PSNR; return whether this epoch has it."""
         if not psnrs:  # no set has a PSNR: the latest weights are as good as any
             return self.best["psnr"] is None
         psnr = sum(psnrs) / len(psnrs)
@@ -340,7 +340,10 @@ class Trainer:
     # ----------------------------------------------------------------- test
 
     def test(self, epoch):
-        """Test on all sets and scales; return the mean PSNR in dB of each set that has one."""
+        """Test on all sets and scales; return each set's mean PSNR in dB.
+
+        Sets without a finite PSNR are left out.
+        """
         # auto is for the speed of training: figures of tests must not depend on the machine
         precision = "single" if self.args.precision == "auto" else self.precision
         net = self.ema.average if self.ema else self.net

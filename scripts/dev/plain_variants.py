@@ -1,4 +1,4 @@
-"""The plain form of each special case for speed or memory: what the code would be without it."""
+"""The code without each special case for speed or memory."""
 
 import torch
 from torch import nn

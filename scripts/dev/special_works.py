@@ -31,7 +31,10 @@ SCRIPT = Path(__file__).with_name("special_cases.py")
 
 
 class Comparison:
-    """A special case and the work it is measured on; `switch` turns it on or off, untimed."""
+    """A special case and the task that it is measured on.
+
+    `switch` turns the special case on or off; its time is not measured.
+    """
 
     memory_of = None  # "tensors" or "process"
 
@@ -169,7 +172,7 @@ class WorkerMemory(Comparison):
 
 
 class InProcesses(Comparison):
-    """A special case whose effect outlives a run: each run is a process of its own."""
+    """A special case that needs a new process for each run."""
 
     def measure(self, enabled):
         command = [sys.executable, str(SCRIPT), "--child", self.name, str(int(enabled))]

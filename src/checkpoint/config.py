@@ -65,7 +65,7 @@ def _read(path):
 
 
 def _hint_at_weights(folder):
-    """Return how to start from the weights in a folder of another program; "" if there are none."""
+    """Return how to start from weights of another program in a folder, or ""."""
     for pattern in ("model/model_best.pt", "model/model_latest.pt", "models/net_g_*.pth", "*.pth"):
         for path in sorted(folder.glob(pattern))[-1:]:
             return f": start from its weights with --pre_train {path} --save NEW_NAME"

@@ -59,7 +59,7 @@ class Data:
 
     @staticmethod
     def _check_tests(fingerprints, test_set, test_only):
-        """Check this rank's part of a test set: before a training all of it, else a sample."""
+        """Check this rank's part of a test set: all before training, else a sample."""
         first, end = distributed.rank_range(len(test_set))
         indices = spread_indices(end - first, MAX_DECODED if test_only else end - first)
         return fingerprints.check_test_pairs(test_set, [first + i for i in indices])
@@ -86,7 +86,7 @@ class Data:
         )
 
     def epoch(self, number, start, device):
-        """Yield the batches of an epoch, from 1, on the device, without its first `start` batches.
+        """Yield the batches of an epoch (from 1) on the device, without the first `start`.
 
         Raises:
             UserError: the workers cannot start.
@@ -119,7 +119,10 @@ class Data:
 
 
 def _on_device(batches, device):
-    """Yield batches on the device; on CUDA the next one is copied while this one is worked on."""
+    """Yield batches on the device.
+
+    On CUDA, the next batch is copied during the work on the current one.
+    """
     if device.type != "cuda":
         for batch in batches:
             yield batch._replace(lr=batch.lr.to(device), hr=batch.hr.to(device))

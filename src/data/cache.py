@@ -26,7 +26,9 @@ VERSION = 3  # raise it when `read_image` or `downsample` gives other pixels
 
 
 def cache_folder(args, name, sources):
-    """Return the cache folder of a list of images: two folders of images never share one.
+    """Return the cache folder of a list of images.
+
+    Two folders of images never share a cache.
 
     The default cache, in --dir_data, is named by the path in it, so that both can be moved
     together.
@@ -76,7 +78,7 @@ def _remove_stale(folder, current):
 
 
 def _decode(source, target, downscale):
-    """Write the cache file of one image; returns what is wrong with the image, or None."""
+    """Write the cache file of one image; return the problem of the image, or None."""
     try:
         image = read_image(source)
         _write(target, downsample(image, downscale) if downscale else image)
@@ -86,7 +88,7 @@ def _decode(source, target, downscale):
 
 
 def build_cache(sources, folder, downscale=None, rebuild=False, title="decoding", on_make=None):
-    """Return the cache file of each image, made if it is missing or older than its source.
+    """Return the cache file of each image; write files that are missing or outdated.
 
     Args:
         sources: list of image paths in one folder.

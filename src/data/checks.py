@@ -38,7 +38,10 @@ def _gray(image):
 
 
 def _busiest_window(lr):
-    """Return (top, left, height, width) of the window of LR, of nine, with the most detail."""
+    """Return (top, left, height, width) of the LR window with the most detail.
+
+    Nine windows are compared.
+    """
     height, width = (min(WINDOW, side - 2 * MIN_BORDER) for side in lr.shape[:2])
     windows = []
     for top in np.linspace(MIN_BORDER, lr.shape[0] - MIN_BORDER - height, 3).astype(int):
@@ -97,7 +100,7 @@ def check_alignment(hr, lr, scale):
 
 
 class PairSummary(NamedTuple):
-    """What is known of the pairs of a training set at one scale before any is trained on.
+    """Sizes, thumbnails and problems of the pairs of a training set at one scale.
 
     Attributes:
         sizes: (N, 4) int32: height and width of HR and of LR; NO_SIZE if they are checked when the
@@ -112,7 +115,10 @@ class PairSummary(NamedTuple):
 
 
 def _pair_sizes(hr, lr, scale, name):
-    """Return (H, W, h, w) of a pair; h and w as they follow from HR if LR is to be made."""
+    """Return the sizes (H, W, h, w) of HR and LR of a pair.
+
+    If LR is to be made, h and w are computed from HR.
+    """
     hr_size = image_hw(hr)
     lr_size = image_hw(lr) if lr is not None else tuple(side // scale for side in hr_size)
     paired_lr_size(hr_size, lr_size, scale, (name, lr if lr is not None else name))
@@ -155,7 +161,7 @@ def summarize_arrays(pairs, scale, n_colors, title=None):
 
 
 def remembered_summary(path, pairs, scale, n_colors, title):
-    """Load the PairSummary of cached images, or build and save it if the images have changed."""
+    """Load the PairSummary of cached images; rebuild it if the images have changed."""
     names = "\n".join(f"{hr} {lr} {name}" for hr, lr, name in pairs)
     key = hashlib.sha256(f"{SUMMARY_VERSION} {scale} {n_colors}\n{names}".encode()).hexdigest()
     unreadable = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
@@ -229,7 +235,7 @@ class TestFingerprints:
 
 
 def _cropped_hw(size):
-    """Return the (height, width) that is the same after cropping to a multiple of any scale."""
+    """Return (height, width) rounded so that cropping for any scale does not change it."""
     return tuple(int(side) // 24 * 24 or int(side) for side in size)
 
 
@@ -238,12 +244,12 @@ def _sample_rows_cols(size):
 
 
 def _thumbnail(image):
-    """Return 16x16 pixels of an image, a tensor (C, H, W) in [0, 255], in gray."""
+    """Return 16x16 gray pixels of an image, a tensor (C, H, W) in [0, 255]."""
     rows, columns = _sample_rows_cols(image.shape[1:])
     return image[:, rows][:, :, columns].float().mean(0).numpy()
 
 
 def thumbnail_of(array, n_colors):
-    """Return 16x16 pixels of an array (H, W, C), in gray, as `_thumbnail` does of a test image."""
+    """Return the `_thumbnail` of an array (H, W, C)."""
     pixels = np.ascontiguousarray(array[np.ix_(*_sample_rows_cols(array.shape[:2]))])
     return to_tensor(to_channels(pixels, n_colors)).float().mean(0).numpy()

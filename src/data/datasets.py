@@ -1,4 +1,6 @@
-"""Where the images of a data set lie. A new one is a line in `DATASETS`, or just a folder.
+"""Folders of the data sets.
+
+A new data set is a line in `DATASETS`, or just a folder.
 
 HR images lie in `DIR_DATA/<hr>/NAME.EXT`, LR images of scale s in `DIR_DATA/<lr>/NAMExS.EXT` (or
 `NAME.EXT`).
@@ -154,7 +156,7 @@ def list_images(folder, log=None):
 
 
 def left_out_line(paths, limit=8):
-    """Return a line that names files and folders that are left out because they are not images."""
+    """Return a line that names skipped files and folders: they are not images."""
     names = sorted(path.name + "/" * path.is_dir() for path in paths)
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return f"left out, not images: {', '.join(names[:limit])}{more}"
@@ -194,7 +196,7 @@ def _list_sets(root):
 
 
 def _missing_set(root, name, scale):
-    """Build the error for a data set without a folder, with the way to get it."""
+    """Build the error for a missing data set, with the way to get it."""
     spec = dataset_spec(name)
     text = f"data set {name}: no such data folder: {root / spec.hr}"
     if spec.command:
@@ -316,7 +318,7 @@ def _pair_files(hr, lr_folder, scale, chosen, require_all, log):
 
 
 def is_held_out(args, name):
-    """Return whether the last --hold_out images of a set are kept out of training, for tests."""
+    """Return whether the last --hold_out images of a set are kept for tests."""
     trained = name in expand_names(args.dir_data, args.data_train)
     return bool(args.hold_out) and trained and not dataset_spec(name).uses_data_range
 

@@ -74,7 +74,7 @@ def collate(samples):
 
 
 class SlotHandle(NamedTuple):
-    """What a worker sends in place of a batch: where it lies in the shared memory."""
+    """Place of a batch in the shared memory, sent by a worker."""
 
     worker: int
     slot: int

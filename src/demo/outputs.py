@@ -29,7 +29,10 @@ ROWS_PER_CHUNK = 64
 
 
 def _default_names(files, suffix, extension):
-    """Yield NAME + suffix + extension; NAME keeps its own extension if two files share a stem."""
+    """Yield NAME + suffix + extension for each input.
+
+    NAME keeps its own extension if two files share a stem.
+    """
     keys = [(path.stem, path.suffix.lower() in VIDEO_EXTENSIONS) for path in files]
     for path, key in zip(files, keys, strict=True):
         stem = path.name if keys.count(key) > 1 else path.stem
@@ -65,7 +68,7 @@ def output_paths(files, out, suffix="", extension=".png"):
 
 
 def path_that_holds(path, pixels):
-    """Return `path`, or the same name as .png if the format of `path` cannot hold the picture.
+    """Return `path`, or its name as .png if its format cannot hold the picture.
 
     Args:
         path: of a JPEG, WebP, PNG or TIFF file.
@@ -119,7 +122,7 @@ def write_picture(path, pixels, profile=None):
 
 
 def stream_png(file, pixels, profile=None):
-    """Write a picture to a binary file as PNG, with the memory of a few rows.
+    """Write a picture as PNG to a binary file, a few rows at a time.
 
     Pillow and OpenCV hold a copy of the whole picture, which is too much for thousands of
     megapixels. Each row is stored as its difference to the row above (filter Up).

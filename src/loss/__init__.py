@@ -90,7 +90,7 @@ class Loss(nn.Module):
             self.samples.precision = precision
 
     def start_epoch(self, epoch, progress=None):
-        """Start an epoch, counted from 1, or continue it with the `progress` of a saved state."""
+        """Start an epoch (from 1), or continue it with a saved state's `progress`."""
         self.epoch_means = EpochMeans(**(progress or {}))
         for term in self.terms.values():
             term.start_epoch(epoch)
@@ -133,7 +133,9 @@ class Loss(nn.Module):
         return total * batch_fraction
 
     def _gradient_norms(self, values, sr, batch_fraction):
-        """Return the norm of each weighted term's gradient at sr, over L1's if L1 is a term.
+        """Return each weighted term's gradient norm at sr, divided by that of L1.
+
+        Without an L1 term, the norms are returned as they are.
 
         With parts or ranks: the root mean square over them, weighted by their fractions f of the
         batch. Each holds the gradient g * f of its images: sqrt(sum |g * f|^2) / sum f.

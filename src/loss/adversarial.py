@@ -47,7 +47,9 @@ WGAN_GP_LR = 1e-5  # as in EDSR-PyTorch; betas (0, 0.9) are those of Gulrajani e
 
 
 def dual_contrastive(real_logits, fake_logits):
-    """Return the dual contrastive loss of the discriminator (Yu et al., ICCV 2021, eq. 3 and 4).
+    """Return the dual contrastive loss of the discriminator.
+
+    Yu et al., ICCV 2021, equations 3 and 4:
 
     mean_i -log(e^r_i / (e^r_i + sum_j e^f_j)) + mean_j -log(e^-f_j / (e^-f_j + sum_i e^-r_i)).
     The loss of the generator has the arguments exchanged.
@@ -73,7 +75,10 @@ def _squared(logits, target):
 
 
 class GANLoss(NamedTuple):
-    """The losses of both players: functions of the real logits (n,) and the fake logits (m,)."""
+    """Losses of discriminator and generator, functions of logits.
+
+    Arguments: the real logits (n,) and the fake logits (m,).
+    """
 
     discriminator: Callable
     generator: Callable
@@ -194,7 +199,7 @@ class Adversarial(Term):
         return transform(sr), images[0], images[:n_positives], images[n_positives:]
 
     def _logits(self, sets):
-        """Return the logits of each sample set (B, C, h, w), those of all ranks, as (n,)."""
+        """Return the logits (n,) of each sample set (B, C, h, w) over all ranks."""
         logits = self.dis.logits_sets(sets)
         if world_size() > 1:  # one exchange for all
             stack = torch.stack([x.flatten(1) for x in logits], dim=1)

@@ -70,7 +70,7 @@ class _NormalizeSets(torch.autograd.Function):
 
 
 def _gather_statistics(pairs, sets):
-    """Return the statistics of all ranks: rows (ranks, S, 2, C) and counts of values (ranks,).
+    """Return the statistics of all ranks (ranks, S, 2, C) and their counts (ranks,).
 
     Args:
         pairs: (mean, 1 / standard deviation) of each of S sample sets, each (C,).

@@ -56,7 +56,9 @@ def count_parameters(net):
 
 
 def choose_device(cpu):
-    """Return the best device: cuda (this process's GPU), mps, else the CPU; the CPU if `cpu`.
+    """Return the best device: cuda (this process's GPU), then mps, then the CPU.
+
+    With `cpu` it is the CPU.
 
     Raises:
         UserError: more processes on this machine than GPUs.

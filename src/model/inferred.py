@@ -1,4 +1,7 @@
-"""Flags of a network from its weights: from names, shapes and the config.txt of an experiment."""
+"""Infer a network's flags from its weights.
+
+Sources: names and shapes of the weights, and the config.txt of an experiment.
+"""
 
 import contextlib
 import re
@@ -53,7 +56,7 @@ def infer_flags(state):
 
 
 def _infer_range(state):
-    """Return the rgb_range that the mean color of a state_dict shows, as a dict, or {}."""
+    """Return the rgb_range that a state_dict's mean color shows, as a dict, or {}."""
     mean = state.get("sub_mean.bias")
     if mean is None or mean.shape not in ((1,), (3,)):
         return {}
@@ -72,7 +75,7 @@ def _published_flags(flags):
 
 
 def _flags_of_experiment(path, states, parse_config):
-    """Return the flags of the experiment that a file lies in, if its network has the weights.
+    """Return the flags of a file's experiment, if its network has the weights.
 
     `states` are the state_dict under its own names and under EDSR-PyTorch's.
     """
@@ -89,7 +92,7 @@ def _flags_of_experiment(path, states, parse_config):
 
 
 def flags_of_weights(path, state, parse_config):
-    """Return the flags of the network that weights belong to, as far as they are known.
+    """Return the known flags of the network that weights belong to.
 
     Args:
         path: the file. If it lies in experiment/NAME/model, the experiment's flags are known.
@@ -117,7 +120,7 @@ def format_flags(flags):
 
 
 def describe_fitting_flags(state):
-    """Return the flags that would fit a state_dict, as on a command line; "" if unknown."""
+    """Return the command-line flags that fit a state_dict; "" if unknown."""
     with contextlib.suppress(*HINT_ERRORS):
         return format_flags(infer_flags(state))
     return ""

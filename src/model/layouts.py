@@ -1,4 +1,4 @@
-"""State dicts of other programs: find them in a file, and rename them to EDSR-PyTorch's names."""
+"""Find state dicts of other programs, and rename them to EDSR-PyTorch's names."""
 
 import re
 
@@ -25,7 +25,7 @@ def is_state_dict(value):
 
 
 def find_state_dict(value):
-    """Return the state_dict that a file holds, plain or one level down; None if there is none."""
+    """Return the state_dict in a file's contents, plain or one level down, or None."""
     if is_state_dict(value):
         return value
     if not isinstance(value, dict):

@@ -1,4 +1,6 @@
-"""Files of tensors: read them without running code in them, download them, say what is wrong.
+"""Load files of tensors without running code in them, or download them.
+
+Errors say what is wrong with a file.
 
 Everything is checked before memory is taken for it, because a checkpoint may come from a stranger.
 """
@@ -47,7 +49,10 @@ def download_weights(url, log=print):
 
 
 def iter_tensors(value):
-    """Yield (name, tensor) for all tensors in nested dicts, lists and tuples; / joins the names."""
+    """Yield (name, tensor) for all tensors in nested dicts, lists and tuples.
+
+    The parts of a name are joined by /.
+    """
     # No recursion and no value twice: a file may nest deeply and share values without end.
     stack, seen = [("", value)], set()
     while stack:

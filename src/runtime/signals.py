@@ -34,7 +34,10 @@ class StoppedOutside(Stopped):
 
 @contextlib.contextmanager
 def raise_on_signals():
-    """Raise StoppedOutside in a `with` block when a stop signal comes, as SIGINT does by itself."""
+    """Raise StoppedOutside in a `with` block when a stop signal comes.
+
+    SIGINT already raises KeyboardInterrupt by itself.
+    """
 
     def stop(signum, _frame):
         raise StoppedOutside(signum)
@@ -109,11 +112,11 @@ class StopRequest:
         self.signum = self.signum or signum
 
     def flags(self):
-        """Return a number for each of `STOP_SIGNALS`: 1.0 for the one that has come, 0.0 else."""
+        """Return a number for each of `STOP_SIGNALS`: 1.0 if it has come, else 0.0."""
         return [float(s == self.signum) for s in STOP_SIGNALS]
 
     def agree(self, sums):
-        """Return the signal that any rank has received, the same on all ranks; 0 if none has.
+        """Return the signal that any rank has received, or 0; equal on all ranks.
 
         Args:
             sums: `flags`, summed over all ranks; not used with a single rank.

@@ -128,7 +128,7 @@ class _Device(TorchDispatchMode):
         return result
 
     def note(self, kind, func):
-        """Count an operation, a wait or a copy, at the line of src that is running."""
+        """Count an operation, a wait or a copy for the running line of src."""
         getattr(self.counts, kind)[str(func).removeprefix("aten."), source_line()] += 1
 
     def _check_devices(self, func, inputs):
