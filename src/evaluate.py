@@ -23,7 +23,7 @@ from runtime.precision import tune_convolutions
 N_FEATURE_MAPS = 12
 
 
-def prepare(images, device, rgb_range):
+def to_network_input(images, device, rgb_range):
     """Return images with white at 255 as float32 in [0, rgb_range] on the device."""
     images = images.to(device).float()
     images = images.contiguous(memory_format=torch.channels_last)
@@ -194,7 +194,7 @@ class Evaluator:
         return [gathered[i % n_ranks][i // n_ranks] for i in range(len(images))]
 
     def _upscale(self, image, scale, upscaler):
-        lr = prepare(image.lr[None], self.device, self.args.rgb_range)
+        lr = to_network_input(image.lr[None], self.device, self.args.rgb_range)
         return upscaler(lr, scale)[0].clamp(0, self.args.rgb_range)
 
     def _evaluate_image(self, images, image, sr):

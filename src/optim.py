@@ -110,7 +110,7 @@ def can_reject_on_device(optimizer, scaler):
     return is_cuda and optimizer.defaults.get("fused") and not scaler.is_enabled()
 
 
-def is_rejected(loss, limit):
+def rejection_flag(loss, limit):
     """Return 1.0 if the loss is not finite or above `limit`, or 0.0: scalar tensors."""
     return 1.0 - (torch.isfinite(loss) & (loss.double() <= limit)).float()
 

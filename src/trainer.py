@@ -8,16 +8,16 @@ import torch
 from tqdm import tqdm
 
 from checkpoint.state import random_states, set_random_states
-from evaluate import Evaluator, prepare
+from evaluate import Evaluator, to_network_input
 from model import architecture_flags, is_multi_scale
 from model.weights import load_strict
 from optim import (
     EMA,
     build_optimizer,
     can_reject_on_device,
-    is_rejected,
     learning_rate,
     load_optimizer,
+    rejection_flag,
     set_learning_rate,
     update_weights,
     warmup_factor,
@@ -106,7 +106,7 @@ class Trainer:
             self.scaler.load_state_dict(state["scaler"])
         self._load_loss(state["loss"])
         self.progress, self.prev_epoch_loss = state["progress"], state["last_loss"]
-        self._compare_flags(state.get("flags", {}), state["epoch"])
+        self._adapt_to_changed_flags(state.get("flags", {}), state["epoch"])
         self.epoch, self.step = state["epoch"], state["step"]
         self.best = state["best"]
         set_random_states(state["random"])
@@ -135,7 +135,7 @@ class Trainer:
                 f"--load {self.args.load} must keep --loss and the embedding's flags: {reason}"
             ) from error
 
-    def _compare_flags(self, flags, epoch):
+    def _adapt_to_changed_flags(self, flags, epoch):
         """Drop what another --loss would mix up, and say if the learning rate will jump."""
         args = self.args
         if flags.get("loss", args.loss) != args.loss:
@@ -289,7 +289,9 @@ class Trainer:
         key = np.random.SeedSequence([self.args.seed, self.epoch, step])
         torch.manual_seed(int(key.generate_state(1, np.uint64)[0]))
         self.optimizer.zero_grad(set_to_none=True)
-        lr, hr = (prepare(x, self.device, self.args.rgb_range) for x in (batch.lr, batch.hr))
+        lr, hr = (
+            to_network_input(x, self.device, self.args.rgb_range) for x in (batch.lr, batch.hr)
+        )
         precision = self.device, self.precision
         log_gradients = step == 1 or step % self.args.print_every == 0
         lr_parts, hr_parts = (x.tensor_split(self.args.split_batch) for x in (lr, hr))
@@ -315,7 +317,7 @@ class Trainer:
         update = self.args, self.optimizer, self.scaler
         is_early = can_reject_on_device(self.optimizer, self.scaler)
         if is_early:  # the GPU updates the weights while the host waits for the loss
-            update_weights(*update, is_rejected(total, limit))
+            update_weights(*update, rejection_flag(total, limit))
         total, stop_flags = self.loss.finish_reduction()
         if not math.isfinite(total):
             self._raise_non_finite(batch, total)

@@ -30,7 +30,7 @@ SMALL = (
 SCRIPT = Path(__file__).with_name("special_cases.py")
 
 
-class Comparison:
+class Optimization:
     """A special case and the task that it is measured on.
 
     `switch` turns the special case on or off; its time is not measured.
@@ -71,7 +71,7 @@ class Comparison:
         """End worker processes."""
 
 
-class Bench(Comparison):
+class Bench(Optimization):
     """A case of bench.py, in which attributes are replaced by plain variants.
 
     Args:
@@ -147,7 +147,7 @@ class Ssim(Bench):
         metric.calc_ssim(*self.images, 4, 255, benchmark=False)
 
 
-class WorkerMemory(Comparison):
+class WorkerMemory(Optimization):
     """Batches that loader workers leave in memory that is set aside once."""
 
     def prepare(self):
@@ -171,7 +171,7 @@ class WorkerMemory(Comparison):
             pipeline.close()
 
 
-class InProcesses(Comparison):
+class InProcesses(Optimization):
     """A special case that needs a new process for each run."""
 
     def measure(self, enabled):

@@ -37,7 +37,7 @@ from checkpoint.metrics import (
     variant,
 )
 from checkpoint.state import finite_or_none, read_state, save_tensors
-from checkpoint.tensorboard import Board
+from checkpoint.tensorboard import TensorBoardLog
 from model.weights import load_strict, read_weights
 from runtime import distributed
 from runtime.errors import UserError
@@ -77,7 +77,7 @@ class Checkpoint:
             Lock(self.dir).check()
         self._check_folder()
         if args.tensorboard and not args.test_only:
-            self.board = Board(self.dir / "tensorboard")
+            self.board = TensorBoardLog(self.dir / "tensorboard")
 
     def _check_folder(self):
         args, name = self.args, self.args.save

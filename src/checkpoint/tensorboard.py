@@ -26,7 +26,7 @@ def _report(args):
         threading.__excepthook__(args)
 
 
-class Board:
+class TensorBoardLog:
     """Writes events; the first one creates the file."""
 
     def __init__(self, folder):

@@ -28,7 +28,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss, soft
 from loss.contrastive import contrastive, shuffled
 from loss.discriminator import Discriminator
 from loss.samples import require_other_images, select
-from loss.stacking import stacks_sets
+from loss.stacking import batches_sets_together
 from loss.term import Term
 from model.tensor_files import load_file
 from optim import build_optimizer, learning_rate, load_optimizer, set_learning_rate
@@ -192,7 +192,7 @@ class Adversarial(Term):
         transform = self.dis.to_input
         with torch.no_grad():
             images, n_positives = [*positives, *negatives], len(positives)
-            if stacks_sets(hr):
+            if batches_sets_together(hr):
                 images = list(transform(torch.cat(images)).chunk(len(images)))
             else:
                 images = [transform(x) for x in images]

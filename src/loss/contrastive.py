@@ -8,7 +8,7 @@ import torch
 from torch.linalg import vector_norm
 from torch.nn.functional import normalize
 
-from loss.stacking import stacks_sets
+from loss.stacking import batches_sets_together
 from runtime.distributed import all_gather_batch, rank_offset, world_size
 
 EPS = 1e-8  # smallest norm that features are divided by
@@ -51,7 +51,7 @@ def _own_similarities(anchor, others):
         product = (anchor * other).sum(-3)  # (..., B, H, W)
         return (product / vector_norm(other, dim=-3).clamp_min(EPS)).mean((-1, -2))
 
-    if stacks_sets(anchor):
+    if batches_sets_together(anchor):
         return similarity(torch.stack(others))
     return torch.stack([similarity(other) for other in others])
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.functional import leaky_relu
 
 from loss.normalization import CrossRankBatchNorm
-from loss.stacking import stacks_sets
+from loss.stacking import batches_sets_together
 from loss.wavelet import haar_high_frequencies, require_even_patch
 from runtime import distributed
 from runtime.errors import UserError
@@ -111,7 +111,7 @@ class Discriminator(nn.Module):
             (list of `embed` of each set, `embed` of the anchor).
         """
         with self._weight_cast(anchor.device):
-            if not stacks_sets(anchor):
+            if not batches_sets_together(anchor):
                 with torch.no_grad():
                     features = [self.embed(x, layers) for x in sets]
                 return features, self.embed(anchor, layers)
@@ -139,7 +139,7 @@ class Discriminator(nn.Module):
 
         On several GPUs, the sets share exchanges between ranks.
         """
-        if distributed.world_size() > 1 and stacks_sets(sets[0]):
+        if distributed.world_size() > 1 and batches_sets_together(sets[0]):
             with self._weight_cast(sets[0].device):
                 *_, (_, (x,)) = self._iter_blocks([torch.cat(sets)], [len(sets)])
                 return self._head(x).chunk(len(sets))
