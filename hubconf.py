@@ -167,6 +167,6 @@ def edsr_baseline(scale=4, device=None, **flags):
 
 
 def _warn(text):
-    """Pass on what the program would log if it is a warning."""
+    """Issue a Python warning for a log line that is a warning."""
     if "WARNING" in text or "out of memory" in text:
         warnings.warn(text.removeprefix("WARNING: "), stacklevel=4)

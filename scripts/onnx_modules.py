@@ -16,7 +16,7 @@ class ExportableSparseAttention(NonLocalSparseAttention):
 
     Every shape is one expression of height and width.
 
-    The attention itself is inherited. What differs is how pixels are hashed, sorted and chunked:
+    The attention itself is inherited. Pixels are hashed, sorted and chunked in another way:
 
     - The number of buckets depends on the size, and the rotations on that number. All rotations are
       kept as one table. Those of the size are read from it and the other buckets are masked.

@@ -49,7 +49,7 @@ class Evaluator:
     """Test a network on all test sets; log and record the scores."""
 
     def __init__(self, args, data, checkpoint, device, raise_if_stopped=lambda: None):
-        """Keep what every test needs; `raise_if_stopped` is called between images."""
+        """Keep the settings of all tests; `raise_if_stopped` is called between images."""
         self.args, self.data, self.checkpoint, self.device = args, data, checkpoint, device
         self.raise_if_stopped = raise_if_stopped
         # PSNR and SSIM are always computed: they choose the best epoch
@@ -68,7 +68,7 @@ class Evaluator:
             mean PSNR in dB of each set and scale with ground truth, if an image has a finite one.
 
         Raises:
-            UserError: files of a test alone were not upscaled; a training only logs them.
+            UserError: with --test_only, files were not upscaled; a training only logs them.
         """
         net.eval()
         tune_convolutions(False)
@@ -104,7 +104,7 @@ class Evaluator:
     def _fits_in_memory(self, images):
         """Return whether the images of a set may run whole although --chop is on.
 
-        Only a --chop that a preset has set is left out. An accelerator tries: if its memory is
+        Only the --chop of a preset is ignored. An accelerator tries: if its memory is
         full, `Upscaler` continues in tiles.
         """
         if not self.args.chop_from:

@@ -82,13 +82,18 @@ def _build(args, device, checkpoint):
             "fit into memory (--chop: always)"
         )
     if not count_parameters(net) and not args.test_only:
-        raise UserError(f"--model {args.model} has no weights to train: give --test_only")
+        raise UserError(
+            f"--model {args.model} must be used with --test_only: it has no weights to train"
+        )
     if args.print_model:
         checkpoint.log(net)
     if args.pre_train and args.resume == 0:
         load_pre_train(args, net, checkpoint.log)
     elif args.test_only and args.resume == 0 and count_parameters(net):
-        raise UserError(f"--test_only: {args.model} needs --pre_train FILE or --load EXPERIMENT")
+        raise UserError(
+            f"--test_only must have weights of {args.model}: "
+            "give --pre_train FILE or --load EXPERIMENT"
+        )
     return net
 
 

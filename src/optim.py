@@ -6,7 +6,7 @@ import math
 import torch
 from torch import nn
 
-# what each optimizer keeps for a parameter
+# entries of the state of a parameter in each optimizer
 OPTIMIZER_STATE = {
     torch.optim.Adam: {"step", "exp_avg", "exp_avg_sq"},
     torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"},
@@ -65,7 +65,7 @@ def _cosine(lr, eta_min, progress):
 def learning_rate(args, epoch):
     """Return the learning rate of an epoch, counted from 1, after the warm-up.
 
-    A function of the epoch alone, so that a resume cannot change it.
+    It depends only on the epoch, so that a resume cannot change it.
     MileStone: lr * gamma^(number of milestones that have passed). Cosine: SGDR (Loshchilov and
     Hutter, ICLR 2017, equation 5) over --cosine_tmax epochs. CosineRestart: three such cycles; the
     second and third start at lr * --cosine_restart_weight, and the last value is kept after them.
@@ -111,7 +111,7 @@ def can_reject_on_device(optimizer, scaler):
 
 
 def rejection_flag(loss, limit):
-    """Return 1.0 if the loss is not finite or above `limit`, or 0.0: scalar tensors."""
+    """Return the tensor 1.0 if the loss is not finite or above `limit`, else 0.0."""
     return 1.0 - (torch.isfinite(loss) & (loss.double() <= limit)).float()
 
 

@@ -21,7 +21,7 @@ def format_duration(seconds):
 
 
 class Progress:
-    """Times of a training, and what is logged of its steps."""
+    """Times of a training, and the log lines of its steps."""
 
     def __init__(self, args, log):
         """Keep the flags, and the function that logs a line."""

@@ -48,10 +48,11 @@ class Trainer:
         self.stop = StopRequest(args.save, verbose=distributed.is_main_process())
         checkpoint.on_closed_pipe = self.stop.request
         self.evaluator = Evaluator(args, data, checkpoint, device, self.stop.raise_if_stopped)
-        # a compiler casts by itself; DistributedDataParallel must see which scale is not used
+        # WeightCast is not used with torch.compile, which fuses the casts, and for several scales:
+        # to DistributedDataParallel, the weights of all scales would seem to be used.
         modules = [] if args.compile or is_multi_scale(net) else autocast_modules(net)
         self.weight_cast = WeightCast(modules).cast
-        self.model = net  # what training calls; see `wrap_model`
+        self.model = net  # called in training; see `wrap_model`
         is_known = args.test_only and args.precision == "auto"
         self._set_precision(
             "single" if is_known else choose_precision(args.precision, device, checkpoint.log)
@@ -136,7 +137,7 @@ class Trainer:
             ) from error
 
     def _adapt_to_changed_flags(self, flags, epoch):
-        """Drop what another --loss would mix up, and say if the learning rate will jump."""
+        """Drop the means of another --loss, and warn if --epochs makes the learning rate jump."""
         args = self.args
         if flags.get("loss", args.loss) != args.loss:
             self.progress, self.prev_epoch_loss = None, math.inf
@@ -285,13 +286,11 @@ class Trainer:
             (loss, signal): the weighted sum of the terms; the signal that asks to stop, the same on
             all ranks, or 0.
         """
-        # random numbers depend on the step alone: a stop cannot shift them, and all ranks agree
+        # random numbers depend only on the step: a stop cannot shift them, and all ranks agree
         key = np.random.SeedSequence([self.args.seed, self.epoch, step])
         torch.manual_seed(int(key.generate_state(1, np.uint64)[0]))
         self.optimizer.zero_grad(set_to_none=True)
-        lr, hr = (
-            to_network_input(x, self.device, self.args.rgb_range) for x in (batch.lr, batch.hr)
-        )
+        lr, hr = (to_network_input(x, self.device, self.args.rgb_range) for x in batch[:2])
         precision = self.device, self.precision
         log_gradients = step == 1 or step % self.args.print_every == 0
         lr_parts, hr_parts = (x.tensor_split(self.args.split_batch) for x in (lr, hr))
@@ -342,10 +341,7 @@ class Trainer:
     # ----------------------------------------------------------------- test
 
     def test(self, epoch):
-        """Test on all sets and scales; return each set's mean PSNR in dB.
-
-        Sets without a finite PSNR are left out.
-        """
+        """Test on all sets and scales; return each set's mean PSNR in dB, if finite."""
         # auto is for the speed of training: figures of tests must not depend on the machine
         precision = "single" if self.args.precision == "auto" else self.precision
         net = self.ema.average if self.ema else self.net

@@ -1,4 +1,4 @@
-"""What bench.py times: a training step, a bare loop, a forward pass, the input pipeline."""
+"""Cases of bench.py: a training step, a bare loop, a forward pass, the input pipeline."""
 
 import contextlib
 import resource
@@ -32,7 +32,7 @@ CUDA_RUNS = 10  # in one measurement, as in training the host is ahead of the GP
 
 
 def synchronize(device):
-    """Wait until the device has done all that was asked of it."""
+    """Wait until the device has completed all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -79,7 +79,7 @@ class Case:
             self.number_format = "bf16"
 
     def prepare(self):
-        """Build what `run` needs; set `precision`."""
+        """Build the inputs of `run`; set `precision`."""
 
     def run(self):
         """Do the work once."""

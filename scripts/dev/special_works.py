@@ -42,7 +42,7 @@ class Optimization:
         self.name, self.work, self.options = name, work, options
 
     def prepare(self):
-        """Build what `run` needs."""
+        """Build the inputs of `run`."""
 
     def switch(self, enabled):
         """Turn the special case on or off."""

@@ -18,7 +18,7 @@ name=$1 n_seeds=$2
 shift 2
 
 experiments=$project/experiment
-again=() before='' # flags for a run that is resumed: --pre_train is for the start alone
+again=() before='' # flags for a resumed run: --pre_train is only for the start
 for word in "$@"; do
     case $word in
         --dir_experiment=*) experiments=${word#*=} ;;

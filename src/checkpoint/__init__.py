@@ -1,6 +1,6 @@
 """The experiment folder.
 
-    experiment/NAME/config.txt            flags of the run, and what it was started with
+    experiment/NAME/config.txt            flags and provenance of the run
                     log.txt               the log
                     metrics.jsonl         a line for each test and each epoch, see metrics.py
                     model/model_latest.pt weights, a plain state_dict; also model_best.pt, and

@@ -30,7 +30,7 @@ class Data:
     """All data of a run: `epoch` yields training batches, `tests` lists TestSet and DemoSet."""
 
     def __init__(self, args, log=print):
-        """Find, check and decode what --data_train and --data_test name.
+        """Find, check and decode the data sets of --data_train and --data_test.
 
         Raises:
             UserError: names each file that is missing, broken or does not match.
@@ -132,7 +132,7 @@ def _on_device(batches, device):
         coming = None
         if batch is not None:
             with torch.cuda.stream(stream):
-                # only pinned memory is copied beside the work of the GPU
+                # only pinned memory is copied while the GPU works
                 lr, hr = (
                     images.pin_memory().to(device, non_blocking=True)
                     for images in (batch.lr, batch.hr)

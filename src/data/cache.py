@@ -2,9 +2,9 @@
 
 A patch is read from the file without the rest of the image.
 
-The folder of a cache is told apart by the folder of its sources, the name of a file by size and
-time of its source. Files are written atomically, so that several runs and machines may share a
-cache.
+The name of a cache folder contains a hash of the source folder's path. The name of a cache file
+contains size and time of its source image: a changed image gets a new file. Files are written
+atomically, so that several runs and machines may share a cache.
 """
 
 import functools
@@ -56,7 +56,7 @@ def _write(path, image):
         with atomic_path(path) as partial, open(partial, "wb") as file:
             header = np.lib.format.header_data_from_array_1_0(image)
             np.lib.format.write_array_header_1_0(file, header)
-            # not np.save, whose error does not tell a full disk
+            # not np.save, whose error message does not mention a full disk
             file.write(np.ascontiguousarray(image).data)
     except OSError as error:
         raise _cache_error(path, error) from error

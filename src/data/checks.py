@@ -16,7 +16,7 @@ from runtime.files import atomic_path
 WINDOW = 64  # LR pixels of the window that is compared
 MARGIN = 2  # LR pixels around it, which its downsampling reads
 MIN_BORDER = MARGIN + 1  # LR pixels to the border of the image, for the window to be shifted
-MAX_DECODED = 16  # images that are decoded for a check alone
+MAX_DECODED = 16  # images that are decoded only for a check
 MAX_ALIGNED = 2000  # cached pairs whose alignment is checked
 MAX_HEADERS = 2000  # image files whose size is read before training, if they are not cached
 MAX_DUPLICATE_MAE = 2.5  # mean difference, of 255, of an image and its copy, saved as JPEG perhaps
@@ -53,11 +53,11 @@ def _busiest_window(lr):
 
 
 def check_alignment(hr, lr, scale):
-    """Return what speaks against an LR image having been made from an HR image.
+    """Return the problem of an LR image that does not match its HR image.
 
     A window of HR, shifted by up to one LR pixel, is downsampled and compared with LR by the share
-    of the variance that it leaves unexplained. Blur, noise or another brightness of LR, which may
-    be meant, are not reported.
+    of the variance that it leaves unexplained. Blur, noise or another brightness of LR may be
+    intended and are not reported.
 
     Args:
         hr: (H, W, C) uint8 or uint16.
@@ -65,8 +65,8 @@ def check_alignment(hr, lr, scale):
         scale: int.
 
     Returns:
-        the end of a sentence, "is ...", or None: nothing speaks against it, or the image is too
-        small or flat.
+        the end of a sentence, "is ...". None if there is no problem, or if the image is too small
+        or flat for the check.
     """
     if min(lr.shape[:2]) < 8 + 2 * MIN_BORDER:
         return None
@@ -103,8 +103,8 @@ class PairSummary(NamedTuple):
     """Sizes, thumbnails and problems of the pairs of a training set at one scale.
 
     Attributes:
-        sizes: (N, 4) int32: height and width of HR and of LR; NO_SIZE if they are checked when the
-            pair is drawn.
+        sizes: (N, 4) int32: height and width of HR and of LR; NO_SIZE for a pair whose
+            sizes are checked when it is drawn.
         thumbnails: (N, 16, 16) float32 in [0, 255], or None if the images are not cached.
         problems: list of sentences.
     """

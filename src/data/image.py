@@ -2,9 +2,8 @@
 
 Arrays are (H, W, C), in RGB.
 
-Pillow decodes all formats, except what it would cut to 8 bits: TIFF of 16 bits (tifffile, see
-    tiff.py)
-and PNG of 16-bit colors (OpenCV, an optional package).
+Pillow decodes all formats, except those that it would cut to 8 bits: TIFF of 16 bits (tifffile, see
+tiff.py) and PNG of 16-bit colors (OpenCV, an optional package).
 """
 
 import io
@@ -26,7 +25,7 @@ TIFF = {".tif", ".tiff"}
 # Formats by content, whatever the name of the file says; others (EPS, PDF) would run other
 # programs.
 FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "WEBP", "PPM", "GIF")
-# Modes of Pillow that are understood, and what each becomes. Any other mode is an error.
+# Known modes of Pillow, and the mode that each is converted to. Any other mode is an error.
 MODES = {
     "1": "L",
     "L": "L",
@@ -68,7 +67,7 @@ def _check_pixels(path, width, height):
         raise UserError(
             f"{path}: {width}x{height} = {width * height:,} pixels are more than"
             f" --max_pixels {limit:,}:"
-            " raise it if there is RAM of some 20 bytes a pixel"
+            " raise it if there is RAM of about 20 bytes a pixel"
         )
 
 
@@ -201,7 +200,7 @@ def read_image_with_profile(path):
 
     Args:
         path: the file: PNG, JPEG, BMP, TIFF, WebP, PPM or GIF; the first of several frames or
-            pages. The EXIF orientation is applied. MODES says what becomes of each kind of color.
+            pages. The EXIF orientation is applied. MODES lists the conversion of each color mode.
 
     Returns:
         (pixels, profile): array (H, W, C), uint8 or uint16, C 1 (gray), 2 (and alpha), 3 (RGB) or 4

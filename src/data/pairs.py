@@ -55,17 +55,17 @@ def load_array(image):
 
 
 def image_hw(image):
-    """Return (height, width) of what `load_array` takes; of an image file from its header."""
+    """Return (height, width) of an argument of `load_array`; read only a file's header."""
     if isinstance(image, np.ndarray) or image.suffix == ".npy":
         return load_array(image).shape[:2]
     return image_size(image)
 
 
 def load_pair(hr, lr, scale, name=None):
-    """Load a pair and crop both images to what they have in common.
+    """Load a pair and crop both images to their common part.
 
     Args:
-        hr: what `load_array` takes.
+        hr: an argument of `load_array`.
         lr: the same, or None: LR is made from HR by bicubic downsampling.
         scale: int.
         name: name of the pair in messages (default: the paths).

@@ -1,7 +1,7 @@
 """Training patches, drawn at random from pairs of HR and LR images.
 
-What a sample is depends on (seed, epoch, index) alone: neither the number of workers nor a stop in
-between changes it.
+A sample depends only on (seed, epoch, index). The number of workers, or a stop and a resume, do not
+change it.
 """
 
 import functools

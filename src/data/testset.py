@@ -83,7 +83,7 @@ class DemoSet(NamedTuple):
         name: Demo or MyImage.
         scale: int.
         files: list of Path.
-        skipped: names of files and folders beside them that are neither.
+        skipped: names of other files and folders in the same folder.
     """
 
     name: str

@@ -88,7 +88,7 @@ class _Job:
         self.failed, self.skipped, self.n_done = [], [], 0
 
     def run_file(self, source, output, update):
-        """Upscale a file if nothing is against it, and log what happened."""
+        """Upscale a file and log the result; record a skipped or failed file."""
         try:
             if output:
                 _check_output(output, self.used_paths, self.overwrite)

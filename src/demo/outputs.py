@@ -59,11 +59,13 @@ def output_paths(files, out, suffix="", extension=".png"):
     if out.is_dir() or written not in known:
         return [out / name for name in _default_names(files, suffix, extension)]
     if len(files) > 1 or suffix:
-        raise UserError(f"{out} is a single file, but there are several outputs: give a folder")
+        raise UserError(
+            f"--dir_out {out} must be a folder, not a file, for several inputs or with --suffix"
+        )
     allowed = (".mp4",) if video else PICTURE_EXTENSIONS
     if written not in allowed:
         names = ", ".join(allowed)
-        raise UserError(f"{out}: {files[0].name} is written as {names}, not as {written}")
+        raise UserError(f"--dir_out {out} must end in {names} for the input {files[0].name}")
     return [out]
 
 

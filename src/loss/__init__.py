@@ -156,7 +156,10 @@ class Loss(nn.Module):
             ).tolist()
             norms[name] = square**0.5 / fraction
             if not norms[name] and self.weights[name] and bool(torch.isfinite(value)):
-                raise UserError(f"--loss: {name} sends no gradient to the network")
+                raise UserError(
+                    f"--loss {self.weights[name]:g}*{name} must send a gradient to the network: "
+                    "compute it from sr with gradient, or remove it"
+                )
         if len(norms) == 1:
             return {}
         if not norms.get("L1"):

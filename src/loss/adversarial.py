@@ -6,13 +6,13 @@ The call tree of one batch, or of one part of it with --split_batch:
       positives, negatives = SampleMaker.__call__(hr, lr, sr)         loss/samples.py
       Adversarial.forward(sr, hr, positives, negatives)               this file
         Haar high frequencies of all, with --use_wavelet              loss/wavelet.py
-        1. SR detached: train the embedding to tell HR from SR        loss/discriminator.py
-        2. embedding frozen: contrastive loss in its features         loss/contrastive.py
-           (and the adversarial loss of SR, unless --no_ad_loss)
+        phase 1, SR detached: train the embedding to tell HR from SR        loss/discriminator.py
+        phase 2, embedding frozen: contrastive loss in its features         loss/contrastive.py
+                 (and the adversarial loss of SR, unless --no_ad_loss)
 
 The embedding is the discriminator `dis`. SR is the fake image, the output of the generator (the SR
 network), and the anchor of the contrastive loss. HR is the real image and the first positive. The
-gradient of step 2 goes through the embedding's features of SR and the Haar transform to the SR
+gradient of phase 2 goes through the embedding's features of SR and the Haar transform to the SR
 network. Departs from the published release, where the features of SR were computed without
 gradient: there the contrastive loss was a constant.
 """
@@ -101,13 +101,13 @@ GAN_LOSSES = {
         lambda r, f: _bce(f - r.mean(), 1.0) + _bce(r - f.mean(), 0.0),
     ),
     "ContrasD": GANLoss(dual_contrastive, lambda r, f: dual_contrastive(f, r)),
-    # as ContrasD; `Adversarial` gives it a head of 4x4 logits
+    # the loss of ContrasD; `Adversarial` gives the discriminator a head of 4x4 logits
     "patchD": GANLoss(dual_contrastive, lambda r, f: dual_contrastive(f, r)),
 }
 
 
 class Adversarial(Term):
-    """NAME of `GAN_LOSSES`, the adversarial loss alone, or CL-NAME, with the contrastive loss."""
+    """NAME of `GAN_LOSSES`, an adversarial loss, or CL-NAME, which adds the contrastive loss."""
 
     needs_samples = True
 
@@ -168,7 +168,7 @@ class Adversarial(Term):
         load_optimizer(self.optimizer, state)
 
     def forward(self, sr, hr, positives, negatives):
-        """Train the embedding (step 1), then return the loss of sr (step 2).
+        """Train the embedding (phase 1), then return the loss of sr (phase 2).
 
         Args:
             sr: (B, C, H, W) in [0, rgb_range], with gradient.
@@ -206,7 +206,7 @@ class Adversarial(Term):
             logits = all_gather_batch(stack).unbind(1)
         return [x.flatten() for x in logits]
 
-    # ------------------------------------------------------------- step 1
+    # ------------------------------------------------------------- phase 1
 
     def _train_embedding(self, real, fake, generated_positives, generated_negatives):
         """Update the embedding --gan_k times a step; --split_batch sums gradients of parts."""
@@ -259,7 +259,7 @@ class Adversarial(Term):
         (gradient,) = torch.autograd.grad(logits, between, create_graph=True)
         return GP_WEIGHT * all_gather_batch((gradient.flatten(1).norm(dim=1) - 1).pow(2)).mean()
 
-    # ------------------------------------------------------------- step 2
+    # ------------------------------------------------------------- phase 2
 
     def _generator_loss(self, real, fake):
         with torch.no_grad():

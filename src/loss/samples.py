@@ -195,7 +195,7 @@ class SampleMaker:
 
         hr and sr are (B, C, H, W), lr is (B, C, h, w).
 
-        All are in [0, rgb_range]; sr is needed with --blur_sr alone.
+        All are in [0, rgb_range]; sr is only needed with --blur_sr.
 
         Returns:
             (positives, negatives): lists of (B, C, H, W) without gradient. All except HR are

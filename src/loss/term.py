@@ -36,5 +36,5 @@ class Term(nn.Module):
         """Choose the precision of the term's own network: single, half or bf16."""
 
     def log_values(self):
-        """Return a dict of numbers or scalar tensors that are logged beside the loss."""
+        """Return a dict of numbers or scalar tensors that are logged with the loss."""
         return {}

@@ -30,10 +30,14 @@ def build_network(args):
         raise UserError(str(error)) from error
     except RuntimeError as error:  # torch raises it for a tensor that memory cannot hold
         reason = str(error).splitlines()[0]
-        raise UserError(f"--model {args.model}: cannot be built in this size: {reason}") from error
+        raise UserError(
+            f"--model {args.model} must fit into memory: give a smaller --n_feats ({reason})"
+        ) from error
     if len(args.scale) > 1 and not is_multi_scale(net):
         scales = "+".join(map(str, args.scale))
-        raise UserError(f"--scale {scales}: {args.model} is a network of one scale")
+        raise UserError(
+            f"--scale {scales} must be one scale for --model {args.model}: train a network for each"
+        )
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             module.to(memory_format=torch.channels_last)

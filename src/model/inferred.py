@@ -14,7 +14,8 @@ from model.common import mean_color
 from model.layouts import to_edsr_names
 from runtime.errors import UserError
 
-# What inference raises for files of other networks: a hint must not hide the error it belongs to.
+# Errors of the inference for files of other networks. They are ignored, because the inference only
+# gives a hint in another error.
 HINT_ERRORS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
@@ -69,7 +70,7 @@ def _infer_range(state):
 
 
 def _published_flags(flags):
-    """Return what shapes do not show of the published networks with these flags."""
+    """Return the flags of a published network that the shapes do not show."""
     size = (flags["model"], flags["n_resblocks"], flags["n_feats"])
     return {"res_scale": 0.1} if size in (("EDSR", 32, 256), ("NLSN", 32, 256)) else {}
 
@@ -96,7 +97,7 @@ def flags_of_weights(path, state, parse_config):
 
     Args:
         path: the file. If it lies in experiment/NAME/model, the experiment's flags are known.
-        state: what it holds, as `read_weights` returns it.
+        state: the state_dict that `read_weights` returns for it.
         parse_config: maps the path of a config.txt to the flags in it.
 
     Returns:

@@ -186,7 +186,7 @@ class NonLocalSparseAttention(nn.Module):
         return _Windows.apply(x)
 
     def _mask(self, scores, length):
-        """Exclude what only fills up a chunk. Here nothing: small images have small chunks."""
+        """Return the scores. A subclass masks the pixels that only fill up the last chunk."""
         return scores
 
 

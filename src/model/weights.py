@@ -138,7 +138,7 @@ def download_edsr(args, log=print):
 
 
 def load_pre_train(args, net, log):
-    """Load --pre_train into the network: all of it for a test, what fits for training."""
+    """Load --pre_train into the network: all tensors for a test, those that fit for training."""
     path = download_edsr(args, log) if args.pre_train == "download" else args.pre_train
     state = read_weights(path)
     if not args.test_only:

@@ -77,7 +77,9 @@ def require_space(folder, size):
     """Raise UserError if fewer than `size` bytes are free on the disk of a folder."""
     free = shutil.disk_usage(folder).free
     if size > free:
-        raise UserError(f"{folder}: {size:,} bytes are needed and {free:,} bytes are free")
+        raise UserError(
+            f"{folder}: cannot hold {size:,} bytes more: free some space, {free:,} bytes are free"
+        )
 
 
 def append_text(path, text):

@@ -10,8 +10,8 @@ import time
 from runtime import distributed
 from runtime.errors import print_error
 
-# In rising priority. SIGUSR1 and SIGUSR2 are what clusters send before a time limit, SIGHUP is a
-# closed terminal. SIGINT is last: torchrun sends SIGTERM to its processes when it gets a SIGINT.
+# In rising priority. Clusters send SIGUSR1 or SIGUSR2 before a time limit; a closed terminal
+# sends SIGHUP. SIGINT is last: torchrun sends SIGTERM to its processes when it gets a SIGINT.
 STOP_SIGNALS = [
     getattr(signal, name)
     for name in ("SIGUSR2", "SIGUSR1", "SIGHUP", "SIGTERM", "SIGINT")
@@ -57,7 +57,7 @@ class StopRequest:
     """Remembers a stop signal during a `with` block, as `signum`; 0 before there is one.
 
     A second SIGINT ends the process at once. One that follows within a second counts as the first:
-    torchrun passes on to its processes what the terminal has already sent to them.
+    torchrun forwards a signal to its processes that the terminal has already sent to them.
     """
 
     def __init__(self, name, verbose=True):

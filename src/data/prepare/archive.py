@@ -27,7 +27,7 @@ try:
 except ImportError:  # a Python that was built without it opens no such archive
     LZMAError = zlib.error
 
-# what zipfile and tarfile raise for an archive that is damaged, encrypted or of an unknown kind
+# errors of zipfile and tarfile for an archive that is damaged, encrypted or of an unknown kind
 ARCHIVE_ERRORS = (
     zipfile.BadZipFile,
     tarfile.TarError,
