@@ -238,7 +238,7 @@ def build_parser():
     flag("--sets", type=benchmark_names, default=[*BENCHMARKS][:4],
          help="sets whose absence is an error (default: all except Manga109)")  # fmt: skip
     add_download_flags(flag, EDSR_URL, ["benchmark.tar"])
-    flag = add_command(commands, folder, "make a data set from a folder of HR images", "2+3+4")
+    flag = add_command(commands, folder, "a data set from a folder of HR images", "2+3+4")
     flag("source", type=Path, help="folder of HR images")
     flag("name", type=set_name, help="name of the set")
     flag = add_command(commands, lr, "only LR images", None)

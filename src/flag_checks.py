@@ -1,4 +1,4 @@
-"""Problems that the flags show by themselves, before any data is read."""
+"""Problems of the flags that are found before any data is read."""
 
 import difflib
 import re
@@ -23,7 +23,7 @@ def _invalid_values(args):
 
 
 def find_conflicts(args):
-    """Yield every problem that the flags show by themselves."""
+    """Yield every problem of the flags that can be found without data."""
     invalid = list(_invalid_values(args))
     yield from invalid
     broken = {line.split(" ")[0] for line in invalid}
@@ -51,7 +51,7 @@ def _experiment_conflicts(args):
     if args.load and args.save and args.load != args.save:
         yield f"--save {args.save} must not be used with --load {args.load}: remove --save"
     if args.compile_mode != "default" and not args.compile:
-        yield f"--compile_mode {args.compile_mode} must be used with --compile: add --compile"
+        yield f"--compile_mode {args.compile_mode} must be used with --compile"
     if args.load and args.reset:
         yield "--load must not be used with --reset: one keeps the experiment, the other empties it"
     if args.resume and not args.load and args.reset:
@@ -71,7 +71,7 @@ def _data_conflicts(args):
         yield f"--dir_out must be used with --test_only and sets without ground truth ({sets})"
     for name in ("format", "suffix"):
         if getattr(args, name) is not None and not args.dir_out:
-            yield f"--{name} {getattr(args, name)} must be used with --dir_out: add --dir_out"
+            yield f"--{name} {getattr(args, name)} must be used with --dir_out"
     if args.suffix and re.search(r"[/\\]", args.suffix):
         yield f"--suffix {args.suffix} must not contain / or \\"
     if not args.test_only:

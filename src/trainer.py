@@ -151,7 +151,7 @@ class Trainer:
             )
 
     def resume(self):
-        """Resume from the state of --resume, or from its weights without a state."""
+        """Resume from the state of --resume, or from its weights if that is missing."""
         state = self.checkpoint.read_state()
         if state is not None:
             self.load_state_dict(state)

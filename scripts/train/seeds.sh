@@ -23,7 +23,7 @@ for word in "$@"; do
     case $word in
         --dir_experiment=*) experiments=${word#*=} ;;
         --save | --save=* | --load | --load=* | --seed | --seed=*)
-            echo "error: seeds.sh sets ${word%%=*} by itself" >&2
+            echo "error: ${word%%=*} must not be given: seeds.sh sets it" >&2
             exit 2
             ;;
     esac

@@ -176,7 +176,7 @@ class Loss(nn.Module):
             if ratio > 1:
                 self.log(
                     f"WARNING: --loss: the gradient of {self.weights[name]:g}*{name} at SR is "
-                    f"{ratio:.2f} times that of L1: a smaller weight keeps L1 in the lead"
+                    f"{ratio:.2f} times that of L1: use a smaller weight, so that L1 dominates"
                 )
 
     def start_reduction(self, extra=()):

@@ -6,9 +6,9 @@ The call tree of one batch, or of one part of it with --split_batch:
       positives, negatives = SampleMaker.__call__(hr, lr, sr)         loss/samples.py
       Adversarial.forward(sr, hr, positives, negatives)               this file
         Haar high frequencies of all, with --use_wavelet              loss/wavelet.py
-        phase 1, SR detached: train the embedding to tell HR from SR        loss/discriminator.py
-        phase 2, embedding frozen: contrastive loss in its features         loss/contrastive.py
-                 (and the adversarial loss of SR, unless --no_ad_loss)
+        phase 1, SR detached: train the embedding to tell HR from SR  loss/discriminator.py
+        phase 2, embedding frozen: contrastive loss in its features   loss/contrastive.py
+            (and the adversarial loss of SR, unless --no_ad_loss)
 
 The embedding is the discriminator `dis`. SR is the fake image, the output of the generator (the SR
 network), and the anchor of the contrastive loss. HR is the real image and the first positive. The

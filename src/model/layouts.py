@@ -51,7 +51,7 @@ def strip_prefix(state, prefixes=PREFIXES):
 def _strip_to_network(state):
     """Return the part of a state_dict that belongs to the network with the first convolution.
 
-    Lightning saves all networks of a training, such as a discriminator and `generator.`.
+    Lightning saves all networks of a training, such as `discriminator.` and `generator.`.
     """
     for conv in FIRST_CONVS:
         found = [name for name in state if name.endswith(f".{conv}")]

@@ -33,9 +33,9 @@ def _psnr(sr, hr, scale, rgb_range):
 
 
 def warn_if_implausible(args, net, path, log):
-    """Log a warning if SR of a photograph is clearly wrong.
+    """Log a warning if the SR of a photograph is implausible.
 
-    Wrong is: well below bicubic in PSNR, or another mean color.
+    Its PSNR is then well below that of bicubic upsampling, or its mean color differs.
 
     Args:
         args: the flags: scale, n_colors, rgb_range and those of the network.

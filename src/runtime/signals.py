@@ -36,7 +36,7 @@ class StoppedOutside(Stopped):
 def raise_on_signals():
     """Raise StoppedOutside in a `with` block when a stop signal comes.
 
-    SIGINT already raises KeyboardInterrupt by itself.
+    SIGINT already raises KeyboardInterrupt in Python.
     """
 
     def stop(signum, _frame):
