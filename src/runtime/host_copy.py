@@ -20,7 +20,7 @@ class HostCopy:
     def read(self):
         """Return the values as a list.
 
-        It waits for the copy, but not for later work of the GPU.
+        It waits for the copy, not for later work of the GPU.
         """
         if self._done:
             self._done.synchronize()
