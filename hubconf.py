@@ -23,7 +23,7 @@ _PREFIX = f"sr_hub_{zlib.crc32(bytes(_ROOT)):08x}."  # differs between clones of
 
 @contextlib.contextmanager
 def _project_modules():
-    """Import from src/ in a with block, and leave the caller's modules and sys.path as they were.
+    """Import from src/ in a with block, without lasting changes to sys.modules and sys.path.
 
     The names in src/ are short (data, model, loss, main): they would hide modules of the caller, or
     be hidden by them. Afterwards the project's modules are known as _PREFIX + name, which
@@ -147,7 +147,7 @@ def load(weights, device=None, **flags):
 
 
 def edsr_baseline(scale=4, device=None, **flags):
-    """Load the EDSR of 16 blocks of 64 features that this repository ships, for scale 2, 3 or 4.
+    """Load the shipped EDSR of 16 blocks and 64 features.
 
     Args:
         scale: 2, 3 or 4.
@@ -167,6 +167,6 @@ def edsr_baseline(scale=4, device=None, **flags):
 
 
 def _warn(text):
-    """Pass on what the program would log if it is a warning."""
+    """Issue a Python warning for a log line that is a warning."""
     if "WARNING" in text or "out of memory" in text:
         warnings.warn(text.removeprefix("WARNING: "), stacklevel=4)

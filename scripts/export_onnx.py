@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Export a trained network to ONNX for any batch, height and width, and check it with onnxruntime.
+"""Export a trained network to ONNX and check it with onnxruntime.
+
+Batch, height and width of the exported network are free.
 
     scripts/export_onnx.py --out RCAN_x4.onnx --pre_train RCAN_BIX4.pt
         weights from a file; the network's flags come from the file or the command line
@@ -86,7 +88,7 @@ def require_packages():
 
 
 def load_network(args):
-    """Return the network of the flags in eval mode, with the weights of --load or --pre_train.
+    """Return the network in eval mode, with the weights of --load or --pre_train.
 
     Raises:
         UserError: no weights are named, or they do not fit, or there are several scales.
@@ -153,7 +155,7 @@ def export(module, example, metadata):
 
 
 def _root_cause(error):
-    """Return the class and the first line of the error that started a chain of errors."""
+    """Return class and first line of the error that started a chain."""
     while error.__cause__ is not None:
         error = error.__cause__
     first_line = (str(error).strip().splitlines() or [""])[0]
@@ -161,7 +163,10 @@ def _root_cause(error):
 
 
 def photographs(size, n_colors):
-    """Return crops (B, C, H, W) of a photograph in [0, 255]: uint8, or float32 for n_colors 1."""
+    """Return crops (B, C, H, W) of a photograph in [0, 255].
+
+    They are uint8, or float32 if n_colors is 1.
+    """
     batch, height, width = size
     image = to_tensor(to_channels(skimage.data.astronaut(), n_colors))
     return torch.stack(

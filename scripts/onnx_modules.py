@@ -1,4 +1,4 @@
-"""Networks in a form that can be exported for all sizes: same results, no branch on a size."""
+"""Networks that can be exported for all image sizes, with unchanged results."""
 
 import types
 
@@ -12,9 +12,11 @@ MAX_HALF = MAX_BUCKETS // 2  # rotated axes of the largest image; their negative
 
 
 class ExportableSparseAttention(NonLocalSparseAttention):
-    """NLSN's attention with shapes that are the same expressions of the image size for every size.
+    """NLSN's attention without a branch on the image size.
 
-    The attention itself is inherited. What differs is how pixels are hashed, sorted and chunked:
+    Every shape is one expression of height and width.
+
+    The attention itself is inherited. Pixels are hashed, sorted and chunked in another way:
 
     - The number of buckets depends on the size, and the rotations on that number. All rotations are
       kept as one table. Those of the size are read from it and the other buckets are masked.

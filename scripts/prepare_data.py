@@ -6,7 +6,7 @@
     scripts/prepare_data.py flickr2k --scale 4       Flickr2K, for --data_train DIV2K+Flickr2K
     scripts/prepare_data.py benchmark                Set5, Set14, B100, Urban100
     scripts/prepare_data.py folder PHOTOS MyPhotos   your images, for --data_train MyPhotos
-    scripts/prepare_data.py lr HR --lr LR --scale 4  LR images alone
+    scripts/prepare_data.py lr HR --lr LR --scale 4  only LR images
 
 LR images that are not downloaded are made by MATLAB's bicubic downsampling. A command that was
 stopped continues if it is run again. A file that cannot be downloaded can be fetched by other means
@@ -85,7 +85,10 @@ def read_sample(name):
 
 
 def folder(args):
-    """Make a set of a folder of HR images; the name may be that of a published set."""
+    """Make a data set from a folder of HR images.
+
+    The name may be that of a published set.
+    """
     sources = list_images(args.source, print)
     hr, lr = folders(args.dir_data, args.name)
     problems = make(
@@ -235,10 +238,10 @@ def build_parser():
     flag("--sets", type=benchmark_names, default=[*BENCHMARKS][:4],
          help="sets whose absence is an error (default: all except Manga109)")  # fmt: skip
     add_download_flags(flag, EDSR_URL, ["benchmark.tar"])
-    flag = add_command(commands, folder, "a set of a folder of HR images", "2+3+4")
+    flag = add_command(commands, folder, "a data set from a folder of HR images", "2+3+4")
     flag("source", type=Path, help="folder of HR images")
     flag("name", type=set_name, help="name of the set")
-    flag = add_command(commands, lr, "LR images alone", None)
+    flag = add_command(commands, lr, "only LR images", None)
     flag("source", type=Path, help="folder of HR images")
     flag("--lr", type=Path, required=True, help="folder to make, with X2 and so on")
     return parser

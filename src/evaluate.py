@@ -23,7 +23,7 @@ from runtime.precision import tune_convolutions
 N_FEATURE_MAPS = 12
 
 
-def prepare(images, device, rgb_range):
+def to_network_input(images, device, rgb_range):
     """Return images with white at 255 as float32 in [0, rgb_range] on the device."""
     images = images.to(device).float()
     images = images.contiguous(memory_format=torch.channels_last)
@@ -46,10 +46,10 @@ def _format(value, digits):
 
 
 class Evaluator:
-    """Test a network on all test sets of the data, and log and record the scores."""
+    """Test a network on all test sets; log and record the scores."""
 
     def __init__(self, args, data, checkpoint, device, raise_if_stopped=lambda: None):
-        """Keep what every test needs; `raise_if_stopped` is called between images."""
+        """Keep the settings of all tests; `raise_if_stopped` is called between images."""
         self.args, self.data, self.checkpoint, self.device = args, data, checkpoint, device
         self.raise_if_stopped = raise_if_stopped
         # PSNR and SSIM are always computed: they choose the best epoch
@@ -57,7 +57,7 @@ class Evaluator:
         self.metrics = [*OWN.values(), *load_metrics(names, device)]
 
     def run(self, net, epoch, precision):
-        """Test on all sets and scales, and upscale the files of the sets without ground truth.
+        """Test on all sets and scales; upscale the files without ground truth.
 
         Args:
             net: the network.
@@ -68,7 +68,7 @@ class Evaluator:
             mean PSNR in dB of each set and scale with ground truth, if an image has a finite one.
 
         Raises:
-            UserError: files of a test alone were not upscaled; a training only logs them.
+            UserError: with --test_only, files were not upscaled; a training only logs them.
         """
         net.eval()
         tune_convolutions(False)
@@ -104,7 +104,7 @@ class Evaluator:
     def _fits_in_memory(self, images):
         """Return whether the images of a set may run whole although --chop is on.
 
-        Only a --chop that a preset has set is left out. An accelerator tries: if its memory is
+        Only the --chop of a preset is ignored. An accelerator tries: if its memory is
         full, `Upscaler` continues in tiles.
         """
         if not self.args.chop_from:
@@ -117,7 +117,10 @@ class Evaluator:
         return all(distributed.all_gather_object(needed < free / 2))
 
     def _evaluate_set(self, images, upscaler, epoch):
-        """Test one set, log and record it; return its PSNR, None if no image has a finite one."""
+        """Test one set, log and record it; return its PSNR or None.
+
+        None means that no image has a finite PSNR.
+        """
         t_start = time.perf_counter()
         line = {"epoch": epoch, "dataset": images.name, "scale": images.scale}
         settings = self._settings(upscaler)
@@ -138,7 +141,10 @@ class Evaluator:
         return line["psnr"]
 
     def _log_result(self, line, seconds):
-        """Log the scores of a set: in a training with the best so far, in a test with its time."""
+        """Log the scores of a set.
+
+        In training the line has the best PSNR so far, in a test the duration.
+        """
         text = f"[{line['dataset']} x{line['scale']}]\t"
         text += " ".join(
             f"{metric.name.upper()}: {_format(line[metric.name], 3 if metric is PSNR else 4)}"
@@ -160,7 +166,7 @@ class Evaluator:
         }
 
     def _evaluate_images(self, images, upscaler, settings):
-        """Return the scores of each image of a set, computed by all ranks, the same on each."""
+        """Return the scores of each image of a set, gathered from all ranks."""
         n_ranks, scores = distributed.world_size(), []
         decoded = _decode_ahead(images, range(distributed.rank(), len(images), n_ranks))
         starts = tqdm(
@@ -188,7 +194,7 @@ class Evaluator:
         return [gathered[i % n_ranks][i // n_ranks] for i in range(len(images))]
 
     def _upscale(self, image, scale, upscaler):
-        lr = prepare(image.lr[None], self.device, self.args.rgb_range)
+        lr = to_network_input(image.lr[None], self.device, self.args.rgb_range)
         return upscaler(lr, scale)[0].clamp(0, self.args.rgb_range)
 
     def _evaluate_image(self, images, image, sr):

@@ -1,4 +1,4 @@
-"""Problems that the flags show by themselves, before any data is read."""
+"""Problems of the flags that are found before any data is read."""
 
 import difflib
 import re
@@ -23,7 +23,7 @@ def _invalid_values(args):
 
 
 def find_conflicts(args):
-    """Yield every problem that the flags show by themselves."""
+    """Yield every problem of the flags that can be found without data."""
     invalid = list(_invalid_values(args))
     yield from invalid
     broken = {line.split(" ")[0] for line in invalid}
@@ -49,9 +49,9 @@ def _experiment_conflicts(args):
         if not re.sub(r"[./\\]", "", name) or Path(name).is_absolute() or ".." in parts:
             yield f"--{flag} {name!r} must be the name of a folder in {args.dir_experiment}"
     if args.load and args.save and args.load != args.save:
-        yield f"--load {args.load} continues in its own folder: remove --save {args.save}"
+        yield f"--save {args.save} must not be used with --load {args.load}: remove --save"
     if args.compile_mode != "default" and not args.compile:
-        yield f"--compile_mode {args.compile_mode} needs --compile"
+        yield f"--compile_mode {args.compile_mode} must be used with --compile"
     if args.load and args.reset:
         yield "--load must not be used with --reset: one keeps the experiment, the other empties it"
     if args.resume and not args.load and args.reset:
@@ -65,13 +65,13 @@ def _data_conflicts(args):
     if is_range and not args.test_only and "DIV2K" in args.data_test:
         yield f"--data_range {args.data_range} must have two ranges for training, TRAIN/TEST"
     if "MyImage" in args.data_test and not (args.testpath and args.testset):
-        yield "--data_test MyImage needs --testpath and --testset"
+        yield "--data_test MyImage must be used with --testpath and --testset"
     if args.dir_out and not (args.test_only and set(args.data_test) <= DEMO_SETS):
         sets = ", ".join(sorted(DEMO_SETS))
         yield f"--dir_out must be used with --test_only and sets without ground truth ({sets})"
     for name in ("format", "suffix"):
         if getattr(args, name) is not None and not args.dir_out:
-            yield f"--{name} needs --dir_out"
+            yield f"--{name} {getattr(args, name)} must be used with --dir_out"
     if args.suffix and re.search(r"[/\\]", args.suffix):
         yield f"--suffix {args.suffix} must not contain / or \\"
     if not args.test_only:
@@ -107,12 +107,12 @@ def _number_conflicts(args, broken):
             yield f"--cosine_etamin {args.cosine_etamin} must be at most {lowest:g}"
 
 
-# what people type for a flag of another name
+# common names of flags in other programs
 OTHER_NAMES = {"--learning_rate": "--lr", "--epoch": "--epochs"}
 
 
 def unknown_flags(words, parser):
-    """Yield a problem for each word that is not a flag, with the flag that may be meant."""
+    """Yield a problem for each unknown word, with the flag that may be meant."""
     known = [name for action in parser._actions for name in action.option_strings]
     for word in words:
         name = word.split("=")[0]

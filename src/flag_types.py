@@ -23,7 +23,7 @@ def value_type(convert, expected):
 
 
 def number(kind, low=None, above=None, high=None):
-    """Return the argparse type of a number, by default limited to what 32 bits can hold."""
+    """Return the argparse type of a number, limited to 32 bits by default."""
     high = high or (2**31 - 1 if kind is int else 1e30)
 
     def convert(text):

@@ -1,4 +1,6 @@
-"""Metrics of --metrics. PSNR and SSIM are in metric.py, haar is here; other names are pyiqa's.
+"""Metrics of --metrics, except PSNR and SSIM, which are in metric.py.
+
+haar is computed here; every other name is a metric of pyiqa.
 
 pyiqa (IQA-PyTorch) is an optional package. Its metrics see whole RGB images in [0, 1], without the
 crop border of PSNR and SSIM, as papers report LPIPS, DISTS and NIQE.
@@ -35,14 +37,16 @@ class Metric(NamedTuple):
 
 
 def _haar_energy(x):
-    """Return the energy of the Haar high frequencies (LH, HL, HH) of (1, C, H, W)."""
+    """Return the Haar high-frequency energy (LH, HL, HH) of an image (1, C, H, W)."""
     x = x[..., : x.shape[-2] // 2 * 2, : x.shape[-1] // 2 * 2].double()
     low = 2 * avg_pool2d(x, 2)  # LL of the orthonormal transform, which keeps the energy
     return x.square().sum() - low.square().sum()
 
 
 def haar_share(sr, hr):
-    """Return the energy of SR's Haar high frequencies as a share of HR's; 1 is as sharp as HR.
+    """Return the Haar high-frequency energy of SR divided by that of HR.
+
+    A value of 1 means as sharp as HR.
 
     Args:
         sr, hr: (1, C, H, W) of the same size; a plain HR gives inf or nan.
@@ -123,5 +127,8 @@ def score(metric, sr, hr, image):
 
 
 def _to_unit(image):
-    """Return an image (1 or 3, H, W) in [0, 255] as a float tensor (1, 3, H, W) in [0, 1]."""
+    """Return an image as a float tensor (1, 3, H, W) in [0, 1].
+
+    The input is (1 or 3, H, W) in [0, 255].
+    """
     return (image.float() / 255).expand(3, -1, -1)[None].contiguous()

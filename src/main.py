@@ -82,13 +82,18 @@ def _build(args, device, checkpoint):
             "fit into memory (--chop: always)"
         )
     if not count_parameters(net) and not args.test_only:
-        raise UserError(f"--model {args.model} has no weights to train: give --test_only")
+        raise UserError(
+            f"--model {args.model} must be used with --test_only: it has no weights to train"
+        )
     if args.print_model:
         checkpoint.log(net)
     if args.pre_train and args.resume == 0:
         load_pre_train(args, net, checkpoint.log)
     elif args.test_only and args.resume == 0 and count_parameters(net):
-        raise UserError(f"--test_only: {args.model} needs --pre_train FILE or --load EXPERIMENT")
+        raise UserError(
+            f"--test_only must have weights of {args.model}: "
+            "give --pre_train FILE or --load EXPERIMENT"
+        )
     return net
 
 
@@ -101,7 +106,10 @@ def _message(error):
 
 
 def _report(text):
-    """Print to stderr; other ranks wait, so that an error of rank 0 ends them first."""
+    """Print to stderr. Ranks above 0 wait first.
+
+    An error of rank 0 then ends them before they print.
+    """
     if not distributed.is_main_process():
         time.sleep(3)
         text = f"rank {distributed.rank()}: {text}"

@@ -1,4 +1,6 @@
-"""PSNR and SSIM as super-resolution papers report them, in float64 on the device of the images.
+"""PSNR and SSIM as super-resolution papers report them.
+
+They are computed in float64 on the device of the images.
 
 Benchmarks: luma (Y of ITU-R BT.601), a border of `scale` pixels cut. DIV2K: RGB, a border of
 `scale` + 6 pixels cut, as in EDSR. SR is rounded to 8 bits first. SSIM agrees with scikit-image's
@@ -20,7 +22,7 @@ TILE = 16  # rows and columns that one product with the band matrix filters
 
 
 def crop_border(scale, benchmark):
-    """Return the border in pixels that the metrics cut: `scale` on benchmarks, else `scale` + 6."""
+    """Return the crop border in pixels: `scale` on benchmarks, else `scale` + 6."""
     return scale if benchmark else scale + 6
 
 
@@ -51,7 +53,7 @@ def _prepare(sr, hr, scale, rgb_range, benchmark):
 
 
 def _luma(image):
-    """Return Y (1, H, W) of an RGB image (3, H, W), both in [0, 255]."""
+    """Return the luma (1, H, W) of RGB (3, H, W), both in [0, 255]."""
     red, green, blue = (weight / 255 for weight in LUMA)
     return (image[:1] * red).add_(image[1:2], alpha=green).add_(image[2:], alpha=blue).add_(16)
 
@@ -83,7 +85,10 @@ def calc_psnr(sr, hr, scale, rgb_range, benchmark=True):
 
 @functools.cache
 def _band(device):
-    """Return the matrix (TILE, TILE + TAPS - 1) that filters a column of pixels with the window."""
+    """Return the band matrix (TILE, TILE + TAPS - 1) that applies the window.
+
+    It filters one column of pixels.
+    """
     x = torch.arange(TAPS, dtype=torch.float64) - TAPS // 2
     window = torch.exp(-0.5 * (x / SIGMA) ** 2)
     band = torch.zeros(TILE, TILE + TAPS - 1, dtype=torch.float64)
@@ -93,7 +98,9 @@ def _band(device):
 
 
 def _ssim_map(x, y):
-    """Return the SSIM map (C, H, W) of float64 (C, H + TAPS - 1, W + TAPS - 1).
+    """Return the SSIM map (C, H, W) of padded float64 images.
+
+    Their shape is (C, H + TAPS - 1, W + TAPS - 1).
 
     H and W must be multiples of TILE. The window is separable: two products with a band matrix, one
     along the columns and one along the rows, which are faster than convolutions in float64.

@@ -1,4 +1,4 @@
-"""Optimizers, the learning rate as a function of epoch and step, and the EMA of the weights."""
+"""Optimizers, learning rate schedules, and the EMA of the weights."""
 
 import copy
 import math
@@ -6,7 +6,7 @@ import math
 import torch
 from torch import nn
 
-# what each optimizer keeps for a parameter
+# entries of the state of a parameter in each optimizer
 OPTIMIZER_STATE = {
     torch.optim.Adam: {"step", "exp_avg", "exp_avg_sq"},
     torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"},
@@ -31,7 +31,9 @@ def build_optimizer(args, parameters, lr=None):
 
 
 def load_optimizer(optimizer, state):
-    """Load the state of an optimizer of the same kind; betas, epsilon and so on stay the flags'.
+    """Load the state of an optimizer of the same kind.
+
+    Betas, epsilon and so on remain those of the flags.
 
     Raises:
         ValueError: the state is damaged, or of another optimizer.
@@ -63,7 +65,7 @@ def _cosine(lr, eta_min, progress):
 def learning_rate(args, epoch):
     """Return the learning rate of an epoch, counted from 1, after the warm-up.
 
-    A function of the epoch alone, so that a resume cannot change it.
+    It depends only on the epoch, so that a resume cannot change it.
     MileStone: lr * gamma^(number of milestones that have passed). Cosine: SGDR (Loshchilov and
     Hutter, ICLR 2017, equation 5) over --cosine_tmax epochs. CosineRestart: three such cycles; the
     second and third start at lr * --cosine_restart_weight, and the last value is kept after them.
@@ -83,7 +85,7 @@ def learning_rate(args, epoch):
 
 
 def warmup_factor(args, epoch, step):
-    """Return the factor of the learning rate in a step: 1, or less in the first --warmup steps.
+    """Return the learning rate's factor: below 1 in the first --warmup steps, then 1.
 
     Args:
         args: the flags.
@@ -108,8 +110,8 @@ def can_reject_on_device(optimizer, scaler):
     return is_cuda and optimizer.defaults.get("fused") and not scaler.is_enabled()
 
 
-def is_rejected(loss, limit):
-    """Return 1.0 if the loss is not finite or above `limit`, or 0.0: scalar tensors."""
+def rejection_flag(loss, limit):
+    """Return the tensor 1.0 if the loss is not finite or above `limit`, else 0.0."""
     return 1.0 - (torch.isfinite(loss) & (loss.double() <= limit)).float()
 
 
@@ -155,7 +157,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self):
-        """Set the average to decay * average + (1 - decay) * the weights of the network."""
+        """Update the average: decay * average + (1 - decay) * weights."""
         torch._foreach_lerp_(*self._floats, 1 - self.decay)
         for average, value in self._others:
             average.copy_(value)

@@ -1,4 +1,4 @@
-"""Every flag of the program. `parse_args(argv)` is what other code calls.
+"""Every flag of the program. Other code calls `parse_args(argv)`.
 
 Values win in this order: the command line, the experiment named by --load, the file of --pre_train
 (in tests), the preset named by --template, the default. All problems that can be seen without
@@ -166,8 +166,9 @@ def _add_loss_flags(parser):
     flag("--gan_k", non_negative_int, 1, "updates of the discriminator (the embedding) in a step; "
          "0: it stays fixed")  # fmt: skip
     flag("--embed_lr", positive, None, "learning rate of the embedding (default: --lr)")
-    flag("--embed_scheduler", choice(["same", "constant"]), "constant", "its schedule: that of the "
-         "SR network without --warmup, or constant (as in the release)")  # fmt: skip
+    flag("--embed_scheduler", choice(["same", "constant"]), "constant", "schedule "
+         "of the embedding's learning rate: that of the SR network without --warmup, or constant "
+         "(as in the release)")  # fmt: skip
     flag("--embed_load", str, None,
          "weights of the embedding: a state_dict, or state.pt of an experiment")  # fmt: skip
     switch("--no_ad_loss", "leave out the adversarial term of the generator")
@@ -190,17 +191,18 @@ def _add_sample_flags(parser):
     flag("--mcl_pos", non_negative_int, None, "extra positives per image (default: --mcl_neg)")
     switch("--sharp_hr", "sharpened HR as positives")
     flag("--sharp_value", non_negative, 0.5, "smallest factor of sharpening; below 1 smooths")
-    flag("--sharp_range", non_negative, 5.0, "width of the range of factors")
+    flag("--sharp_range", non_negative, 5.0, "width of the range of sharpening factors")
     switch("--random_neg", "degraded HR as negatives: blur, downsampling, noise, JPEG, upsampling")
-    switch("--only_blur", "degrade by blur alone")
+    switch("--only_blur", "degraded negatives: only blur")
     switch("--blur_sr", "blurred SR as negatives, --mcl_neg of them")
     flag("--blur_sizes", odd_sizes, [3, 5, 7, 9, 11],
          "sizes of blur kernels, pixels")  # fmt: skip
-    flag("--blur_sigma", positive, [0.1, 2.0], "range of their standard deviation, pixels", nargs=2,
-         metavar=("LOW", "HIGH"))  # fmt: skip
+    flag("--blur_sigma", positive, [0.1, 2.0], "standard deviation of blur kernels, "
+         "pixels (range)", nargs=2, metavar=("LOW", "HIGH"))  # fmt: skip
     switch("--neg_sr", "upsample degraded negatives with the SR network")
     switch("--use_noise_pos", "noisy HR as positives, --mcl_pos of them")
-    flag("--pos_noise_value", non_negative, 2.0, "standard deviation of that noise, 8-bit steps")
+    flag("--pos_noise_value", non_negative, 2.0, "standard deviation of the noise of "
+         "--use_noise_pos, 8-bit steps")  # fmt: skip
     switch("--only_aug", "leave HR and LR themselves out of the contrastive loss")
     flag("--pos_id", indices, None, "indices of the positives to keep, joined by ,")
     flag("--neg_id", indices, None, "indices of the negatives to keep, joined by ,")
@@ -215,7 +217,7 @@ def _add_test_flags(parser):
     flag, switch = group.flag, group.switch
     switch("--self_ensemble", "mean over the 8 flips and transposes")
     switch("--chop", "run test images in overlapping tiles; Demo and MyImage always do")
-    # written to config.txt: the preset that has set --chop, which is then used only if it must be
+    # the preset that has set --chop: tests then use tiles only if whole images need too much memory
     parser.add_argument("--chop_from", help=argparse.SUPPRESS)
     flag("--chop_size", number(int, low=16), 192, "side of a tile, LR pixels")
     flag("--chop_overlap", non_negative_int, 48, "LR pixels that tiles share, below half a tile")
@@ -231,7 +233,7 @@ def _add_test_flags(parser):
     flag("--format", choice(FORMATS), None, "with --dir_out: format of pictures (default: png)")
     flag("--suffix", str, None, "with --dir_out: text after the name of each output, such as _x4")
     switch("--overwrite", "let --dir_out replace existing files")
-    switch("--save_gt", "save the LR and HR images beside them")
+    switch("--save_gt", "save the LR and HR images in the folder of the SR images")
     switch("--tensorboard", "curves and images for TensorBoard (pip install tensorboard)")
 
 
@@ -251,7 +253,7 @@ def build_parser():
 
 
 def _choose_tests(args):
-    """Set --data_test if it is not given: DIV2K, or the last images of other training sets."""
+    """Set the default of --data_test: DIV2K, or the last images of other training sets."""
     if args.data_test is not None:
         return
     trained = args.data_train if isinstance(args.data_train, list) else []

@@ -9,7 +9,7 @@ DAY = 86400
 
 
 def format_duration(seconds):
-    """Return a duration in two units at most: 45 s, 12 min, 3 h 20 min, 17 days."""
+    """Return a duration in at most two units, such as "3 h 20 min"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 5400:
@@ -21,7 +21,7 @@ def format_duration(seconds):
 
 
 class Progress:
-    """Times of a training, and what is logged of its steps."""
+    """Times of a training, and the log lines of its steps."""
 
     def __init__(self, args, log):
         """Keep the flags, and the function that logs a line."""
@@ -29,14 +29,19 @@ class Progress:
         self.is_estimated = False  # one estimate per process is enough
 
     def start_epoch(self, epoch, step):
-        """Start the clock of an epoch, `epoch` epochs and `step` steps of the next being done."""
+        """Start the clock of an epoch.
+
+        Args:
+            epoch: completed epochs.
+            step: completed steps of the epoch.
+        """
         self.epoch, self.first_step = epoch, step
         self.t_start = self.t_first = time.perf_counter()
         self.data_seconds = 0.0
 
     @contextlib.contextmanager
     def waiting_for_data(self):
-        """Add the time of a `with` block to the time that the epoch waits for data."""
+        """Add the duration of a `with` block to the epoch's wait for data."""
         t_request = time.perf_counter()
         yield
         self.data_seconds += time.perf_counter() - t_request

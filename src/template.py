@@ -1,4 +1,7 @@
-"""Presets for --template: defaults of flags under one name. A flag on the command line wins."""
+"""Presets for --template: named sets of defaults of flags.
+
+A flag on the command line wins.
+"""
 
 # Wu et al., TNNLS 2023, as in the release: dual contrastive patch discriminator on Haar bands
 _PCL = {

@@ -8,16 +8,16 @@ import torch
 from tqdm import tqdm
 
 from checkpoint.state import random_states, set_random_states
-from evaluate import Evaluator, prepare
+from evaluate import Evaluator, to_network_input
 from model import architecture_flags, is_multi_scale
 from model.weights import load_strict
 from optim import (
     EMA,
     build_optimizer,
     can_reject_on_device,
-    is_rejected,
     learning_rate,
     load_optimizer,
+    rejection_flag,
     set_learning_rate,
     update_weights,
     warmup_factor,
@@ -48,10 +48,11 @@ class Trainer:
         self.stop = StopRequest(args.save, verbose=distributed.is_main_process())
         checkpoint.on_closed_pipe = self.stop.request
         self.evaluator = Evaluator(args, data, checkpoint, device, self.stop.raise_if_stopped)
-        # a compiler casts by itself; DistributedDataParallel must see which scale is not used
+        # WeightCast is not used with torch.compile, which fuses the casts, and for several scales:
+        # to DistributedDataParallel, the weights of all scales would seem to be used.
         modules = [] if args.compile or is_multi_scale(net) else autocast_modules(net)
         self.weight_cast = WeightCast(modules).cast
-        self.model = net  # what training calls; see `wrap_model`
+        self.model = net  # called in training; see `wrap_model`
         is_known = args.test_only and args.precision == "auto"
         self._set_precision(
             "single" if is_known else choose_precision(args.precision, device, checkpoint.log)
@@ -106,7 +107,7 @@ class Trainer:
             self.scaler.load_state_dict(state["scaler"])
         self._load_loss(state["loss"])
         self.progress, self.prev_epoch_loss = state["progress"], state["last_loss"]
-        self._compare_flags(state.get("flags", {}), state["epoch"])
+        self._adapt_to_changed_flags(state.get("flags", {}), state["epoch"])
         self.epoch, self.step = state["epoch"], state["step"]
         self.best = state["best"]
         set_random_states(state["random"])
@@ -135,8 +136,8 @@ class Trainer:
                 f"--load {self.args.load} must keep --loss and the embedding's flags: {reason}"
             ) from error
 
-    def _compare_flags(self, flags, epoch):
-        """Drop what another --loss would mix up, and say if the learning rate will jump."""
+    def _adapt_to_changed_flags(self, flags, epoch):
+        """Drop the means of another --loss, and warn if --epochs makes the learning rate jump."""
         args = self.args
         if flags.get("loss", args.loss) != args.loss:
             self.progress, self.prev_epoch_loss = None, math.inf
@@ -150,7 +151,7 @@ class Trainer:
             )
 
     def resume(self):
-        """Resume from the state that --resume names, or from its weights if only they are kept."""
+        """Resume from the state of --resume, or from its weights if that is missing."""
         state = self.checkpoint.read_state()
         if state is not None:
             self.load_state_dict(state)
@@ -208,7 +209,7 @@ class Trainer:
         self.checkpoint.plot()
 
     def _update_best(self, psnrs):
-        """Keep and log the best mean PSNR of the test sets; return whether it is this epoch's."""
+        """Update and log the best mean PSNR; return whether this epoch has it."""
         if not psnrs:  # no set has a PSNR: the latest weights are as good as any
             return self.best["psnr"] is None
         psnr = sum(psnrs) / len(psnrs)
@@ -285,11 +286,11 @@ class Trainer:
             (loss, signal): the weighted sum of the terms; the signal that asks to stop, the same on
             all ranks, or 0.
         """
-        # random numbers depend on the step alone: a stop cannot shift them, and all ranks agree
+        # random numbers depend only on the step: a stop cannot shift them, and all ranks agree
         key = np.random.SeedSequence([self.args.seed, self.epoch, step])
         torch.manual_seed(int(key.generate_state(1, np.uint64)[0]))
         self.optimizer.zero_grad(set_to_none=True)
-        lr, hr = (prepare(x, self.device, self.args.rgb_range) for x in (batch.lr, batch.hr))
+        lr, hr = (to_network_input(x, self.device, self.args.rgb_range) for x in batch[:2])
         precision = self.device, self.precision
         log_gradients = step == 1 or step % self.args.print_every == 0
         lr_parts, hr_parts = (x.tensor_split(self.args.split_batch) for x in (lr, hr))
@@ -315,7 +316,7 @@ class Trainer:
         update = self.args, self.optimizer, self.scaler
         is_early = can_reject_on_device(self.optimizer, self.scaler)
         if is_early:  # the GPU updates the weights while the host waits for the loss
-            update_weights(*update, is_rejected(total, limit))
+            update_weights(*update, rejection_flag(total, limit))
         total, stop_flags = self.loss.finish_reduction()
         if not math.isfinite(total):
             self._raise_non_finite(batch, total)
@@ -340,7 +341,7 @@ class Trainer:
     # ----------------------------------------------------------------- test
 
     def test(self, epoch):
-        """Test on all sets and scales; return the mean PSNR in dB of each set that has one."""
+        """Test on all sets and scales; return each set's mean PSNR in dB, if finite."""
         # auto is for the speed of training: figures of tests must not depend on the machine
         precision = "single" if self.args.precision == "auto" else self.precision
         net = self.ema.average if self.ema else self.net

@@ -40,7 +40,7 @@ def test_missing_folder(sr, tmp_path):
 def test_empty_folder(sr, copy):
     for path in (copy / "DIV2K/DIV2K_train_HR").iterdir():
         path.unlink()
-    refused(sr.train(data=copy), "no images in", "DIV2K_train_HR", sr=sr)
+    refused(sr.train(data=copy), "cannot find an image in it", "DIV2K_train_HR", sr=sr)
 
 
 @pytest.mark.parametrize("ext", ["sep", "bin"])
@@ -147,8 +147,8 @@ def test_all_bad_flags_in_one_message(sr):
         ("--patch_size", "expected one argument"),
         ("--lr 1 stray", "'stray' must follow a flag"),
         ("--pre_train /none/weights.pt", "/none/weights.pt"),
-        ("--test_only", "needs --pre_train FILE or --load"),
-        ("--model Bicubic", "has no weights to train"),
+        ("--test_only", "give --pre_train FILE or --load"),
+        ("--model Bicubic", "it has no weights to train"),
         ("--betas 0.9 1.5", "--betas"),
         ("--rgb_range inf", "--rgb_range"),
         ("--seed 4294967296", "--seed"),

@@ -69,4 +69,4 @@ def test_the_mode_is_that_of_the_flag_and_shapes_are_fixed(sr, monkeypatch, mode
 def test_a_mode_without_compile_is_refused(sr):
     status, _, errors = sr.train("--save", "run", "--compile_mode", "reduce-overhead")
     assert status == 2
-    assert "--compile_mode reduce-overhead needs --compile" in errors
+    assert "--compile_mode reduce-overhead must be used with --compile" in errors

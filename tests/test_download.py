@@ -263,7 +263,7 @@ def test_unpacking_goes_on_and_sees_damage(make, tmp_path, monkeypatch):
     path.write_bytes(content)
     with monkeypatch.context() as patch:
         patch.setattr("shutil.disk_usage", lambda folder: namedtuple("usage", "free")(11_999))
-        with pytest.raises(UserError, match="12,000 bytes are needed"):
+        with pytest.raises(UserError, match="cannot hold 12,000 bytes more"):
             data.prepare.archive.unpack(path, tmp_path / "out", str)
         (tmp_path / "out/a").mkdir(parents=True)
         (tmp_path / "out/a/2.png").write_bytes(files["a/2.png"])

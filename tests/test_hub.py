@@ -123,7 +123,7 @@ def test_the_examples_of_the_documentation(clone, photographs, monkeypatch):
 
 
 def test_what_cannot_be_loaded_or_upscaled_is_said(weights, tmp_path):
-    with pytest.raises(RuntimeError, match="no such file"):
+    with pytest.raises(RuntimeError, match="must be an existing file"):
         hub_load("load", weights=tmp_path / "none.pt")
     with pytest.raises(RuntimeError, match="unknown flag --res_scal "):
         hub_load("load", weights=weights, res_scal=1)

@@ -90,12 +90,12 @@ def test_normalization_over_ranks_is_that_of_the_whole_set(monkeypatch, dtype):
 def test_stacked_sample_sets_have_the_features_of_each_alone(monkeypatch, more):
     torch.manual_seed(0)
     dis = Discriminator(flags(f"--loss GAN {more}"))
-    dis.requires_grad_(False)  # as in step 2
+    dis.requires_grad_(False)  # as in phase 2
     sets = [random_images(seed) * 0.4 * seed for seed in (1, 2, 3)]
     anchors = [random_images(4).requires_grad_() for _ in range(2)]
     alone, own = dis.embed_sets(sets, anchors[0], [1, 3])
     assert torch.equal(alone[2][1], dis(sets[2], return_features=True)[1][3])
-    monkeypatch.setattr("loss.discriminator.stacks_sets", lambda x: True)
+    monkeypatch.setattr("loss.discriminator.batches_sets_together", lambda x: True)
     stacked, last = dis.embed_sets(sets, anchors[1], [1, 3])
     assert len(alone) == len(stacked) == 3
     for one, other in zip([*alone, own], [*stacked, last], strict=True):

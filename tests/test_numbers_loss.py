@@ -132,7 +132,7 @@ def test_logged_gradients_are_norms_at_sr(parts):
     assert ratio > 1 > norms["WaveL1"] / norms["L1"]
     (line,) = lines  # once a run, of the terms above L1 alone
     assert "0.25*MSE" in line
-    assert "L1 in the lead" in line
+    assert "so that L1 dominates" in line
     if parts == 1:
         assert f"{ratio:.2f} times" in line
 

@@ -77,7 +77,7 @@ def test_one_file_to_one_file(upscale, folder, coffee):
     iio.imwrite(folder / "b.png", coffee)
     status, _, err = upscale(folder, out=upscale.out / "other.png")
     assert status == 1
-    assert "give a folder" in err
+    assert "must be a folder" in err
     (upscale.out / "folder.png").mkdir()
     assert upscale(folder, out=upscale.out / "folder.png")[0] == 0
     assert (upscale.out / "folder.png/b.png").is_file()
@@ -142,14 +142,17 @@ def test_broken_files_are_named_and_the_others_done(upscale, folder, coffee):
 
 
 def test_nothing_to_upscale(upscale, folder, coffee):
-    for source, word in ((folder / "none.png", "none.png"), (folder, "no pictures or videos")):
+    for source, word in (
+        (folder / "none.png", "none.png"),
+        (folder, "cannot find pictures or videos"),
+    ):
         status, _, err = upscale(source)
         assert status == 1
         assert word in err
     iio.imwrite(folder / "a.png", coffee)
     status, _, err = upscale(folder, network=("--scale", 2))
     assert status == 1
-    assert "needs --pre_train FILE" in err
+    assert "give --pre_train FILE" in err
     assert not upscale.out.exists()
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 import runtime.weight_cast
 from helpers import same_bits, state_of
-from optim import build_optimizer, is_rejected, update_weights
+from optim import build_optimizer, rejection_flag, update_weights
 from option import parse_args
 from runtime.precision import autocast
 from runtime.signals import STOP_SIGNALS, StopRequest
@@ -57,7 +57,7 @@ def test_the_device_rejects_an_update_by_the_loss(name, loss, changes):
     net(torch.ones(1, 3)).sum().backward()
     update_weights(args, optimizer, scaler)
     before = copy.deepcopy((net.state_dict(), optimizer.state_dict()))
-    update_weights(args, optimizer, scaler, is_rejected(torch.tensor(loss), limit=2.0))
+    update_weights(args, optimizer, scaler, rejection_flag(torch.tensor(loss), limit=2.0))
     assert not hasattr(optimizer, "found_inf")
     if changes:
         with pytest.raises(AssertionError):
@@ -71,7 +71,7 @@ def test_the_device_rejects_an_update_by_the_loss(name, loss, changes):
     [(-3.0, 0.0), (2.0, 0.0), (2.001, 1.0), (float("nan"), 1.0), (float("inf"), 1.0)],
 )
 def test_a_loss_above_its_limit_is_rejected(loss, rejected):
-    assert float(is_rejected(torch.tensor(loss), limit=2.0)) == rejected
+    assert float(rejection_flag(torch.tensor(loss), limit=2.0)) == rejected
 
 
 def test_an_update_before_the_host_knows_the_loss_trains_alike(sr, monkeypatch):

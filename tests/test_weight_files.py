@@ -238,7 +238,7 @@ def test_what_is_not_a_file_of_weights_is_named(sr, tmp_path):
         tmp_path / "lfs.pt": "git lfs pull",
         tmp_path / "net.onnx": "ONNX",
         tmp_path / "two.pt": "no state_dict",
-        tmp_path: "is a folder, not a file: give one of its files, jit.pt",
+        tmp_path: "must be a file, not a folder: give one of its files, jit.pt",
         "https://example.com/w.pt": "must be a file: download it",
     }
     for path, word in cases.items():

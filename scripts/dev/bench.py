@@ -173,7 +173,7 @@ def split_cases(words):
 
 
 def _run_cases(cases, repeats):
-    """Time the cases in turn; return their results and the peak rates of each number format."""
+    """Time the cases; return their results and the peak rate of each number format."""
     for case in cases:
         case.warm_up()
     for _ in range(repeats):

@@ -1,4 +1,4 @@
-"""What bench.py times: a training step, a bare loop, a forward pass, the input pipeline."""
+"""Cases of bench.py: a training step, a bare loop, a forward pass, the input pipeline."""
 
 import contextlib
 import resource
@@ -32,7 +32,7 @@ CUDA_RUNS = 10  # in one measurement, as in training the host is ahead of the GP
 
 
 def synchronize(device):
-    """Wait until the device has done all that was asked of it."""
+    """Wait until the device has completed all its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -40,7 +40,7 @@ def synchronize(device):
 
 
 def _random_batch(args, device):
-    """Return this rank's random LR and HR patches, in the format that the data loader has."""
+    """Return random LR and HR patches for this rank, as the data loader does."""
     lr_side, n_images = args.patch_size // args.scale[0], args.batch_size // world_size()
     images = []
     for side in (lr_side, lr_side * args.scale[0]):
@@ -79,7 +79,7 @@ class Case:
             self.number_format = "bf16"
 
     def prepare(self):
-        """Build what `run` needs; set `precision`."""
+        """Build the inputs of `run`; set `precision`."""
 
     def run(self):
         """Do the work once."""
@@ -113,7 +113,10 @@ class Case:
             self.run()
 
     def time(self):
-        """Measure one run, on CUDA the mean of several. A GPU is idle at both ends."""
+        """Measure one run; on CUDA, the mean of several.
+
+        The GPU is idle before and after.
+        """
         self._configure()
         n_runs = CUDA_RUNS if self.device.type == "cuda" and self.has_flops else 1
         if self.device.type == "cuda":
@@ -213,7 +216,7 @@ class Plain(Case):
 
 
 class Forward(Case):
-    """A forward pass of one LR image of --size x --size pixels, as in a test."""
+    """Forward pass of one LR image of --size x --size pixels."""
 
     kind, size = "forward", 128
 

@@ -25,7 +25,9 @@ from runtime.errors import UserError
 
 
 def make_samples(hr, scale):
-    """Return positives and negatives as a list of (label, tensor (1, 3, H, W) in [0, 255]).
+    """Return positives and negatives: a list of (label, tensor).
+
+    The tensors are (1, 3, H, W) in [0, 255].
 
     Args:
         hr: array (H, W, 3), uint8; its sides are multiples of 2 * scale.

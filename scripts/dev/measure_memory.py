@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measure the peak memory of inference on the CPU, in a process of its own for each case.
+"""Measure the peak memory of inference on the CPU, one process per case.
 
 scripts/dev/measure_memory.py tiles [--size 1024] [--scale 4] [--tiles 2]
     each network at its published size, a SIZExSIZE LR image in tiles (--chop). All tiles have

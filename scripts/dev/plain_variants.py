@@ -1,4 +1,4 @@
-"""The plain form of each special case for speed or memory: what the code would be without it."""
+"""The code without each special case for speed or memory."""
 
 import torch
 from torch import nn
@@ -12,18 +12,18 @@ from runtime.precision import autocast_off
 
 
 def shuffled_sub_pixels(self, x):
-    """SubPixelConv.forward with torch's pixel_shuffle."""
+    """Compute SubPixelConv.forward with torch's pixel_shuffle."""
     return pixel_shuffle(self._conv_forward(x, self.weight, self.bias), self.factor)
 
 
 def float32_output_conv(self, x):
-    """OutputConv.forward whose gradient is computed in float32, too."""
+    """Compute OutputConv.forward whose gradient is computed in float32, too."""
     with autocast_off(x):
         return nn.Conv2d.forward(self, x.to(self.weight.dtype))
 
 
 def joined_windows(self, x):
-    """NonLocalSparseAttention._windows that copies each chunk and its neighbors."""
+    """Compute NonLocalSparseAttention._windows by a copy of each chunk and its neighbors."""
     return torch.cat([x.roll(1, 1), x, x.roll(-1, 1)], dim=2)
 
 
@@ -33,7 +33,7 @@ def indexed_rows(x, order, inverse_order):
 
 
 def attend_with_softmax(self, match, value, codes):
-    """NonLocalSparseAttention._attend_once with softmax and logsumexp, two passes of exp."""
+    """Compute NonLocalSparseAttention._attend_once with softmax and logsumexp: exp runs twice."""
     length = match.shape[1]
     order, inverse_order = self._sort(codes)
     queries = self._to_chunks(match, order, inverse_order)
@@ -49,7 +49,7 @@ def attend_with_softmax(self, match, value, codes):
 
 
 def all_hash_rounds_at_once(self, x):
-    """NonLocalSparseAttention.forward with the hash rounds as images of one batch."""
+    """Compute NonLocalSparseAttention.forward with the hash rounds as images of one batch."""
     batch, channels, height, width = x.shape
     n_hashes = self.n_hashes
     match = self.conv_match(x).flatten(2).transpose(1, 2).float()
@@ -65,7 +65,7 @@ def all_hash_rounds_at_once(self, x):
 
 
 def unfused_layer_attention(self, maps, last_conv):
-    """LayerAttention.forward_fused with the mixed stack in memory, as in equation 5."""
+    """Compute LayerAttention.forward_fused with the mixed stack in memory, as in equation 5."""
     return last_conv(self(maps))
 
 
@@ -89,7 +89,7 @@ def normalized_similarities(anchor, others):
 
 
 def update_in_a_loop(self):
-    """EMA.update with one operation for each tensor."""
+    """Run EMA.update with one operation for each tensor."""
     with torch.no_grad():
         for average, value in zip(*self._floats, strict=True):
             average.lerp_(value, 1 - self.decay)

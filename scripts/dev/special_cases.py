@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measure what each special case for speed or memory gains: the table of docs/performance.md.
+"""Measure the gain of each special case for speed or memory: the table of docs/performance.md.
 
     scripts/dev/special_cases.py [--pairs 5] [--only NAME...] [--small] [FLAGS of main.py]
         --pairs   runs with and without the special case, in turn; their medians are printed
@@ -8,9 +8,9 @@
         FLAGS     for all cases; without: --precision bf16 in training steps, single in tests
 
 Nothing else should run meanwhile. It takes less than 8 minutes on 2 CPU cores. A row is measured
-on what a user waits for, such as a training step. `plain_variants.py` has the code without the
+on a task of a user, such as a training step. `plain_variants.py` has the code without the
 special cases. `gain` is the saved share of the time. The memory is the peak of live tensors, or of
-the process. Special cases of CUDA alone (asynchronous copies of batches, cuDNN's choice of
+the process. Special cases of CUDA (asynchronous copies of batches, cuDNN's choice of
 algorithms, blur kernels of one size) are not measured here.
 """
 

@@ -30,8 +30,11 @@ SMALL = (
 SCRIPT = Path(__file__).with_name("special_cases.py")
 
 
-class Comparison:
-    """A special case and the work it is measured on; `switch` turns it on or off, untimed."""
+class Optimization:
+    """A special case and the task that it is measured on.
+
+    `switch` turns the special case on or off; its time is not measured.
+    """
 
     memory_of = None  # "tensors" or "process"
 
@@ -39,7 +42,7 @@ class Comparison:
         self.name, self.work, self.options = name, work, options
 
     def prepare(self):
-        """Build what `run` needs."""
+        """Build the inputs of `run`."""
 
     def switch(self, enabled):
         """Turn the special case on or off."""
@@ -68,7 +71,7 @@ class Comparison:
         """End worker processes."""
 
 
-class Bench(Comparison):
+class Bench(Optimization):
     """A case of bench.py, in which attributes are replaced by plain variants.
 
     Args:
@@ -144,7 +147,7 @@ class Ssim(Bench):
         metric.calc_ssim(*self.images, 4, 255, benchmark=False)
 
 
-class WorkerMemory(Comparison):
+class WorkerMemory(Optimization):
     """Batches that loader workers leave in memory that is set aside once."""
 
     def prepare(self):
@@ -168,8 +171,8 @@ class WorkerMemory(Comparison):
             pipeline.close()
 
 
-class InProcesses(Comparison):
-    """A special case whose effect outlives a run: each run is a process of its own."""
+class InProcesses(Optimization):
+    """A special case that needs a new process for each run."""
 
     def measure(self, enabled):
         command = [sys.executable, str(SCRIPT), "--child", self.name, str(int(enabled))]

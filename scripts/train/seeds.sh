@@ -18,12 +18,12 @@ name=$1 n_seeds=$2
 shift 2
 
 experiments=$project/experiment
-again=() before='' # flags for a run that is resumed: --pre_train is for the start alone
+again=() before='' # flags for a resumed run: --pre_train is only for the start
 for word in "$@"; do
     case $word in
         --dir_experiment=*) experiments=${word#*=} ;;
         --save | --save=* | --load | --load=* | --seed | --seed=*)
-            echo "error: seeds.sh sets ${word%%=*} by itself" >&2
+            echo "error: ${word%%=*} must not be given: seeds.sh sets it" >&2
             exit 2
             ;;
     esac

@@ -1,6 +1,6 @@
 """The experiment folder.
 
-    experiment/NAME/config.txt            flags of the run, and what it was started with
+    experiment/NAME/config.txt            flags and provenance of the run
                     log.txt               the log
                     metrics.jsonl         a line for each test and each epoch, see metrics.py
                     model/model_latest.pt weights, a plain state_dict; also model_best.pt, and
@@ -37,7 +37,7 @@ from checkpoint.metrics import (
     variant,
 )
 from checkpoint.state import finite_or_none, read_state, save_tensors
-from checkpoint.tensorboard import Board
+from checkpoint.tensorboard import TensorBoardLog
 from model.weights import load_strict, read_weights
 from runtime import distributed
 from runtime.errors import UserError
@@ -77,7 +77,7 @@ class Checkpoint:
             Lock(self.dir).check()
         self._check_folder()
         if args.tensorboard and not args.test_only:
-            self.board = Board(self.dir / "tensorboard")
+            self.board = TensorBoardLog(self.dir / "tensorboard")
 
     def _check_folder(self):
         args, name = self.args, self.args.save
@@ -150,7 +150,7 @@ class Checkpoint:
     # ------------------------------------------------------------------ log
 
     def log(self, text):
-        """Print a line, above a progress bar if there is one, and append it to log.txt."""
+        """Print a line, above any progress bar, and append it to log.txt."""
         if not self.is_writer:
             return
         try:
@@ -176,7 +176,7 @@ class Checkpoint:
             self.board.log_metrics(line)
 
     def log_image(self, images, index, image, sr):
-        """Show the first image of a test set, (C, H, W) in [0, rgb_range], in TensorBoard."""
+        """Show the first image of a test set in TensorBoard."""
         if self.board and index == 0:
             label = f"{images.name} x{images.scale}"
             self.board.log_image(label, image, sr, self.args.rgb_range)
@@ -207,7 +207,7 @@ class Checkpoint:
         _write(scores_file(self.dir, line), content)
 
     def best_test(self, line):
-        """Return (PSNR, epoch) of the best epoch for the set and scale of a test line."""
+        """Return (PSNR, epoch) of the best epoch for a test line's set and scale."""
         tests = tests_of_training(self.metrics)[line["dataset"], line["scale"]]
         scored = {e: test["psnr"] for e, test in tests.items() if test["psnr"] is not None}
         epoch = max(scored, key=scored.get)  # the first of equal ones
@@ -254,7 +254,7 @@ class Checkpoint:
         save_tensors(self.state_file(), state)
 
     def plot(self):
-        """Draw the curves of all epochs so far. A failure is logged and does not end the run."""
+        """Draw the curves of all epochs so far; log a failure."""
         if not self.is_writer:
             return
         try:

@@ -19,7 +19,7 @@ NOT_RESTORED = set(
     "format suffix max_pixels".split()
 )
 
-# what an experiment of an earlier version, whose config.txt has no such flag, was trained with
+# values of flags that an earlier version did not have, and so did not write to config.txt
 FORMER_VALUES = {"embed_scheduler": "same"}
 
 
@@ -65,7 +65,7 @@ def _read(path):
 
 
 def _hint_at_weights(folder):
-    """Return how to start from the weights in a folder of another program; "" if there are none."""
+    """Return how to start from weights of another program in a folder, or ""."""
     for pattern in ("model/model_best.pt", "model/model_latest.pt", "models/net_g_*.pth", "*.pth"):
         for path in sorted(folder.glob(pattern))[-1:]:
             return f": start from its weights with --pre_train {path} --save NEW_NAME"
@@ -73,7 +73,7 @@ def _hint_at_weights(folder):
 
 
 def _describe_missing(folder):
-    """Return why --load cannot resume what is not a folder with config.txt."""
+    """Return the error of --load for a file, or for a folder without config.txt."""
     if folder.is_file():
         return f"--load {folder.name} must be an experiment, not a file: give --pre_train {folder}"
     reason = f"there is no experiment in {folder} (no config.txt)"
@@ -81,7 +81,7 @@ def _describe_missing(folder):
 
 
 def _describe_foreign(path, text):
-    """Return what a config.txt is that does not begin as those of this program."""
+    """Return the error for a config.txt that this program did not write."""
     folder = path.parent
     # EDSR-PyTorch writes the date, then "flag: value" lines
     if re.match(r"\d{4}-\d\d-\d\d-\d\d:\d\d:\d\d\s", text):

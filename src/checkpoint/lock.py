@@ -14,7 +14,7 @@ except ImportError:  # Windows: no lock
 
 
 class Lock:
-    """The file `.lock` of a folder, locked by the process that writes there until it ends."""
+    """Lock of an experiment folder, held until the process that writes there ends."""
 
     def __init__(self, folder):
         self.folder, self.path, self._file = folder, folder / ".lock", None

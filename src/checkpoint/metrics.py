@@ -29,7 +29,7 @@ def is_metric(line):
 
 
 def read_metrics(path, warn=print):
-    """Return the lines of metrics.jsonl, a list of dict; test lines have the keys of `PLAIN`.
+    """Return the lines of metrics.jsonl as dicts; test lines have the keys of `PLAIN`.
 
     Args:
         path: the file; a missing one has no lines.
@@ -53,7 +53,9 @@ def read_metrics(path, warn=print):
 
 
 def variant(line):
-    """Return the suffix that marks how a test was made: "" for a plain one, "+" for self-ensemble.
+    """Return the suffix for the way a test was made.
+
+    "" is a plain test, "+" is self-ensemble.
 
     Tiles add "+tiles", a precision other than single adds its name: "++tiles+bf16". A plus sign
     separates data sets in flags, so that no name of a set contains one.
@@ -78,12 +80,12 @@ def tests_of_training(lines):
 
 
 def set_file_name(dataset):
-    """Return the name of a data set as a part of a file name, different for different names."""
+    """Return a data set's name as part of a file name, unique for each set."""
     return dataset.replace("%", "%25").replace("/", "%2F")
 
 
 def results_dir(folder, dataset, suffix=""):
-    """Return the folder of SR images of a data set in an experiment; `suffix`: see `variant`."""
+    """Return the folder of a data set's SR images; `suffix`: see `variant`."""
     return folder / f"results-{set_file_name(dataset)}{suffix}"
 
 

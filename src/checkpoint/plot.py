@@ -61,7 +61,7 @@ def plot_panels(folder, name, panels, ylabel, endings=("pdf", "png")):
 
 
 def plot_curves(folder, metrics):
-    """Draw the PSNR of each test set, and a panel for each loss term, from metrics.jsonl."""
+    """Draw the PSNR of each test set and each loss term from metrics.jsonl."""
     sets, losses = {}, {}
     for (dataset, scale), tests in tests_of_training(metrics).items():
         curve = {e: line["psnr"] for e, line in tests.items() if line["psnr"] is not None}

@@ -1,4 +1,4 @@
-"""The training state in a file: its form, random generators, and checks of what is read."""
+"""The saved training state: contents, random generators, and checks when it is read."""
 
 import math
 import random

@@ -26,7 +26,7 @@ def _report(args):
         threading.__excepthook__(args)
 
 
-class Board:
+class TensorBoardLog:
     """Writes events; the first one creates the file."""
 
     def __init__(self, folder):
@@ -81,7 +81,9 @@ class Board:
             self._writer().flush()  # waits for its thread: the state is saved after it
 
     def log_image(self, label, image, sr, rgb_range):
-        """Keep the middle of SR, and the first time of HR, for the next line of its test set.
+        """Keep the center of SR for the next line of its test set.
+
+        The first time, keep HR as well.
 
         Args:
             label: test set and scale, "SET xS".

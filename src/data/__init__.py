@@ -30,7 +30,7 @@ class Data:
     """All data of a run: `epoch` yields training batches, `tests` lists TestSet and DemoSet."""
 
     def __init__(self, args, log=print):
-        """Find, check and decode what --data_train and --data_test name.
+        """Find, check and decode the data sets of --data_train and --data_test.
 
         Raises:
             UserError: names each file that is missing, broken or does not match.
@@ -59,7 +59,7 @@ class Data:
 
     @staticmethod
     def _check_tests(fingerprints, test_set, test_only):
-        """Check this rank's part of a test set: before a training all of it, else a sample."""
+        """Check this rank's part of a test set: all before training, else a sample."""
         first, end = distributed.rank_range(len(test_set))
         indices = spread_indices(end - first, MAX_DECODED if test_only else end - first)
         return fingerprints.check_test_pairs(test_set, [first + i for i in indices])
@@ -86,7 +86,7 @@ class Data:
         )
 
     def epoch(self, number, start, device):
-        """Yield the batches of an epoch, from 1, on the device, without its first `start` batches.
+        """Yield the batches of an epoch (from 1) on the device, without the first `start`.
 
         Raises:
             UserError: the workers cannot start.
@@ -119,7 +119,10 @@ class Data:
 
 
 def _on_device(batches, device):
-    """Yield batches on the device; on CUDA the next one is copied while this one is worked on."""
+    """Yield batches on the device.
+
+    On CUDA, the next batch is copied during the work on the current one.
+    """
     if device.type != "cuda":
         for batch in batches:
             yield batch._replace(lr=batch.lr.to(device), hr=batch.hr.to(device))
@@ -129,7 +132,7 @@ def _on_device(batches, device):
         coming = None
         if batch is not None:
             with torch.cuda.stream(stream):
-                # only pinned memory is copied beside the work of the GPU
+                # only pinned memory is copied while the GPU works
                 lr, hr = (
                     images.pin_memory().to(device, non_blocking=True)
                     for images in (batch.lr, batch.hr)

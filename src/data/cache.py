@@ -2,9 +2,9 @@
 
 A patch is read from the file without the rest of the image.
 
-The folder of a cache is told apart by the folder of its sources, the name of a file by size and
-time of its source. Files are written atomically, so that several runs and machines may share a
-cache.
+The name of a cache folder contains a hash of the source folder's path. The name of a cache file
+contains size and time of its source image: a changed image gets a new file. Files are written
+atomically, so that several runs and machines may share a cache.
 """
 
 import functools
@@ -26,7 +26,9 @@ VERSION = 3  # raise it when `read_image` or `downsample` gives other pixels
 
 
 def cache_folder(args, name, sources):
-    """Return the cache folder of a list of images: two folders of images never share one.
+    """Return the cache folder of a list of images.
+
+    Two folders of images never share a cache.
 
     The default cache, in --dir_data, is named by the path in it, so that both can be moved
     together.
@@ -54,7 +56,7 @@ def _write(path, image):
         with atomic_path(path) as partial, open(partial, "wb") as file:
             header = np.lib.format.header_data_from_array_1_0(image)
             np.lib.format.write_array_header_1_0(file, header)
-            # not np.save, whose error does not tell a full disk
+            # not np.save, whose error message does not mention a full disk
             file.write(np.ascontiguousarray(image).data)
     except OSError as error:
         raise _cache_error(path, error) from error
@@ -76,7 +78,7 @@ def _remove_stale(folder, current):
 
 
 def _decode(source, target, downscale):
-    """Write the cache file of one image; returns what is wrong with the image, or None."""
+    """Write the cache file of one image; return the problem of the image, or None."""
     try:
         image = read_image(source)
         _write(target, downsample(image, downscale) if downscale else image)
@@ -86,7 +88,7 @@ def _decode(source, target, downscale):
 
 
 def build_cache(sources, folder, downscale=None, rebuild=False, title="decoding", on_make=None):
-    """Return the cache file of each image, made if it is missing or older than its source.
+    """Return the cache file of each image; write files that are missing or outdated.
 
     Args:
         sources: list of image paths in one folder.

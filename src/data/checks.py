@@ -16,7 +16,7 @@ from runtime.files import atomic_path
 WINDOW = 64  # LR pixels of the window that is compared
 MARGIN = 2  # LR pixels around it, which its downsampling reads
 MIN_BORDER = MARGIN + 1  # LR pixels to the border of the image, for the window to be shifted
-MAX_DECODED = 16  # images that are decoded for a check alone
+MAX_DECODED = 16  # images that are decoded only for a check
 MAX_ALIGNED = 2000  # cached pairs whose alignment is checked
 MAX_HEADERS = 2000  # image files whose size is read before training, if they are not cached
 MAX_DUPLICATE_MAE = 2.5  # mean difference, of 255, of an image and its copy, saved as JPEG perhaps
@@ -38,7 +38,10 @@ def _gray(image):
 
 
 def _busiest_window(lr):
-    """Return (top, left, height, width) of the window of LR, of nine, with the most detail."""
+    """Return (top, left, height, width) of the LR window with the most detail.
+
+    Nine windows are compared.
+    """
     height, width = (min(WINDOW, side - 2 * MIN_BORDER) for side in lr.shape[:2])
     windows = []
     for top in np.linspace(MIN_BORDER, lr.shape[0] - MIN_BORDER - height, 3).astype(int):
@@ -50,11 +53,11 @@ def _busiest_window(lr):
 
 
 def check_alignment(hr, lr, scale):
-    """Return what speaks against an LR image having been made from an HR image.
+    """Return the problem of an LR image that does not match its HR image.
 
     A window of HR, shifted by up to one LR pixel, is downsampled and compared with LR by the share
-    of the variance that it leaves unexplained. Blur, noise or another brightness of LR, which may
-    be meant, are not reported.
+    of the variance that it leaves unexplained. Blur, noise or another brightness of LR may be
+    intended and are not reported.
 
     Args:
         hr: (H, W, C) uint8 or uint16.
@@ -62,8 +65,8 @@ def check_alignment(hr, lr, scale):
         scale: int.
 
     Returns:
-        the end of a sentence, "is ...", or None: nothing speaks against it, or the image is too
-        small or flat.
+        the end of a sentence, "is ...". None if there is no problem, or if the image is too small
+        or flat for the check.
     """
     if min(lr.shape[:2]) < 8 + 2 * MIN_BORDER:
         return None
@@ -97,11 +100,11 @@ def check_alignment(hr, lr, scale):
 
 
 class PairSummary(NamedTuple):
-    """What is known of the pairs of a training set at one scale before any is trained on.
+    """Sizes, thumbnails and problems of the pairs of a training set at one scale.
 
     Attributes:
-        sizes: (N, 4) int32: height and width of HR and of LR; NO_SIZE if they are checked when the
-            pair is drawn.
+        sizes: (N, 4) int32: height and width of HR and of LR; NO_SIZE for a pair whose
+            sizes are checked when it is drawn.
         thumbnails: (N, 16, 16) float32 in [0, 255], or None if the images are not cached.
         problems: list of sentences.
     """
@@ -112,7 +115,10 @@ class PairSummary(NamedTuple):
 
 
 def _pair_sizes(hr, lr, scale, name):
-    """Return (H, W, h, w) of a pair; h and w as they follow from HR if LR is to be made."""
+    """Return the sizes (H, W, h, w) of HR and LR of a pair.
+
+    If LR is to be made, h and w are computed from HR.
+    """
     hr_size = image_hw(hr)
     lr_size = image_hw(lr) if lr is not None else tuple(side // scale for side in hr_size)
     paired_lr_size(hr_size, lr_size, scale, (name, lr if lr is not None else name))
@@ -155,7 +161,7 @@ def summarize_arrays(pairs, scale, n_colors, title=None):
 
 
 def remembered_summary(path, pairs, scale, n_colors, title):
-    """Load the PairSummary of cached images, or build and save it if the images have changed."""
+    """Load the PairSummary of cached images; rebuild it if the images have changed."""
     names = "\n".join(f"{hr} {lr} {name}" for hr, lr, name in pairs)
     key = hashlib.sha256(f"{SUMMARY_VERSION} {scale} {n_colors}\n{names}".encode()).hexdigest()
     unreadable = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
@@ -229,7 +235,7 @@ class TestFingerprints:
 
 
 def _cropped_hw(size):
-    """Return the (height, width) that is the same after cropping to a multiple of any scale."""
+    """Return (height, width) rounded so that cropping for any scale does not change it."""
     return tuple(int(side) // 24 * 24 or int(side) for side in size)
 
 
@@ -238,12 +244,12 @@ def _sample_rows_cols(size):
 
 
 def _thumbnail(image):
-    """Return 16x16 pixels of an image, a tensor (C, H, W) in [0, 255], in gray."""
+    """Return 16x16 gray pixels of an image, a tensor (C, H, W) in [0, 255]."""
     rows, columns = _sample_rows_cols(image.shape[1:])
     return image[:, rows][:, :, columns].float().mean(0).numpy()
 
 
 def thumbnail_of(array, n_colors):
-    """Return 16x16 pixels of an array (H, W, C), in gray, as `_thumbnail` does of a test image."""
+    """Return the `_thumbnail` of an array (H, W, C)."""
     pixels = np.ascontiguousarray(array[np.ix_(*_sample_rows_cols(array.shape[:2]))])
     return to_tensor(to_channels(pixels, n_colors)).float().mean(0).numpy()

@@ -1,4 +1,6 @@
-"""Where the images of a data set lie. A new one is a line in `DATASETS`, or just a folder.
+"""Folders of the data sets.
+
+A new data set is a line in `DATASETS`, or just a folder.
 
 HR images lie in `DIR_DATA/<hr>/NAME.EXT`, LR images of scale s in `DIR_DATA/<lr>/NAMExS.EXT` (or
 `NAME.EXT`).
@@ -100,11 +102,11 @@ def parse_ranges(text):
         match = re.fullmatch(r"(\d{1,9})-(\d{1,9})", part)
         if not match or not 1 <= int(match[1]) <= int(match[2]):
             raise UserError(
-                f"--data_range {text}: {part!r} is not a range FIRST-LAST with 1 <= FIRST <= LAST"
+                f"--data_range {text} must be FIRST-LAST with 1 <= FIRST <= LAST, not {part!r}"
             )
         ranges.append((int(match[1]), int(match[2])))
     if len(ranges) > 2:
-        raise UserError(f"--data_range {text}: more than two ranges (TRAIN/TEST)")
+        raise UserError(f"--data_range {text} must have at most two ranges, TRAIN/TEST")
     return ranges
 
 
@@ -120,7 +122,7 @@ def list_images(folder, log=None):
 
     Args:
         folder: the folder.
-        log: called with one line that names what else the folder holds, hidden files excepted; or
+        log: called with one line that names all other files and folders, except hidden ones; or
             None.
 
     Raises:
@@ -129,7 +131,7 @@ def list_images(folder, log=None):
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"no such data folder: {folder}")
+        raise UserError(f"{folder}: cannot find this folder: give an existing folder of images")
     # os.scandir and plain names: a folder may hold 30,000 images, and this is done at each start
     with os.scandir(folder) as scan:
         entries = sorted((e for e in scan if e.name[0] != "."), key=lambda entry: entry.name)
@@ -137,16 +139,22 @@ def list_images(folder, log=None):
     # a folder, a link to nowhere, or a pipe, which reading would wait for without end
     unfit = [entry.path for entry in images if not entry.is_file()]
     if unfit:
-        raise UserError("these have an image's name, but are not files:" + bullet_list(unfit))
+        raise UserError(
+            f"{folder}: cannot read these, which are not files: remove them" + bullet_list(unfit)
+        )
     paths = [folder / entry.name for entry in images]
     stems, twice = set(), set()
     for path in paths:
         (twice if path.stem in stems else stems).add(path.stem)
     if twice:
         same = sorted(str(folder / stem) for stem in twice)
-        raise UserError("images with the same name but another ending:" + bullet_list(same))
+        raise UserError(
+            f"{folder}: cannot have images that differ only in their ending: rename or remove some"
+            + bullet_list(same)
+        )
     if not paths:
-        raise UserError(f"no images in {folder} (looked for {', '.join(sorted(EXTENSIONS))})")
+        endings = ", ".join(sorted(EXTENSIONS))
+        raise UserError(f"{folder}: cannot find an image in it: add files that end in {endings}")
     if log and len(paths) < len(entries):
         others = {entry.name for entry in entries} - {path.name for path in paths}
         log(f"{folder}: {left_out_line([folder / name for name in others])}")
@@ -154,7 +162,7 @@ def list_images(folder, log=None):
 
 
 def left_out_line(paths, limit=8):
-    """Return a line that names files and folders that are left out because they are not images."""
+    """Return a line that names skipped files and folders: they are not images."""
     names = sorted(path.name + "/" * path.is_dir() for path in paths)
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return f"left out, not images: {', '.join(names[:limit])}{more}"
@@ -164,7 +172,7 @@ def list_demo_inputs(source):
     """List the images and videos that a file or a folder is, sorted by name.
 
     Returns:
-        (files, skipped): list of Path; names of what else the folder holds, hidden files excepted.
+        (files, skipped): list of Path; names of all others, except hidden ones.
 
     Raises:
         UserError: there is no such file or folder, or no image or video in it.
@@ -172,13 +180,13 @@ def list_demo_inputs(source):
     source = Path(source)
     known = EXTENSIONS | VIDEO_EXTENSIONS
     if not source.exists():
-        raise UserError(f"no such file or folder of pictures: {source}")
+        raise UserError(f"{source}: cannot find this file or folder: give pictures or videos")
     found = sorted(source.iterdir()) if source.is_dir() else [source]
     found = [path for path in found if not _is_hidden(path) or path == source]
     files = [path for path in found if path.is_file() and path.suffix.lower() in known]
     if not files:
         raise UserError(
-            f"no pictures or videos in {source} (looked for {', '.join(sorted(known))})"
+            f"{source}: cannot find pictures or videos: they end in {', '.join(sorted(known))}"
         )
     return files, [path.name + "/" * path.is_dir() for path in found if path not in set(files)]
 
@@ -194,7 +202,7 @@ def _list_sets(root):
 
 
 def _missing_set(root, name, scale):
-    """Build the error for a data set without a folder, with the way to get it."""
+    """Build the error for a missing data set, with the way to get it."""
     spec = dataset_spec(name)
     text = f"data set {name}: no such data folder: {root / spec.hr}"
     if spec.command:
@@ -217,7 +225,7 @@ def _lookalike_hint(hr_folder, lr_folder, scale):
 
 
 def _lr_lookalikes(hr_folder, lr_folder, scale):
-    """List folders beside the HR folder that look like LR images under another name."""
+    """List folders near the HR folder that look like LR images under another name."""
     found = []
     base = hr_folder.parent
     for path in sorted([*base.glob("*/"), *base.glob("*/*/")]):
@@ -259,7 +267,7 @@ def find_pairs(dir_data, name, scale, data_range=None, log=None):
         name: name of the data set.
         scale: the scale, int.
         data_range: (first, last) position for sets that use it, else ignored.
-        log: called with a line on what is left out of the folders, or None.
+        log: called with a line on files that are skipped, or None.
 
     Returns:
         list of (HR path, LR path); the LR path is None if LR is to be made from HR.
@@ -316,7 +324,7 @@ def _pair_files(hr, lr_folder, scale, chosen, require_all, log):
 
 
 def is_held_out(args, name):
-    """Return whether the last --hold_out images of a set are kept out of training, for tests."""
+    """Return whether the last --hold_out images of a set are kept for tests."""
     trained = name in expand_names(args.dir_data, args.data_train)
     return bool(args.hold_out) and trained and not dataset_spec(name).uses_data_range
 

@@ -1,8 +1,9 @@
-"""Reading and writing image files, and their way into tensors. Arrays are (H, W, C), in RGB.
+"""Read and write image files, and convert them to tensors.
 
-Pillow decodes all formats, except what it would cut to 8 bits: TIFF of 16 bits (tifffile, see
-    tiff.py)
-and PNG of 16-bit colors (OpenCV, an optional package).
+Arrays are (H, W, C), in RGB.
+
+Pillow decodes all formats, except those that it would cut to 8 bits: TIFF of 16 bits (tifffile, see
+tiff.py) and PNG of 16-bit colors (OpenCV, an optional package).
 """
 
 import io
@@ -24,7 +25,7 @@ TIFF = {".tif", ".tiff"}
 # Formats by content, whatever the name of the file says; others (EPS, PDF) would run other
 # programs.
 FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "WEBP", "PPM", "GIF")
-# Modes of Pillow that are understood, and what each becomes. Any other mode is an error.
+# Known modes of Pillow, and the mode that each is converted to. Any other mode is an error.
 MODES = {
     "1": "L",
     "L": "L",
@@ -66,7 +67,7 @@ def _check_pixels(path, width, height):
         raise UserError(
             f"{path}: {width}x{height} = {width * height:,} pixels are more than"
             f" --max_pixels {limit:,}:"
-            " raise it if there is RAM of some 20 bytes a pixel"
+            " raise it if there is RAM of about 20 bytes a pixel"
         )
 
 
@@ -83,7 +84,10 @@ def _open(path):
 
 
 def _cmyk_to_srgb(path, image, profile):
-    """Convert CMYK to sRGB by its ICC profile; without a valid one by 1 - min(1, C + K)."""
+    """Convert CMYK to sRGB by its ICC profile.
+
+    Without a valid profile: red is 1 - min(1, C + K), and likewise green and blue.
+    """
     if not profile:
         return image.convert("RGB")
     try:
@@ -125,13 +129,16 @@ def _to_known_mode(path, image, profile):
 
 
 def _raw_mode(file):
-    """Return the layout of the pixels in an opened file, in Pillow's words, such as RGB;16B."""
+    """Return Pillow's name for the pixel layout of an opened file, such as RGB;16B."""
     args = file.tile[0][3] if file.tile else ""
     return args if isinstance(args, str) else str(args[0])
 
 
 def _read_png16(path, file):
-    """Read a PNG of 16 bits a channel with colors or alpha, of which Pillow keeps 8 bits."""
+    """Read a PNG of 16 bits a channel with colors or alpha.
+
+    Pillow would keep 8 bits.
+    """
     key = file.info.get("transparency")  # the color that is transparent, in a file without alpha
     is_gray, orientation = _raw_mode(file).startswith("LA"), file.getexif().get(0x112, 1)
     file.load()  # Pillow checks that the file is complete
@@ -154,7 +161,7 @@ def _read_gray16(file):
 
 
 def _decode(path):
-    """Return the pixels of an image file, (H, W[, C]), and its ICC profile or None."""
+    """Return an image file's pixels (H, W[, C]) and its ICC profile or None."""
     if is_tiff(path):
         header = read_tiff_header(path)
         _check_pixels(path, *header.size[::-1])
@@ -193,7 +200,7 @@ def read_image_with_profile(path):
 
     Args:
         path: the file: PNG, JPEG, BMP, TIFF, WebP, PPM or GIF; the first of several frames or
-            pages. The EXIF orientation is applied. MODES says what becomes of each kind of color.
+            pages. The EXIF orientation is applied. MODES lists the conversion of each color mode.
 
     Returns:
         (pixels, profile): array (H, W, C), uint8 or uint16, C 1 (gray), 2 (and alpha), 3 (RGB) or 4
@@ -313,7 +320,9 @@ def to_channels(image, n_colors):
 
 
 def to_tensor(image):
-    """Return (H, W, C) as a (C, H, W) tensor in [0, 255]: uint8 as it is, uint16 scaled to float32.
+    """Return an array (H, W, C) as a tensor (C, H, W) in [0, 255].
+
+    uint8 stays uint8; uint16 is scaled to float32.
 
     The pixels stay in the order of (H, W, C), which is that of channels_last.
     """
@@ -323,6 +332,6 @@ def to_tensor(image):
 
 
 def to_uint8(tensor, rgb_range):
-    """Return a (C, H, W) tensor in [0, rgb_range] as a (H, W, C) uint8 array, rounded."""
+    """Return a tensor (C, H, W) in [0, rgb_range] as rounded uint8 (H, W, C)."""
     tensor = (tensor.float() * (255 / rgb_range)).round().clamp(0, 255)
     return tensor.to(torch.uint8).permute(1, 2, 0).cpu().numpy()

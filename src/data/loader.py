@@ -1,9 +1,9 @@
-"""Batches of training patches, and their way from loader workers to the main process.
+"""Batches of training patches, passed from loader workers to the main process in shared memory.
 
-DataLoader's own way takes a new file in /dev/shm for each tensor. It fills the 64 MB that a
-container has, and on 2 workers it reached 2,500 to 3,900 patches/s if this one reached 5,500 to
-11,400 (`scripts/dev/bench.py pipeline --scale 4 --n_threads 2`, in turn, on a machine with other
-load). So forked workers share memory that is set aside once.
+The memory is allocated once, before the workers are forked. torch's DataLoader instead makes a file
+in /dev/shm for each tensor. These files can fill the 64 MB of /dev/shm in a container, and are
+slower: 2,500 to 3,900 patches/s with 2 workers, against 5,500 to 11,400 here (measured in turn by
+`scripts/dev/bench.py pipeline --scale 4 --n_threads 2`, on a machine with other load).
 """
 
 import math
@@ -16,7 +16,8 @@ from torch.utils.data import get_worker_info
 from runtime.errors import UserError
 
 PREFETCH = 2  # batches that a worker makes ahead of time
-# of a worker: its batches ahead, the one in use, and one that may be requested before that is free
+# Batches that a worker has memory for: those made ahead, the one that a training step uses, and one
+# that is requested before the step ends.
 SLOTS = PREFETCH + 2
 TIMEOUT = 600  # seconds to wait for a batch, far beyond any disk: a run must not hang forever
 
@@ -74,7 +75,7 @@ def collate(samples):
 
 
 class SlotHandle(NamedTuple):
-    """What a worker sends in place of a batch: where it lies in the shared memory."""
+    """Place of a batch in the shared memory, sent by a worker."""
 
     worker: int
     slot: int

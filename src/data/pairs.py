@@ -1,4 +1,4 @@
-"""Pairs of HR and LR images: which files belong together, and their arrays, cropped to fit."""
+"""Pairs of HR and LR images: match the files, load and crop them."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from runtime.errors import UserError
 
 
 def match_lr(hr_names, lr_names, scale):
-    """Return the LR name of each HR name, both without ending, or None for an HR image without LR.
+    """Return the LR name of each HR name, or None; both without ending.
 
     A folder of LR images has the names of the HR images, or NAMExSCALE, or a mixture. In a mixture
     NAMExSCALE comes first: with the HR images a and ax2, an LR image ax2 belongs to a, not to ax2.
@@ -45,24 +45,27 @@ def paired_lr_size(hr_size, lr_size, scale, names):
 
 
 def load_array(image):
-    """Return an array as it is, a .npy file mapped, an image file decoded: (H, W, C)."""
+    """Return an image as an array (H, W, C).
+
+    `image` is an array, a .npy file (which is mapped) or an image file.
+    """
     if isinstance(image, np.ndarray):
         return image
     return load_mmap(image) if image.suffix == ".npy" else read_image(image)
 
 
 def image_hw(image):
-    """Return (height, width) of what `load_array` takes; of an image file from its header."""
+    """Return (height, width) of an argument of `load_array`; read only a file's header."""
     if isinstance(image, np.ndarray) or image.suffix == ".npy":
         return load_array(image).shape[:2]
     return image_size(image)
 
 
 def load_pair(hr, lr, scale, name=None):
-    """Load a pair and crop both images to what they have in common.
+    """Load a pair and crop both images to their common part.
 
     Args:
-        hr: what `load_array` takes.
+        hr: an argument of `load_array`.
         lr: the same, or None: LR is made from HR by bicubic downsampling.
         scale: int.
         name: name of the pair in messages (default: the paths).

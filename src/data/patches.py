@@ -1,7 +1,7 @@
 """Training patches, drawn at random from pairs of HR and LR images.
 
-What a sample is depends on (seed, epoch, index) alone: neither the number of workers nor a stop in
-between changes it.
+A sample depends only on (seed, epoch, index). The number of workers, or a stop and a resume, do not
+change it.
 """
 
 import functools
@@ -109,7 +109,10 @@ class TrainDataset(Dataset):
         return thumbnail_of(load_array(self.pairs[0][index][0]), self.n_colors)
 
     def _image_index(self, epoch, index):
-        """Return the image of a sample: each once, in a new order for each pass over the set."""
+        """Return the image index of a sample.
+
+        Each pass over the set has every image once, in a new order.
+        """
         turn, position = divmod(index, len(self))
         if self._order[0] != (epoch, turn):
             rng = np.random.default_rng([self.seed, epoch, turn, 0])
@@ -150,7 +153,9 @@ def _augment(image, flip_y, flip_x, transpose):
 
 
 class EpochSampler(Sampler):
-    """Keys of this rank's part of the batches of one epoch; each batch has one scale.
+    """Keys of this rank's part of each batch of an epoch.
+
+    All samples of a batch have the same scale.
 
     Call `set_epoch` before each epoch.
     """
@@ -184,7 +189,7 @@ class EpochSampler(Sampler):
 
 
 def _decode_to_cache(args, name, scale, found, folder, on_make_lr):
-    """Return the cache files (HR, LR) of the pairs of a set, made if they are missing."""
+    """Return the cache files (HR, LR) of a set's pairs; write the missing ones."""
     rebuild, hr_paths = args.ext == "sep_reset", [hr for hr, _ in found]
     hr = build_cache(hr_paths, folder / "HR", rebuild=rebuild, title=f"{name} HR")
     title = f"{name} LR x{scale}"

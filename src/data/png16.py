@@ -1,4 +1,7 @@
-"""PNG of 16-bit colors by OpenCV, an optional package: Pillow keeps 8 of the 16 bits."""
+"""Read and write PNG of 16-bit colors by OpenCV, an optional package.
+
+Pillow keeps 8 of the 16 bits.
+"""
 
 import struct
 import zlib
@@ -31,7 +34,10 @@ def read_by_opencv(path):
 
 
 def write_png16(path, file, image, profile):
-    """Write (H, W, C), C 2 to 4, uint16, as PNG; gray with alpha becomes RGB with alpha."""
+    """Write uint16 pixels (H, W, C), C 2 to 4, as PNG.
+
+    Gray with alpha becomes RGB with alpha.
+    """
     cv2 = _import_opencv(path)
     order = {2: [0, 0, 0, 1], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[image.shape[2]]  # to BGR(A)
     _, encoded = cv2.imencode(".png", np.ascontiguousarray(image[:, :, order]))

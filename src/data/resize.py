@@ -41,7 +41,10 @@ def taps(length, new_length, scale):
 
 
 def _resize_rows(image, scale):
-    """Return the image with its first axis resized, rounded half up as MATLAB does in each pass."""
+    """Return the image with its first axis resized and rounded.
+
+    Half is rounded up in each pass, as in MATLAB.
+    """
     new_length = math.ceil(round(image.shape[0] * scale, 6))
     indices, weights = taps(image.shape[0], new_length, scale)
     used = np.flatnonzero(np.any(weights, axis=0))

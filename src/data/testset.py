@@ -42,7 +42,10 @@ class TestSet:
     __test__ = False
 
     def __init__(self, name, scale, pairs, n_colors=3, benchmark=True):
-        """Check the sizes of the pairs of paths (HR, LR or None) in the headers of the files."""
+        """Check the image sizes of pairs of paths (HR, LR or None).
+
+        Only the headers of the files are read.
+        """
         self.name, self.scale, self.pairs, self.n_colors, self.benchmark = (
             name,
             scale,
@@ -80,7 +83,7 @@ class DemoSet(NamedTuple):
         name: Demo or MyImage.
         scale: int.
         files: list of Path.
-        skipped: names of files and folders beside them that are neither.
+        skipped: names of other files and folders in the same folder.
     """
 
     name: str

@@ -1,4 +1,7 @@
-"""TIFF of more than 8 bits a channel, by tifffile: Pillow would cut colors to 8 bits."""
+"""Read and write TIFF of more than 8 bits a channel by tifffile.
+
+Pillow would cut colors to 8 bits.
+"""
 
 from typing import NamedTuple
 
@@ -68,7 +71,10 @@ def read_tiff_header(path):
 
 
 def apply_orientation(image, orientation):
-    """Return an image (H, W, ...) turned as the TIFF and EXIF tag Orientation, 1 to 8, says."""
+    """Return an image (H, W, ...) turned by the Orientation tag (1 to 8).
+
+    TIFF and EXIF define the same tag.
+    """
     image = image.swapaxes(0, 1) if orientation >= 5 else image
     vertical = -1 if orientation in (3, 4, 7, 8) else 1
     horizontal = -1 if orientation in (2, 3, 6, 7) else 1
@@ -117,7 +123,10 @@ def read_deep_tiff(path, header, fallback):
 
 
 def write_tiff(file, image, profile=None):
-    """Write (H, W, C), C 1 to 4, uint8 or uint16, to an opened binary file."""
+    """Write pixels (H, W, C) to an opened binary file as TIFF.
+
+    C is 1 to 4, the dtype uint8 or uint16.
+    """
     channels = image.shape[2]
     tifffile.imwrite(
         file,

@@ -44,7 +44,10 @@ def _check_output(path, used_paths, overwrite):
 
 
 def _count_pixels(path):
-    """Return the pixels of a picture or of all frames of a video; 0 if they are unknown."""
+    """Return the number of pixels of a picture or video; 0 if unknown.
+
+    For a video it is the sum over all frames.
+    """
     try:
         if _is_video(path):
             return video.count_pixels(path)
@@ -55,7 +58,7 @@ def _count_pixels(path):
 
 
 def _page_note(path):
-    """Return a note for the log if only the first of several pages or frames is upscaled."""
+    """Return a note if only the first of several pages or frames is upscaled."""
     with contextlib.suppress(Exception), Image.open(path) as file:
         if getattr(file, "n_frames", 1) > 1:
             return f" (page 1 of {file.n_frames})"
@@ -85,7 +88,7 @@ class _Job:
         self.failed, self.skipped, self.n_done = [], [], 0
 
     def run_file(self, source, output, update):
-        """Upscale a file if nothing is against it, and log what happened."""
+        """Upscale a file and log the result; record a skipped or failed file."""
         try:
             if output:
                 _check_output(output, self.used_paths, self.overwrite)

@@ -29,7 +29,10 @@ ROWS_PER_CHUNK = 64
 
 
 def _default_names(files, suffix, extension):
-    """Yield NAME + suffix + extension; NAME keeps its own extension if two files share a stem."""
+    """Yield NAME + suffix + extension for each input.
+
+    NAME keeps its own extension if two files share a stem.
+    """
     keys = [(path.stem, path.suffix.lower() in VIDEO_EXTENSIONS) for path in files]
     for path, key in zip(files, keys, strict=True):
         stem = path.name if keys.count(key) > 1 else path.stem
@@ -56,16 +59,18 @@ def output_paths(files, out, suffix="", extension=".png"):
     if out.is_dir() or written not in known:
         return [out / name for name in _default_names(files, suffix, extension)]
     if len(files) > 1 or suffix:
-        raise UserError(f"{out} is a single file, but there are several outputs: give a folder")
+        raise UserError(
+            f"--dir_out {out} must be a folder, not a file, for several inputs or with --suffix"
+        )
     allowed = (".mp4",) if video else PICTURE_EXTENSIONS
     if written not in allowed:
         names = ", ".join(allowed)
-        raise UserError(f"{out}: {files[0].name} is written as {names}, not as {written}")
+        raise UserError(f"--dir_out {out} must end in {names} for the input {files[0].name}")
     return [out]
 
 
 def path_that_holds(path, pixels):
-    """Return `path`, or the same name as .png if the format of `path` cannot hold the picture.
+    """Return `path`, or its name as .png if its format cannot hold the picture.
 
     Args:
         path: of a JPEG, WebP, PNG or TIFF file.
@@ -119,7 +124,7 @@ def write_picture(path, pixels, profile=None):
 
 
 def stream_png(file, pixels, profile=None):
-    """Write a picture to a binary file as PNG, with the memory of a few rows.
+    """Write a picture as PNG to a binary file, a few rows at a time.
 
     Pillow and OpenCV hold a copy of the whole picture, which is too much for thousands of
     megapixels. Each row is stored as its difference to the row above (filter Up).

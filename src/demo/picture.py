@@ -97,7 +97,10 @@ def upscaled_rows(pixels, config, on_progress, skip_flat=False):
 
 
 def _neighbors(x, axis, scale):
-    """Return x at SR size along an axis, twice: by the LR pixel before and after each SR pixel."""
+    """Return, at SR size, the LR pixels before and after each SR pixel.
+
+    `axis` is the axis along which x is enlarged.
+    """
     center = (np.arange(x.shape[axis] * scale) + 0.5) / scale - 0.5
     return (x.take(side(center).astype(int), axis, mode="clip") for side in (np.floor, np.ceil))
 

@@ -90,12 +90,14 @@ def exact_rate(fps):
 
 
 def _pad_to_even(frame):
-    """Return a frame (H, W, 3) with the last row or column of an odd side repeated."""
+    """Return a frame (H, W, 3) with even sides: the last row or column repeats."""
     return np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), mode="edge")
 
 
 def _rgb_options(meta):
-    """Return ffmpeg's options for reading frames as RGB with an error of at most half a step.
+    """Return ffmpeg's options for reading frames as RGB.
+
+    The error is at most half a step.
 
     An untagged video of 720 lines or more is read as BT.709, as players do; ffmpeg assumes BT.601.
     """
@@ -116,7 +118,9 @@ def _frames(reader, source, width, height):
 
 @contextlib.contextmanager
 def _writer(source, path, size, rate, audio):
-    """Open an output video with the sound of `source`; yield a function that takes its frames.
+    """Open an output video; yield a function that takes its frames.
+
+    The sound is copied from `source`.
 
     Args:
         source: the input video.

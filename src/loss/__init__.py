@@ -90,7 +90,7 @@ class Loss(nn.Module):
             self.samples.precision = precision
 
     def start_epoch(self, epoch, progress=None):
-        """Start an epoch, counted from 1, or continue it with the `progress` of a saved state."""
+        """Start an epoch (from 1), or continue it with a saved state's `progress`."""
         self.epoch_means = EpochMeans(**(progress or {}))
         for term in self.terms.values():
             term.start_epoch(epoch)
@@ -133,7 +133,9 @@ class Loss(nn.Module):
         return total * batch_fraction
 
     def _gradient_norms(self, values, sr, batch_fraction):
-        """Return the norm of each weighted term's gradient at sr, over L1's if L1 is a term.
+        """Return each weighted term's gradient norm at sr, divided by that of L1.
+
+        Without an L1 term, the norms are returned as they are.
 
         With parts or ranks: the root mean square over them, weighted by their fractions f of the
         batch. Each holds the gradient g * f of its images: sqrt(sum |g * f|^2) / sum f.
@@ -154,7 +156,10 @@ class Loss(nn.Module):
             ).tolist()
             norms[name] = square**0.5 / fraction
             if not norms[name] and self.weights[name] and bool(torch.isfinite(value)):
-                raise UserError(f"--loss: {name} sends no gradient to the network")
+                raise UserError(
+                    f"--loss {self.weights[name]:g}*{name} must send a gradient to the network: "
+                    "compute it from sr with gradient, or remove it"
+                )
         if len(norms) == 1:
             return {}
         if not norms.get("L1"):
@@ -171,7 +176,7 @@ class Loss(nn.Module):
             if ratio > 1:
                 self.log(
                     f"WARNING: --loss: the gradient of {self.weights[name]:g}*{name} at SR is "
-                    f"{ratio:.2f} times that of L1: a smaller weight keeps L1 in the lead"
+                    f"{ratio:.2f} times that of L1: use a smaller weight, so that L1 dominates"
                 )
 
     def start_reduction(self, extra=()):

@@ -6,13 +6,13 @@ The call tree of one batch, or of one part of it with --split_batch:
       positives, negatives = SampleMaker.__call__(hr, lr, sr)         loss/samples.py
       Adversarial.forward(sr, hr, positives, negatives)               this file
         Haar high frequencies of all, with --use_wavelet              loss/wavelet.py
-        1. SR detached: train the embedding to tell HR from SR        loss/discriminator.py
-        2. embedding frozen: contrastive loss in its features         loss/contrastive.py
-           (and the adversarial loss of SR, unless --no_ad_loss)
+        phase 1, SR detached: train the embedding to tell HR from SR  loss/discriminator.py
+        phase 2, embedding frozen: contrastive loss in its features   loss/contrastive.py
+            (and the adversarial loss of SR, unless --no_ad_loss)
 
 The embedding is the discriminator `dis`. SR is the fake image, the output of the generator (the SR
 network), and the anchor of the contrastive loss. HR is the real image and the first positive. The
-gradient of step 2 goes through the embedding's features of SR and the Haar transform to the SR
+gradient of phase 2 goes through the embedding's features of SR and the Haar transform to the SR
 network. Departs from the published release, where the features of SR were computed without
 gradient: there the contrastive loss was a constant.
 """
@@ -28,7 +28,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss, soft
 from loss.contrastive import contrastive, shuffled
 from loss.discriminator import Discriminator
 from loss.samples import require_other_images, select
-from loss.stacking import stacks_sets
+from loss.stacking import batches_sets_together
 from loss.term import Term
 from model.tensor_files import load_file
 from optim import build_optimizer, learning_rate, load_optimizer, set_learning_rate
@@ -47,7 +47,9 @@ WGAN_GP_LR = 1e-5  # as in EDSR-PyTorch; betas (0, 0.9) are those of Gulrajani e
 
 
 def dual_contrastive(real_logits, fake_logits):
-    """Return the dual contrastive loss of the discriminator (Yu et al., ICCV 2021, eq. 3 and 4).
+    """Return the dual contrastive loss of the discriminator.
+
+    Yu et al., ICCV 2021, equations 3 and 4:
 
     mean_i -log(e^r_i / (e^r_i + sum_j e^f_j)) + mean_j -log(e^-f_j / (e^-f_j + sum_i e^-r_i)).
     The loss of the generator has the arguments exchanged.
@@ -73,7 +75,10 @@ def _squared(logits, target):
 
 
 class GANLoss(NamedTuple):
-    """The losses of both players: functions of the real logits (n,) and the fake logits (m,)."""
+    """Losses of discriminator and generator, functions of logits.
+
+    Arguments: the real logits (n,) and the fake logits (m,).
+    """
 
     discriminator: Callable
     generator: Callable
@@ -96,13 +101,13 @@ GAN_LOSSES = {
         lambda r, f: _bce(f - r.mean(), 1.0) + _bce(r - f.mean(), 0.0),
     ),
     "ContrasD": GANLoss(dual_contrastive, lambda r, f: dual_contrastive(f, r)),
-    # as ContrasD; `Adversarial` gives it a head of 4x4 logits
+    # the loss of ContrasD; `Adversarial` gives the discriminator a head of 4x4 logits
     "patchD": GANLoss(dual_contrastive, lambda r, f: dual_contrastive(f, r)),
 }
 
 
 class Adversarial(Term):
-    """NAME of `GAN_LOSSES`, the adversarial loss alone, or CL-NAME, with the contrastive loss."""
+    """NAME of `GAN_LOSSES`, an adversarial loss, or CL-NAME, which adds the contrastive loss."""
 
     needs_samples = True
 
@@ -163,7 +168,7 @@ class Adversarial(Term):
         load_optimizer(self.optimizer, state)
 
     def forward(self, sr, hr, positives, negatives):
-        """Train the embedding (step 1), then return the loss of sr (step 2).
+        """Train the embedding (phase 1), then return the loss of sr (phase 2).
 
         Args:
             sr: (B, C, H, W) in [0, rgb_range], with gradient.
@@ -187,21 +192,21 @@ class Adversarial(Term):
         transform = self.dis.to_input
         with torch.no_grad():
             images, n_positives = [*positives, *negatives], len(positives)
-            if stacks_sets(hr):
+            if batches_sets_together(hr):
                 images = list(transform(torch.cat(images)).chunk(len(images)))
             else:
                 images = [transform(x) for x in images]
         return transform(sr), images[0], images[:n_positives], images[n_positives:]
 
     def _logits(self, sets):
-        """Return the logits of each sample set (B, C, h, w), those of all ranks, as (n,)."""
+        """Return the logits (n,) of each sample set (B, C, h, w) over all ranks."""
         logits = self.dis.logits_sets(sets)
         if world_size() > 1:  # one exchange for all
             stack = torch.stack([x.flatten(1) for x in logits], dim=1)
             logits = all_gather_batch(stack).unbind(1)
         return [x.flatten() for x in logits]
 
-    # ------------------------------------------------------------- step 1
+    # ------------------------------------------------------------- phase 1
 
     def _train_embedding(self, real, fake, generated_positives, generated_negatives):
         """Update the embedding --gan_k times a step; --split_batch sums gradients of parts."""
@@ -254,7 +259,7 @@ class Adversarial(Term):
         (gradient,) = torch.autograd.grad(logits, between, create_graph=True)
         return GP_WEIGHT * all_gather_batch((gradient.flatten(1).norm(dim=1) - 1).pow(2)).mean()
 
-    # ------------------------------------------------------------- step 2
+    # ------------------------------------------------------------- phase 2
 
     def _generator_loss(self, real, fake):
         with torch.no_grad():

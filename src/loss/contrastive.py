@@ -8,7 +8,7 @@ import torch
 from torch.linalg import vector_norm
 from torch.nn.functional import normalize
 
-from loss.stacking import stacks_sets
+from loss.stacking import batches_sets_together
 from runtime.distributed import all_gather_batch, rank_offset, world_size
 
 EPS = 1e-8  # smallest norm that features are divided by
@@ -16,7 +16,9 @@ RATIO_EPS = 3e-7  # added to the denominator of l1 and l2, as in the release
 
 
 def similarities(anchor, others):
-    """Return s(anchor, o) of each image of all ranks, for each o of a list of features.
+    """Return the similarity s(anchor, o) of each image of all ranks.
+
+    It is computed for each o of a list of features.
 
     Args:
         anchor: (B, C, H, W).
@@ -49,13 +51,16 @@ def _own_similarities(anchor, others):
         product = (anchor * other).sum(-3)  # (..., B, H, W)
         return (product / vector_norm(other, dim=-3).clamp_min(EPS)).mean((-1, -2))
 
-    if stacks_sets(anchor):
+    if batches_sets_together(anchor):
         return similarity(torch.stack(others))
     return torch.stack([similarity(other) for other in others])
 
 
 def distance(anchor, others):
-    """Return the mean absolute difference of features (B, C, H, W) to each of a list of such."""
+    """Return the mean absolute difference of features to each of a list.
+
+    All are (B, C, H, W).
+    """
     means = [(anchor - other).abs().mean((1, 2, 3)) for other in others]
     return all_gather_batch(torch.stack(means, dim=1)).mean()
 
@@ -87,7 +92,9 @@ def _info_nce(sim_pos, sim_neg):
 
 
 def info_nce(anchor, positives, negatives, temperature=1.0):
-    """Return InfoNCE (van den Oord et al., 2018, equation 4) on the features of one layer.
+    """Return InfoNCE on the features of one layer.
+
+    Equation 4 of van den Oord et al., 2018.
 
     Mean over p and the batch of -log(e^(s(p)/t) / (e^(s(p)/t) + sum_n e^(s(n)/t))).
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.functional import leaky_relu
 
 from loss.normalization import CrossRankBatchNorm
-from loss.stacking import stacks_sets
+from loss.stacking import batches_sets_together
 from loss.wavelet import haar_high_frequencies, require_even_patch
 from runtime import distributed
 from runtime.errors import UserError
@@ -85,7 +85,7 @@ class Discriminator(nn.Module):
         return side // 2 if args.use_wavelet else side
 
     def to_input(self, x):
-        """Return the input of the first block for images (B, C, H, W) in [0, rgb_range]."""
+        """Return the first block's input for images (B, C, H, W) in [0, rgb_range]."""
         return haar_high_frequencies(x) if self.use_wavelet else x
 
     def embed(self, x, layers):
@@ -111,7 +111,7 @@ class Discriminator(nn.Module):
             (list of `embed` of each set, `embed` of the anchor).
         """
         with self._weight_cast(anchor.device):
-            if not stacks_sets(anchor):
+            if not batches_sets_together(anchor):
                 with torch.no_grad():
                     features = [self.embed(x, layers) for x in sets]
                 return features, self.embed(anchor, layers)
@@ -135,8 +135,11 @@ class Discriminator(nn.Module):
         return self._head(x)
 
     def logits_sets(self, sets):
-        """Return the `logits` of each sample set of a list; on several GPUs with few exchanges."""
-        if distributed.world_size() > 1 and stacks_sets(sets[0]):
+        """Return the `logits` of each sample set of a list.
+
+        On several GPUs, the sets share exchanges between ranks.
+        """
+        if distributed.world_size() > 1 and batches_sets_together(sets[0]):
             with self._weight_cast(sets[0].device):
                 *_, (_, (x,)) = self._iter_blocks([torch.cat(sets)], [len(sets)])
                 return self._head(x).chunk(len(sets))
@@ -179,7 +182,9 @@ class Discriminator(nn.Module):
             return self.classifier(x).float()
 
     def forward(self, x, return_features=False):
-        """Return the logits of images (B, C, H, W) in [0, rgb_range]: (B, 1, 4, 4) or (B, 1).
+        """Return the logits of images: (B, 1, 4, 4) or (B, 1).
+
+        The images are (B, C, H, W) in [0, rgb_range].
 
         With `return_features`: (logits, list of the features of all eight blocks).
         """

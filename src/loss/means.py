@@ -1,4 +1,4 @@
-"""Means of logged values over an epoch, over the parts of a batch and over ranks."""
+"""Means of logged values over an epoch, parts of a batch and ranks."""
 
 import torch
 
@@ -7,18 +7,21 @@ from runtime.host_copy import HostCopy
 
 
 class EpochMeans:
-    """Means over the steps of an epoch. A step may consist of several parts on several ranks."""
+    """Means of logged values over the steps of an epoch.
+
+    A step may consist of several parts on several ranks.
+    """
 
     def __init__(self, sums=None, counts=None):
         """Start an epoch, or continue one with the `sums` and `counts` of `state`."""
         self.sums, self.counts, self.step = dict(sums or {}), dict(counts or {}), {}
 
     def state(self):
-        """Return the sums and counts of the epoch so far, for a resume within the epoch."""
+        """Return the epoch's sums and counts so far, to resume within the epoch."""
         return {"sums": dict(self.sums), "counts": dict(self.counts)}
 
     def add(self, name, value, batch_fraction, device):
-        """Add a value of a part of the batch to the current step, weighted by its fraction."""
+        """Add a batch part's value to the current step, weighted by its fraction."""
         value = torch.as_tensor(value, device=device).detach().float() * batch_fraction
         self.step[name] = self.step[name] + value if name in self.step else value
 
@@ -54,5 +57,5 @@ class EpochMeans:
         return step, values[len(step) :]
 
     def means(self):
-        """Return the mean of each name over the steps of the epoch in which it was logged."""
+        """Return each name's mean over the steps in which it was logged."""
         return {name: value / self.counts[name] for name, value in self.sums.items()}

@@ -5,7 +5,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import batch_norm
 
-from loss.stacking import stacks_sets
+from loss.stacking import batches_sets_together
 from runtime import distributed
 
 
@@ -70,7 +70,7 @@ class _NormalizeSets(torch.autograd.Function):
 
 
 def _gather_statistics(pairs, sets):
-    """Return the statistics of all ranks: rows (ranks, S, 2, C) and counts of values (ranks,).
+    """Return the statistics of all ranks (ranks, S, 2, C) and their counts (ranks,).
 
     Args:
         pairs: (mean, 1 / standard deviation) of each of S sample sets, each (C,).
@@ -141,7 +141,7 @@ class CrossRankBatchNorm(nn.BatchNorm2d):
                 one rank, without gradient.
             n_sets: n of each stack.
         """
-        if distributed.world_size() > 1 and stacks_sets(stacks[0]):
+        if distributed.world_size() > 1 and batches_sets_together(stacks[0]):
             return _NormalizeSets.apply(self, n_sets, self.weight, self.bias, *stacks)
         return [
             self(x) if n == 1 else self._normalize_stack(x, n)

@@ -6,10 +6,10 @@ from loss.term import Term
 
 
 class L1(Term):
-    """Mean absolute error of sr and hr, in units of rgb_range (Lim et al., CVPRW 2017, 3.3)."""
+    """Mean absolute error, in units of rgb_range (Lim et al., CVPRW 2017, 3.3)."""
 
     def forward(self, sr, hr, lr):
-        """Return the loss (scalar) of sr and hr (B, C, H, W); lr is not used."""
+        """Return the scalar loss of sr and hr (B, C, H, W); lr is unused."""
         return l1_loss(sr, hr)
 
 
@@ -17,5 +17,5 @@ class MSE(Term):
     """Mean squared error of sr and hr, in squared units of rgb_range."""
 
     def forward(self, sr, hr, lr):
-        """Return the loss (scalar) of sr and hr (B, C, H, W); lr is not used."""
+        """Return the scalar loss of sr and hr (B, C, H, W); lr is unused."""
         return mse_loss(sr, hr)

@@ -1,4 +1,4 @@
-"""Positives and negatives of PCL-SR, made from HR, LR and SR on the device of the batch.
+"""Positives and negatives of PCL-SR, made from HR, LR and SR on the device.
 
 Wu, Jiang, Liu, A Practical Contrastive Learning Framework for Single-Image Super-Resolution, IEEE
 TNNLS 2023, arXiv 2111.13924: sharpened HR as informative positives, blurred HR as hard negatives.
@@ -103,7 +103,7 @@ def _uniform_per_image(low, high, count):
 
 
 def _noise(x):
-    """Draw normal noise of the shape of x (B, C, H, W), each image from its own generator."""
+    """Draw normal noise (B, C, H, W), each image from its own generator."""
     seeds = draw_for_rank(len(x), lambda total: torch.randint(2**62, (total,))).tolist()
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     noise = torch.stack([torch.randn(x.shape[1:], generator=g) for g in generators])
@@ -191,9 +191,11 @@ class SampleMaker:
 
     @torch.no_grad()
     def __call__(self, hr, lr, sr=None):
-        """Return the samples of a batch: hr and sr (B, C, H, W), lr (B, C, h, w).
+        """Return the samples of a batch.
 
-        All are in [0, rgb_range]; sr is needed with --blur_sr alone.
+        hr and sr are (B, C, H, W), lr is (B, C, h, w).
+
+        All are in [0, rgb_range]; sr is only needed with --blur_sr.
 
         Returns:
             (positives, negatives): lists of (B, C, H, W) without gradient. All except HR are

@@ -4,7 +4,9 @@ from torch import nn
 
 
 class Term(nn.Module):
-    """One term of --loss, such as 1*L1. A new loss is a subclass and a line in `loss.LOSSES`.
+    """One term of --loss, such as 1*L1.
+
+    A new loss is a subclass and a line in `loss.LOSSES`.
 
     Attributes:
         needs_samples: if True, `forward` takes (sr, hr, positives, negatives), see `loss.samples`.
@@ -21,7 +23,10 @@ class Term(nn.Module):
         super().__init__()
 
     def forward(self, sr, hr, lr):
-        """Return the loss (scalar) of sr, hr (B, C, H, W) and lr (B, C, h, w) in [0, rgb_range]."""
+        """Return the scalar loss of a batch.
+
+        sr and hr are (B, C, H, W), lr is (B, C, h, w), all in [0, rgb_range].
+        """
         raise NotImplementedError
 
     def start_epoch(self, epoch):
@@ -31,5 +36,5 @@ class Term(nn.Module):
         """Choose the precision of the term's own network: single, half or bf16."""
 
     def log_values(self):
-        """Return a dict of numbers or scalar tensors that are logged beside the loss."""
+        """Return a dict of numbers or scalar tensors that are logged with the loss."""
         return {}

@@ -89,7 +89,10 @@ class VGGFeatures(nn.Module):
         return super()._apply(fn, recurse)
 
     def forward(self, x):
-        """Return the features, a list in float32, of x (B, 3 or 1, H, W) in [0, rgb_range]."""
+        """Return the features of x, a list in float32.
+
+        x is (B, 3 or 1, H, W) in [0, rgb_range].
+        """
         net, mean, std = self._frozen
         x = x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x
         x = (x / self.rgb_range - mean) / std
@@ -124,7 +127,7 @@ class VGGLoss(Term):
         self.vgg.precision = precision
 
     def forward(self, sr, hr, lr):
-        """Return the loss (scalar) of sr and hr (B, C, H, W); lr is not used."""
+        """Return the scalar loss of sr and hr (B, C, H, W); lr is unused."""
         with torch.no_grad():
             target = self.vgg(hr)[0]
         return mse_loss(self.vgg(sr)[0], target)

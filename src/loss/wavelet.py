@@ -1,4 +1,4 @@
-"""Haar wavelet: the high frequencies that the embedding of PCL-SR sees, and an L1 loss on them."""
+"""Haar wavelet for the embedding of PCL-SR, and an L1 loss on high frequencies."""
 
 import torch
 from torch.nn.functional import l1_loss
@@ -51,5 +51,8 @@ class WaveL1(Term):
         require_even_patch(args, f"--loss {name}")
 
     def forward(self, sr, hr, lr):
-        """Return the loss (scalar) of sr and hr (B, C, H, W), H and W even; lr is not used."""
+        """Return the scalar loss of sr and hr (B, C, H, W); lr is unused.
+
+        H and W must be even.
+        """
         return l1_loss(haar_high_frequencies(sr), haar_high_frequencies(hr))

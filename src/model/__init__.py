@@ -30,10 +30,14 @@ def build_network(args):
         raise UserError(str(error)) from error
     except RuntimeError as error:  # torch raises it for a tensor that memory cannot hold
         reason = str(error).splitlines()[0]
-        raise UserError(f"--model {args.model}: cannot be built in this size: {reason}") from error
+        raise UserError(
+            f"--model {args.model} must fit into memory: give a smaller --n_feats ({reason})"
+        ) from error
     if len(args.scale) > 1 and not is_multi_scale(net):
         scales = "+".join(map(str, args.scale))
-        raise UserError(f"--scale {scales}: {args.model} is a network of one scale")
+        raise UserError(
+            f"--scale {scales} must be one scale for --model {args.model}: train a network for each"
+        )
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             module.to(memory_format=torch.channels_last)
@@ -56,7 +60,9 @@ def count_parameters(net):
 
 
 def choose_device(cpu):
-    """Return the best device: cuda (this process's GPU), mps, else the CPU; the CPU if `cpu`.
+    """Return the best device: cuda (this process's GPU), then mps, then the CPU.
+
+    With `cpu` it is the CPU.
 
     Raises:
         UserError: more processes on this machine than GPUs.

@@ -1,4 +1,7 @@
-"""Bicubic upsampling as MATLAB's imresize does it, the first row of every SR table. No weights."""
+"""Bicubic upsampling as in MATLAB's imresize, a network without weights.
+
+It is the first row of every SR table.
+"""
 
 import numpy as np
 import torch

@@ -23,7 +23,10 @@ def conv(n_in, n_out, kernel_size, bias=True):
 
 
 def mean_color(n_colors=3):
-    """Return DIV2K's mean color in [0, 1], (n_colors,); its mean over RGB unless n_colors is 3."""
+    """Return DIV2K's mean color in [0, 1], (n_colors,).
+
+    Unless n_colors is 3, it is the mean over RGB.
+    """
     mean = torch.tensor(DIV2K_MEAN)
     return mean if n_colors == 3 else mean.mean().expand(n_colors)
 
@@ -105,7 +108,7 @@ class Upsampler(nn.Sequential):
 
 
 class ConvFp32Out(torch.autograd.Function):
-    """A convolution of 16-bit features with a float32 result; its gradient is computed in 16 bits.
+    """Convolution of 16-bit features with a float32 result and a 16-bit gradient.
 
     This is the gradient that autocast computes for the other convolutions.
     """
@@ -190,5 +193,5 @@ class SRNetwork(nn.Module):
             return self.add_mean(sr)
 
     def features(self, x):
-        """Map the head's features (B, C, H, W) to those that the long skip is added to."""
+        """Compute the features that the long skip is added to, (B, C, H, W)."""
         return self.body(x)

@@ -1,8 +1,8 @@
 """EDSR: Lim et al., Enhanced Deep Residual Networks for Single Image Super-Resolution, CVPRW 2017.
 
 The single-scale network of section 3.2 and figure 3. The baseline has 16 blocks of 64 features. The
-paper's large network has 32 blocks of 256 features with res_scale 0.1. Computes what EDSR-PyTorch
-computes.
+paper's large network has 32 blocks of 256 features with res_scale 0.1. Same results as
+EDSR-PyTorch.
 """
 
 from torch import nn

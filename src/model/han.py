@@ -19,7 +19,10 @@ CHUNK = 2**16  # values of each feature map that are converted to float32 at a t
 
 
 def _gram_matrix(maps):
-    """Compute the inner products (B, N, N) of N maps (B, C, H, W) in float32, without a stack."""
+    """Compute the float32 inner products (B, N, N) of N maps (B, C, H, W).
+
+    The maps are not stacked, which saves memory.
+    """
     gram = 0.0
     chunks = (x.permute(0, 2, 3, 1).flatten(1).split(CHUNK, dim=1) for x in maps)
     for chunk in zip(*chunks, strict=True):
@@ -40,7 +43,7 @@ class LayerAttention(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(1))
 
     def mixing_matrix(self, energy):
-        """Map the affinities (B, N, N), float32, to gamma * attention + identity (B, N, N)."""
+        """Compute gamma * attention + identity from the affinities, both (B, N, N) in float32."""
         attention = (energy.amax(-1, keepdim=True) - energy).softmax(-1)
         identity = torch.eye(energy.shape[1], device=energy.device, dtype=attention.dtype)
         return self.gamma * attention + identity
@@ -74,7 +77,9 @@ class LayerAttention(nn.Module):
 
 
 class ChannelSpatialAttention(nn.Module):
-    """Compute x * gate * gamma + x; a 3D convolution over (C, H, W) gives the gate.
+    """Compute x * gate * gamma + x.
+
+    The gate is a 3D convolution over (C, H, W).
 
     Section 3.3, equations 6 and 7.
     """

@@ -1,4 +1,4 @@
-"""Run a network on images of any size: in tiles, and as the mean over flips and transposes."""
+"""Run a network on images of any size, in tiles or with self-ensemble."""
 
 import torch
 
@@ -17,7 +17,7 @@ def _tile_ranges(length, tile, overlap):
 
 
 def _blend_weights(ranges, scale, overlap, like):
-    """Return each tile's weights along one axis, (length * scale,), which sum to 1 over the tiles.
+    """Return each tile's weights (length * scale,) along one axis; they sum to 1.
 
     They have the dtype and device of `like`. Neighbors are blended in a band of overlap / 2 LR
     pixels in the middle of their overlap. The weight of pixels at the edge of a tile is 0, because
@@ -187,7 +187,7 @@ class Upscaler:
                 on_progress(-done)
 
     def forward_whole(self, lr, scale):
-        """Run the network on lr (B, C, H, W) as a whole; 8 times with --self_ensemble."""
+        """Run the network on whole images (B, C, H, W); 8 times with --self_ensemble."""
         if not self.self_ensemble:
             return self._forward(lr, scale)
         total = 0

@@ -1,4 +1,7 @@
-"""Flags of a network from its weights: from names, shapes and the config.txt of an experiment."""
+"""Infer a network's flags from its weights.
+
+Sources: names and shapes of the weights, and the config.txt of an experiment.
+"""
 
 import contextlib
 import re
@@ -11,7 +14,8 @@ from model.common import mean_color
 from model.layouts import to_edsr_names
 from runtime.errors import UserError
 
-# What inference raises for files of other networks: a hint must not hide the error it belongs to.
+# Errors of the inference for files of other networks. They are ignored, because the inference only
+# gives a hint in another error.
 HINT_ERRORS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
@@ -53,7 +57,7 @@ def infer_flags(state):
 
 
 def _infer_range(state):
-    """Return the rgb_range that the mean color of a state_dict shows, as a dict, or {}."""
+    """Return the rgb_range that a state_dict's mean color shows, as a dict, or {}."""
     mean = state.get("sub_mean.bias")
     if mean is None or mean.shape not in ((1,), (3,)):
         return {}
@@ -66,13 +70,13 @@ def _infer_range(state):
 
 
 def _published_flags(flags):
-    """Return what shapes do not show of the published networks with these flags."""
+    """Return the flags of a published network that the shapes do not show."""
     size = (flags["model"], flags["n_resblocks"], flags["n_feats"])
     return {"res_scale": 0.1} if size in (("EDSR", 32, 256), ("NLSN", 32, 256)) else {}
 
 
 def _flags_of_experiment(path, states, parse_config):
-    """Return the flags of the experiment that a file lies in, if its network has the weights.
+    """Return the flags of a file's experiment, if its network has the weights.
 
     `states` are the state_dict under its own names and under EDSR-PyTorch's.
     """
@@ -89,11 +93,11 @@ def _flags_of_experiment(path, states, parse_config):
 
 
 def flags_of_weights(path, state, parse_config):
-    """Return the flags of the network that weights belong to, as far as they are known.
+    """Return the known flags of the network that weights belong to.
 
     Args:
         path: the file. If it lies in experiment/NAME/model, the experiment's flags are known.
-        state: what it holds, as `read_weights` returns it.
+        state: the state_dict that `read_weights` returns for it.
         parse_config: maps the path of a config.txt to the flags in it.
 
     Returns:
@@ -117,7 +121,7 @@ def format_flags(flags):
 
 
 def describe_fitting_flags(state):
-    """Return the flags that would fit a state_dict, as on a command line; "" if unknown."""
+    """Return the command-line flags that fit a state_dict; "" if unknown."""
     with contextlib.suppress(*HINT_ERRORS):
         return format_flags(infer_flags(state))
     return ""

@@ -1,4 +1,4 @@
-"""State dicts of other programs: find them in a file, and rename them to EDSR-PyTorch's names."""
+"""Find state dicts of other programs, and rename them to EDSR-PyTorch's names."""
 
 import re
 
@@ -25,7 +25,7 @@ def is_state_dict(value):
 
 
 def find_state_dict(value):
-    """Return the state_dict that a file holds, plain or one level down; None if there is none."""
+    """Return the state_dict in a file's contents, plain or one level down, or None."""
     if is_state_dict(value):
         return value
     if not isinstance(value, dict):
@@ -51,7 +51,7 @@ def strip_prefix(state, prefixes=PREFIXES):
 def _strip_to_network(state):
     """Return the part of a state_dict that belongs to the network with the first convolution.
 
-    Lightning saves all that a training has, such as a discriminator beside `generator.`.
+    Lightning saves all networks of a training, such as `discriminator.` and `generator.`.
     """
     for conv in FIRST_CONVS:
         found = [name for name in state if name.endswith(f".{conv}")]

@@ -22,7 +22,9 @@ MIN_LOGIT = -80.0
 
 
 class _Windows(torch.autograd.Function):
-    """Join each chunk of x (B, K, S, C) with the one before and the one after: (B, K, 3*S, C).
+    """Join each chunk with the previous and the next chunk.
+
+    x is (B, K, S, C), the result (B, K, 3*S, C).
 
     The chunks are circular. The result is a view of x with one more chunk at either end, so matmuls
     with it copy nothing for a batch of one image, as in a test. The gradient is the sum of three
@@ -142,7 +144,10 @@ class NonLocalSparseAttention(nn.Module):
         return self._eval_rotations[key]
 
     def _hash(self, match):
-        """Map match (B, L, C') to buckets (B, n_hashes, L), each the index of the nearest axis."""
+        """Compute the buckets (B, n_hashes, L) of match (B, L, C').
+
+        A bucket is the index of the nearest axis.
+        """
         chunks = match.shape[1] // self.chunk_size
         buckets = max(min(chunks + chunks % 2, MAX_BUCKETS), 2)
         rotations = self._rotations(match.shape[2], buckets, match.device)[0]
@@ -150,7 +155,10 @@ class NonLocalSparseAttention(nn.Module):
         return torch.cat([rotated, -rotated], dim=-1).argmax(-1)
 
     def _sort(self, codes):
-        """Return the order (B*L,) of the rows of all images by bucket, and the inverse order."""
+        """Return the order (B*L,) that sorts rows by bucket, and its inverse.
+
+        The rows are those of all images.
+        """
         batch, length = codes.shape
         offset = torch.arange(batch, device=codes.device)[:, None] * length  # of each image's rows
         order = (codes.argsort(dim=-1, stable=True) + offset).flatten()
@@ -158,7 +166,10 @@ class NonLocalSparseAttention(nn.Module):
         return order, torch.empty_like(order).scatter_(0, order, rows)
 
     def _to_chunks(self, x, order, inverse_order):
-        """Sort x (B, L, C) into chunks (B, K, S, C). The last rows fill up the last chunk."""
+        """Sort x (B, L, C) into chunks (B, K, S, C).
+
+        Copies of the last rows fill up the last chunk.
+        """
         batch, length, channels = x.shape
         size = min(self.chunk_size, length)
         padding = -length % size
@@ -171,11 +182,11 @@ class NonLocalSparseAttention(nn.Module):
         return _permute(x.flatten(1, 2)[:, :length], inverse_order, order)
 
     def _windows(self, x):
-        """Join each chunk of x (B, K, S, C) with its neighbors: (B, K, 3*S, C)."""
+        """Join each chunk (B, K, S, C) with its neighbors: (B, K, 3*S, C)."""
         return _Windows.apply(x)
 
     def _mask(self, scores, length):
-        """Exclude what only fills up a chunk. Here nothing: small images have small chunks."""
+        """Return the scores. A subclass masks the pixels that only fill up the last chunk."""
         return scores
 
 

@@ -1,4 +1,4 @@
-"""One cheap look at a network with loaded weights: is its SR of a photograph plausible?
+"""Check quickly whether a network with loaded weights gives plausible SR.
 
 Flags such as --res_scale change the function of a network and no shape of its weights, so weights
 with the wrong flag load without an error.
@@ -33,7 +33,9 @@ def _psnr(sr, hr, scale, rgb_range):
 
 
 def warn_if_implausible(args, net, path, log):
-    """Log a warning if SR of a photograph is well below bicubic, or if its mean color moves.
+    """Log a warning if the SR of a photograph is implausible.
+
+    Its PSNR is then well below that of bicubic upsampling, or its mean color differs.
 
     Args:
         args: the flags: scale, n_colors, rgb_range and those of the network.

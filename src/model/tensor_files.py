@@ -1,4 +1,6 @@
-"""Files of tensors: read them without running code in them, download them, say what is wrong.
+"""Load files of tensors without running code in them, or download them.
+
+Errors say what is wrong with a file.
 
 Everything is checked before memory is taken for it, because a checkpoint may come from a stranger.
 """
@@ -47,7 +49,10 @@ def download_weights(url, log=print):
 
 
 def iter_tensors(value):
-    """Yield (name, tensor) for all tensors in nested dicts, lists and tuples; / joins the names."""
+    """Yield (name, tensor) for all tensors in nested dicts, lists and tuples.
+
+    The parts of a name are joined by /.
+    """
     # No recursion and no value twice: a file may nest deeply and share values without end.
     stack, seen = [("", value)], set()
     while stack:
@@ -69,9 +74,9 @@ def _require_file(path, what):
             p.name for p in path.iterdir() if p.suffix in (".pt", ".pth", ".safetensors")
         )
         hint = f": give one of its files, {', '.join(files[:8])}" if files else ""
-        raise UserError(f"{what} {path} is a folder, not a file{hint}")
+        raise UserError(f"{what} {path} must be a file, not a folder{hint}")
     if not path.is_file():
-        raise UserError(f"{what}: no such file: {path}")
+        raise UserError(f"{what} {path} must be an existing file: check its path")
 
 
 def _check_format(path, what):
@@ -86,11 +91,13 @@ def _check_format(path, what):
     with open(path, "rb") as file:
         start = file.read(64)
     if start.startswith(b"version https://git-lfs"):
-        raise UserError(f"{what} {path} is a Git LFS pointer: fetch the file by `git lfs pull`")
+        raise UserError(f"{what} {path} must not be a Git LFS pointer: fetch it by `git lfs pull`")
     if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
-        raise UserError(f"{what} {path} is a web page, not weights: download the file itself")
+        raise UserError(f"{what} {path} must be weights, not a web page: download the file itself")
     if path.suffix == ".onnx":
-        raise UserError(f"{what} {path} is an ONNX file: give the weights that it was made from")
+        raise UserError(
+            f"{what} {path} must not be an ONNX file: give the weights it was made from"
+        )
     if not start.startswith(b"PK\3\4"):  # torch.save's form before torch 1.6, or another file
         return
     with zipfile.ZipFile(path) as archive:
@@ -98,18 +105,18 @@ def _check_format(path, what):
         size = sum(member.file_size for member in members)
         if any(m.filename.endswith("/constants.pkl") for m in members):
             raise UserError(
-                f"{what} {path} is a TorchScript program (torch.jit.save), which holds code: "
+                f"{what} {path} must not be a TorchScript program, which holds code: "
                 "save the state_dict of its network with torch.save"
             )
         if any(m.compress_type for m in members) or size > path.stat().st_size:
             raise UserError(
-                f"{what} {path}: is compressed, or declares more bytes than it has: "
-                "it was not loaded"
+                f"{what} {path}: cannot be loaded, it is compressed or declares more bytes than it "
+                "has: save it again with torch.save"
             )
         damaged = archive.testzip()
     if damaged:
         raise UserError(
-            f"{what} {path}: is damaged at {damaged} (wrong checksum): it was not loaded"
+            f"{what} {path}: cannot be loaded, {damaged} has a wrong checksum: copy it once more"
         )
 
 
@@ -119,7 +126,7 @@ def _read_safetensors(path, what):
         from safetensors.torch import load_file as load_safetensors
     except ImportError as error:
         raise UserError(
-            f"{what} {path}: needs the package safetensors: pip install safetensors"
+            f"{what} {path}: cannot be read without a package: pip install safetensors"
         ) from error
     try:
         return load_safetensors(path)
@@ -149,8 +156,8 @@ def load_file(path, what="checkpoint"):
         raise
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{what} {path}: holds more than tensors and plain values, or is not a checkpoint. It "
-            "was not loaded, because such a file can run code: save only the state_dict"
+            f"{what} {path}: cannot be loaded, it holds more than tensors and plain values or is "
+            "not a checkpoint. Such a file can run code: save only the state_dict"
         ) from error
     except Exception as error:  # torch.load raises anything from EOFError to KeyError
         raise UserError(
@@ -160,8 +167,8 @@ def load_file(path, what="checkpoint"):
     for name, tensor in iter_tensors(value):
         if tensor.numel() * tensor.element_size() > path.stat().st_size:  # one number, expanded
             raise UserError(
-                f"{what} {path}: {name} declares a shape of {tuple(tensor.shape)}, more than the "
-                "file holds"
+                f"{what} {path}: cannot be loaded, {name} declares a shape of {tuple(tensor.shape)}"
+                ", more than the file holds: save it again with torch.save"
             )
     return value
 

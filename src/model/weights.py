@@ -21,7 +21,7 @@ EDSR_FILES = {
 
 
 def read_weights(path):
-    """Return the state_dict of a file, plain or one level down in a dict: see `layouts`.
+    """Return a file's state_dict, plain or one level down: see `layouts`.
 
     Raises:
         UserError: see `load_file` and `check_tensors`; also a file without named tensors.
@@ -34,7 +34,7 @@ def read_weights(path):
 
 
 def _match_names(net, state):
-    """Return a state_dict under the network's names if its own are a known variant of them."""
+    """Return a state_dict, renamed if its names are a known variant of the network's."""
     own = net.state_dict().keys()
     if own <= state.keys():
         return state
@@ -98,7 +98,9 @@ def load_strict(net, state, path):
 
 
 def load_matching(net, state, path, log):
-    """Load what fits of a state_dict, e.g. of another scale, or of RCAN into HAN; log the rest.
+    """Load the tensors of a state_dict that fit the network; log the rest.
+
+    For weights of another scale, or of RCAN for HAN.
 
     Raises:
         UserError: less than half of the network's tensors fit: another network.
@@ -120,7 +122,7 @@ def load_matching(net, state, path, log):
 
 
 def download_edsr(args, log=print):
-    """Return the file of the published EDSR weights that the flags name, downloaded if need be.
+    """Return the published EDSR weights for the flags, downloaded if missing.
 
     Raises:
         UserError: no published file for these flags, or see `download_weights`.
@@ -136,7 +138,7 @@ def download_edsr(args, log=print):
 
 
 def load_pre_train(args, net, log):
-    """Load --pre_train into the network: all of it for a test, what fits for training."""
+    """Load --pre_train into the network: all tensors for a test, those that fit for training."""
     path = download_edsr(args, log) if args.pre_train == "download" else args.pre_train
     state = read_weights(path)
     if not args.test_only:

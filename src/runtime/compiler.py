@@ -1,4 +1,4 @@
-"""What --compile needs beside torch."""
+"""Requirements of --compile in addition to torch."""
 
 import importlib.util
 import os

@@ -136,7 +136,10 @@ def all_gather_object(value):
 
 @contextlib.contextmanager
 def local_main_first():
-    """Run a `with` block on one rank of each machine first; the others then find its files."""
+    """Run a `with` block first on one rank of each machine, then on the others.
+
+    The others find the files that it has written.
+    """
     if world_size() > 1 and local_rank() > 0:
         dist.barrier()
     yield
@@ -145,7 +148,10 @@ def local_main_first():
 
 
 class _SumOverRanks(torch.autograd.Function):
-    """Sum over ranks. The loss of every rank depends on it: its gradient is the sum of theirs."""
+    """Sum over ranks; the gradient is the sum of the ranks' gradients.
+
+    Every rank's loss depends on the sum.
+    """
 
     @staticmethod
     def forward(ctx, x):
@@ -180,7 +186,9 @@ def batch_part(batch_size, index, n_parts):
 
 
 def rank_offset(count):
-    """Return (offset, total): images of lower ranks and of all ranks, if this one has `count`.
+    """Return (offset, total): images of lower ranks and of all ranks.
+
+    `count` is the number of images of this rank.
 
     One exchange, unless `batch_part` is known.
     """
@@ -266,7 +274,7 @@ def all_reduce_gradients(parameters):
 
 
 def _launcher_signals():
-    """Return the names of the signals that the launcher passes on: those that are not ignored."""
+    """Return the names of the signals that the launcher forwards: those not ignored."""
     names = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
     signals = {name: getattr(signal, name) for name in names if hasattr(signal, name)}
     return [name for name, s in signals.items() if signal.getsignal(s) != signal.SIG_IGN]

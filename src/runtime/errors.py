@@ -1,4 +1,4 @@
-"""The exception for what a user can put right, and how it is printed."""
+"""The exception for errors that a user can fix, and how it is printed."""
 
 import contextlib
 import os

@@ -28,7 +28,7 @@ def host_id():
 
 @contextlib.contextmanager
 def atomic_path(path):
-    """Yield the path of a temporary file that replaces `path` if the block ends without an error.
+    """Yield a temporary path that replaces `path` if the block ends without error.
 
     Its name, .NAME.HOST-PID-RANDOM.part, is unique over machines and containers that share a
     folder. It is removed in any case.
@@ -54,7 +54,9 @@ def report_write_errors(path):
 
 @contextlib.contextmanager
 def atomic_write(path):
-    """Open a temporary file that replaces `path` at the end; after an error `path` is unchanged.
+    """Open a temporary file that replaces `path` when the block ends.
+
+    After an error `path` is unchanged.
 
     Raises:
         UserError: it cannot be written: disk full, no permission.
@@ -75,7 +77,9 @@ def require_space(folder, size):
     """Raise UserError if fewer than `size` bytes are free on the disk of a folder."""
     free = shutil.disk_usage(folder).free
     if size > free:
-        raise UserError(f"{folder}: {size:,} bytes are needed and {free:,} bytes are free")
+        raise UserError(
+            f"{folder}: cannot hold {size:,} bytes more: free some space, {free:,} bytes are free"
+        )
 
 
 def append_text(path, text):
@@ -92,7 +96,7 @@ def append_text(path, text):
 
 
 def ensure_newline(path):
-    """Append a newline to a file whose last line was cut by a crash or a full disk."""
+    """Append a newline if the last line was cut by a crash or full disk."""
     if path.is_file() and path.stat().st_size:
         with open(path, "rb") as file:
             file.seek(-1, os.SEEK_END)
@@ -102,7 +106,7 @@ def ensure_newline(path):
 
 
 def remove_stale_temp_files(folder):
-    """Remove the temporary files of `atomic_path` if their process was on this host and has ended.
+    """Remove the temporary files of `atomic_path` whose process on this host has ended.
 
     Those of other hosts are removed after a day: whether their process runs cannot be told here.
     """

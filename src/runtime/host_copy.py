@@ -4,7 +4,10 @@ import torch
 
 
 class HostCopy:
-    """A copy of a tensor to the host. The GPU can be given more work before it is read."""
+    """An asynchronous copy of a tensor to the host.
+
+    The GPU can be given more work before the copy is read.
+    """
 
     def __init__(self, x):
         """Start the copy."""
@@ -15,7 +18,10 @@ class HostCopy:
             self._done.record()
 
     def read(self):
-        """Return the values as a list. Waits for the copy, and for nothing that came after it."""
+        """Return the values as a list.
+
+        It waits for the copy, not for later work of the GPU.
+        """
         if self._done:
             self._done.synchronize()
         return self._values.tolist()

@@ -1,4 +1,4 @@
-"""Memory: how the C library manages it, how much is left, and the errors when none is."""
+"""Settings of the C library's memory, free memory, and out-of-memory errors."""
 
 import ctypes
 import sys
@@ -22,7 +22,7 @@ def _set_thresholds(trim, mmap):
 
 
 def disable_malloc_trim():
-    """Keep freed memory in the process, for its next tensors. Other C libraries are left alone.
+    """Keep freed memory in the process for its next tensors (glibc only).
 
     glibc returns a freed block of more than 32 MiB to the system, which then has to clear the pages
     of the next block. docs/performance.md has the gain.
@@ -36,7 +36,7 @@ def restore_malloc_defaults():
 
 
 def is_out_of_memory(error):
-    """Return whether an error means that memory is exhausted, on the CPU or on an accelerator.
+    """Return whether an error means that memory of the CPU or accelerator is exhausted.
 
     torch has no type for it on the CPU; cuDNN and cuBLAS report it in a RuntimeError.
     """

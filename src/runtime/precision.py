@@ -46,7 +46,7 @@ def cast_to_autocast(x):
 
 @functools.cache
 def cpu_bf16_support(path="/proc/cpuinfo"):
-    """Return the name of the instructions that make bf16 matmuls faster than float32 on this CPU.
+    """Return the CPU's instructions that make bf16 matmuls faster than float32.
 
     Args:
         path: description of the CPU in the format of Linux.
@@ -69,7 +69,9 @@ def cpu_bf16_support(path="/proc/cpuinfo"):
 
 
 def choose_precision(name, device, log=print):
-    """Return single, half or bf16 for --precision; `auto` is the fastest on the device, and logged.
+    """Return single, half or bf16 for --precision.
+
+    `auto` is the fastest on the device, and is logged.
 
     CUDA: bf16 from compute capability 8 (Ampere) on, half from 7 (Volta) on, whose matrix units
     have them. CPU: see `cpu_bf16_support`. The choice is not measured: another outcome of a
@@ -98,5 +100,8 @@ def choose_precision(name, device, log=print):
 
 
 def tune_convolutions(enabled):
-    """Allow cuDNN to time its algorithms for each new shape, which pays if shapes are fixed."""
+    """Allow cuDNN to time its algorithms for each new shape.
+
+    This pays if shapes are fixed.
+    """
     torch.backends.cudnn.benchmark = enabled

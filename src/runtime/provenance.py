@@ -1,4 +1,4 @@
-"""What a result was made with: commit, packages, device."""
+"""Provenance of a result: commit, packages, device."""
 
 import contextlib
 import importlib.metadata

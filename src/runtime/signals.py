@@ -10,8 +10,8 @@ import time
 from runtime import distributed
 from runtime.errors import print_error
 
-# In rising priority. SIGUSR1 and SIGUSR2 are what clusters send before a time limit, SIGHUP is a
-# closed terminal. SIGINT is last: torchrun sends SIGTERM to its processes when it gets a SIGINT.
+# In rising priority. Clusters send SIGUSR1 or SIGUSR2 before a time limit; a closed terminal
+# sends SIGHUP. SIGINT is last: torchrun sends SIGTERM to its processes when it gets a SIGINT.
 STOP_SIGNALS = [
     getattr(signal, name)
     for name in ("SIGUSR2", "SIGUSR1", "SIGHUP", "SIGTERM", "SIGINT")
@@ -34,7 +34,10 @@ class StoppedOutside(Stopped):
 
 @contextlib.contextmanager
 def raise_on_signals():
-    """Raise StoppedOutside in a `with` block when a stop signal comes, as SIGINT does by itself."""
+    """Raise StoppedOutside in a `with` block when a stop signal comes.
+
+    SIGINT already raises KeyboardInterrupt in Python.
+    """
 
     def stop(signum, _frame):
         raise StoppedOutside(signum)
@@ -54,7 +57,7 @@ class StopRequest:
     """Remembers a stop signal during a `with` block, as `signum`; 0 before there is one.
 
     A second SIGINT ends the process at once. One that follows within a second counts as the first:
-    torchrun passes on to its processes what the terminal has already sent to them.
+    torchrun forwards a signal to its processes that the terminal has already sent to them.
     """
 
     def __init__(self, name, verbose=True):
@@ -109,11 +112,11 @@ class StopRequest:
         self.signum = self.signum or signum
 
     def flags(self):
-        """Return a number for each of `STOP_SIGNALS`: 1.0 for the one that has come, 0.0 else."""
+        """Return a number for each of `STOP_SIGNALS`: 1.0 if it has come, else 0.0."""
         return [float(s == self.signum) for s in STOP_SIGNALS]
 
     def agree(self, sums):
-        """Return the signal that any rank has received, the same on all ranks; 0 if none has.
+        """Return the signal that any rank has received, or 0; equal on all ranks.
 
         Args:
             sums: `flags`, summed over all ranks; not used with a single rank.

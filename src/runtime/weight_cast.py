@@ -1,4 +1,7 @@
-"""Weights in the 16 bits of autocast, cast by one operation a step instead of one per tensor."""
+"""Cast all weights to the 16 bits of autocast by one operation a step.
+
+Autocast takes one operation per tensor.
+"""
 
 import contextlib
 

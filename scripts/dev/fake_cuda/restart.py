@@ -67,7 +67,9 @@ def environment():
 
 
 def restart_with_fake_device():
-    """Replace this process by one that has the fake device, unless it has. Call it before others.
+    """Restart this process with the fake device, unless it already has it.
+
+    Call this before anything else.
 
     Raises:
         NoCompilerError: it cannot be compiled.

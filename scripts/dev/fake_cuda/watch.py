@@ -44,7 +44,7 @@ def source_line():
 
 
 class Counts:
-    """What a GPU and its host would do, as counters of (name, source line).
+    """Counters of the work of a GPU and its host, by (name, source line).
 
     Attributes:
         ops: operations on CUDA tensors; views and allocations do not count. One operation may
@@ -128,7 +128,7 @@ class _Device(TorchDispatchMode):
         return result
 
     def note(self, kind, func):
-        """Count an operation, a wait or a copy, at the line of src that is running."""
+        """Count an operation, a wait or a copy for the running line of src."""
         getattr(self.counts, kind)[str(func).removeprefix("aten."), source_line()] += 1
 
     def _check_devices(self, func, inputs):
@@ -238,7 +238,7 @@ class FakeCuda:
 
     @property
     def counts(self):
-        """What was counted since the last `reset`."""
+        """Return the counts since the last `reset`."""
         return self._device.counts
 
     def reset(self):

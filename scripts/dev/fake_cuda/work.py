@@ -1,4 +1,4 @@
-"""Arithmetic and memory traffic of operations, and the time that a GPU needs at least for them."""
+"""Arithmetic and memory traffic of operations, and the shortest time that a GPU needs."""
 
 import collections
 
@@ -17,7 +17,7 @@ FORMATS[torch.float64] = "float64"
 
 
 def _n_bytes(tree):
-    """Return the bytes of the tensors of a structure; expanded ones count as they are stored."""
+    """Return the stored bytes of all tensors in a structure."""
     return sum(
         min(x.numel() * x.element_size(), x.untyped_storage().nbytes())
         for x in tree_leaves(tree)

@@ -1,1 +1,1 @@
-"""Downloads, archives and LR images, for scripts/prepare_data.py alone."""
+"""Downloads, archives and LR images, only for scripts/prepare_data.py."""

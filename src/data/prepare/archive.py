@@ -1,4 +1,6 @@
-"""Unpack chosen files of a zip or tar archive; no other name of the archive reaches the disk.
+"""Unpack chosen files of a zip or tar archive.
+
+No other file of the archive is written.
 
 The caller maps names of the archive to paths of its own. tarfile (filter="data") and zipfile
 extract into a temporary folder, from which each file is moved, complete, to its path. Files that
@@ -25,7 +27,7 @@ try:
 except ImportError:  # a Python that was built without it opens no such archive
     LZMAError = zlib.error
 
-# what zipfile and tarfile raise for an archive that is damaged, encrypted or of an unknown kind
+# errors of zipfile and tarfile for an archive that is damaged, encrypted or of an unknown kind
 ARCHIVE_ERRORS = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -66,13 +68,15 @@ def _open(path):
 
 
 def check_archive(path):
-    """Raise UserError for a file that is not a zip or tar archive, or whose end is missing."""
+    """Raise UserError unless the file is a complete zip or tar archive."""
     with _open(path):
         pass
 
 
 def unpack(path, folder, target_for):
-    """Unpack files of an archive. Each appears complete or not at all; one that is there is kept.
+    """Unpack files of an archive; keep files that exist already.
+
+    Each file appears complete or not at all.
 
     Args:
         path: a zip or tar archive.

@@ -1,8 +1,8 @@
 """Download large files with curl so that a broken download is resumed.
 
-curl owns the connection. NAME.part.id, the ETag or date of the partial file NAME.part, decides
-whether the server still has that file: the rest is requested under the condition of If-Range (RFC
-9110, section 13.1.5), and a server that has another file by now sends all of it.
+A partial download is kept in NAME.part, and the server's ETag or date of the file in NAME.part.id.
+A resumed download sends this ETag or date as If-Range (RFC 9110, section 13.1.5). The server then
+sends the rest if its file is still the same, else the whole new file.
 """
 
 import email
@@ -96,7 +96,7 @@ def _verify(part, sha256, check):
     with open(part, "rb") as file:
         start = file.read(1024).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
         if start.startswith((b"<!doctype html", b"<html")):
-            raise UserError("the server sent a web page: a browser shows what it says")
+            raise UserError("the server sent a web page: read it in a browser")
         file.seek(0)
         digest = hashlib.sha256()
         while sha256 and (block := file.read(BLOCK)):
@@ -119,7 +119,7 @@ def download(url, path, sha256=None, check=lambda path: None, retries=4, timeout
         log: called with lines on the progress.
 
     Raises:
-        UserError: the message says what to do; NotFoundError and NoConnectionError are kinds of it.
+        UserError, NotFoundError or NoConnectionError: the message says how to continue.
     """
     path = Path(path)
     part, id_file = (path.with_name(path.name + end) for end in (".part", ".part.id"))

@@ -1,4 +1,6 @@
-"""Making LR images of a folder of HR images by MATLAB's bicubic downsampling, in several processes.
+"""Make LR images of a folder of HR images by MATLAB's bicubic downsampling.
+
+Several processes share the work.
 
 Files that are there and up to date are skipped, each file is written atomically, and images that
 cannot be used are named at the end.
@@ -35,7 +37,7 @@ def missing_lr(hr_paths, lr_folder, scale):
 
 
 def make_set(sources, lr_folder, scales, hr_folder=None, jobs=1, max_pixels=None):
-    """Make the LR images of HR images, NAMExS in lr_folder/XS, and copy the HR images to a folder.
+    """Make LR images, NAMExS in lr_folder/XS, and copy the HR images.
 
     A file that is older than its source, or is not its copy, is made again.
 

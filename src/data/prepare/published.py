@@ -60,7 +60,7 @@ def images_in(folder, log=None):
 
 
 def folders(dir_data, name):
-    """Return the HR folder of a set and the one that holds its LR folders X2, X3, ..."""
+    """Return a set's HR folder, and the folder of its LR folders X2, X3, ..."""
     spec = dataset_spec(name)
     return dir_data / spec.hr, (dir_data / spec.lr.format(scale=0)).parent
 
@@ -93,7 +93,10 @@ def make(args, sources, lr, scales, hr=None):
 
 
 def fetch_and_unpack(args, name, folder, target_for):
-    """Download an archive and unpack it; it is removed after that, unless it was there before."""
+    """Download an archive and unpack it.
+
+    It is removed afterwards, unless it existed before.
+    """
     archive = folder / name
     by_hand = archive.exists()
     url, sha256 = args.url.rstrip("/") + "/" + name, dict(args.sha256).get(name)
@@ -110,7 +113,7 @@ def fetch_and_unpack(args, name, folder, target_for):
 
 
 def div2k_archive(part, scale=None):
-    """Return the name of the archive of HR images, or of LR images of a scale."""
+    """Return the name of DIV2K's archive of HR images or LR images of a scale."""
     return f"DIV2K_{part}_LR_bicubic_X{scale}.zip" if scale else f"DIV2K_{part}_HR.zip"
 
 
