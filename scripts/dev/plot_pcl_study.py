@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Draw the study of docs/pcl.md: gain in PSNR against the gain in other metrics, a curve a form.
+"""Draw the study of docs/pcl.md: gains in PSNR against those in other metrics.
 
     scripts/compare.py study/L1_s1 study/nce_0.15 study/nce_0.6 ... --metrics psnr,ssim,haar,gmsd \\
         --csv study.csv
     scripts/dev/plot_pcl_study.py study.csv OUT.png [--data_test BSDS400]
 
-Gains are over the first row, with standard errors over images. A form is what stands before the
-last underscore of an experiment's name; its weights are joined in the order of the file.
+Gains are over the first row, with standard errors over images. A curve joins the experiments of a
+form, such as nce in nce_0.6, in the order of the file.
 """
 
 import argparse
@@ -35,7 +35,7 @@ TITLES = {
 
 
 def read_forms(path, dataset):
-    """Return {form: [row of the CSV file]} of the rows that were tested on a set."""
+    """Return {form: rows of the CSV file that were tested on a set}."""
     forms = {}
     with open(path, newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):

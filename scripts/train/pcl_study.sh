@@ -13,6 +13,7 @@ data=${1:-$project/datasets}
 only=${2:-*}
 run=$project/scripts/run.sh
 weights=$project/experiment/model/EDSR_baseline_x4.pt
+benchmarks=Set5+Set14+B100+Urban100
 validation=(--data_train BSDS400 --hold_out 10 --data_test BSDS400 --dir_data "$data" --scale 4
     --n_threads 1 --save_results)
 
@@ -36,10 +37,10 @@ row() {
 
 # benchmarks NAME: test its last weights, once
 benchmarks() {
-    wants "$1" || return 0
-    [ -f "$project/experiment/study/$1/results-Urban100/.done" ] && return 0
-    "$run" --load "study/$1" --test_only --save_results --data_test Set5+Set14+B100+Urban100
-    touch "$project/experiment/study/$1/results-Urban100/.done"
+    local done=$project/experiment/study/$1/benchmarks_are_tested
+    wants "$1" && [ ! -f "$done" ] || return 0
+    "$run" --load "study/$1" --test_only --save_results --data_test "$benchmarks"
+    touch "$done"
 }
 
 # small MODEL FLAGS: a network of a quarter of the published depth and width, trained with L1 for
@@ -61,7 +62,8 @@ ratio=("${wavelet[@]}" --cl_loss_type l1) # HR and bicubic alone
 baseline=(--pre_train "$weights")
 
 if wants none && [ ! -d "$project/experiment/study/none" ]; then
-    "$run" --save study/none "${baseline[@]}" "${validation[@]}" --test_only --precision bf16
+    "$run" --save study/none "${baseline[@]}" "${validation[@]}" --test_only --precision bf16 \
+        --data_test "BSDS400+$benchmarks"
 fi
 for seed in 1 2 3; do
     row "L1_s$seed" "${baseline[@]}" --seed "$seed"
@@ -87,3 +89,18 @@ row ratio_1_layers012 "${baseline[@]}" "${ratio[@]}" --cl_layer 0,1,2 --loss 1*L
 row self_1 "${baseline[@]}" "${ratio[@]}" --use_aug --blur_sr --loss 1*L1+1*CL-patchD
 row fixed_1 "${baseline[@]}" "${ratio[@]}" --gan_k 0 --loss 1*L1+1*CL-patchD \
     --embed_load "$project/experiment/study/ratio_1/model/state.pt"
+
+# the two forms that lose least PSNR for the NIQE that they gain on the validation images
+best=("${ratio[@]}" --cl_layer 2 --loss 1*L1+1*CL-patchD)
+for seed in 2 3; do
+    row "ratio_0.15_s$seed" "${baseline[@]}" "${ratio[@]}" --seed "$seed" \
+        --loss 1*L1+0.15*CL-patchD
+    row "ratio_1_layer2_s$seed" "${baseline[@]}" "${best[@]}" --seed "$seed"
+done
+for name in {L1,release}_s{1,2,3} ratio_0.15{,_s2,_s3} ratio_1_layer2{,_s2,_s3}; do
+    benchmarks "$name"
+done
+
+small RCAN --n_resgroups 3 --n_resblocks 5 --n_feats 16
+small HAN --n_resgroups 3 --n_resblocks 5 --n_feats 16
+small NLSN --n_resblocks 8 --n_feats 64 --res_scale 0.1
