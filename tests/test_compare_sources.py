@@ -110,12 +110,20 @@ def test_a_difference_between_seeds_alone_is_said_to_show_nothing(sr, run):
     out = run("A_s1", "A_s2", "--diff")[1]
     assert "over images only: it does not cover the spread between seeds" in out
     # runs of the same method in other groups, whose seeds do not match
-    for i in (1, 2):
-        path = sr.folder(f"A_s{i}") / "config.txt"
-        path.write_text(path.read_text().replace(f"--seed {i}", f"--seed {i + 10}"))
-    _, gains = tables_of(run("--group", "one=A_s1,A_s2", "two=A_s3,B_s1")[1])
-    assert "(2 runs each, not paired)" in gains[1][5]
+    for i, psnr in enumerate((30.0, 30.2, 30.4)):
+        write_run(sr.folder(f"one{i}"), i, {"w": psnr})
+        write_run(sr.folder(f"two{i}"), i + 10, {"w": 30.2 + 2 * (psnr - 30.0)})
+    groups = ["--group", "one=one0,one1,one2", "two=two0,two1,two2"]
+    error = math.hypot(0.2, 0.4) / math.sqrt(3)
+    _, gains = tables_of(run(*groups)[1])
+    assert gains[1][4:6] == ["+0.400", f"{error:.3f} (3 runs each, not paired)"]
     assert gains[1][7] == "within two standard errors: no difference shown"
+    write_run(sr.folder("two3"), 13, {"w": 31.4})  # the gain is now over 2 and under 5 errors
+    groups[-1] = "two=two1,two2,two3"
+    _, gains = tables_of(run(*groups)[1])
+    ratio = float(gains[1][4]) / float(gains[1][5].split()[0])
+    assert 2 < ratio < 5
+    assert gains[1][7] == "beyond two standard errors"
 
 
 def test_groups_mark_what_is_unfinished_or_not_of_several_seeds(sr, run):
