@@ -37,12 +37,12 @@ def match_files(folder, images, scale):
         UserError: several files fit an image.
     """
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS)
-    fitting = {}  # image: paths
+    fitting, longest_first = {}, sorted(images, key=len, reverse=True)
     for path in files:
         # the image with the longest name that fits: img_1_2.png is not of img_1
-        for image in sorted(images, key=len, reverse=True):
+        for image in longest_first:
             rest = path.stem[len(image) :]
-            if path.stem.startswith(image) and re.fullmatch(rf"(x{scale})?([_.-].*)?", rest):
+            if path.stem.startswith(image) and re.fullmatch(r"(x\d+)?([_.-].*)?", rest):
                 # NAME_HR and NAME_LR lie beside NAME_SR in the results of this program
                 scales = re.findall(r"(?<![^\W_])x(\d+)(?![^\W_])", rest)
                 if not re.search(r"_(HR|LR)$", rest) and set(scales) <= {str(scale)}:

@@ -112,8 +112,13 @@ class Table(NamedTuple):
 
 def order_notes(metrics):
     """Return a sentence for each metric whose highest value is not the best."""
-    targets = [f"The best {m.title} is {m.target:g}. " for m in metrics if m.target is not None]
-    return targets + [f"The best {m.title} is the lowest. " for m in metrics if m.lower_better]
+    notes = []
+    for metric in metrics:
+        if metric.target is not None:
+            notes.append(f"The best {metric.title} is {metric.target:g}.")
+        elif metric.lower_better:
+            notes.append(f"The best {metric.title} is the lowest.")
+    return notes
 
 
 def gain_text(gains, metrics):
@@ -144,8 +149,8 @@ def gain_table(rows, scorer):
         return UNKNOWN if gains is None else gain_text(gains, scorer.metrics)
 
     metrics = " / ".join(metric.title for metric in scorer.metrics)
-    title = f"Gain over {first.label} in {metrics}: mean over n images ± its standard error. "
-    title += "".join(order_notes(scorer.metrics)) + IMAGES_ONLY
+    title = f"Gain over {first.label} in {metrics}: mean over n images ± its standard error."
+    title = " ".join([title, *order_notes(scorer.metrics), IMAGES_ONLY])
     cells = grid(rows, f"gain over {first.label}", cell, skip=1)
     where = {
         note: ", ".join(f"{name} x{scale}" for name, scale in keys) for note, keys in notes.items()
@@ -207,7 +212,7 @@ def group_gain_table(groups, scorer):
         f"Gain over {first.label}. The error over seeds says whether training again would give "
         "the gain again, the error over images whether other images would."
     )
-    text = " ".join([text, *(note.strip() for note in order_notes(scorer.metrics))])
+    text = " ".join([text, *order_notes(scorer.metrics)])
     notes += image_notes(groups, scorer) + [note for group in groups for note in group.notes]
     return Table(text, cells, list(dict.fromkeys(notes)))
 
