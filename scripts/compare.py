@@ -76,8 +76,8 @@ def build_parser():
     add("--diff", action="store_true", help="also gains over the first row, with standard errors")
     add("--cost", action="store_true", help="also parameters and multiply-adds")
     add("--format", choices=["markdown", "csv", "latex"], default="markdown")
-    add("--csv", type=Path, metavar="FILE", help="also write the table as CSV; that of groups beside "
-        "it: FILE_groups.csv")  # fmt: skip
+    add("--csv", type=Path, metavar="FILE", help="also write the table as CSV, and that of groups "
+        "to FILE_groups.csv")  # fmt: skip
     add("--csv_images", type=Path, metavar="FILE", help="also write the scores of each image")
     add = parser.add_argument_group("figures").add_argument
     add("--figure", type=Path, metavar="FILE", help="draw crops (PNG, PDF, ...), no table")

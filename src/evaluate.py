@@ -161,9 +161,9 @@ class Evaluator:
         }
 
     def _settings_after(self, images, before, upscaler):
-        """Return how the test was made: a full memory may have turned tiles on in its middle.
+        """Return how the test was made: a full memory may have turned tiles on.
 
-        Images that were saved as those of a test without tiles are moved.
+        Images that were saved as those of a test without tiles are moved then.
         """
         after = self._settings(upscaler)
         if after != before and self.args.save_results and distributed.is_main_process():

@@ -14,12 +14,12 @@ def tests_of(rows, key):
 
 
 def plural(count, noun):
-    """Return "1 image", "2 images", for a count and a noun; None is an unknown count."""
+    """Return "1 image" or "2 images"; a count of None is unknown."""
     return f"{'?' if count is None else count} {noun}{'' if count == 1 else 's'}"
 
 
 def mismatch(rows, key, scorer):
-    """Return how the tests of rows differ in their images, as text; None if they do not."""
+    """Return how the tests of rows differ in their images, or None."""
     rows = tests_of(rows, key)
     counts = [row.tests[key].get("images") for row in rows]
     if len(set(counts)) > 1:
@@ -35,7 +35,7 @@ def mismatch(rows, key, scorer):
 
 
 def lost_images(row, key, metric, scorer):
-    """Return the images that are known to have no finite value of a metric, a frozenset."""
+    """Return the frozenset of images that have no finite value of a metric."""
     scores = scorer.scores(row, key) or {}
     name = metric.name
     return frozenset(image for image in scores if not math.isfinite(scores[image].get(name, 0)))
@@ -67,7 +67,9 @@ def common_scores(rows, key, metric, scorer):
 
 
 def ranks(texts, rows, key, metric, scorer):
-    """Return {row id: 0 or 1} of the best and the second mean; {} if they are not comparable.
+    """Return {row id: 0 or 1} of the best and the second mean.
+
+    Means that are not comparable have no rank: {}.
 
     Args:
         texts: {row id: mean as it is printed}; values that are printed alike share a rank.

@@ -40,7 +40,7 @@ def difference(before, after):
 
 
 def reference(rows, row, key):
-    """Return the row or group that a gain on a set is over; None without one.
+    """Return the row or group that a gain on a set is over, or None.
 
     It is of the first experiment, and tested in the same way as `row` if it has such a test.
     """
@@ -213,7 +213,7 @@ class GroupGain(NamedTuple):
 
 
 def _pair_by_seed(first, other):
-    """Return two lists of rows with the same seeds, or None if the seeds do not match."""
+    """Return two lists of rows with the same seeds, or None."""
     sides = [{row.run.seed: row for row in rows} for rows in (first, other)]
     seeds = set(sides[0])
     is_unique = len(seeds) == len(first) == len(other)
@@ -232,9 +232,10 @@ def seed_notes(first, other, key):
 
 
 def group_gain(first, other, key, metric, scorer):
-    """Return the GroupGain of `other` over `first`, over the images that are finite in all runs.
+    """Return the GroupGain of `other` over `first`.
 
-    Runs are compared in pairs if both groups have the same seeds.
+    It is over the images that are finite in all runs. Runs are compared in pairs if both groups
+    have the same seeds.
     """
     sides = [group.tests[key] for group in (first, other)]
     pairs = _pair_by_seed(*sides)
@@ -276,7 +277,7 @@ def _mean_of(tables, image):
 
 
 def _gain_over_seeds(means, is_paired):
-    """Return (mean gain, standard error over seeds) of the means of each run of two groups."""
+    """Return (mean gain, standard error over seeds) of the means of runs."""
     if is_paired:
         return mean_and_error(np.subtract(means[1], means[0]))
     (before, error_before), (after, error_after) = map(mean_and_error, means)

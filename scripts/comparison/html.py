@@ -90,7 +90,7 @@ def _score_table(comparison):
 
 
 def _text_cell(text):
-    """Return the cell of a text, with the number that it begins with as its value."""
+    """Return the cell of a text; its value is the number that it begins with."""
     number = re.fullmatch(r"([+-]?[\d,]*\d(?:\.\d+)?)(| [KG]| [±/(].*)", text)
     if number:
         return {"text": text, "value": float(number[1].replace(",", ""))}

@@ -36,7 +36,7 @@ def read_experiment(folder):
 
 
 def best_epoch(tests, trained, data_test=()):
-    """Return the epoch of the best mean PSNR, as a training chooses it; None if there is none.
+    """Return the epoch of the best mean PSNR, as a training chooses it.
 
     Args:
         tests: lines of metrics.jsonl with a data set.
@@ -133,12 +133,12 @@ class Run:
 
     @property
     def was_trained(self):
-        """Whether the run is a training: epoch 0 is that of one stopped in its first epoch."""
+        """Whether the run is a training; one stopped in its first epoch has epoch 0."""
         return bool(self.trained) or 0 in self.tested
 
     @property
     def seed(self):
-        """The --seed of the training, or None: a test of other weights does not know theirs."""
+        """The --seed of the training, or None: tests do not know that of their weights."""
         return self._number("seed") if self.was_trained else None
 
     @property
@@ -286,7 +286,7 @@ def rows_of(runs):
 
 
 def name_apart(runs, dir_experiment):
-    """Give runs of different folders that share a label the paths of their folders instead."""
+    """Replace a label that runs of different folders share by their paths."""
     ambiguous = [
         run
         for run in runs

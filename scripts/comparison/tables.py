@@ -75,7 +75,7 @@ def value_text(row, key, scorer):
 
 
 def score_notes(rows, scorer, costs=None):
-    """Return sentences about a table of scores of rows or groups, once its cells are known."""
+    """Return sentences about a table of rows or groups; its cells must be known."""
     notes = image_notes(rows, scorer)
     notes += [note for row in rows for note in getattr(row, "notes", [])]
     notes += dict.fromkeys(scorer.notes)
@@ -122,7 +122,7 @@ def order_notes(metrics):
 
 
 def gain_text(gains, metrics):
-    """Return the gains of a row as text, with the number of images that they are over."""
+    """Return the gains of a row as text, with the number of images."""
     counts = {gain.n for gain in gains.values() if gain.mean is not None and gain.n is not None}
     texts = []
     for metric in metrics:

@@ -39,7 +39,7 @@ class Truth:
         return self._find(key)[0]
 
     def is_luma(self, key):
-        """Return whether the images of a set are Y, which a run of --n_colors 1 saved."""
+        """Return whether the images of a set are Y of --n_colors 1."""
         return self._find(key)[1]
 
     def n_tested(self, key):
