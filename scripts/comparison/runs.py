@@ -155,7 +155,7 @@ class Run:
     @property
     def reason_unfinished(self):
         """Why --finished refuses the run, as text; "" if it does not."""
-        if not self.rows:
+        if not self.tested:
             return " (no test)"
         if self.was_trained and self.epochs is None:
             return " (unknown --epochs: config.txt cannot be read)"

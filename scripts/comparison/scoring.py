@@ -34,6 +34,15 @@ def is_same_psnr(a, b):
     return math.isclose(a, b, rel_tol=0, abs_tol=SAME_PSNR)
 
 
+def _is_whole_test(row, key, scores):
+    """Return whether scores of saved images have the means that their test has recorded."""
+    test = row.tests[key]
+    psnrs = [found["psnr"] for found in scores.values() if "psnr" in found]
+    means = finite_mean(psnrs), test["psnr"]
+    is_same = means[0] is means[1] or (None not in means and is_same_psnr(*means))
+    return is_same and test.get("images", len(scores)) == len(scores)
+
+
 class Scorer:
     """Scores of the images of rows by the metrics of a table.
 
@@ -79,28 +88,17 @@ class Scorer:
         found = {}
         for image in images:
             sr, hr = self.matched(read_image(paths[image]), key, image, row.is_luma)
-            is_usable = hr is None or sr.shape[:2] == hr.shape[:2]
-            mine = own_scores(sr, hr, key, image) if hr is not None and is_usable else {}
-            psnr = mine.get("psnr")
-            if not is_usable or (own and mine and not is_same_psnr(own[image]["psnr"], psnr)):
+            if hr is not None and sr.shape[:2] != hr.shape[:2]:
                 break
-            scores = own[image] if own else mine
-            found[image] = scores | other_scores(others, sr, hr, image)
-        if len(found) < len(images) or not (own or self._is_whole_test(row, key, found)):
+            mine = {} if hr is None else own_scores(sr, hr, key, image)
+            if own and mine and not is_same_psnr(own[image]["psnr"], mine["psnr"]):
+                break
+            found[image] = (own[image] if own else mine) | other_scores(others, sr, hr, image)
+        if len(found) < len(images) or not (own or _is_whole_test(row, key, found)):
             problem += " of another test (test it again with --save_results)"
             self.notes += [problem] if titles else []
             return own
         return found
-
-    def _is_whole_test(self, row, key, scores):
-        """Return whether scores of saved images have the means that their test has recorded."""
-        test, psnrs = (
-            row.tests[key],
-            [found["psnr"] for found in scores.values() if "psnr" in found],
-        )
-        means = finite_mean(psnrs), test["psnr"]
-        is_same = means[0] is means[1] or (None not in means and is_same_psnr(*means))
-        return is_same and test.get("images", len(scores)) == len(scores)
 
     def matched(self, sr, key, image, is_luma):
         """Return an SR image and HR with the channels in which tests compare them.
