@@ -106,6 +106,12 @@ def test_images_are_not_scored_against_y_while_color_exists(root, run, tmp_path)
     rows = csv_rows(run(*ask, "--format", "csv")[1])
     rounded = psnr_of(to_channels(color, 1), np.rint(y))
     assert float(rows[1]["psnr"]) == pytest.approx(rounded, abs=1e-9), "Y against Y"
+    rounded = np.rint(y).astype(np.uint8)
+    scores = [
+        v["scores"].get("psnr") for v in page_data(run, tmp_path, *ask)["images"][0]["versions"]
+    ]
+    assert scores[0] == pytest.approx(psnr_of(imresize(imresize(rounded, 0.5), 2), rounded))
+    assert scores[1] == pytest.approx(psnr_of(sr, rounded))
     save(tmp_path / "data/benchmark/Set5/HR/x.png", hr)
     save(tmp_path / "data/benchmark/Set5/LR_bicubic/X2/xx2.png", imresize(hr, 0.5))
     rows = csv_rows(run(*ask, "--format", "csv")[1])

@@ -115,9 +115,9 @@ class Truth:
         return None if hr is None else imresize(hr, 1 / key[1])
 
     def bicubic(self, key, image):
-        """Return LR upscaled by bicubic, (H, W, 3) uint8; None without LR."""
+        """Return LR upscaled by bicubic, (H, W, C); None without LR."""
         lr = self.lr(key, image)
-        return None if lr is None else to_rgb8(imresize(lr, key[1]))
+        return None if lr is None else imresize(lr, key[1])
 
 
 def to_rgb8(image):
