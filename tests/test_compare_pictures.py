@@ -78,6 +78,17 @@ def test_a_metric_is_computed_only_from_images_of_the_test(root, run, kept, erro
     assert text[0] == 0
 
 
+def test_a_part_of_the_images_is_not_the_test(root, run):
+    hr = picture(0)
+    sr = noisy(hr, 20)
+    write_run(root / "net", dict.fromkeys("xy", psnr_of(sr, hr)), kept=False)
+    for kind, image in (("HR", hr), ("SR", sr)):
+        save(root / f"net/results-Set5/x_x2_{kind}.png", image)
+    out = run("net", "--metrics", "haar")[1]
+    assert tables_of(out)[0][1][2] == "n/a"
+    assert "SR images are of another test" in out
+
+
 def test_gray_images_are_scored_as_tests_of_color_networks(root, run, tmp_path):
     hr = picture(0, channels=1)
     sr = noisy(hr, 5)

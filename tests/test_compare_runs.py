@@ -129,6 +129,7 @@ def test_damaged_scores_of_images_are_named(root, run):
     (root / "b/per_image/Set5_x2.csv").write_text("")
     status, out, err = run("a", "b", "--diff")
     assert (status, tables_of(out)[1][1][2]) == (0, "+0.000 / +0.00000")
+    assert f"no standard error for b: {root / 'b/per_image'} lacks this test; repeat" in out
     assert "b/per_image/Set5_x2.csv: must be a table of image, psnr, ssim" in err
 
 

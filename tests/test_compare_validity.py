@@ -81,6 +81,7 @@ def test_images_without_a_finite_value_count_in_no_side(root, run, tmp_path):
     out = run("--group", "GA=A", "GB=B")[1]
     psnr, ssim = tables_of(out)[1][1:]
     assert psnr[4:7] == ["+1.500", "n/a", "0.500 (n=2)"]
+    assert psnr[7] == "one seed: no error over seeds"
     assert ssim[4:7] == ["+0.04000", "n/a", f"{error:.5f} (n=3)"]
     assert f"\n{note}." in out
     # the same image is lost on both sides: the means are over the same images
@@ -156,6 +157,7 @@ def test_runs_of_one_seed_have_no_error_over_seeds(root, run):
     assert out.count(note) == 2
     row = csv_rows(run("--group", p, f"{q},copy", "--format", "csv")[1])[2]
     assert (row["se_seeds"], row["n_seeds"], row["gain_se_seeds"]) == ("", "2", "")
+    assert row["gain_n_seeds"] == "2"
     assert note in row["notes"]
 
 
