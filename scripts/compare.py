@@ -36,7 +36,7 @@ if __name__ == "__main__":
 from comparison import figures, html, tables
 from comparison.cost import CostTable
 from comparison.folders import FolderRow, infer_scale, parse_folder
-from comparison.gains import groups_of, parse_group
+from comparison.gains import check_names, groups_of, parse_group
 from comparison.latex import latex
 from comparison.pictures import (
     find_key,
@@ -45,7 +45,7 @@ from comparison.pictures import (
     saved_images,
     saved_scales,
 )
-from comparison.runs import Run, rows_of
+from comparison.runs import Run, name_apart, rows_of
 from comparison.scoring import Scorer, fill_folder_rows
 from comparison.truth import Truth
 from image_quality import load_metrics, parse_metrics
@@ -76,7 +76,8 @@ def build_parser():
     add("--diff", action="store_true", help="also gains over the first row, with standard errors")
     add("--cost", action="store_true", help="also parameters and multiply-adds")
     add("--format", choices=["markdown", "csv", "latex"], default="markdown")
-    add("--csv", type=Path, metavar="FILE", help="also write the table as CSV")
+    add("--csv", type=Path, metavar="FILE", help="also write the table as CSV, and that of groups "
+        "to FILE_groups.csv")  # fmt: skip
     add("--csv_images", type=Path, metavar="FILE", help="also write the scores of each image")
     add = parser.add_argument_group("figures").add_argument
     add("--figure", type=Path, metavar="FILE", help="draw crops (PNG, PDF, ...), no table")
@@ -104,8 +105,6 @@ def check_flags(parser, args):
         parser.error("--images needs --data_test, or --dir_demo for pictures without ground truth")
     if args.figure and not ((args.data_test or args.dir_demo) and args.image):
         parser.error("--figure needs --data_test and --image")
-    if args.diff and not args.group and len(args.experiments) + len(args.images or []) < 2:
-        parser.error("--diff needs two experiments or more")
     for name in ("boxes", "dpi", "width", "quality"):
         value = getattr(args, name)
         if value is not None and value <= 0:
@@ -130,9 +129,11 @@ class Comparison:
         labels = args.labels or [None] * len(args.experiments)
         self.runs = [self._run(*pair) for pair in zip(args.experiments, labels, strict=True)]
         pairs = [parse_group(text) for text in args.group or []]
+        check_names([name for name, _ in pairs])
         members = [(name, [self._run(member) for member in names]) for name, names in pairs]
-        self.groups = [group for name, runs in members for group in groups_of(name, runs)]
         self.every_run = self.runs + [run for _, runs in members for run in runs]
+        name_apart(self.every_run, args.dir_experiment)
+        self.groups = [group for name, runs in members for group in groups_of(name, runs)]
         self._check_finished(self.every_run)
         self.truth = Truth(args.dir_data, self.every_run, args.dir_demo)
         self.scorer = Scorer(load_metrics(args.metrics), self.truth)
@@ -148,9 +149,7 @@ class Comparison:
 
     def _check_finished(self, runs):
         waiting = [
-            f"{run.folder.name} (epoch {max(run.trained)} of {run.epochs})"
-            for run in runs
-            if run.is_unfinished
+            f"{run.folder.name}{run.reason_unfinished}" for run in runs if run.reason_unfinished
         ]
         if self.args.finished and waiting:
             raise UserError(f"--finished: these runs are not finished: {', '.join(waiting)}")
@@ -173,6 +172,21 @@ class Comparison:
         """Return the rows that pictures of a set come from."""
         return picture_sources(self.every_run, self.folders, key)
 
+    def check_tests(self):
+        """Warn about runs without tests.
+
+        Raises:
+            UserError: nothing is left to compare.
+        """
+        tested = {id(row.run) for row in self.all_rows}
+        lacking = [run.label for run in self.every_run if id(run) not in tested]
+        if not (self.rows or self.groups):
+            raise UserError(f"no test to compare: {', '.join(lacking)}")
+        for label in lacking:
+            print(f"WARNING: {label} has no test", file=sys.stderr)
+        if self.args.diff and not self.groups and len(self.rows) < 2:
+            raise UserError("--diff needs two rows or more")
+
     @property
     def data_test(self):
         """The test set of figures and page, or None if any."""
@@ -183,17 +197,23 @@ def print_tables(comparison):
     """Print the tables, and write those that have a file."""
     args, rows, groups = comparison.args, comparison.rows, comparison.groups
     scorer, costs = comparison.scorer, comparison.costs
-    csv_parts = [tables.csv_text(rows, scorer, costs)] if rows else []
-    csv_parts += [tables.group_csv_text(groups, scorer)] if groups else []
+    comparison.check_tests()
+    csv_texts = []
+    if args.csv or args.format == "csv":
+        csv_texts += [tables.csv_text(rows, scorer, costs)] if rows else []
+        csv_texts += [tables.group_csv_text(groups, scorer)] if groups else []
     if args.format == "csv":
-        print("\n".join(csv_parts), end="")
+        print("\n".join(csv_texts), end="")
     elif args.format == "latex":
         print(latex([*rows, *groups], scorer, costs))
     else:
         parts = [tables.score_table(rows, scorer, costs)] if rows else []
         print("\n\n".join(parts + [table.markdown() for table in further_tables(comparison)]))
     if args.csv:
-        write_text(args.csv, "\n".join(csv_parts))
+        groups_file = args.csv.with_name(f"{args.csv.stem}_groups{args.csv.suffix}")
+        files = [args.csv, groups_file]
+        for path, text in zip(files, csv_texts, strict=False):
+            write_text(path, text)
     if args.csv_images:
         write_text(args.csv_images, tables.image_csv_text(comparison.all_rows, scorer))
 
@@ -217,7 +237,7 @@ def draw_figures(comparison):
     """Draw the images of --figure."""
     args, pictures = comparison.args, []
     for image in args.image:
-        anywhere = comparison.sources((comparison.data_test, args.scale))
+        anywhere = comparison.sources((comparison.data_test, None))
         key = find_key(anywhere, comparison.data_test, image, args.scale)
         rows = comparison.sources(key)
         pictures.append(load_picture(rows, comparison.truth, comparison.scorer, key, image))
@@ -230,7 +250,7 @@ def page_keys(comparison):
     args, data_test = comparison.args, comparison.data_test
     keys = list(dict.fromkeys(key for row in comparison.all_rows for key in row.tests))
     if data_test:
-        rows = comparison.sources((data_test, args.scale))
+        rows = comparison.sources((data_test, None))
         keys += [(data_test, scale) for scale in saved_scales(rows, data_test)]
     return [
         key

@@ -125,6 +125,7 @@ class Evaluator:
         line = {"epoch": epoch, "dataset": images.name, "scale": images.scale}
         settings = self._settings(upscaler)
         scores = self._evaluate_images(images, upscaler, settings)
+        settings = self._settings_after(images, settings, upscaler)
         names = [metric.name for metric in self.metrics]
         means = [finite_mean(column) for column in zip(*scores, strict=True)]
         line |= dict(zip(names, means, strict=True)) | {"images": len(images)} | settings
@@ -164,6 +165,23 @@ class Evaluator:
             "chop": any(distributed.all_gather_object(bool(upscaler.chop))),
             "precision": upscaler.precision,
         }
+
+    def _settings_after(self, images, before, upscaler):
+        """Return how the test was made: a full memory may have turned tiles on.
+
+        Images that were saved as those of a test without tiles are moved then.
+        """
+        after = self._settings(upscaler)
+        if after != before and self.args.save_results and distributed.is_main_process():
+            source, target = (
+                self.checkpoint.results_dir(images.name, settings) for settings in (before, after)
+            )
+            target.mkdir(parents=True, exist_ok=True)
+            for hr, _ in images.pairs:
+                for kind in ("SR", *(("LR", "HR") if self.args.save_gt else ())):
+                    name = f"{hr.stem}_x{images.scale}_{kind}.png"
+                    (source / name).replace(target / name)
+        return after
 
     def _evaluate_images(self, images, upscaler, settings):
         """Return the scores of each image of a set, gathered from all ranks."""

@@ -26,6 +26,7 @@ class Metric(NamedTuple):
         lower_better: bool.
         needs_hr: whether it compares with an HR image.
         compute: maps tensors (1, 3, H, W) in [0, 1], SR and HR, to a number; None for PSNR, SSIM.
+        target: the best value, if it is neither the highest nor the lowest.
     """
 
     name: str
@@ -34,6 +35,13 @@ class Metric(NamedTuple):
     lower_better: bool = False
     needs_hr: bool = True
     compute: object = None
+    target: float | None = None
+
+    def distance(self, value):
+        """Return a number that is lower for a better value."""
+        if self.target is not None:
+            return abs(value - self.target)
+        return value if self.lower_better else -value
 
 
 def _haar_energy(x):
@@ -55,7 +63,7 @@ def haar_share(sr, hr):
 
 
 PSNR, SSIM = Metric("psnr", "PSNR (dB)", 2), Metric("ssim", "SSIM", 4)
-HAAR = Metric("haar", "HF energy", 3, compute=haar_share)
+HAAR = Metric("haar", "HF energy", 3, compute=haar_share, target=1.0)
 # in tests, whether --metrics names them or not
 OWN = {"psnr": PSNR, "ssim": SSIM}
 WITHOUT_PYIQA = {**OWN, "haar": HAAR}

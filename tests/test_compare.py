@@ -144,8 +144,10 @@ def test_what_cannot_be_compared_is_said(sr, run, photographs, tmp_path):
     status, out, _ = run("run0", "run1", "run2", "old", "--diff")
     assert status == 0
     assert [row[2] for row in cells(out)[1][2:]] == ["n/a", "n/a", "+0.000 / +0.00000"]
-    assert "Mine x2: no gain of run1, tested on other images than run0 (astronaut)." in out
-    assert "Mine x2: no gain of run2, tested on 1 images, run0 on 2." in out
+    other = "run1 was tested on other images than run0 (astronaut)."
+    assert f"Mine x2: no gain of run1: {other}" in out
+    assert "Mine x2: no gain of run2: run0 has 2 images, run2 1." in out
+    assert "Mine x2: run0 has 2 images, run1 2, run2 1, old 2: not comparable." in out
     assert "Mine x2: no standard error for old" in out
     # scores of another test than the one that is shown
     shutil.copytree(sr.folder("run1") / "per_image", sr.folder("old") / "per_image")

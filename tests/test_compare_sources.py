@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import math
 import os
 import re
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import compare
+from compare_helpers import compare_runner, tables_of, write_run
 from comparison.boxes import choose_boxes
 from comparison.cost import cost_of
 from data.image import read_image, to_tensor, write_image
@@ -26,21 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture
 def run(sr, capsys):
-    """Run compare.py on the experiments of `sr`: run(...) gives (exit status, output, errors)."""
-
-    def call(*argv):
-        where = ["--dir_experiment", str(sr.experiments), "--dir_data", str(sr.data)]
-        status = compare.main([*map(str, argv), *where])
-        return (status, *capsys.readouterr())
-
-    return call
-
-
-def tables_of(text):
-    """Return the cells of Markdown tables: a list of lists of rows, without the ruling."""
-    blocks = [block for block in text.split("\n\n") if block.startswith("| ")]
-    rows = [[row.strip("|").split("|") for row in block.splitlines()] for block in blocks]
-    return [[[cell.strip() for cell in row] for i, row in enumerate(t) if i != 1] for t in rows]
+    return compare_runner(sr.experiments, sr.data, capsys)
 
 
 def read_csv(path):
@@ -49,20 +34,6 @@ def read_csv(path):
 
 
 # ---------------------------------------------------------------------- seeds
-
-
-def write_run(folder, seed, scores, epochs=2, epoch=2):
-    """Write an experiment with scores {image: PSNR}, as a training leaves it."""
-    (folder / "per_image").mkdir(parents=True)
-    header = "# An experiment of this program. "
-    config = f"{header}\n# 2 flags\n--epochs {epochs}\n--seed {seed}\n"
-    (folder / "config.txt").write_text(config)
-    mean = sum(scores.values()) / len(scores)
-    test = {"epoch": epoch, "dataset": "Set5", "scale": 2, "psnr": mean, "ssim": 0.9}
-    lines = [{"epoch": epoch, "loss": {"L1": 1.0}}, test | {"images": len(scores)}]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    rows = "".join(f"{name},{psnr!r},0.9\n" for name, psnr in scores.items())
-    (folder / "per_image/Set5_x2.csv").write_text(f"image,psnr,ssim\n{rows}")
 
 
 def write_seeds(experiments, seed=0):
@@ -74,7 +45,7 @@ def write_seeds(experiments, seed=0):
     for name, table in psnr.items():
         for i, row in enumerate(table.tolist()):
             scores = dict(zip("wxyz", row, strict=True))
-            write_run(experiments / f"{name}_s{i + 1}", i + 1, scores)
+            write_run(experiments / f"{name}_s{i + 1}", scores, seed=i + 1)
     return psnr
 
 
@@ -110,17 +81,25 @@ def test_a_difference_between_seeds_alone_is_said_to_show_nothing(sr, run):
     out = run("A_s1", "A_s2", "--diff")[1]
     assert "over images only: it does not cover the spread between seeds" in out
     # runs of the same method in other groups, whose seeds do not match
-    for i in (1, 2):
-        path = sr.folder(f"A_s{i}") / "config.txt"
-        path.write_text(path.read_text().replace(f"--seed {i}", f"--seed {i + 10}"))
-    _, gains = tables_of(run("--group", "one=A_s1,A_s2", "two=A_s3,B_s1")[1])
-    assert "(2 runs each, not paired)" in gains[1][5]
+    for i, psnr in enumerate((30.0, 30.2, 30.4)):
+        write_run(sr.folder(f"one{i}"), {"w": psnr}, seed=i)
+        write_run(sr.folder(f"two{i}"), {"w": 30.2 + 2 * (psnr - 30.0)}, seed=i + 10)
+    groups = ["--group", "one=one0,one1,one2", "two=two0,two1,two2"]
+    error = math.hypot(0.2, 0.4) / math.sqrt(3)
+    _, gains = tables_of(run(*groups)[1])
+    assert gains[1][4:6] == ["+0.400", f"{error:.3f} (3 runs each, not paired)"]
     assert gains[1][7] == "within two standard errors: no difference shown"
+    write_run(sr.folder("two3"), {"w": 31.4}, seed=13)  # the gain is now over 2 and under 5 errors
+    groups[-1] = "two=two1,two2,two3"
+    _, gains = tables_of(run(*groups)[1])
+    ratio = float(gains[1][4]) / float(gains[1][5].split()[0])
+    assert 2 < ratio < 5
+    assert gains[1][7] == "beyond two standard errors"
 
 
 def test_groups_mark_what_is_unfinished_or_not_of_several_seeds(sr, run):
     write_seeds(sr.experiments)
-    write_run(sr.folder("B_new"), 3, {"w": 20.0, "x": 20.0}, epoch=1)
+    write_run(sr.folder("B_new"), {"-epoch": 1, "w": 20.0, "x": 20.0}, trained=(1,), seed=3)
     groups = ["--group", "A=A_s1,A_s2", "B=B_s1,B_new"]
     means, _ = tables_of(run(*groups)[1])
     assert means[2][0] == "B [B_new (epoch 1 of 2)]"
@@ -264,7 +243,7 @@ def test_a_folder_of_saved_results_has_the_figures_of_its_test(sr, run, tmp_path
 
 def test_latex_marks_the_best_and_the_second(sr, run):
     for name, psnr in (("a_1", 30.0), ("b%", 32.0), ("c", 31.0)):
-        write_run(sr.folder(name), 1, {"x": psnr, "y": psnr})
+        write_run(sr.folder(name), {"x": psnr, "y": psnr})
     lines = run("a_1", "b%", "c", "--format", "latex")[1].splitlines()
     assert lines[0] == r"\begin{tabular}{llcc}"
     rows = [line.split(" & ") for line in lines if r"$\times$2" in line]

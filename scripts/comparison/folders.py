@@ -3,9 +3,8 @@
 import re
 from pathlib import Path
 
-from comparison.truth import to_rgb8
 from data.datasets import EXTENSIONS
-from data.image import image_size, read_image
+from data.image import image_size
 from runtime.errors import UserError, bullet_list
 
 
@@ -38,22 +37,26 @@ def match_files(folder, images, scale):
         UserError: several files fit an image.
     """
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS)
+    fitting, longest_first = {}, sorted(images, key=len, reverse=True)
+    for path in files:
+        # the image with the longest name that fits: img_1_2.png is not of img_1
+        for image in longest_first:
+            rest = path.stem[len(image) :]
+            if path.stem.startswith(image) and re.fullmatch(r"(x\d+)?([_.-].*)?", rest):
+                # NAME_HR and NAME_LR lie beside NAME_SR in the results of this program
+                scales = re.findall(r"(?<![^\W_])x(\d+)(?![^\W_])", rest)
+                if not re.search(r"_(HR|LR)$", rest) and set(scales) <= {str(scale)}:
+                    fitting.setdefault(image, []).append(path)
+                break
     found = {}
     for image in images:
-        exact = [path for path in files if path.stem == image]
-        pattern = re.compile(rf"{re.escape(image)}(x{scale})?([_.-].*)?")
-        # NAME_HR and NAME_LR lie beside NAME_SR in the results of this program
-        fitting = [
-            path
-            for path in files
-            if pattern.fullmatch(path.stem) and not re.search(r"_(HR|LR)$", path.stem)
-        ]
-        fitting = exact or fitting
-        if len(fitting) > 1:
-            names = bullet_list([path.name for path in fitting])
+        paths = fitting.get(image, [])
+        paths = [path for path in paths if path.stem == image] or paths
+        if len(paths) > 1:
+            names = bullet_list([path.name for path in paths])
             raise UserError(f"{folder}: several files fit the image {image}:{names}")
-        if fitting:
-            found[image] = fitting[0]
+        if paths:
+            found[image] = paths[0]
     return found
 
 
@@ -65,8 +68,8 @@ class FolderRow:
         tests: {(dataset, scale): {"psnr", "ssim", "images"}}, filled by `scoring.Scorer`.
     """
 
-    is_bicubic = False
-    run = None
+    is_bicubic = is_luma = False
+    run, suffix = None, ""
 
     def __init__(self, label, folder, key, truth):
         """Match files with the images of a test set.
@@ -87,6 +90,11 @@ class FolderRow:
                 f"--images {label}={folder}: no HR images of {key[0]} x{key[1]} found: give "
                 "--dir_data, or an experiment that was tested with --save_results --save_gt"
             )
+        if len(images) < (n_tested := truth.n_tested(key)):
+            raise UserError(
+                f"--images {label}={folder}: {len(images)} of {n_tested} HR images of {key[0]} "
+                f"x{key[1]} found: give --dir_data, or repeat a test with --save_results --save_gt"
+            )
         self._paths = match_files(folder, images, key[1])
         missing = [name for name in images if name not in self._paths]
         if missing:
@@ -95,6 +103,11 @@ class FolderRow:
                 f"{key[0]} x{key[1]}:" + bullet_list(missing)
             )
         self.tests = {key: {"psnr": None, "ssim": None, "images": len(images), "epoch": None}}
+
+    @property
+    def family(self):
+        """The folder itself: it has a single row."""
+        return self
 
     def sr_paths(self, key):
         """Return {image: path} of the SR images."""
@@ -109,16 +122,8 @@ def infer_scale(folder, dir_demo):
     """
     source = Path(dir_demo)
     files = [source] if source.is_file() else sorted(source.iterdir())
-    for path in files:
-        if path.suffix.lower() not in EXTENSIONS:
-            continue
-        for scale in (2, 3, 4, 8, 1):
-            found = match_files(folder, [path.stem], scale).get(path.stem)
-            if found is not None:
-                return round(image_size(found)[1] / image_size(path)[1])
+    pictures = {path.stem: path for path in files if path.suffix.lower() in EXTENSIONS}
+    for scale in (2, 3, 4, 8, 1):
+        for name, found in match_files(folder, list(pictures), scale).items():
+            return round(image_size(found)[1] / image_size(pictures[name])[1])
     raise UserError(f"{folder}: no picture belongs to one of --dir_demo {dir_demo}")
-
-
-def read_sr(path):
-    """Return an SR image (H, W, 3) uint8."""
-    return to_rgb8(read_image(path))

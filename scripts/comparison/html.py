@@ -8,12 +8,21 @@ import base64
 import html
 import io
 import json
+import re
 from pathlib import Path
 
 from PIL import Image
 from tqdm import tqdm
 
-from comparison.tables import cost_texts, format_number, keys_of, score_notes
+from comparison.common import ranks
+from comparison.tables import (
+    NOT_TESTED,
+    UNKNOWN,
+    cost_texts,
+    format_number,
+    keys_of,
+    score_notes,
+)
 from runtime.files import atomic_path
 
 PAGE = Path(__file__).resolve().parent / "page"
@@ -39,34 +48,31 @@ def _finite(scores):
     return {name: value for name, value in scores.items() if value == value and abs(value) < 1e30}
 
 
-def _add_ranks(rows, columns, lower_better):
-    """Mark the best and the second value of each scale in the columns given."""
-    for scale in {row[1]["value"] for row in rows}:
-        for column in columns:
-            cells = [row[column] for row in rows if row[1]["value"] == scale]
-            known = [cell for cell in cells if cell["value"] is not None]
-            sign = 1 if lower_better[column] else -1
-            order = sorted({cell["text"] for cell in known}, key=lambda text: sign * float(text))
-            ranks = dict(zip(order[:2], ("best", "second"), strict=False)) if len(order) > 1 else {}
-            for cell in known:
-                cell["rank"] = ranks.get(cell["text"], "")
-
-
 def _score_rows(rows, scorer, costs, names):
-    """Yield the cells of each row and scale: {"text", "value"}, the value for sorting."""
+    """Yield the cells of each row and scale: {"text", "value", "rank"}, the value for sorting."""
     for scale in sorted({scale for row in rows for _, scale in row.tests}):
-        for row in (row for row in rows if any(other == scale for _, other in row.tests)):
+        tested = [row for row in rows if any(other == scale for _, other in row.tests)]
+        keys = [(name, scale) for name in names]
+        columns = [
+            _column(tested, key, metric, scorer) for key in keys for metric in scorer.metrics
+        ]
+        for row in tested:
             cells = [{"text": row.label}, {"text": f"x{scale}", "value": scale}]
             if costs:
                 cost = costs.cost(row, scale)
                 pairs = zip(cost_texts(cost), cost or (None, None), strict=True)
                 cells += [{"text": text, "value": value} for text, value in pairs]
-            for name in names:
-                for metric in scorer.metrics:
-                    mean = scorer.mean(row, (name, scale), metric)
-                    text = format_number(mean, f".{metric.digits}f")
-                    cells.append({"text": text, "value": mean})
-            yield cells
+            yield cells + [column[id(row)] for column in columns]
+
+
+def _column(rows, key, metric, scorer):
+    """Return {row id: cell} of a set and a metric."""
+    means = {id(row): scorer.mean(row, key, metric) for row in rows}
+    texts = {i: format_number(mean, f".{metric.digits}f") for i, mean in means.items()}
+    known = {i: texts[i] for i, mean in means.items() if mean is not None}
+    places = ranks(known, rows, key, metric, scorer)
+    names = {i: ("best", "second")[place] for i, place in places.items()}
+    return {i: {"text": texts[i], "value": means[i], "rank": names.get(i, "")} for i in means}
 
 
 def _score_table(comparison):
@@ -76,19 +82,25 @@ def _score_table(comparison):
     columns = ["method", "scale", *(["parameters", "multiply-adds"] if costs else [])]
     first = len(columns)
     columns += [f"{name} {metric.title}" for name in names for metric in scorer.metrics]
-    lower = {first + i: m.lower_better for i, m in enumerate(scorer.metrics * len(names))}
     lines = list(_score_rows(rows, scorer, costs, names))
-    _add_ranks(lines, list(lower), lower)
     has_scores = any(cell.get("value") is not None for row in lines for cell in row[first:])
-    notes = ["The best value is bold, the second underlined", *score_notes(scorer, costs)]
+    notes = ["The best value is bold, the second underlined", *score_notes(rows, scorer, costs)]
     lines = lines if has_scores else []
     return {"title": "Scores", "columns": columns, "rows": lines, "notes": notes}
+
+
+def _text_cell(text):
+    """Return the cell of a text; its value is the number that it begins with."""
+    number = re.fullmatch(r"([+-]?[\d,]*\d(?:\.\d+)?)(| [KG]| [±/(].*)", text)
+    if number:
+        return {"text": text, "value": float(number[1].replace(",", ""))}
+    return {"text": text} | ({"value": None} if text in (NOT_TESTED, UNKNOWN) else {})
 
 
 def _further_table(table):
     """Return a `tables.Table` in the form of `_score_table`."""
     columns, *rows = table.cells
-    lines = [[{"text": text} for text in row] for row in rows]
+    lines = [[{"text": row[0]}, *map(_text_cell, row[1:])] for row in rows]
     return {"title": table.title, "columns": columns, "rows": lines, "notes": table.notes}
 
 

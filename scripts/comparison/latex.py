@@ -1,6 +1,7 @@
 """Tables for papers: LaTeX with the package booktabs."""
 
-from comparison.gains import Group, mean_and_error
+from comparison.common import plural, ranks
+from comparison.gains import Group
 from comparison.tables import NOT_TESTED, cost_texts, keys_of, score_notes
 
 SYMBOLS = str.maketrans(
@@ -13,6 +14,9 @@ SYMBOLS = str.maketrans(
         "↑": r"$\uparrow$",
         "±": r"$\pm$",
         "–": "--",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
     }
 )
 
@@ -22,27 +26,40 @@ def escape(text):
     return text.translate(SYMBOLS)
 
 
-def _mean_and_error(row, key, metric, scorer):
-    """Return (mean, standard error over seeds); the error is None except for groups."""
-    if isinstance(row, Group):
-        return mean_and_error(row.means(key, metric, scorer))
-    return scorer.mean(row, key, metric), None
-
-
 def _column(rows, key, metric, scorer):
     """Return {row id: LaTeX text}: the best value bold, the second underlined."""
-    found = {id(row): _mean_and_error(row, key, metric, scorer) for row in rows}
-    digits = metric.digits
-    means = {i: f"{mean:.{digits}f}" for i, (mean, _) in found.items() if mean is not None}
-    # values that are printed alike share a rank
-    order = sorted({float(text) for text in means.values()}, reverse=not metric.lower_better)
-    marks = dict(zip(order, (r"\textbf", r"\underline"), strict=False)) if len(order) > 1 else {}
+    found, digits = {}, metric.digits
+    for row in rows:
+        is_group = isinstance(row, Group)
+        mean, error, _ = (
+            row.summary(key, metric, scorer)
+            if is_group
+            else (scorer.mean(row, key, metric), None, None)
+        )
+        if mean is not None:
+            found[id(row)] = f"{mean:.{digits}f}", error
+    places = ranks({i: mean for i, (mean, _) in found.items()}, rows, key, metric, scorer)
     texts = {}
-    for i, mean in means.items():
-        mark, error = marks.get(float(mean)), found[i][1]
+    for i, (mean, error) in found.items():
+        mark = (r"\textbf", r"\underline")[places[i]] if i in places else ""
         texts[i] = f"{mark}{{{mean}}}" if mark else mean
         texts[i] += "" if error is None else rf" $\pm$ {error:.{digits + 1}f}"
     return texts
+
+
+def _seed_notes(groups, scorer):
+    """Return sentences about the seeds behind each mean of groups."""
+    notes = []
+    for group in groups:
+        counts = {}  # number of seeds: where
+        for key in group.tests:
+            for metric in scorer.metrics:
+                n_seeds = group.summary(key, metric, scorer)[2]
+                counts.setdefault(n_seeds, []).append(f"{metric.name} on {key[0]} x{key[1]}")
+        for n_seeds, where in counts.items():
+            text = f"{group.label}: mean over {plural(n_seeds, 'seed')}"
+            notes.append(text + (f" of {', '.join(where)}" if len(counts) > 1 else ""))
+    return notes
 
 
 def _heading(names, metrics, n_cost):
@@ -88,12 +105,12 @@ def latex(rows, scorer, costs=None):
         for row in tested:
             cells = [row.label, *(cost_texts(costs.cost(row, scale)) if costs else [])]
             cells = [escape(cell) for cell in cells]
+            # \\\\ would take a following [ or * as its own
+            cells[0] = "{}" + cells[0] if cells[0][:1] in ("[", "*") else cells[0]
             cells.insert(1, rf"$\times${scale}")
             cells += [column.get(id(row), escape(NOT_TESTED)) for column in columns]
             lines.append(" & ".join(cells) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}"]
-    notes = [
-        *score_notes(scorer, costs),
-        *(n for r in rows if isinstance(r, Group) for n in r.notes),
-    ]
+    groups = [row for row in rows if isinstance(row, Group)]
+    notes = [*_seed_notes(groups, scorer), *score_notes(rows, scorer, costs)]
     return "\n".join([*lines, *(f"% {note}" for note in notes)])

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from comparison.scoring import other_scores, own_scores, size_text
+from comparison.scoring import is_same_psnr, other_scores, own_scores, size_text
 from comparison.truth import to_rgb8
 from data.datasets import DEMO_SETS
 from data.image import read_image
@@ -125,14 +125,19 @@ def saved_images(rows, key):
     return [name for name in tables[0] if all(name in table for table in tables)] if tables else []
 
 
-def _panel(label, image, hr, key, scorer, is_bicubic=False):
-    """Return a Panel, with the scores of the scorer's metrics if there is HR."""
-    scores = own_scores(image, hr, key) if hr is not None else {}
-    scores |= other_scores(scorer.metrics, image, hr, label)
+def _panel(label, image, key, name, scorer, row=None):
+    """Return a Panel of a row or of bicubic, with scores if there is HR."""
+    is_luma = row.is_luma if row else scorer.truth.is_luma(key)
+    matched = scorer.matched(image, key, name, is_luma)
+    scores = own_scores(*matched, key, name) if matched[1] is not None else {}
+    scores |= other_scores(scorer.metrics, *matched, label)
+    kept = row.scores(key) if row and row.run else None
+    if kept and name in kept and scores and not is_same_psnr(kept[name]["psnr"], scores["psnr"]):
+        label += " (image of another test)"
     known = [metric for metric in scorer.metrics if metric.name in scores]
     texts = [f"{scores[metric.name]:.{metric.digits}f}" for metric in known]
     text = "\n".join([label, " / ".join(texts)] if texts else [label])
-    return Panel(label, text, to_rgb8(image), scores, is_bicubic=is_bicubic)
+    return Panel(label, text, to_rgb8(image), scores, is_bicubic=row is None or row.is_bicubic)
 
 
 def load_picture(rows, truth, scorer, key, name):
@@ -159,7 +164,7 @@ def load_picture(rows, truth, scorer, key, name):
     bicubic = truth.bicubic(key, name)
     if bicubic is not None and not any(row.is_bicubic for row in rows):
         fits = hr is None or bicubic.shape[:2] == hr.shape[:2]
-        panels += [_panel("bicubic", bicubic, hr, key, scorer, is_bicubic=True)] if fits else []
+        panels += [_panel("bicubic", bicubic, key, name, scorer)] if fits else []
     for row in rows:
         path = row.sr_paths(key).get(name)
         if path is None and row.run is None:
@@ -171,7 +176,7 @@ def load_picture(rows, truth, scorer, key, name):
         if sr.shape[:2] != expected.shape[:2]:
             sizes = f"{size_text(expected)}, it is {size_text(sr)}"
             raise UserError(f"{path} must have the size of the others, {sizes}")
-        panels.append(_panel(row.label, sr, hr, key, scorer, row.is_bicubic))
+        panels.append(_panel(row.label, sr, key, name, scorer, row))
     if hr is not None:
         titles = " / ".join(metric.title for metric in scorer.metrics)
         panels.append(Panel("HR", f"HR\n{titles}", to_rgb8(hr), is_hr=True))

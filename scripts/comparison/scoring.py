@@ -9,14 +9,38 @@ from image_quality import OWN, score
 from metric import calc_psnr, calc_ssim
 from runtime.errors import UserError
 
+SAME_PSNR = 0.005  # dB; HR of 16 bits is saved with 8
 
-def own_scores(sr, hr, key):
-    """Return {"psnr": ..., "ssim": ...} of two images (H, W, C), as the tests compute them."""
-    benchmark = dataset_spec(key[0]).benchmark
-    if sr.shape[2] != hr.shape[2]:  # a gray image beside three equal channels
-        sr, hr = (to_channels(image, 3) for image in (sr, hr))
-    arguments = (to_tensor(sr), to_tensor(hr), key[1], 255, benchmark)
-    return {"psnr": calc_psnr(*arguments), "ssim": calc_ssim(*arguments)}
+
+def own_scores(sr, hr, key, name):
+    """Return {"psnr": ..., "ssim": ...} of two images (H, W, C), as the tests compute them.
+
+    Raises:
+        UserError: nothing is left of the image, which `name` names, inside the crop border.
+    """
+    arguments = (to_tensor(sr), to_tensor(hr), key[1], 255, dataset_spec(key[0]).benchmark)
+    try:
+        return {"psnr": calc_psnr(*arguments), "ssim": calc_ssim(*arguments)}
+    except ValueError as error:
+        raise UserError(f"{name} on {key[0]} x{key[1]} cannot be scored: {error}") from error
+
+
+def _to_luma(image, is_luma):
+    return image if is_luma and image.shape[2] == 1 else to_channels(image, 1)
+
+
+def is_same_psnr(a, b):
+    """Return whether two PSNR are of the same image."""
+    return math.isclose(a, b, rel_tol=0, abs_tol=SAME_PSNR)
+
+
+def _is_whole_test(row, key, scores):
+    """Return whether scores of saved images have the means that their test has recorded."""
+    test = row.tests[key]
+    psnrs = [found["psnr"] for found in scores.values() if "psnr" in found]
+    means = finite_mean(psnrs), test["psnr"]
+    is_same = means[0] is means[1] or (None not in means and is_same_psnr(*means))
+    return is_same and test.get("images", len(scores)) == len(scores)
 
 
 class Scorer:
@@ -55,37 +79,58 @@ class Scorer:
             return own
         paths = row.sr_paths(key)
         images = list(own or paths)
-        titles = ", ".join(metric.title for metric in others)
+        recorded = row.tests[key] if row.run is not None else {}
+        titles = ", ".join(metric.title for metric in others if metric.name not in recorded)
         problem = f"no {titles} of {row.label} on {key[0]} x{key[1]}: its SR images are"
         if not images or any(image not in paths for image in images):
-            self.notes.append(f"{problem} not saved (test it with --save_results)")
+            self.notes += [f"{problem} not saved (test it with --save_results)"] if titles else []
             return own
         found = {}
         for image in images:
-            hr, sr = self.truth.hr(key, image), read_image(paths[image])
-            if own and hr is not None and not self._is_of_test(own[image]["psnr"], sr, hr, key):
-                self.notes.append(f"{problem} of another test (test it again with --save_results)")
-                return own
-            found[image] = dict((own or {}).get(image, {})) | other_scores(others, sr, hr, image)
+            sr, hr = self.matched(read_image(paths[image]), key, image, row.is_luma)
+            if hr is not None and sr.shape[:2] != hr.shape[:2]:
+                break
+            mine = {} if hr is None else own_scores(sr, hr, key, image)
+            if own and mine and not is_same_psnr(own[image]["psnr"], mine["psnr"]):
+                break
+            found[image] = (own[image] if own else mine) | other_scores(others, sr, hr, image)
+        if len(found) < len(images) or not (own or _is_whole_test(row, key, found)):
+            problem += " of another test (test it again with --save_results)"
+            self.notes += [problem] if titles else []
+            return own
         return found
 
-    def _is_of_test(self, psnr, sr, hr, key):
-        """Return whether a saved SR image has the PSNR that its test has recorded."""
-        if sr.shape[:2] != hr.shape[:2]:
-            return False
-        # HR of 16 bits is saved with 8
-        return math.isclose(own_scores(sr, hr, key)["psnr"], psnr, rel_tol=0, abs_tol=0.005)
+    def matched(self, sr, key, image, is_luma):
+        """Return an SR image and HR with the channels in which tests compare them.
+
+        Tests of --n_colors 1 compare Y, the others three channels: gray ones are repeated.
+
+        Args:
+            sr: (H, W, C).
+            key: (dataset, scale).
+            image: name.
+            is_luma: whether SR is Y.
+
+        Returns:
+            (sr, hr); hr is None without ground truth.
+        """
+        hr, hr_is_luma = self.truth.hr(key, image), self.truth.is_luma(key)
+        if hr is None:
+            return sr, None
+        if is_luma or hr_is_luma:
+            return _to_luma(sr, True), _to_luma(hr, hr_is_luma)
+        return to_channels(sr, 3), to_channels(hr, 3)
 
     def _own_of_folder(self, row, key):
         found = {}
         for image, path in row.sr_paths(key).items():
-            hr, sr = self.truth.hr(key, image), read_image(path)
+            sr, hr = self.matched(read_image(path), key, image, row.is_luma)
             if hr is None:
                 return None
             if sr.shape[:2] != hr.shape[:2]:
                 sizes = f"{size_text(hr)}, it is {size_text(sr)}"
                 raise UserError(f"{path} must have the size of HR, {sizes}")
-            found[image] = own_scores(sr, hr, key)
+            found[image] = own_scores(sr, hr, key, path)
         return found
 
 

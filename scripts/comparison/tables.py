@@ -5,7 +5,8 @@ import io
 import re
 from typing import NamedTuple
 
-from comparison.gains import group_gain, image_gains, mean_and_error
+from comparison.common import image_notes, plural
+from comparison.gains import group_gain, image_gains, reference, seed_notes
 
 NOT_TESTED, UNKNOWN = "–", "n/a"
 GAIN_NAMES = {"psnr": "PSNR (dB)", "ssim": "SSIM"}
@@ -73,9 +74,11 @@ def value_text(row, key, scorer):
     return " / ".join(format_number(mean, f".{metric.digits}f") for mean, metric in means)
 
 
-def score_notes(scorer, costs=None):
-    """Return sentences about the table of scores."""
-    notes = list(dict.fromkeys(scorer.notes))
+def score_notes(rows, scorer, costs=None):
+    """Return sentences about a table of rows or groups; its cells must be known."""
+    notes = image_notes(rows, scorer)
+    notes += [note for row in rows for note in getattr(row, "notes", [])]
+    notes += dict.fromkeys(scorer.notes)
     if costs:
         notes += ["multiply-adds are for an SR image of 1280x720 pixels", *costs.notes]
     return notes
@@ -85,7 +88,7 @@ def score_table(rows, scorer, costs=None):
     """Return the Markdown table of the metrics' means."""
     title = " / ".join(metric.title for metric in scorer.metrics)
     cells = grid(rows, title, lambda row, key: value_text(row, key, scorer), costs)
-    return markdown(cells) + "".join(f"\n\n{note}." for note in score_notes(scorer, costs))
+    return markdown(cells) + "".join(f"\n\n{note}." for note in score_notes(rows, scorer, costs))
 
 
 class Table(NamedTuple):
@@ -107,34 +110,60 @@ class Table(NamedTuple):
         return "\n\n".join([self.title, markdown(self.cells), *notes])
 
 
+def order_notes(metrics):
+    """Return a sentence for each metric whose highest value is not the best."""
+    notes = []
+    for metric in metrics:
+        if metric.target is not None:
+            notes.append(f"The best {metric.title} is {metric.target:g}.")
+        elif metric.lower_better:
+            notes.append(f"The best {metric.title} is the lowest.")
+    return notes
+
+
+def gain_text(gains, metrics):
+    """Return the gains of a row as text, with the number of images."""
+    counts = {gain.n for gain in gains.values() if gain.mean is not None and gain.n is not None}
+    texts = []
+    for metric in metrics:
+        gain, digits = gains[metric.name], metric.digits + 1
+        text = format_number(gain.mean, f"+.{digits}f")
+        text += "" if gain.error is None else f" ± {gain.error:.{digits}f}"
+        texts.append(text + (f" (n={gain.n})" if len(counts) > 1 and gain.n else ""))
+    return " / ".join(texts) + (f" (n={min(counts)})" if len(counts) == 1 else "")
+
+
 def gain_table(rows, scorer):
     """Return the Table of gains over the first row, with notes on missing values."""
     first, notes = rows[0], {}
 
     def cell(row, key):
-        if key not in row.tests or key not in first.tests:
+        base = reference(rows, row, key)
+        if key not in row.tests or base is None:
             return NOT_TESTED
-        gains, n, note = image_gains(first, row, key, scorer)
+        gains, note = image_gains(base, row, key, scorer)
+        if base is not first:
+            notes.setdefault(f"gain of {row.label} over {base.label}", []).append(key)
         if note:
-            notes.setdefault(note, []).append(f"{key[0]} x{key[1]}")
-        if gains is None:
-            return UNKNOWN
-        texts = []
-        for metric in scorer.metrics:
-            mean, error = gains[metric.name]
-            digits = metric.digits + 1
-            text = format_number(mean, f"+.{digits}f")
-            texts.append(text if error is None else f"{text} ± {error:.{digits}f}")
-        return " / ".join(texts) + ("" if n is None else f" (n={n})")
+            notes.setdefault(note, []).append(key)
+        return UNKNOWN if gains is None else gain_text(gains, scorer.metrics)
 
     metrics = " / ".join(metric.title for metric in scorer.metrics)
-    title = f"Gain over {first.label} in {metrics}: mean over n images ± its standard error. "
+    title = f"Gain over {first.label} in {metrics}: mean over n images ± its standard error."
+    title = " ".join([title, *order_notes(scorer.metrics), IMAGES_ONLY])
     cells = grid(rows, f"gain over {first.label}", cell, skip=1)
-    notes = [f"{', '.join(where)}: {note}" for note, where in notes.items()]
-    return Table(title + IMAGES_ONLY, cells, notes)
+    where = {
+        note: ", ".join(f"{name} x{scale}" for name, scale in keys) for note, keys in notes.items()
+    }
+    return Table(title, cells, [f"{sets}: {note}" for note, sets in where.items()])
 
 
 # ------------------------------------------------------------------ groups
+
+
+def seed_text(n_seeds):
+    """Return " (3 seeds)"."""
+    return f" ({plural(n_seeds, 'seed')})"
 
 
 def group_table(groups, scorer, costs=None):
@@ -143,37 +172,49 @@ def group_table(groups, scorer, costs=None):
     def cell(group, key):
         texts, counts = [], []
         for metric in scorer.metrics:
-            means = group.means(key, metric, scorer)
-            mean, error = mean_and_error(means)
+            mean, error, n_seeds = group.summary(key, metric, scorer)
             digits = metric.digits + (error is not None)
             text = format_number(mean, f".{digits}f")
             texts.append(text if error is None else f"{text} ± {error:.{digits}f}")
-            counts.append(len(means))
+            counts.append(n_seeds)
         if not any(counts):
             return NOT_TESTED
-        n = max(counts)
-        return " / ".join(texts) + f" ({n} seed{'s' if n > 1 else ''})"
+        if len(set(counts)) > 1:
+            return " / ".join(text + seed_text(n) for text, n in zip(texts, counts, strict=True))
+        return " / ".join(texts) + seed_text(counts[0])
 
     title = " / ".join(metric.title for metric in scorer.metrics)
-    notes = [*score_notes(scorer, costs), *(note for group in groups for note in group.notes)]
     text = "Mean over runs that differ in their seed ± its standard error over seeds"
-    return Table(text, grid(groups, title, cell, costs), notes)
+    cells = grid(groups, title, cell, costs)
+    return Table(text, cells, score_notes(groups, scorer, costs))
+
+
+def group_gains(groups):
+    """Yield (reference group, group, key) of the gains over the first group."""
+    for group in groups[1:]:
+        for key in group.tests:
+            base = reference(groups, group, key)
+            if base is not None:
+                yield base, group, key
 
 
 def group_gain_table(groups, scorer):
     """Return the Table of gains over the first group."""
     first = groups[0]
     head = [f"gain over {first.label}", "scale", "set", "metric", "gain", "± over seeds"]
-    cells = [[*head, "± over images", "verdict"]]
-    for group in groups[1:]:
-        for key in (key for key in group.tests if key in first.tests):
-            for metric in scorer.metrics:
-                cells.append(_group_gain_cells(first, group, key, metric, scorer))
+    cells, notes = [[*head, "± over images", "verdict"]], []
+    for base, group, key in group_gains(groups):
+        notes += [] if base is first else [f"gain of {group.label} over {base.label}"]
+        notes += seed_notes(base, group, key)
+        for metric in scorer.metrics:
+            cells.append(_group_gain_cells(base, group, key, metric, scorer))
     text = (
         f"Gain over {first.label}. The error over seeds says whether training again would give "
         "the gain again, the error over images whether other images would."
     )
-    return Table(text, cells, [])
+    text = " ".join([text, *order_notes(scorer.metrics)])
+    notes += image_notes(groups, scorer) + [note for group in groups for note in group.notes]
+    return Table(text, cells, list(dict.fromkeys(notes)))
 
 
 def _group_gain_cells(first, group, key, metric, scorer):
@@ -181,8 +222,7 @@ def _group_gain_cells(first, group, key, metric, scorer):
     form = f".{metric.digits + 1}f"
     seeds = images = UNKNOWN
     if gain.seed_error is not None:
-        kind = "pairs" if gain.is_paired else "runs each, not paired"
-        seeds = f"{gain.seed_error:{form}} ({gain.n_seeds} {kind})"
+        seeds = f"{gain.seed_error:{form}} ({gain.kind})"
     if gain.image_error is not None:
         images = f"{gain.image_error:{form}} (n={gain.n_images})"
     name = GAIN_NAMES.get(metric.name, metric.title)
@@ -211,14 +251,16 @@ def csv_text(rows, scorer, costs=None):
     lines = [[*heads, *(("parameters", "multiply_adds") if costs else ())]]
     for row in rows:
         for key, test in row.tests.items():
-            gains = n = None
-            if row is not rows[0]:
-                gains, n, _ = image_gains(rows[0], row, key, scorer)
+            base, gains = reference(rows, row, key), None
+            if base is not None:
+                gains, _ = image_gains(base, row, key, scorer)
             values = [row.folder.name, row.label, *key, test.get("epoch"), test.get("images")]
             values += [scorer.mean(row, key, metric) for metric in scorer.metrics]
             for name in names:
-                values += [*gains[name]] if gains else [None, None]
-            values += [n, *(row.how[name] if row.run else None for name in SETTING_COLUMNS)]
+                values += gains[name][:2] if gains else [None, None]
+            counts = [gain.n for gain in gains.values() if gain.n] if gains else []
+            n_images = " / ".join(map(str, counts if len(set(counts)) > 1 else counts[:1]))
+            values += [n_images, *(row.how[name] if row.run else None for name in SETTING_COLUMNS)]
             if costs:
                 values += costs.cost(row, key[1]) or (None, None)
             lines.append([_text(value) for value in values])
@@ -241,16 +283,18 @@ def group_csv_text(groups, scorer):
     """Return one line a group, set and metric as CSV in full precision."""
     heads = ["group", "runs", "dataset", "scale", "metric", "mean", "se_seeds", "n_seeds"]
     heads += ["gain", "gain_se_seeds", "gain_n_seeds", "gain_is_paired"]
-    lines = [[*heads, "gain_se_images", "gain_n_images"]]
+    lines = [[*heads, "gain_se_images", "gain_n_images", "notes"]]
+    bases = {(group.label, key): base for base, group, key in group_gains(groups)}
     for group in groups:
         runs = "+".join(row.folder.name for row in group.rows)
         for key in group.tests:
+            base = bases.get((group.label, key))
+            notes = [*group.notes, *image_notes([g for g in (base, group) if g], scorer)]
+            notes += seed_notes(base, group, key) if base else []
             for metric in scorer.metrics:
-                means = group.means(key, metric, scorer)
-                values = [group.label, runs, *key, metric.name, *mean_and_error(means), len(means)]
-                if group is not groups[0] and key in groups[0].tests:
-                    values += group_gain(groups[0], group, key, metric, scorer)
-                else:
-                    values += [None] * 6
+                values = [group.label, runs, *key, metric.name]
+                values += group.summary(key, metric, scorer)
+                values += group_gain(base, group, key, metric, scorer) if base else [None] * 6
+                values.append("; ".join(dict.fromkeys(notes)))
                 lines.append([_text(value) for value in values])
     return _write_csv(lines)

@@ -31,18 +31,45 @@ class Truth:
             dir_demo: folder of the LR pictures of Demo, or None.
         """
         self.dir_data, self.dir_demo = Path(dir_data), dir_demo and Path(dir_demo)
-        self.folders = [run.folder for run in runs]
-        self._pairs = {}
+        self.runs = runs
+        self._found = {}  # key: (pairs, is_luma)
 
     def pairs(self, key):
         """Return {image: Pair} of (dataset, scale); {} if nothing is found."""
-        if key not in self._pairs:
-            self._pairs[key] = self._saved(key) or self._from_data(key)
-        return self._pairs[key]
+        return self._find(key)[0]
 
-    def _saved(self, key):
+    def is_luma(self, key):
+        """Return whether the images of a set are Y of --n_colors 1."""
+        return self._find(key)[1]
+
+    def n_tested(self, key):
+        """Return the largest number of images that a run was tested on."""
+        tests = [row.tests[key] for run in self.runs for row in run.rows if key in row.tests]
+        counts = [test.get("images") for test in tests]
+        return max((n for n in counts if isinstance(n, int)), default=0)
+
+    def _find(self, key):
+        if key not in self._found:
+            color = [run for run in self.runs if not run.is_luma]
+            gray = [run for run in self.runs if run.is_luma]
+            sources = (
+                (lambda: self._saved(color, key), False),
+                (lambda: self._from_data(key), False),
+                (lambda: self._saved(gray, key), True),
+            )
+            self._found[key] = {}, False
+            for find, is_luma in sources:
+                pairs = find()
+                if len(pairs) > len(self._found[key][0]):
+                    self._found[key] = pairs, is_luma
+                if pairs and len(pairs) >= self.n_tested(key):
+                    break  # an incomplete source counts only without a better one
+        return self._found[key]
+
+    @staticmethod
+    def _saved(runs, key):
         found = {}
-        folders = [results_dir(folder, key[0]) for folder in self.folders]
+        folders = [results_dir(run.folder, key[0]) for run in runs]
         # tests made in another way than the plain one write beside it
         others = [p for f in folders for p in sorted(f.parent.glob(f"{f.name}+*"))]
         for results in [*folders, *others]:
@@ -88,9 +115,9 @@ class Truth:
         return None if hr is None else imresize(hr, 1 / key[1])
 
     def bicubic(self, key, image):
-        """Return LR upscaled by bicubic, (H, W, 3) uint8; None without LR."""
+        """Return LR upscaled by bicubic, (H, W, C); None without LR."""
         lr = self.lr(key, image)
-        return None if lr is None else to_rgb8(imresize(lr, key[1]))
+        return None if lr is None else imresize(lr, key[1])
 
 
 def to_rgb8(image):

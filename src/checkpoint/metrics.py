@@ -48,7 +48,9 @@ def read_metrics(path, warn=print):
             lines.append(json.loads(part))
     lines = [line for line in lines if is_metric(line)]
     if len(lines) < len(written):
-        warn(f"WARNING: {path}: {len(written) - len(lines)} damaged lines are left out")
+        n_damaged = len(written) - len(lines)
+        verb = "line is" if n_damaged == 1 else "lines are"
+        warn(f"WARNING: {path}: {n_damaged} damaged {verb} left out")
     return [PLAIN | line if line.get("dataset") else line for line in lines]
 
 

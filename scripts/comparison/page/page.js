@@ -360,11 +360,13 @@ function startPlot() {
 
 // ------------------------------------------------------------------- table
 
-// Compare two cells: numbers before texts.
-function compareCells(a, b) {
+// Compare two cells: numbers before texts, a value of null last in both directions.
+function compareCells(a, b, isUp) {
+  if (a.value === null || b.value === null) return (a.value === null) - (b.value === null);
   const [x, y] = [a.value ?? a.text, b.value ?? b.text];
-  if (typeof x === typeof y) return typeof x === "number" ? x - y : x.localeCompare(y, "en", { numeric: true });
-  return typeof x === "number" ? -1 : 1;
+  let order = typeof x === "number" ? -1 : 1;
+  if (typeof x === typeof y) order = typeof x === "number" ? x - y : x.localeCompare(y, "en", { numeric: true });
+  return isUp ? order : -order;
 }
 
 function buildTable({ columns, rows }) {
@@ -383,7 +385,7 @@ function buildTable({ columns, rows }) {
       const isUp = former ? former === "descending" : i === 0;
       heads.forEach((other) => other.removeAttribute("aria-sort"));
       head.setAttribute("aria-sort", isUp ? "ascending" : "descending");
-      lines.sort((a, b) => (isUp ? 1 : -1) * compareCells(a.row[i], b.row[i]));
+      lines.sort((a, b) => compareCells(a.row[i], b.row[i], isUp));
       body.append(...lines.map(({ node }) => node));
     };
     head.addEventListener("click", sort);

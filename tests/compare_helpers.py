@@ -1,0 +1,114 @@
+"""Experiments and pictures that tests of compare.py write, and what they read of its output."""
+
+import csv
+import io
+import json
+import re
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+
+import compare
+from checkpoint.metrics import PLAIN, finite_mean, scores_file
+from data.image import to_tensor, write_image
+from metric import calc_psnr
+
+
+def compare_runner(experiments, data, capsys):
+    """Return a function that runs compare.py: run(...) gives (exit status, output, errors)."""
+
+    def run(*argv):
+        where = ["--dir_experiment", str(experiments), "--dir_data", str(data)]
+        status = compare.main([*map(str, argv), *where])
+        return (status, *capsys.readouterr())
+
+    return run
+
+
+def write_run(folder, *tests, trained=(1, 2), kept=True, **flags):
+    """Write an experiment.
+
+    Args:
+        folder: its Path.
+        tests: {image: PSNR, or tuple of the values of `names`}; beside the images, keys that begin
+            with a "-" are entries of the line, as "-epoch".
+        trained: epochs with a loss.
+        kept: write the scores of the images.
+        flags: of config.txt.
+    """
+    flags = {"epochs": 2, "seed": 1} | flags
+    lines = [{"epoch": epoch, "loss": {"L1": 1.0}} for epoch in trained]
+    folder.mkdir(parents=True)
+    for test in tests:
+        line = {"epoch": 2, "dataset": "Set5", "scale": 2}
+        line |= {name[1:]: value for name, value in test.items() if name[0] == "-"}
+        names = line.pop("names", ("psnr", "ssim"))
+        scores = {n: v for n, v in test.items() if n[0] != "-"}
+        scores = {n: v if isinstance(v, tuple) else (v, 0.9) for n, v in scores.items()}
+        means = map(finite_mean, zip(*scores.values(), strict=True))
+        line |= dict(zip(names, means, strict=True)) | {"images": len(scores)}
+        lines.append(line)
+        path = scores_file(folder, PLAIN | line)
+        path.parent.mkdir(exist_ok=True)
+        rows = [[name, *map(repr, values)] for name, values in scores.items()]
+        if kept:
+            path.write_text("".join(",".join(row) + "\n" for row in [["image", *names], *rows]))
+    words = "".join(f"--{name} {value}\n" for name, value in flags.items())
+    header = f"# An experiment of this program. \n# {len(flags)} flags\n"
+    (folder / "config.txt").write_text(header + words)
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def line(epoch, dataset, psnr):
+    """Return a test for `write_run`."""
+    return {"-epoch": epoch, "-dataset": dataset, "x": psnr}
+
+
+def tables_of(text):
+    """Return the cells of Markdown tables: a list of lists of rows, without the ruling."""
+    blocks = [block for block in text.split("\n\n") if block.startswith("| ")]
+    rows = [[row.strip("|").split("|") for row in block.splitlines()] for block in blocks]
+    return [[[cell.strip() for cell in row] for i, row in enumerate(t) if i != 1] for t in rows]
+
+
+def latex_rows(text):
+    """Return the cells of the rows of a LaTeX table."""
+    return [
+        line.removesuffix(r" \\").split(" & ") for line in text.splitlines() if "times$" in line
+    ]
+
+
+def csv_rows(text):
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def page_data(run, tmp_path, *argv):
+    """Return the data of a page."""
+    assert run(*argv, "--html", tmp_path / "page.html")[0] == 0
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    return json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
+
+
+def page_tables(run, tmp_path, *argv):
+    """Return the tables of a page."""
+    return page_data(run, tmp_path, *argv)["tables"]
+
+
+def picture(seed, channels=3, size=48):
+    noise = np.random.default_rng(seed).normal(0, 1, (size, size, channels))
+    smooth = gaussian_filter(noise, (2, 2, 0))
+    return ((smooth - smooth.min()) / np.ptp(smooth) * 255).astype(np.uint8)
+
+
+def noisy(image, sigma, seed=0):
+    noise = np.random.default_rng(seed).normal(0, sigma, image.shape)
+    return np.clip(image + noise, 0, 255).astype(np.uint8)
+
+
+def save(path, image):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_image(path, image)
+
+
+def psnr_of(sr, hr):
+    return calc_psnr(to_tensor(sr), to_tensor(hr), 2, 255)
