@@ -246,7 +246,7 @@ def draw_figures(comparison):
 
 
 def page_keys(comparison):
-    """Return the sets and scales of the page: those that were tested, or whose images are saved."""
+    """Return the tests of the page: (dataset, scale) with results or saved images."""
     args, data_test = comparison.args, comparison.data_test
     keys = list(dict.fromkeys(key for row in comparison.all_rows for key in row.tests))
     if data_test:

@@ -36,7 +36,7 @@ def difference_map(images, hr=None):
 
 
 def choose_boxes(images, hr=None, count=1, side=None):
-    """Return boxes (x, y, side) that do not overlap, in order of how much the methods differ.
+    """Return disjoint boxes (x, y, side), those where the methods differ most first.
 
     Args:
         images: SR images (H, W, 3) uint8.

@@ -45,7 +45,7 @@ class CostTable:
         self.notes = []
 
     def cost(self, row, scale):
-        """Return the Cost of the network of a row or a group; None if it is unknown."""
+        """Return the Cost of a row's or a group's network, or None."""
         row = row.rows[0] if isinstance(row, Group) else row
         if row.run is None or not row.run.flags:
             return None

@@ -21,7 +21,7 @@ VECTOR_FORMATS = (".pdf", ".svg", ".eps", ".ps")
 
 
 class Strip(NamedTuple):
-    """An image of the figure: the whole image with its boxes, and the crops of all methods.
+    """An image of the figure: the whole image with boxes, and all crops.
 
     Attributes:
         title: text below the whole image.
@@ -49,7 +49,7 @@ class Tile(NamedTuple):
 
 
 def _fitting_font(width, texts, largest):
-    """Return the font size in points at which the longest line of texts fits a width in inches."""
+    """Return the font size (points) at which the longest line fits a width (inches)."""
     longest = max(len(line) for text in texts for line in text.split("\n"))
     return min(largest, width * 72 / (CHARACTER_WIDTH * max(longest, 1)))
 
@@ -69,7 +69,9 @@ def _natural_size(strip):
 
 
 def _layout_strip(strip, top, width=None):
-    """Return (tiles, height, width) of a strip whose top is at `top`; width None: the natural."""
+    """Return (tiles, height, width) of a strip whose top is at `top`.
+
+    Width None is the natural width."""
     _, columns, whole, high = _natural_size(strip)
     natural = whole + columns * (GAP + CROP)
     factor = (width or natural) / natural
@@ -170,7 +172,7 @@ def make_strip(picture, boxes=None, n_boxes=1):
 
 
 def draw_pictures(path, pictures, options):
-    """Draw pictures into one file, or each into a file of its own: NAME_IMAGE beside `path`.
+    """Draw pictures into the file `path`, or each into its own file NAME_IMAGE.
 
     Args:
         path: a Path.

@@ -61,7 +61,7 @@ def match_files(folder, images, scale):
 
 
 class FolderRow:
-    """A folder of SR images of one test set; has the attributes of `runs.Row` that tables use.
+    """A folder of SR images of one test set, as a row of a table.
 
     Attributes:
         label: name of the row.
@@ -115,7 +115,7 @@ class FolderRow:
 
 
 def infer_scale(folder, dir_demo):
-    """Return the scale of a folder of SR pictures from the size of the first LR picture of it.
+    """Return the scale of a folder of SR pictures, from its first LR picture.
 
     Raises:
         UserError: no picture of the folder belongs to one of `dir_demo`.

@@ -1,4 +1,4 @@
-"""Differences between rows of a table, and between groups of runs that differ in their seed.
+"""Differences between rows of a table, and between groups of seeds.
 
 Two kinds of standard error answer two questions. Over images: would the gain hold on other images,
 for these very weights? Over seeds: would it hold if the networks were trained again? Only the
@@ -18,7 +18,7 @@ MIN_SEEDS = 3  # a standard error of two values says almost nothing (t with one 
 
 
 class Gain(NamedTuple):
-    """Mean gain of a metric, its standard error over n images; None for what is unknown."""
+    """Mean gain of a metric and its standard error over n images."""
 
     mean: float | None
     error: float | None = None
@@ -26,7 +26,7 @@ class Gain(NamedTuple):
 
 
 def mean_and_error(values):
-    """Return (mean, standard error of the mean); None for what is not finite or not defined."""
+    """Return (mean, its standard error); None if it is not finite or not defined."""
     values = np.asarray(values, float)
     if len(values) == 0 or not np.isfinite(values).all():
         return None, None

@@ -1,4 +1,4 @@
-"""The page of --html: one file with all images, style and script, which needs no network.
+"""The page of --html: one file with all images, style and script.
 
 The files of page/ are put together: page.html is the frame, page.css the style, page.js the
 program, vendor/ the web component img-comparison-slider with its license.
@@ -30,7 +30,9 @@ MAX_WEBP_SIDE = 16_383
 
 
 def _encode(image, quality):
-    """Return an image (H, W, 3) uint8 as a data URI: lossless WebP, or with losses by a quality."""
+    """Return an image (H, W, 3) uint8 as a data URI.
+
+    The format is WebP, lossless if there is no quality."""
     out = io.BytesIO()
     kind = "webp" if max(image.shape[:2]) <= MAX_WEBP_SIDE else "png"
     options = {"quality": quality, "method": 4} if quality else {"lossless": True, "quality": 40}

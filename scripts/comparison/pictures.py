@@ -1,4 +1,4 @@
-"""The saved pictures of one image of a test set: SR of each method, bicubic, and HR."""
+"""The saved versions of one test image: SR of each method, bicubic, HR."""
 
 import re
 import shlex
@@ -33,7 +33,7 @@ class Panel(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """An image of a test set with all its versions; HR is the last panel if there is one."""
+    """A test image in all versions; HR, if known, is the last panel."""
 
     key: tuple
     name: str
@@ -58,7 +58,7 @@ class Picture(NamedTuple):
 
 
 def missing_error(row, data_test, name, scale=None):
-    """Return the UserError for a picture that was not saved, with the command that saves it."""
+    """Build the UserError for a missing picture, with the command that saves it."""
     folder, kind = row.results((data_test, scale)), name.rpartition("_")[2]
     stems = sorted(path.stem for path in folder.glob(f"*{kind}"))
     have = [re.sub(r"_x(\d+)_[A-Z]+$", r" (x\1)", stem) for stem in stems]
@@ -115,12 +115,12 @@ def find_key(rows, data_test, image, scale=None):
 
 
 def picture_sources(runs, folders, key):
-    """Return the rows that pictures of a set come from: of each run those with saved images."""
+    """Return the rows of each run that have saved images of a set."""
     return [row for run in runs for row in run.picture_rows(key)] + list(folders)
 
 
 def saved_images(rows, key):
-    """Return the names of the images of which every row has an SR image, in order."""
+    """Return the names of images that every row has as SR, in order."""
     tables = [row.sr_paths(key) for row in rows]
     return [name for name in tables[0] if all(name in table for table in tables)] if tables else []
 

@@ -1,4 +1,4 @@
-"""Experiments and their tests. Tests that were made in another way are rows of their own.
+"""Experiments and their tests: a row for each way of testing.
 
 How a test was made shows in a suffix of the label, see `checkpoint.metrics.variant`: "+" for
 self-ensemble, "+tiles", "+bf16".
@@ -64,7 +64,7 @@ def best_epoch(tests, trained, data_test=()):
 
 
 class Run:
-    """An experiment folder: its flags, its epochs, and a row for each way of testing it."""
+    """An experiment folder: flags, epochs, a row for each way of testing."""
 
     def __init__(self, folder, label=None, best=False, needs_tests=True):
         """Read metrics.jsonl and config.txt.
@@ -164,7 +164,7 @@ class Run:
         return next((row.mark for row in self.rows if row.mark), "")
 
     def epoch_mark(self, lines):
-        """Return " (epoch E of N)" for tests before the last epoch of a run; otherwise no text."""
+        """Return " (epoch E of N)" for tests before the last epoch, else ""."""
         shown, last = sorted({line["epoch"] for line in lines}), max(self.trained | self.tested)
         is_last = self.best or shown == [last]
         if not self.was_trained or not shown or (is_last and not self.is_unfinished):
@@ -277,7 +277,9 @@ def read_scores(path):
 
 
 def rows_of(runs):
-    """Return the rows of several runs; sets without ground truth only if there are no others."""
+    """Return the rows of several runs.
+
+    Sets without ground truth are left out if there are others."""
     rows = [row for run in runs for row in run.rows]
     if any(key[0] not in DEMO_SETS for row in rows for key in row.tests):
         for row in rows:

@@ -13,7 +13,7 @@ SAME_PSNR = 0.005  # dB; HR of 16 bits is saved with 8
 
 
 def own_scores(sr, hr, key, name):
-    """Return {"psnr": ..., "ssim": ...} of two images (H, W, C), as the tests compute them.
+    """Return {"psnr": ..., "ssim": ...} of two images (H, W, C), as tests do.
 
     Raises:
         UserError: nothing is left of the image, which `name` names, inside the crop border.
@@ -153,7 +153,7 @@ def size_text(image):
 
 
 def fill_folder_rows(rows, scorer):
-    """Fill in the tests of folder rows: the means of PSNR and SSIM over their images."""
+    """Fill in mean PSNR and SSIM of the tests of folder rows."""
     for row in rows:
         if row.run is None:
             for key, test in row.tests.items():

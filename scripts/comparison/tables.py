@@ -244,7 +244,7 @@ def _text(value):
 
 
 def csv_text(rows, scorer, costs=None):
-    """Return one line a test as CSV in full precision, with the gains over the first row."""
+    """Return CSV in full precision: a line for each test, with its gains."""
     names = [metric.name for metric in scorer.metrics]
     gain_names = [f"{name}_gain{end}" for name in names for end in ("", "_se")]
     heads = [*COLUMNS, *names, *gain_names, "gain_n", *SETTING_COLUMNS]

@@ -1,4 +1,4 @@
-"""The HR and LR images of a test set: those that a test saved, or those of the data folder."""
+"""HR and LR images of a test set: saved by a test, or of --dir_data."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -97,7 +97,7 @@ class Truth:
         return {hr.stem: Pair(hr, lr) for hr, lr in pairs}
 
     def hr(self, key, image):
-        """Return the HR image (H, W, C), cropped to a multiple of the scale; None without one."""
+        """Return HR (H, W, C), cropped to a multiple of the scale, or None."""
         pair = self.pairs(key).get(image, Pair(None, None))
         if pair.hr is None:
             return None
@@ -107,7 +107,7 @@ class Truth:
         return hr[:height, :width]
 
     def lr(self, key, image):
-        """Return the LR image (H, W, C), made from HR if there is none; None without either."""
+        """Return LR (H, W, C), made from HR if it is missing, or None."""
         pair = self.pairs(key).get(image, Pair(None, None))
         if pair.lr is not None:
             return read_image(pair.lr)
@@ -121,7 +121,7 @@ class Truth:
 
 
 def to_rgb8(image):
-    """Return an image (H, W, 1 or 3), uint8 or uint16, as (H, W, 3) uint8."""
+    """Return an image, gray or RGB of 8 or 16 bits, as (H, W, 3) uint8."""
     if image.dtype == np.uint16:
         image = np.rint(image / 257).astype(np.uint8)
     return np.ascontiguousarray(to_channels(image, 3))
