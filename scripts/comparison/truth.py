@@ -121,7 +121,7 @@ class Truth:
 
 
 def to_rgb8(image):
-    """Return a gray or RGB image of 8 or 16 bits as (H, W, 3) uint8."""
+    """Return an image, gray or of 16 bits too, as (H, W, 3) uint8."""
     if image.dtype == np.uint16:
         image = np.rint(image / 257).astype(np.uint8)
     return np.ascontiguousarray(to_channels(image, 3))
