@@ -2,8 +2,8 @@
 # Trains the weights of experiment/model: EDSR baseline x2 on BSDS400, then x4 and x3 from x2.
 # 390 images are for training; the last 10 choose the best epoch. Run it again to resume.
 #     scripts/train/zoo.sh [DIR_DATA]     DIR_DATA has BSDS400/HR (default: datasets)
-# On busy CPU cores with AVX-512 BF16, and on Set5: x2 takes 1.5 hours on 2 cores, 37.54 dB; x4 takes
-# 1.7 hours on one core, 31.54 dB; x3 takes 50 minutes on one core, 33.76 dB.
+# Time on busy CPU cores with AVX-512 BF16, and PSNR on Set5: x2 1.5 hours on 2 cores, 37.54 dB;
+# x4 1.7 hours on one core, 31.54 dB; x3 50 minutes on one core, 33.76 dB.
 set -euo pipefail
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 data=${1:-$project/datasets}
