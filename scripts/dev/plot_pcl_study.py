@@ -12,6 +12,7 @@ form, such as nce in nce_0.6, in the order of the file.
 import argparse
 import csv
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -26,6 +27,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.ticker import MaxNLocator
 
 TITLES = {
     "psnr": "PSNR (dB)",
@@ -34,6 +36,7 @@ TITLES = {
     "gmsd": "GMSD (lower is better)",
     "niqe": "NIQE (lower is better)",
 }
+NEAR = 0.015  # dB: smaller gains lie too close together to print their weights
 DIGITS = {"psnr": 3, "ssim": 4, "haar": 3, "gmsd": 4, "niqe": 2}
 
 
@@ -72,13 +75,14 @@ def table(rows, metrics):
 
 def draw(rows, metrics, out):
     """Draw a panel for each metric, with one legend for all of them."""
-    figure, panels = plt.subplots(
-        1, len(metrics), figsize=(4 * len(metrics), 4), sharey=True, squeeze=False
-    )
+    n_rows = math.ceil(len(metrics) / 2)
+    figure, panels = plt.subplots(n_rows, 2, figsize=(10, 4 * n_rows), sharey=True, squeeze=False)
     forms = {}
     for row in rows:
         forms.setdefault(name_parts(row)[0], []).append(row)
-    for panel, metric in zip(panels[0], metrics, strict=True):
+    for panel in panels.flat[len(metrics) :]:
+        panel.remove()
+    for panel, metric in zip(panels.flat, metrics, strict=False):
         panel.axhline(0, color="0.8")
         panel.axvline(0, color="0.8")
         for form, runs in forms.items():
@@ -91,8 +95,10 @@ def draw(rows, metrics, out):
             style = {"marker": "o", "capsize": 2, "linestyle": "" if are_seeds else "-"}
             panel.errorbar(x, y, y_error, x_error, label=form, **style)
             for row, *point in zip(runs, x, y, strict=True):
-                weight = name_parts(row)[1]
-                panel.annotate(weight, point, (4, 4), textcoords="offset points", fontsize=7)
+                if abs(point[1]) > NEAR:
+                    weight = name_parts(row)[1]
+                    panel.annotate(weight, point, (4, 4), textcoords="offset points", fontsize=8)
+        panel.xaxis.set_major_locator(MaxNLocator(5))
         panel.set_xlabel(f"gain in {TITLES[metric]}")
     figure.supylabel("gain in PSNR (dB)")
     handles, labels = panel.get_legend_handles_labels()
