@@ -72,7 +72,7 @@ def build_parser():
     add("--finished", action="store_true", help="refuse runs that are not finished")
     add = parser.add_argument_group("tables").add_argument
     add("--metrics", type=parse_metrics, default="psnr,ssim", help="names joined by commas; names "
-        "other than psnr and ssim: metrics of the package pyiqa")  # fmt: skip
+        "other than psnr, ssim and haar: metrics of the package pyiqa")  # fmt: skip
     add("--diff", action="store_true", help="also gains over the first row, with standard errors")
     add("--cost", action="store_true", help="also parameters and multiply-adds")
     add("--format", choices=["markdown", "csv", "latex"], default="markdown")

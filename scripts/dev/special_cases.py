@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measure the gain of each special case for speed or memory: the table of docs/performance.md.
 
-    scripts/dev/special_cases.py [--pairs 5] [--only NAME...] [--small] [FLAGS of main.py]
+    scripts/dev/special_cases.py [--list] [--pairs 5] [--only NAME...] [--small] [FLAGS of main.py]
         --pairs   runs with and without the special case, in turn; their medians are printed
         --only    names of rows, as --list prints them
         --small   tiny networks and images, to check the script

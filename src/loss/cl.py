@@ -1,7 +1,7 @@
 """Not PCL-SR (that is adversarial.py): contrastive baselines in the features of VGG19.
 
 CL: ratio of distances of AECR-Net (Wu et al., CVPR 2021, equation 3), used for SR by CSD (Wang et
-al., IJCAI 2021). VGGInfoNCE: InfoNCE of contrastive.py, as in the release of PCL-SR.
+al., IJCAI 2021). VGGInfoNCE: InfoNCE of contrastive.py; docs/pcl.md compares it with the release.
 """
 
 import torch
