@@ -19,7 +19,7 @@ def bench(capsys):
 
 def test_every_case_ends_in_its_figure_and_goes_into_the_json(bench, tmp_path):
     small = "--n_resblocks 1 --n_feats 8 --scale 2 --patch_size 32 --batch_size 2 --cpu --n_threads 0".split()
-    pcl = ["--template", "PCL", "--mcl_neg", 1]
+    pcl = ["--template", "PCL_InfoNCE", "--mcl_neg", 1]
     status, out, errors = bench(
         "--repeats", 2, "--size", 16, "--json", tmp_path / "bench.json", *small, "--", "step", *small, *pcl, "--",
         "plain", *small, "--without", "channels_last", "--", "forward", *small, "--model", "NLSN",

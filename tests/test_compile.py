@@ -42,7 +42,7 @@ def test_every_network_is_one_graph_in_training(name, precision):
 
 @pytest.mark.parametrize("precision", ["bf16", pytest.param("single", marks=pytest.mark.slow)])
 def test_the_embedding_is_one_graph(precision):
-    flags = "--cpu --scale 2 --patch_size 32 --template PCL --cl_layer 1,4"
+    flags = "--cpu --scale 2 --patch_size 32 --template PCL_InfoNCE --cl_layer 1,4"
     dis, x = Discriminator(parse_args(flags.split())), torch.rand(2, 3, 32, 32) * 255
     dis.precision = precision
 

@@ -117,7 +117,7 @@ def test_two_machines_train_like_one(sr):
         assert two == pytest.approx(one, rel=1e-4)
 
 
-PCL = "--template PCL --mcl_neg 1 --cl_layer 1,4 --batch_size 5 --epochs 1 --test_every 3 --embed_lr 1e-5"
+PCL = "--template PCL_InfoNCE --mcl_neg 1 --cl_layer 1,4 --batch_size 5 --epochs 1 --test_every 3 --embed_lr 1e-5"
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_contrastive_and_adversarial_losses_are_those_of_one_process(sr, flags):
 
 
 def test_n_gpus_starts_processes_and_pcl_trains_in_them_and_goes_on_in_one(sr):
-    flags = ["--template", "PCL", "--n_GPUs", 2, "--mcl_neg", 1]
+    flags = ["--template", "PCL_InfoNCE", "--n_GPUs", 2, "--mcl_neg", 1]
     done = run([sys.executable, *sr.argv("--save", "pcl", "--epochs", 1, *flags)])
     assert done.returncode == 0, done.stderr
     state = state_of(sr.folder("pcl"))

@@ -56,7 +56,7 @@ def test_no_flag_is_read_that_does_not_exist():
         assert names <= known, path
 
 
-PCL = "--template PCL --loss 1*L1+1*CL-patchD --cl_layer 1 --mcl_neg 1 --decay 1 --embed_lr 1e-3 "
+PCL = "--template PCL_InfoNCE --loss 1*L1+1*CL-patchD --cl_layer 1 --mcl_neg 1 --decay 1 --embed_lr 1e-3 "
 PCL += "--patch_size 32 --batch_size 3 --test_every 1"
 BASES = {
     "plain": "",

@@ -20,7 +20,7 @@ from model import build_network
 from option import parse_args
 from runtime.errors import UserError
 
-PCL = "--template PCL --n_resblocks 1 --n_feats 8 --scale 2 --patch_size 48 --mcl_neg 1".split()
+PCL = "--template PCL_InfoNCE --n_resblocks 1 --n_feats 8 --scale 2 --patch_size 48 --mcl_neg 1".split()
 
 
 def pictures(scale=2, side=48, batch=2, rgb_range=255):
@@ -311,7 +311,7 @@ def test_a_term_without_gradient_ends_the_training_at_the_first_step(
 
 
 def test_pcl_is_logged_drawn_and_resumed_to_the_last_bit(sr, draw_curves):
-    flags = ["--template", "PCL", "--mcl_neg", 1, "--print_every", 2, "--embed_lr", "1e-3"]
+    flags = ["--template", "PCL_InfoNCE", "--mcl_neg", 1, "--print_every", 2, "--embed_lr", "1e-3"]
     status, out, err = sr.train("--save", "whole", "--epochs", 3, *flags)
     assert status == 0, err
     sr.train("--save", "parts", "--epochs", 1, *flags, "--n_threads", 2)
@@ -378,7 +378,7 @@ def test_parsing_of_losses():
     ],
 )
 def test_bad_flags_stop_before_anything_is_written(sr, flags, word):
-    status, _, err = sr.train("--template", "PCL", *flags.split())
+    status, _, err = sr.train("--template", "PCL_InfoNCE", *flags.split())
     assert status != 0
     assert word in err
     assert not sr.experiments.exists()

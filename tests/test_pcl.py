@@ -69,6 +69,9 @@ def test_presets():
     for name, value in vars(command).items():
         assert name in own | accepted or getattr(paper, name) == value, name
     pcl = parse_args(["--template", "PCL"])
+    assert (pcl.loss, pcl.cl_loss_type, pcl.cl_layer) == ("1*L1+1*CL-patchD", "l1", "2")
+    assert (pcl.use_wavelet, pcl.before_relu, pcl.use_aug) == (True, True, False)
+    pcl = parse_args(["--template", "PCL_InfoNCE"])
     assert (pcl.loss, pcl.cl_loss_type) == ("1*L1+0.1*CL-patchD", "InfoNCE")
     assert (pcl.cl_layer, pcl.sharp_range, pcl.embed_scheduler) == ("4", 2.5, "same")
 
@@ -191,7 +194,7 @@ def test_vgg_computes_in_bf16_and_moves_with_its_loss(vgg_file):
 
 @pytest.mark.parametrize(("schedule", "factor"), [("same", 0.5), ("constant", 1)])
 def test_the_rate_of_the_embedding(sr, schedule, factor):
-    more = f"--template PCL --mcl_neg 1 --decay 1 --embed_lr 2e-3 --embed_scheduler {schedule}"
+    more = f"--template PCL_InfoNCE --mcl_neg 1 --decay 1 --embed_lr 2e-3 --embed_scheduler {schedule}"
     assert sr.train("--save", "run", "--epochs", 2, "--test_every", 1, *more.split())[0] == 0
     (group,) = optimizer(state_of(sr.folder("run")))["param_groups"]
     assert group["lr"] == pytest.approx(2e-3 * factor)
@@ -199,7 +202,7 @@ def test_the_rate_of_the_embedding(sr, schedule, factor):
 
 def test_an_experiment_of_before_keeps_its_schedule(sr):
     """The rate of the embedding followed the schedule before there was a flag for it."""
-    more = "--template PCL --mcl_neg 1 --test_every 1 --decay 1 --embed_lr 2e-3".split()
+    more = "--template PCL_InfoNCE --mcl_neg 1 --test_every 1 --decay 1 --embed_lr 2e-3".split()
     assert sr.train("--save", "run", "--epochs", 1, *more)[0] == 0
     config = sr.folder("run") / "config.txt"
     lines = [x for x in config.read_text().splitlines() if not x.startswith("--embed_scheduler")]
@@ -211,7 +214,7 @@ def test_an_experiment_of_before_keeps_its_schedule(sr):
 
 
 def test_split_batches_update_the_embedding_once_a_step(sr):
-    more = "--template PCL --mcl_neg 1 --split_batch 2".split()
+    more = "--template PCL_InfoNCE --mcl_neg 1 --split_batch 2".split()
     assert sr.train("--save", "run", "--epochs", 1, "--test_every", 3, *more)[0] == 0
     moments = optimizer(state_of(sr.folder("run")))["state"].values()
     assert {int(kept["step"]) for kept in moments} == {3}
@@ -238,7 +241,7 @@ def test_a_split_batch_updates_the_embedding_like_a_whole_one(name):
 
 
 def test_a_fixed_embedding(sr, tmp_path):
-    more = "--template PCL --mcl_neg 1 --test_every 2 --epochs 1 --embed_lr 1e-2".split()
+    more = "--template PCL_InfoNCE --mcl_neg 1 --test_every 2 --epochs 1 --embed_lr 1e-2".split()
     assert sr.train("--save", "first", *more)[0] == 0
     source = sr.folder("first") / "model/state.pt"
     trained = embedding(state_of(sr.folder("first")))
@@ -261,7 +264,7 @@ def test_a_fixed_embedding(sr, tmp_path):
 
 @pytest.mark.parametrize(("weight", "warns"), [("50", True), ("1e-4", False)])
 def test_a_term_stronger_than_l1_is_reported_once(sr, weight, warns):
-    more = f"--template PCL --mcl_neg 1 --loss 1*L1+{weight}*CL-patchD --print_every 1".split()
+    more = f"--template PCL_InfoNCE --mcl_neg 1 --loss 1*L1+{weight}*CL-patchD --print_every 1".split()
     status, out, _ = sr.train("--save", "run", "--epochs", 1, *more)
     assert status == 0
     found = re.findall(r"WARNING: --loss: the gradient of 50\*CL-patchD at SR is (\S+) times", out)
@@ -273,7 +276,7 @@ def test_a_term_stronger_than_l1_is_reported_once(sr, weight, warns):
 
 def test_new_flags_resume_to_the_last_bit(sr, monkeypatch):
     """After an epoch, and within one."""
-    more = "--template PCL --loss 1*L1+1*CL-patchD --split_batch 2 --embed_scheduler constant "
+    more = "--template PCL_InfoNCE --loss 1*L1+1*CL-patchD --split_batch 2 --embed_scheduler constant "
     more += "--shuffle_neg --use_noise_pos --contras_D_train --cl_temperature 0.5 --mcl_pos 2 "
     more += "--mcl_neg 1 --use_ema --ema_iter 3 --decay 1 --embed_lr 1e-3 --test_every 2"
     assert sr.train("--save", "whole", "--epochs", 2, *more.split())[0] == 0

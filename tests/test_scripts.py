@@ -57,7 +57,7 @@ def test_quickstart_runs_and_goes_on(tmp_path):
 
 def test_curves_of_several_runs_and_picture_of_the_samples(sr, tmp_path, data_dir, capsys):
     for name in ("one", "two"):
-        sr.train("--save", name, "--epochs", 2, "--template", "PCL", "--mcl_neg", 1)
+        sr.train("--save", name, "--epochs", 2, "--template", "PCL_InfoNCE", "--mcl_neg", 1)
     curves = plot_runs.curves(sr.folder("one"))
     assert set(plot_runs.KEYS) <= set(curves)
     assert curves["contrast"][2] == pytest.approx(

@@ -10,7 +10,7 @@
                 fused or kept_memory, to measure the gain of each (kept_memory in a call of its own,
                 because earlier cases leave memory behind)
     scripts/dev/bench.py --scale 4 --cpu                                    an L1 step of EDSR
-    scripts/dev/bench.py step --scale 4 -- step --scale 4 --template PCL    and a PCL-SR step
+    scripts/dev/bench.py step --scale 4 -- step --scale 4 --template PCL_InfoNCE  and PCL-SR
     scripts/dev/bench.py forward --template NLSN --scale 2 -- pipeline --scale 4 --n_threads 2
     scripts/dev/bench.py plain --scale 4 -- plain --scale 4 --without fused
 

@@ -7,7 +7,7 @@
         --floor     also print the arithmetic and the memory traffic of the step, and the least time
                     that an H100 needs for them and its host for the launches
         --verbose   also list operations, waits, copies and exchanges by operation and source line
-    scripts/dev/count_cuda.py --scale 4 --precision bf16 --template PCL --ranks 2
+    scripts/dev/count_cuda.py --scale 4 --precision bf16 --template PCL_InfoNCE --ranks 2
 
 The last line reads `ops N waits N copies N exchanges N`:
     ops         operations on CUDA tensors; views and allocations do not count, and an operation

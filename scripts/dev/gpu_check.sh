@@ -39,7 +39,7 @@ else
 fi
 if [ "$n_gpus" != 1 ]; then
     ranks=(-m torch.distributed.run --nproc_per_node=2 "${bench[@]}")
-    pcl=("${step[@]}" --template PCL)
+    pcl=("${step[@]}" --template PCL_InfoNCE)
     section ranks.txt "$PYTHON" "${ranks[@]}" "${step[@]}" -- "${pcl[@]}"
     section one_rank.txt "$PYTHON" "${bench[@]}" "${step[@]}" -- "${pcl[@]}"
 fi

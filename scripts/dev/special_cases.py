@@ -57,7 +57,7 @@ def training_rows(options):
     """Return the special cases that are measured on training steps."""
     step, plain_step = bench_cases.Step, bench_cases.Plain
     l1, pcl, n_l1 = "L1 step, EDSR x4", "PCL-SR step, EDSR x4", "L1 step, NLSN x2, 2 patches of 96"
-    pcl_flags = f"{STEP} --template PCL"
+    pcl_flags = f"{STEP} --template PCL_InfoNCE"
     nlsn_flags = f"{STEP} --template NLSN --scale 2 --batch_size 2 --patch_size 96"
     return [
         Bench("sub-pixel order, training", l1, options, step, STEP,

@@ -38,7 +38,7 @@ bench() {
     "$python" scripts/dev/bench.py --table --repeats "$times" "${words[@]:1}"
 }
 few=$(((repeats + 2) / 3))
-pcl="step --scale 4 --template PCL"
+pcl="step --scale 4 --template PCL_InfoNCE"
 
 bench "$repeats" "Training step, batch 16, patch 192" "plain --scale 4" "step --scale 4" "$pcl"
 if [ ${#formats[@]} = 3 ]; then # on a GPU

@@ -7,5 +7,5 @@
 set -euo pipefail
 project=$(cd "$(dirname "$0")/../.." && pwd)
 exec "$project/scripts/run.sh" --template NLSN+PCL --scale 3 --patch_size 144 --rgb_range 1 \
-    --loss 1*L1+3.9e-4*CL-patchD --save NLSN_PCL_scratch_x3 --epochs 1000 --decay 200-400-600-800 \
+    --loss 1*L1+3.9e-3*CL-patchD --save NLSN_PCL_scratch_x3 --epochs 1000 --decay 200-400-600-800 \
     "$@"

@@ -75,7 +75,7 @@ def problems(results):
 
 
 def pcl(more, precision="bf16"):
-    return f"--precision {precision} --template PCL {more}"
+    return f"--precision {precision} --template PCL_InfoNCE {more}"
 
 
 def loss_flags(name, precision):
@@ -104,7 +104,7 @@ def test_every_network_in_every_precision(run_cases, name):
     cases = []
     for precision in PRECISIONS:
         network = f"--model {name} --precision {precision}"
-        cases += [("steps", network), ("steps", f"{network} --template PCL")]
+        cases += [("steps", network), ("steps", f"{network} --template PCL_InfoNCE")]
         cases += [("test", f"{network} {more}") for more in ("", "--self_ensemble", TILES)]
     assert problems(run_cases(cases)) == []
 
@@ -129,9 +129,9 @@ def counts_of(device, flags):
 
 # the most operations and exchanges of a training step; docs/performance.md has the counts
 LIMITS = [
-    ("--template PCL --ranks 2", 900, 32),
+    ("--template PCL_InfoNCE --ranks 2", 900, 32),
     pytest.param("", 210, 0, marks=pytest.mark.slow),
-    pytest.param("--template PCL", 640, 0, marks=pytest.mark.slow),
+    pytest.param("--template PCL_InfoNCE", 640, 0, marks=pytest.mark.slow),
     pytest.param("--template RCAN", 5000, 0, marks=pytest.mark.slow),
     pytest.param("--template HAN", 5100, 0, marks=pytest.mark.slow),
     # 9 sets a block, and one gather for all layers and for all logits

@@ -82,7 +82,7 @@ def test_a_compiled_network_trains_alike(sr):
 
 @pytest.mark.parametrize("mode", ["reduce-overhead", "max-autotune"])
 def test_every_mode_of_the_compiler_trains_alike(sr, mode):
-    flags = [*NETWORKS["EDSR"].split(), "--precision", "bf16", "--template", "PCL"]
+    flags = [*NETWORKS["EDSR"].split(), "--precision", "bf16", "--template", "PCL_InfoNCE"]
     plain, compiled = (
         train(sr, name, *flags, *more)
         for name, more in (("plain", []), ("compiled", ["--compile", "--compile_mode", mode]))
@@ -126,7 +126,7 @@ def test_metrics_are_those_of_the_cpu(benchmark):
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_two_gpus_train_like_one(sr):
-    flags = ["--template", "PCL", *NETWORKS["EDSR"].split(), "--precision", "single"]
+    flags = ["--template", "PCL_InfoNCE", *NETWORKS["EDSR"].split(), "--precision", "single"]
     one, two = train(sr, "one", *flags), train(sr, "two", *flags, "--n_GPUs", 2)
     for term, value in one[0]["loss"].items():
         assert two[0]["loss"][term] == pytest.approx(value, rel=5e-3), term

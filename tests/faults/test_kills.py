@@ -16,7 +16,7 @@ import torch
 from helpers import is_whole, same_bits, state_of
 
 # PCL-SR with a moving average, augmentation, two loader workers: all that has a state
-PCL = "--template PCL --mcl_neg 1 --use_ema --ema_iter 2 --gclip 1 --scheduler Cosine --cosine_tmax 4 --save_models --n_threads 2"
+PCL = "--template PCL_InfoNCE --mcl_neg 1 --use_ema --ema_iter 2 --gclip 1 --scheduler Cosine --cosine_tmax 4 --save_models --n_threads 2"
 FLAGS = [*PCL.split(), "--epochs", 3, "--test_every", 6, "--batch_size", 2, "--print_every", 2]
 
 

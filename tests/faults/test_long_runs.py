@@ -33,7 +33,7 @@ def usage(pid):
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize(
-    "flags", [[], ["--template", "PCL", "--mcl_neg", 1, "--use_ema"]], ids=["L1", "PCL"]
+    "flags", [[], ["--template", "PCL_InfoNCE", "--mcl_neg", 1, "--use_ema"]], ids=["L1", "PCL"]
 )
 def test_memory_and_files_do_not_grow_over_5000_steps(sr, flags, counted):
     long = [
@@ -130,4 +130,4 @@ def test_each_loss_trains_to_the_same_bits_again(sr, tmp_path, name):
 
 
 def test_nlsn_with_pcl_trains_to_the_same_bits_again(sr):
-    twice(sr, *NLSN, "--template", "PCL", "--mcl_neg", 1, "--shuffle_neg")
+    twice(sr, *NLSN, "--template", "PCL_InfoNCE", "--mcl_neg", 1, "--shuffle_neg")
