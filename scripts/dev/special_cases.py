@@ -101,7 +101,7 @@ def rows_of_tests(options):
               [(ATTENTION, "_attend_once", plain.attend_with_softmax)]),
         Bench("NLSN rounds in turn", nlsn_work, options, forward, nlsn_flags,
               [(ATTENTION, "forward", plain.all_hash_rounds_at_once)], "tensors"),
-        Ssim("SSIM by matmuls", "SSIM of 510x510 RGB", options, None, "",
+        Ssim("SSIM by matmuls", "SSIM of 2040x1356 RGB", options, None, "",
              [(metric, "_ssim_map", plain.ssim_map_of_convolutions)]),
         StreamedPng("streamed PNG", "write 4000x4000 (process)", options),
     ]  # fmt: skip
