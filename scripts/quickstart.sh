@@ -44,7 +44,7 @@ best=model/model_best.pt
 echo "== training 1 of 2: a small EDSR x2 with L1"
 train quickstart_train_L1 --test_every 100 --epochs 6
 echo "== training 2 of 2: fine-tuning with PCL-SR"
-train quickstart_train_PCL --template PCL --test_every 25 --epochs 2 --lr 1e-4 \
+train quickstart_train_PCL --template PCL_InfoNCE --mcl_neg 1 --test_every 25 --epochs 2 --lr 1e-4 \
     --pre_train "$experiments/quickstart_train_L1/$best"
 
 echo "== test: bicubic, EDSR, EDSR after PCL-SR"
