@@ -194,7 +194,9 @@ def test_vgg_computes_in_bf16_and_moves_with_its_loss(vgg_file):
 
 @pytest.mark.parametrize(("schedule", "factor"), [("same", 0.5), ("constant", 1)])
 def test_the_rate_of_the_embedding(sr, schedule, factor):
-    more = f"--template PCL_InfoNCE --mcl_neg 1 --decay 1 --embed_lr 2e-3 --embed_scheduler {schedule}"
+    more = (
+        f"--template PCL_InfoNCE --mcl_neg 1 --decay 1 --embed_lr 2e-3 --embed_scheduler {schedule}"
+    )
     assert sr.train("--save", "run", "--epochs", 2, "--test_every", 1, *more.split())[0] == 0
     (group,) = optimizer(state_of(sr.folder("run")))["param_groups"]
     assert group["lr"] == pytest.approx(2e-3 * factor)
@@ -264,7 +266,9 @@ def test_a_fixed_embedding(sr, tmp_path):
 
 @pytest.mark.parametrize(("weight", "warns"), [("50", True), ("1e-4", False)])
 def test_a_term_stronger_than_l1_is_reported_once(sr, weight, warns):
-    more = f"--template PCL_InfoNCE --mcl_neg 1 --loss 1*L1+{weight}*CL-patchD --print_every 1".split()
+    more = (
+        f"--template PCL_InfoNCE --mcl_neg 1 --loss 1*L1+{weight}*CL-patchD --print_every 1".split()
+    )
     status, out, _ = sr.train("--save", "run", "--epochs", 1, *more)
     assert status == 0
     found = re.findall(r"WARNING: --loss: the gradient of 50\*CL-patchD at SR is (\S+) times", out)
@@ -276,7 +280,9 @@ def test_a_term_stronger_than_l1_is_reported_once(sr, weight, warns):
 
 def test_new_flags_resume_to_the_last_bit(sr, monkeypatch):
     """After an epoch, and within one."""
-    more = "--template PCL_InfoNCE --loss 1*L1+1*CL-patchD --split_batch 2 --embed_scheduler constant "
+    more = (
+        "--template PCL_InfoNCE --loss 1*L1+1*CL-patchD --split_batch 2 --embed_scheduler constant "
+    )
     more += "--shuffle_neg --use_noise_pos --contras_D_train --cl_temperature 0.5 --mcl_pos 2 "
     more += "--mcl_neg 1 --use_ema --ema_iter 3 --decay 1 --embed_lr 1e-3 --test_every 2"
     assert sr.train("--save", "whole", "--epochs", 2, *more.split())[0] == 0

@@ -13,7 +13,9 @@ SCRIPT = str(Path(__file__).with_name("stacked_sets.py"))
 RANKS = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0"]
 RANKS += ["--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]
 # 5 images: the ranks have 2 and 3
-FLAGS = "--template PCL_InfoNCE --mcl_neg 1 --cl_layer 1,4 --batch_size 5 --epochs 1 --test_every 3 "
+FLAGS = (
+    "--template PCL_InfoNCE --mcl_neg 1 --cl_layer 1,4 --batch_size 5 --epochs 1 --test_every 3 "
+)
 FLAGS += "--embed_lr 1e-5 --contras_D_train --shuffle_neg --no_ad_loss false"
 
 
