@@ -240,3 +240,17 @@ def vgg_file(tmp_path_factory):
     state = {f"features.{name}": value for name, value in net.state_dict().items()}
     torch.save(state | {"classifier.0.bias": torch.zeros(4096)}, path)
     return path
+
+
+@pytest.fixture
+def root(tmp_path):
+    """The folder of the experiments that a test of compare.py writes."""
+    return tmp_path / "experiment"
+
+
+@pytest.fixture
+def run(root, tmp_path, capsys):
+    """Run compare.py on these experiments: see `compare_runner`."""
+    from compare_helpers import compare_runner  # only tests of compare.py import its packages
+
+    return compare_runner(root, tmp_path / "data", capsys)

@@ -6,7 +6,6 @@ import torch
 
 import image_quality
 from compare_helpers import (
-    compare_runner,
     csv_rows,
     noisy,
     page_data,
@@ -19,17 +18,6 @@ from compare_helpers import (
 from data.image import read_image, to_channels, to_tensor
 from data.resize import imresize
 from model.inference import Upscaler
-
-
-@pytest.fixture
-def root(tmp_path):
-    """The folder of the experiments."""
-    return tmp_path / "experiment"
-
-
-@pytest.fixture
-def run(root, tmp_path, capsys):
-    return compare_runner(root, tmp_path / "data", capsys)
 
 
 def page_labels(run, tmp_path, *argv):

@@ -10,21 +10,10 @@ import pytest
 import torch
 
 from checkpoint.state import STATE_SCHEMA
-from compare_helpers import compare_runner, csv_rows, line, page_tables, tables_of, write_run
+from compare_helpers import csv_rows, line, page_tables, tables_of, write_run
 from comparison.html import PAGE
 
 INF = math.inf
-
-
-@pytest.fixture
-def root(tmp_path):
-    """The folder of the experiments."""
-    return tmp_path / "experiment"
-
-
-@pytest.fixture
-def run(root, tmp_path, capsys):
-    return compare_runner(root, tmp_path / "data", capsys)
 
 
 def write_best(folder, epoch):

@@ -3,23 +3,11 @@
 import math
 
 import numpy as np
-import pytest
 
 import image_quality
-from compare_helpers import compare_runner, csv_rows, latex_rows, page_tables, tables_of, write_run
+from compare_helpers import csv_rows, latex_rows, page_tables, tables_of, write_run
 
 INF = math.inf
-
-
-@pytest.fixture
-def root(tmp_path):
-    """The folder of the experiments."""
-    return tmp_path / "experiment"
-
-
-@pytest.fixture
-def run(root, tmp_path, capsys):
-    return compare_runner(root, tmp_path / "data", capsys)
 
 
 def test_tests_on_other_images_are_neither_ranked_nor_subtracted(root, run, tmp_path):

@@ -32,7 +32,8 @@ MAX_WEBP_SIDE = 16_383
 def _encode(image, quality):
     """Return an image (H, W, 3) uint8 as a data URI.
 
-    The format is WebP, lossless if there is no quality."""
+    The format is WebP, lossless without a quality.
+    """
     out = io.BytesIO()
     kind = "webp" if max(image.shape[:2]) <= MAX_WEBP_SIDE else "png"
     options = {"quality": quality, "method": 4} if quality else {"lossless": True, "quality": 40}

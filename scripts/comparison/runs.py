@@ -27,7 +27,7 @@ def read_experiment(folder):
     """Return the lines of metrics.jsonl of an experiment.
 
     Raises:
-        UserError: there is no such file.
+        UserError: the file is missing.
     """
     path = folder / "metrics.jsonl"
     if not path.is_file():
@@ -279,7 +279,8 @@ def read_scores(path):
 def rows_of(runs):
     """Return the rows of several runs.
 
-    Sets without ground truth are left out if there are others."""
+    Sets without ground truth are left out if there are others.
+    """
     rows = [row for run in runs for row in run.rows]
     if any(key[0] not in DEMO_SETS for row in rows for key in row.tests):
         for row in rows:

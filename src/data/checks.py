@@ -65,7 +65,7 @@ def check_alignment(hr, lr, scale):
         scale: int.
 
     Returns:
-        the end of a sentence, "is ...". None if there is no problem, or if the image is too small
+        the end of a sentence, "is ...". None without a problem, or if the image is too small
         or flat for the check.
     """
     if min(lr.shape[:2]) < 8 + 2 * MIN_BORDER:

@@ -175,7 +175,7 @@ def list_demo_inputs(source):
         (files, skipped): list of Path; names of all others, except hidden ones.
 
     Raises:
-        UserError: there is no such file or folder, or no image or video in it.
+        UserError: the file or folder is missing, or holds neither an image nor a video.
     """
     source = Path(source)
     known = EXTENSIONS | VIDEO_EXTENSIONS

@@ -47,7 +47,7 @@ class EpochMeans:
     def finish_reduction(self):
         """Add the step to the epoch; return its sums by name, and those of `extra`.
 
-        Waits for the device. With a single rank, there are no sums of `extra`.
+        Waits for the device. With a single rank, the sums of `extra` are empty.
         """
         values = self._copy.read()
         step = dict(zip(self._names, values, strict=False))

@@ -29,7 +29,7 @@ class Stopped(Exception):
 
 
 class StoppedOutside(Stopped):
-    """Raised outside of a training, when there is no state to save."""
+    """Raised outside of a training: no state must be saved."""
 
 
 @contextlib.contextmanager
