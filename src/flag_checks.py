@@ -90,6 +90,10 @@ def _number_conflicts(args, broken):
     if is_fine("chop_size", "chop_overlap") and args.chop_overlap >= args.chop_size / 2:
         size = f"--chop_size {args.chop_size}"
         yield f"--chop_overlap {args.chop_overlap} must be less than half of {size}"
+    is_held_out_test = args.hold_out and args.test_only and not args.load
+    if is_held_out_test and is_fine("hold_out", "data_train", "data_test"):
+        for name in sorted(set(args.data_test) - set(args.data_train) - {*DATASETS, *DEMO_SETS}):
+            yield f"--hold_out {args.hold_out} must be used with --data_train {name} to test {name}"
     if is_fine("betas") and max(args.betas) >= 1:
         yield f"--betas {max(args.betas)} must be below 1"
     if is_fine("blur_sigma") and args.blur_sigma[0] > args.blur_sigma[1]:

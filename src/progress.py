@@ -26,7 +26,7 @@ class Progress:
     def __init__(self, args, log):
         """Keep the flags, and the function that logs a line."""
         self.args, self.log = args, log
-        self.is_estimated = False  # one estimate per process is enough
+        self.is_estimated = self.is_started = False  # one estimate, and one early line, per process
 
     def start_epoch(self, epoch, step):
         """Start the clock of an epoch.
@@ -55,7 +55,8 @@ class Progress:
         """Log the losses every --print_every steps and, once, how long the training will take."""
         n_done, n_steps = step - self.first_step, self.args.test_every
         seconds = time.perf_counter() - self.t_start
-        is_first = n_done == FIRST_LINE and not self.is_estimated
+        is_first = n_done == FIRST_LINE and not self.is_started
+        self.is_started |= is_first
         if step % self.args.print_every == 0 or step == n_steps or is_first:
             waiting = f"{seconds:.1f}s, {self.data_seconds:.1f}s of it waiting for data"
             self.log(f"[{step}/{n_steps}]\t{loss.display_loss()}\t{waiting}")

@@ -214,6 +214,17 @@ def test_hold_out_by_hand_and_too_few_images(sr, twelve):
     assert "Mine has 12 images, too few to hold out 12" in err
 
 
+def test_held_out_images_are_tested_with_any_network(sr, twelve):
+    test = ["--model", "Bicubic", "--scale", 2, "--test_only", "--data_test", "Mine", "--cpu"]
+    status, _, err = sr(*test, "--hold_out", 3, data=twelve)
+    assert status == 2
+    assert "--hold_out 3 must be used with --data_train Mine to test Mine" in err
+    assert not sr.experiments.exists()
+    assert sr(*test, "--hold_out", 3, "--data_train", "Mine", data=twelve)[0] == 0
+    assert sr(*test, data=twelve)[0] == 0
+    assert [line["images"] for line in sr.metrics("test")] == [3, 12]
+
+
 def test_the_default_test_set_stays_div2k_for_div2k():
     for sets in ("DIV2K", "DIV2K+Mine", "DF2K"):
         args = parse_args(["--data_train", sets])

@@ -38,7 +38,7 @@ def project(tmp_path, photographs):
     shutil.copytree(ROOT / "experiment/model", root / "experiment/model")
     write_set(div2k / "DIV2K_train_HR", numbered, div2k / "DIV2K_train_LR_bicubic", (2, 4))
     two = {"baby": photographs["chelsea"], "bird": photographs["coffee"]}
-    for name in ("Set5", "Set14"):
+    for name in ("Set5", "Set14", "B100", "Urban100"):
         write_set(benchmark / name / "HR", two, benchmark / name / "LR_bicubic", (2, 3, 4))
     write_set(root / "photos", photographs)
     (root / "bin").mkdir()
@@ -64,9 +64,10 @@ def start(project, command):
         tests = re.search(r"--test_only|upscale\.sh|export_onnx", command)
         if "--load" not in command:  # which has the flags of the run it goes on with
             command += f" {network}" + ("" if tests else f" --patch_size{training}")
-        command += (
-            "" if tests or "--data_test" in command or "--load" in command else " --data_test Set5"
-        )
+        if "--template tiny" in command or "--hold_out" in command:
+            command += " --hold_out 1"  # there are fewer photographs than 10
+        elif not (tests or "--data_test" in command or "--load" in command):
+            command += " --data_test Set5"
         command += " --cpu"
     path = os.pathsep.join([str(project / "bin"), os.environ["PATH"]])
     variables = {**os.environ, "PATH": path, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
