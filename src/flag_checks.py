@@ -4,7 +4,7 @@ import difflib
 import re
 from pathlib import Path
 
-from data.datasets import DATASETS, DEMO_SETS, parse_ranges
+from data.datasets import DATASETS, DEMO_SETS, dataset_spec, is_held_out, parse_ranges
 from flag_types import InvalidValue, parse_int_list
 from loss import parse_loss
 from loss.discriminator import N_LAYERS
@@ -92,8 +92,10 @@ def _number_conflicts(args, broken):
         yield f"--chop_overlap {args.chop_overlap} must be less than half of {size}"
     is_held_out_test = args.hold_out and args.test_only and not args.load
     if is_held_out_test and is_fine("hold_out", "data_train", "data_test"):
-        for name in sorted(set(args.data_test) - set(args.data_train) - {*DATASETS, *DEMO_SETS}):
-            yield f"--hold_out {args.hold_out} must be used with --data_train {name} to test {name}"
+        for name in sorted(set(args.data_test) - DEMO_SETS):
+            if dataset_spec(name).make_lr and not is_held_out(args, name):
+                flag = f"--hold_out {args.hold_out}"
+                yield f"{flag} must be used with --data_train {name} to test {name}"
     if is_fine("betas") and max(args.betas) >= 1:
         yield f"--betas {max(args.betas)} must be below 1"
     if is_fine("blur_sigma") and args.blur_sigma[0] > args.blur_sigma[1]:

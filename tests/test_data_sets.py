@@ -220,6 +220,8 @@ def test_held_out_images_are_tested_with_any_network(sr, twelve):
     assert status == 2
     assert "--hold_out 3 must be used with --data_train Mine to test Mine" in err
     assert not sr.experiments.exists()
+    flags = ["--hold_out", 3, "--data_test", "Flickr2K+Set5", "--data_train", "Mine"]
+    assert "--data_train Flickr2K to test Flickr2K" in sr(*test, *flags, data=twelve)[2]
     assert sr(*test, "--hold_out", 3, "--data_train", "Mine", data=twelve)[0] == 0
     assert sr(*test, data=twelve)[0] == 0
     assert [line["images"] for line in sr.metrics("test")] == [3, 12]

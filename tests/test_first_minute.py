@@ -1,6 +1,7 @@
 """The first minute of a training: what a step costs, when the run will end, early lines."""
 
 import re
+import time
 import types
 
 import pytest
@@ -19,13 +20,7 @@ def seconds_per_step(monkeypatch):
             now[0] += durations[min(step, len(durations)) - 1]
             after_step(self, step, loss)
 
-        real = progress.time
-        clock = types.SimpleNamespace(
-            perf_counter=lambda: now[0],
-            time=real.time,
-            strftime=real.strftime,
-            localtime=real.localtime,
-        )
+        clock = types.SimpleNamespace(**vars(time) | {"perf_counter": lambda: now[0]})
         monkeypatch.setattr(progress, "time", clock)
         monkeypatch.setattr(progress.Progress, "after_step", advance)
 

@@ -76,8 +76,8 @@ def _describe_missing(folder):
     """Return the error of --load for a file, or for a folder without config.txt."""
     if folder.is_file():
         return f"--load {folder.name} must be an experiment, not a file: give --pre_train {folder}"
-    reason = f"there is no experiment in {folder} (no config.txt)"
-    return f"--load {folder.name}: {reason}{_hint_at_weights(folder)}"
+    reason = f"{folder} holds no experiment, config.txt is missing"
+    return f"--load {folder.name} must be an experiment: {reason}{_hint_at_weights(folder)}"
 
 
 def _describe_foreign(path, text):

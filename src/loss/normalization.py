@@ -18,6 +18,15 @@ class _NormalizeSets(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, norm, n_sets, weight, bias, *stacks):
+        """Return the stacks normalized; also update the running statistics of `norm`.
+
+        Args:
+            ctx: what `backward` needs is saved here.
+            norm: the CrossRankBatchNorm, with its running statistics.
+            n_sets: number of sample sets in each stack.
+            weight, bias: affine parameters (C,).
+            stacks: each (n * B, C, H, W), n sets of B images.
+        """
         ctx.set_materialize_grads(False)
         stacks = [x.contiguous(memory_format=torch.channels_last) for x in stacks]
         sets = [x for stack, n in zip(stacks, n_sets, strict=True) for x in stack.chunk(n)]
@@ -45,6 +54,11 @@ class _NormalizeSets(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, *grads):
+        """Return the gradients of the inputs of `forward`, from those of the normalized stacks.
+
+        Those of the stacks account for the statistics of all ranks; those of weight and bias, of
+        this rank's images alone.
+        """
         weight, counts, *saved = ctx.saved_tensors
         n_total = sum(ctx.n_sets)
         inputs, values = saved[:n_total], saved[n_total:]
