@@ -2,14 +2,15 @@
 
 No other file of the archive is written.
 
-The caller maps names of the archive to paths of its own. tarfile (filter="data") and zipfile
-extract into a temporary folder, from which each file is moved, complete, to its path. Files that
-are there are never replaced.
+The caller maps names of the archive to paths of its own; no path of the archive is used. Each file
+is written to a temporary folder, from which it is moved, complete, to its path. Files that are
+there are never replaced.
 """
 
 import contextlib
 import filecmp
 import os
+import shutil
 import tarfile
 import tempfile
 import zipfile
@@ -48,21 +49,16 @@ class UnpackResult(NamedTuple):
 
 @contextlib.contextmanager
 def _open(path):
-    """Open an archive; yields (its files: (name, size, member), extract(member, folder))."""
+    """Open an archive; yields (its files: (name, size, member), open_member(member))."""
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 members = [(m.filename, m.file_size, m) for m in archive.infolist()]
-                yield [member for member in members if member[0][-1:] != "/"], archive.extract
+                yield [member for member in members if member[0][-1:] != "/"], archive.open
         else:
             with tarfile.open(path) as archive:
                 members = [(m.name, m.size, m) for m in archive.getmembers() if m.isreg()]
-
-                def extract(member, folder):
-                    archive.extract(member, folder, filter="data")
-                    return Path(folder, member.name)
-
-                yield members, extract
+                yield members, archive.extractfile
     except ARCHIVE_ERRORS as error:
         raise UserError(f"{path}: is not a complete zip or tar archive") from error
 
@@ -93,7 +89,7 @@ def unpack(path, folder, target_for):
     """
     folder = Path(folder)
     try:
-        with _open(path) as (members, extract):
+        with _open(path) as (members, open_member):
             wanted = [(*member, target_for(member[0])) for member in members]
             jobs = [(*job[:3], folder / job[3]) for job in wanted if job[3] is not None]
             unsafe = [name for name, _, _, target in jobs if not _is_inside(target, folder)]
@@ -101,7 +97,7 @@ def unpack(path, folder, target_for):
                 raise UserError(f"{path}: is not safe, nothing was unpacked:" + bullet_list(unsafe))
             folder.mkdir(parents=True, exist_ok=True)
             require_space(folder, sum(size for _, size, _, target in jobs if not target.exists()))
-            return _extract_all(path, folder, jobs, extract)
+            return _extract_all(path, folder, jobs, open_member)
     except OSError as error:
         raise UserError(f"{error.filename or folder}: {error.strerror or error}") from error
 
@@ -110,13 +106,15 @@ def _is_inside(target, folder):
     return ".." not in target.parts and target.is_relative_to(folder) and ":" not in target.name
 
 
-def _extract_all(path, folder, jobs, extract):
+def _extract_all(path, folder, jobs, open_member):
     written, differ = 0, []
     bar = tqdm(jobs, desc=f"unpacking {Path(path).name}", unit="file", disable=None)
     with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=folder) as temporary:
+        extracted = Path(temporary, "file")
         for name, _, member, target in bar:
             try:
-                extracted = extract(member, temporary)
+                with open_member(member) as source, open(extracted, "wb") as file:
+                    shutil.copyfileobj(source, file)
             except ARCHIVE_ERRORS as error:
                 raise UserError(
                     f"{path}: is damaged at {name} ({error}): remove it and run the command again"
