@@ -125,7 +125,7 @@ def load(weights, device=None, **flags):
         from model.inference import Upscaler
         from model.weights import load_pre_train
         from option import parse_args
-        from runtime.errors import UserError
+        from runtime.files import UserError
 
         try:
             args = parse_args(argv)

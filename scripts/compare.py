@@ -49,8 +49,7 @@ from comparison.runs import Run, name_apart, rows_of
 from comparison.scoring import Scorer, fill_folder_rows
 from comparison.truth import Truth
 from image_quality import load_metrics, parse_metrics
-from runtime.errors import UserError
-from runtime.files import atomic_path
+from runtime.files import UserError, atomic_path
 
 
 def build_parser():

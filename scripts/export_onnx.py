@@ -44,8 +44,7 @@ from model import build_network, count_parameters, is_multi_scale
 from model.weights import load_pre_train
 from onnx_modules import make_exportable
 from option import parse_args
-from runtime.errors import UserError
-from runtime.files import atomic_path
+from runtime.files import UserError, atomic_path
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 # batch, height, width; none is the size that is traced

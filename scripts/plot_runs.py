@@ -18,7 +18,7 @@ if __name__ == "__main__":
 from checkpoint.metrics import tests_of_training
 from checkpoint.plot import plot_panels
 from comparison.runs import read_experiment
-from runtime.errors import UserError
+from runtime.files import UserError
 
 KEYS = ("L1", "CL-patchD embedding", "CL-patchD s_pos", "CL-patchD s_neg", "contrast", "PSNR")
 

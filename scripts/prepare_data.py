@@ -47,8 +47,7 @@ from data.prepare.published import (
     images_in,
     make,
 )
-from runtime.errors import UserError
-from runtime.files import remove_stale_temp_files
+from runtime.files import UserError, remove_stale_temp_files
 
 # names of functions in skimage.data; all come with the package
 SAMPLES = {

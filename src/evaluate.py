@@ -15,9 +15,9 @@ from image_quality import OWN, PSNR, load_metrics, parse_metrics, score
 from metric import calc_psnr, calc_ssim
 from model.inference import Upscaler
 from runtime import distributed
-from runtime.errors import UserError, bullet_list
-from runtime.memory import available_bytes
+from runtime.files import UserError, bullet_list
 from runtime.precision import tune_convolutions
+from runtime.process import available_bytes
 
 # Feature maps of HR size that a network holds at its peak, rounded up: HAN at x2 needs most.
 N_FEATURE_MAPS = 12

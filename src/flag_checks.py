@@ -5,11 +5,19 @@ import re
 from pathlib import Path
 
 from data.datasets import DATASETS, DEMO_SETS, dataset_spec, is_held_out, parse_ranges
-from flag_types import InvalidValue, parse_int_list
 from loss import parse_loss
 from loss.discriminator import N_LAYERS
-from runtime.errors import UserError
+from runtime.files import UserError
 from template import TEMPLATES
+
+
+class InvalidValue(str):
+    """The problem of a value, kept so that all problems are reported together."""
+
+
+def parse_int_list(text, separator):
+    """Return the numbers of a list such as '200-400' or '2,4'."""
+    return [int(part) for part in text.split(separator)]
 
 
 def _invalid_values(args):

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch.nn.functional import avg_pool2d
 
-from runtime.errors import UserError
-from runtime.memory import is_out_of_memory
+from runtime.files import UserError
+from runtime.process import is_out_of_memory
 
 
 class Metric(NamedTuple):

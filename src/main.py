@@ -21,12 +21,17 @@ from model import build_network, choose_device, count_parameters
 from model.weights import load_pre_train
 from option import parse_args
 from runtime import distributed
-from runtime.compiler import require_compiler
-from runtime.errors import UserError, print_error
-from runtime.memory import disable_malloc_trim, is_out_of_memory
+from runtime.files import UserError, print_error
 from runtime.precision import allow_tf32
-from runtime.provenance import provenance
-from runtime.signals import Stopped, StoppedOutside, raise_on_signals
+from runtime.process import (
+    Stopped,
+    StoppedOutside,
+    disable_malloc_trim,
+    is_out_of_memory,
+    provenance,
+    raise_on_signals,
+    require_compiler,
+)
 from trainer import Trainer
 
 

@@ -24,10 +24,9 @@ from optim import (
 )
 from progress import Progress
 from runtime import distributed
-from runtime.compiler import compile_network
-from runtime.errors import UserError, bullet_list
+from runtime.files import UserError, bullet_list
 from runtime.precision import autocast, choose_precision, tune_convolutions
-from runtime.signals import Stopped, StopRequest, WorkerErrors
+from runtime.process import Stopped, StopRequest, WorkerErrors, compile_network
 from runtime.weight_cast import WeightCast, autocast_modules
 
 

@@ -20,8 +20,7 @@ from data.patches import EpochSampler, TrainDataset
 from data.resize import downsample
 from helpers import write_set
 from option import parse_args
-from runtime.errors import UserError
-from runtime.files import atomic_path, host_id
+from runtime.files import UserError, atomic_path, host_id
 
 
 def pairs_of(photographs, scale=2):

@@ -12,7 +12,7 @@ from data.resize import imresize
 from demo import pixel_progress
 from demo.picture import UpscaleConfig, upscale_pixels, upscaled_rows
 from model.inference import Upscaler, transforms
-from runtime.memory import OutOfMemoryError
+from runtime.process import OutOfMemoryError
 
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 

@@ -24,7 +24,7 @@ from file_server import FileServer
 from helpers import SET5, files_in, tar_of, zip_of
 
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts/prepare_data.py"
-from runtime.errors import UserError
+from runtime.files import UserError
 
 
 def test_a_broken_download_goes_on_where_it_was(benchmark, server, tmp_path):

@@ -6,7 +6,7 @@ import tifffile
 from PIL import Image
 
 from data.image import MODES, image_size, read_image, read_image_with_profile
-from runtime.errors import UserError
+from runtime.files import UserError
 
 # a mode of Pillow and a file that keeps it
 STORED = {

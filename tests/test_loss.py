@@ -18,7 +18,7 @@ from loss.vgg import VGGFeatures
 from loss.wavelet import haar_high_frequencies
 from model import build_network
 from option import parse_args
-from runtime.errors import UserError
+from runtime.files import UserError
 
 PCL = "--template PCL_InfoNCE --n_resblocks 1 --n_feats 8 --scale 2 --patch_size 48 --mcl_neg 1".split()
 

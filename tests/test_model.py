@@ -16,7 +16,7 @@ from model import build_network, count_parameters, weights
 from model.edsr import EDSR
 from model.weights import read_weights
 from option import parse_args
-from runtime.errors import UserError
+from runtime.files import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 

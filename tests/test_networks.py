@@ -15,7 +15,7 @@ from model.common import SubPixelConv
 from model.inference import Upscaler, forward_tiled, transforms
 from model.nlsn import NonLocalSparseAttention, _Windows
 from option import parse_args
-from runtime.memory import OutOfMemoryError
+from runtime.process import OutOfMemoryError
 
 SCALES = (2, 3, 4, 8)
 TRAINED = [name for name in NETWORKS if name != "Bicubic"]

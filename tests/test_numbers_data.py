@@ -15,7 +15,7 @@ from data.pairs import load_array
 from data.patches import BLOCK, EpochSampler, TrainDataset, build_train_set
 from data.resize import downsample
 from option import parse_args
-from runtime.errors import UserError
+from runtime.files import UserError
 
 try:
     import imageio_ffmpeg

@@ -8,7 +8,7 @@ from loss.discriminator import Discriminator
 from loss.normalization import CrossRankBatchNorm
 from loss_formulas import flags, naive_haar, random_images
 from runtime import distributed
-from runtime.errors import UserError
+from runtime.files import UserError
 
 
 def naive_embedding(dis, x, before_relu):

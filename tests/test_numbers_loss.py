@@ -10,7 +10,7 @@ from loss.means import EpochMeans
 from loss.samples import SampleMaker
 from loss.wavelet import haar_high_frequencies
 from loss_formulas import flags, images_of_a_step, naive_contrastive, naive_haar, upsampled
-from runtime.errors import UserError
+from runtime.files import UserError
 
 # VGG19: output channels of the convolutions and the poolings, by their index in torchvision's file
 CONVS = {

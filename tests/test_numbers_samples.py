@@ -17,7 +17,7 @@ from loss.samples import (
     sharpen,
 )
 from loss_formulas import flags, images_of_a_step, random_images
-from runtime.errors import UserError
+from runtime.files import UserError
 
 
 def naive_blur(x, sizes, sigmas):

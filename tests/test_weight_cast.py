@@ -11,7 +11,7 @@ from helpers import same_bits, state_of
 from optim import build_optimizer, rejection_flag, update_weights
 from option import parse_args
 from runtime.precision import autocast
-from runtime.signals import STOP_SIGNALS, StopRequest
+from runtime.process import STOP_SIGNALS, StopRequest
 from runtime.weight_cast import WeightCast, autocast_modules
 from small_networks import build, lr_image
 

@@ -4,7 +4,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter, uniform_filter
 
 from metric import LUMA
-from runtime.errors import UserError
+from runtime.files import UserError
 
 SMOOTHING = 1.5  # pixels; removes the difference of independent noise, keeps that of edges
 LARGEST_PART = 6  # the side of a chosen box is this part of the image's shorter side

@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from comparison.gains import Group
 from model import build_network, count_parameters, is_multi_scale
 from option import parse_args
-from runtime.errors import UserError
+from runtime.files import UserError
 
 SR_PIXELS = 1280 * 720  # the field's convention: multiply-adds for one such SR image
 # LR pixels of the image that is counted. The cost is proportional to the pixels, except for the

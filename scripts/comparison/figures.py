@@ -6,9 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from comparison.boxes import check_boxes, choose_boxes
-from runtime.environment import use_file_backend
-from runtime.errors import UserError
-from runtime.files import atomic_path
+from runtime.files import UserError, atomic_path
+from runtime.process import use_file_backend
 
 # sizes in inches, at the natural width of a figure
 CROP, LABEL, GAP, MARGIN = 1.9, 0.42, 0.08, 0.05

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from data.datasets import EXTENSIONS
 from data.image import image_size
-from runtime.errors import UserError, bullet_list
+from runtime.files import UserError, bullet_list
 
 
 def parse_folder(text):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from comparison.common import common_scores, lost_images, means_are_comparable, mismatch
-from runtime.errors import UserError
+from runtime.files import UserError
 
 MIN_SEEDS = 3  # a standard error of two values says almost nothing (t with one degree of freedom)
 

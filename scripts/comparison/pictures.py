@@ -10,7 +10,7 @@ from comparison.scoring import is_same_psnr, other_scores, own_scores, size_text
 from comparison.truth import to_rgb8
 from data.datasets import DEMO_SETS
 from data.image import read_image
-from runtime.errors import UserError
+from runtime.files import UserError
 
 
 class Panel(NamedTuple):

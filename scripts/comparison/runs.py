@@ -15,7 +15,7 @@ from checkpoint.config import read_config
 from checkpoint.metrics import PLAIN, finite_mean, read_metrics, results_dir, scores_file, variant
 from checkpoint.state import read_state
 from data.datasets import DEMO_SETS
-from runtime.errors import UserError
+from runtime.files import UserError
 
 
 def warn(text):

@@ -7,7 +7,7 @@ from data.datasets import dataset_spec
 from data.image import read_image, to_channels, to_tensor
 from image_quality import OWN, score
 from metric import calc_psnr, calc_ssim
-from runtime.errors import UserError
+from runtime.files import UserError
 
 SAME_PSNR = 0.005  # dB; HR of 16 bits is saved with 8
 

@@ -9,7 +9,7 @@ from checkpoint.metrics import results_dir
 from data.datasets import DEMO_SETS, EXTENSIONS, find_pairs
 from data.image import read_image, to_channels
 from data.resize import imresize
-from runtime.errors import UserError
+from runtime.files import UserError
 
 
 class Pair(NamedTuple):

@@ -45,9 +45,9 @@ from torch.nn.functional import conv2d
 from model import choose_device
 from option import parse_args
 from runtime import distributed
-from runtime.errors import UserError
-from runtime.memory import disable_malloc_trim
+from runtime.files import UserError
 from runtime.precision import allow_tf32, tune_convolutions
+from runtime.process import disable_malloc_trim
 
 DTYPES = {"half": torch.float16, "bf16": torch.bfloat16}
 

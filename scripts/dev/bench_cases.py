@@ -23,8 +23,8 @@ from model import build_network, choose_device, count_parameters
 from model.inference import Upscaler
 from optim import build_optimizer
 from runtime.distributed import world_size
-from runtime.memory import disable_malloc_trim, restore_malloc_defaults
 from runtime.precision import allow_tf32, autocast, tune_convolutions
+from runtime.process import disable_malloc_trim, restore_malloc_defaults
 from trainer import Trainer
 
 WITHOUT = ("channels_last", "fused", "kept_memory")

@@ -36,7 +36,7 @@ from fake_cuda.restart import NoCompilerError, restart_with_fake_device
 from fake_cuda.steps import build_trainer, train_step
 from fake_cuda.watch import FakeCuda
 
-from runtime.errors import UserError
+from runtime.files import UserError
 
 
 def _table(counts):

@@ -20,8 +20,8 @@ from data.image import read_image, to_channels, to_tensor, to_uint8
 from data.resize import downsample
 from loss.samples import gaussian_blur, quantize, sharpen, upsample
 from loss.wavelet import haar_high_frequencies
-from runtime.environment import use_file_backend
-from runtime.errors import UserError
+from runtime.files import UserError
+from runtime.process import use_file_backend
 
 
 def make_samples(hr, scale):

@@ -47,7 +47,7 @@ import metric
 from loss import contrastive, discriminator
 from model import common, han, nlsn
 from optim import EMA
-from runtime.errors import UserError
+from runtime.files import UserError
 
 PAPER, SINGLE = "--scale 2 --precision single --template", "--scale 4 --precision single"
 ATTENTION = nlsn.NonLocalSparseAttention

@@ -21,7 +21,7 @@ import metric
 from data.image import write_image
 from optim import EMA
 from option import parse_args
-from runtime.memory import disable_malloc_trim, restore_malloc_defaults
+from runtime.process import disable_malloc_trim, restore_malloc_defaults
 
 STEP = "--scale 4 --precision bf16"
 SMALL = (

@@ -28,7 +28,6 @@ from pathlib import Path
 from tqdm import tqdm
 
 from checkpoint.config import is_config
-from checkpoint.lock import Lock
 from checkpoint.metrics import (
     read_metrics,
     results_dir,
@@ -40,8 +39,7 @@ from checkpoint.state import finite_or_none, read_state, save_tensors
 from checkpoint.tensorboard import TensorBoardLog
 from model.weights import load_strict, read_weights
 from runtime import distributed
-from runtime.errors import UserError
-from runtime.files import append_text, atomic_write, ensure_newline
+from runtime.files import Lock, UserError, append_text, atomic_write, ensure_newline
 
 
 class Checkpoint:

@@ -4,7 +4,7 @@ import re
 import shlex
 from pathlib import Path
 
-from runtime.errors import UserError
+from runtime.files import UserError
 
 HEADER = (
     "# An experiment of this program. `python src/main.py --load NAME` resumes with these flags."

@@ -10,7 +10,7 @@ import json
 import math
 
 from checkpoint.state import is_number
-from runtime.errors import UserError
+from runtime.files import UserError
 
 PLAIN = {"self_ensemble": False, "chop": False, "precision": "single"}
 

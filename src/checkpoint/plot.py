@@ -2,7 +2,7 @@
 
 import gc
 
-from runtime.environment import use_file_backend
+from runtime.process import use_file_backend
 
 use_file_backend()
 from matplotlib import pyplot as plt  # noqa: E402

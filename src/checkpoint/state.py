@@ -7,8 +7,7 @@ import numpy as np
 import torch
 
 from model.tensor_files import check_tensors, load_file
-from runtime.errors import UserError
-from runtime.files import atomic_write
+from runtime.files import UserError, atomic_write
 
 # name of each entry and its type
 STATE_SCHEMA = {

@@ -8,8 +8,7 @@ draws random numbers: a run ends in the same bits with and without it.
 import threading
 
 from data.image import to_uint8
-from runtime.errors import UserError
-from runtime.files import report_write_errors
+from runtime.files import UserError, report_write_errors
 
 SIDE = 320  # pixels: an epoch of a set then takes at most 300 kB of the event file
 

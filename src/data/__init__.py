@@ -15,8 +15,8 @@ from data.loader import PREFETCH, TIMEOUT, SharedBatches, collate
 from data.patches import EpochSampler, build_train_set
 from data.testset import DemoSet, build_test_sets
 from runtime import distributed
-from runtime.errors import UserError
-from runtime.signals import ignore_signals_in_worker
+from runtime.files import UserError
+from runtime.process import ignore_signals_in_worker
 
 MAX_WARNINGS = 50  # lines about pairs and duplicates
 

@@ -19,8 +19,7 @@ from tqdm import tqdm
 
 from data.image import read_image
 from data.resize import downsample
-from runtime.errors import UserError, bullet_list
-from runtime.files import atomic_path, remove_stale_temp_files
+from runtime.files import UserError, atomic_path, bullet_list, remove_stale_temp_files
 
 VERSION = 3  # raise it when `read_image` or `downsample` gives other pixels
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from data.image import EXTENSIONS
 from data.pairs import match_lr
-from runtime.errors import UserError, bullet_list
+from runtime.files import UserError, bullet_list
 
 
 @dataclass(frozen=True)

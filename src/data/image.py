@@ -17,8 +17,7 @@ from PIL import Image, ImageCms, ImageOps
 from data.png16 import read_by_opencv, write_png16
 from data.tiff import apply_orientation, is_tiff, read_deep_tiff, read_tiff_header, write_tiff
 from metric import LUMA
-from runtime.errors import UserError
-from runtime.files import atomic_path, report_write_errors
+from runtime.files import UserError, atomic_path, report_write_errors
 
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 TIFF = {".tif", ".tiff"}

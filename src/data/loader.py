@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch.utils.data import get_worker_info
 
-from runtime.errors import UserError
+from runtime.files import UserError
 
 PREFETCH = 2  # batches that a worker makes ahead of time
 # Batches that a worker has memory for: those made ahead, the one that a training step uses, and one

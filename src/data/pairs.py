@@ -7,7 +7,7 @@ import numpy as np
 from data.cache import load_mmap
 from data.image import image_size, read_image
 from data.resize import downsample
-from runtime.errors import UserError
+from runtime.files import UserError
 
 
 def match_lr(hr_names, lr_names, scale):

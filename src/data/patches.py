@@ -21,7 +21,7 @@ from data.datasets import (
 from data.image import to_channels, to_tensor
 from data.pairs import load_array, load_pair
 from runtime import distributed
-from runtime.errors import UserError
+from runtime.files import UserError
 
 BLOCK = 1024  # samples whose random numbers come from one generator: one each would cost more
 

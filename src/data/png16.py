@@ -8,7 +8,7 @@ import zlib
 
 import numpy as np
 
-from runtime.errors import UserError
+from runtime.files import UserError
 
 
 def _import_opencv(path):

@@ -17,7 +17,7 @@ from data.datasets import (
 from data.image import image_size, to_channels, to_tensor
 from data.pairs import load_pair, paired_lr_size
 from metric import crop_border
-from runtime.errors import UserError
+from runtime.files import UserError
 
 
 class TestImage(NamedTuple):

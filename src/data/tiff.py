@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import tifffile
 
-from runtime.errors import UserError
+from runtime.files import UserError
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and BigTIFF
 # photometric interpretations that are understood: gray (2), RGB, palette, CMYK, YCbCr, CIELab

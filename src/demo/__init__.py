@@ -15,7 +15,7 @@ from data.image import image_size, read_image_with_profile, write_image
 from demo import video
 from demo.outputs import output_paths, path_that_holds, write_picture
 from demo.picture import UpscaleConfig, upscale_pixels
-from runtime.errors import UserError, bullet_list
+from runtime.files import UserError, bullet_list
 
 MAX_LISTED = 5  # skipped files that the log names
 

@@ -13,8 +13,7 @@ from PIL import Image
 
 from data.datasets import VIDEO_EXTENSIONS
 from data.image import TIFF, write_image
-from runtime.errors import UserError
-from runtime.files import atomic_path, report_write_errors
+from runtime.files import UserError, atomic_path, report_write_errors
 
 FORMATS = ("png", "tif", "jpg", "webp")
 PICTURE_EXTENSIONS = (".png", *sorted(TIFF), ".jpg", ".jpeg", ".webp")

@@ -12,8 +12,7 @@ import logging
 
 import numpy as np
 
-from runtime.errors import UserError
-from runtime.files import atomic_path
+from runtime.files import UserError, atomic_path
 
 # visually lossless; CRF 0 is lossless, 23 is the default of libx264
 QUALITY = ("-crf", "14", "-preset", "medium")

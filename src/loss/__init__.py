@@ -17,7 +17,7 @@ from loss.samples import SampleMaker
 from loss.vgg import VGGLoss
 from loss.wavelet import WaveL1
 from runtime.distributed import all_reduce_sum
-from runtime.errors import UserError
+from runtime.files import UserError
 
 # name in --loss: its class
 LOSSES = {

@@ -39,7 +39,7 @@ from runtime.distributed import (
     rank_offset,
     world_size,
 )
-from runtime.errors import UserError
+from runtime.files import UserError
 
 WGAN_CLIP = 0.01  # Arjovsky et al., ICML 2017, algorithm 1
 GP_WEIGHT = 10.0  # Gulrajani et al., NeurIPS 2017, algorithm 1

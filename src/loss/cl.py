@@ -10,7 +10,7 @@ from loss.contrastive import distance, info_nce, shuffled
 from loss.samples import require_other_images, select
 from loss.term import Term
 from loss.vgg import VGGFeatures
-from runtime.errors import UserError
+from runtime.files import UserError
 
 LAYERS = (1, 6, 11, 20, 29)  # relu1_1, 2_1, 3_1, 4_1, 5_1 of torchvision's `features`
 WEIGHTS = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)  # of CL

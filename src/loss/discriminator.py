@@ -14,7 +14,7 @@ from loss.normalization import CrossRankBatchNorm
 from loss.stacking import batches_sets_together
 from loss.wavelet import haar_high_frequencies, require_even_patch
 from runtime import distributed
-from runtime.errors import UserError
+from runtime.files import UserError
 from runtime.precision import autocast
 from runtime.weight_cast import WeightCast
 

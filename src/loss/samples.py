@@ -13,7 +13,7 @@ from torch.nn.functional import conv2d, interpolate, pad
 
 from data.image import to_uint8
 from runtime.distributed import draw_for_rank
-from runtime.errors import UserError
+from runtime.files import UserError
 from runtime.precision import autocast
 
 # the full degradation of --random_neg without --only_blur

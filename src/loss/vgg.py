@@ -13,7 +13,7 @@ from torch.nn.functional import mse_loss
 from loss.term import Term
 from model.tensor_files import download_weights
 from model.weights import read_weights
-from runtime.errors import UserError
+from runtime.files import UserError
 from runtime.precision import autocast
 
 URL = "https://download.pytorch.org/models/vgg19-dcbb9e9d.pth"

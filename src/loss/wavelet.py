@@ -4,7 +4,7 @@ import torch
 from torch.nn.functional import l1_loss
 
 from loss.term import Term
-from runtime.errors import UserError
+from runtime.files import UserError
 
 
 def haar_high_frequencies(x):

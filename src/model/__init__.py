@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from runtime.distributed import local_rank, local_world_size
-from runtime.errors import UserError
+from runtime.files import UserError
 
 # name for --model: module with make_model(args)
 NETWORKS = {

@@ -3,8 +3,8 @@
 import torch
 
 from model import is_multi_scale
-from runtime.memory import is_accelerator_out_of_memory
 from runtime.precision import autocast
+from runtime.process import is_accelerator_out_of_memory
 
 
 def _tile_ranges(length, tile, overlap):

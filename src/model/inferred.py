@@ -12,7 +12,7 @@ import torch
 from model import architecture_flags, build_network
 from model.common import mean_color
 from model.layouts import to_edsr_names
-from runtime.errors import UserError
+from runtime.files import UserError
 
 # Errors of the inference for files of other networks. They are ignored, because the inference only
 # gives a hint in another error.

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from runtime.distributed import local_main_first
-from runtime.errors import UserError, bullet_list
+from runtime.files import UserError, bullet_list
 
 
 def download_weights(url, log=print):

@@ -6,7 +6,7 @@ from model.inferred import describe_fitting_flags, format_flags
 from model.layouts import find_state_dict, is_state_dict, strip_prefix, to_edsr_names
 from model.plausible import warn_if_implausible
 from model.tensor_files import check_tensors, download_weights, load_file
-from runtime.errors import UserError, bullet_list
+from runtime.files import UserError, bullet_list
 
 EDSR_URL = "https://cv.snu.ac.kr/research/EDSR/models/"
 # (EDSR of 32 blocks of 256 features?, scale): file name; the digits are the start of its sha256

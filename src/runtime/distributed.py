@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from runtime.errors import UserError, print_error
+from runtime.files import UserError, print_error
 
 TIMEOUT = datetime.timedelta(hours=3)  # the others wait while rank 0 decodes a large data set
 MAIN = Path(__file__).resolve().parent.parent / "main.py"

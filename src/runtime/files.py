@@ -1,4 +1,4 @@
-"""Atomic file writes whose errors name the file."""
+"""Errors that a user can fix, atomic file writes, and the lock of a folder."""
 
 import contextlib
 import functools
@@ -8,12 +8,40 @@ import re
 import secrets
 import shutil
 import socket
+import sys
 import time
 from pathlib import Path
 
-from runtime.errors import UserError
+try:
+    import fcntl
+except ImportError:  # Windows: no lock
+    fcntl = None
 
 STALE_SECONDS = 24 * 3600  # after which a temporary file of another host counts as abandoned
+
+
+class UserError(Exception):
+    """Bad flags, files, folders or checkpoints, a full disk, a broken network.
+
+    The message names the flag or the file and the fix; main.py prints it without a traceback.
+    """
+
+
+def bullet_list(lines, limit=20):
+    """Return lines as an indented list; after `limit` lines, the number of the rest."""
+    lines = list(lines)
+    more = [f"... and {len(lines) - limit} more"] if len(lines) > limit else []
+    return "".join(f"\n  - {line}" for line in lines[:limit] + more)
+
+
+def print_error(text):
+    """Print to stderr; a closed stderr is not a reason to fail."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except BrokenPipeError:
+        with contextlib.suppress(OSError):
+            # Python flushes stderr once more at its end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 @functools.lru_cache
@@ -128,3 +156,46 @@ def _is_running(pid):
     except PermissionError:
         pass  # another user's process
     return True
+
+
+class Lock:
+    """Lock of an experiment folder, held until the process that writes there ends."""
+
+    def __init__(self, folder):
+        self.folder, self.path, self._file = folder, folder / ".lock", None
+
+    def check(self):
+        """Raise UserError if another process holds the lock; writes nothing."""
+        if self.path.is_file():
+            with open(self.path, "rb+") as file:
+                self._acquire(file)
+
+    def acquire(self):
+        """Hold the lock until the end of this process.
+
+        Raises:
+            UserError: another process holds it.
+        """
+        with report_write_errors(self.path):
+            self._file = open(self.path, "ab+", buffering=0)  # noqa: SIM115 (open until the end)
+            self._acquire(self._file)
+            self._file.truncate(0)
+            owner = f"process {os.getpid()} on {socket.gethostname()}\n"
+            self._file.write(owner.encode())
+
+    def _acquire(self, file):
+        if fcntl is None:
+            return
+        try:
+            # lockf, not flock: data loader workers must not inherit the lock
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            file.seek(0)
+            owner = file.read().decode(errors="replace").strip()
+            raise UserError(
+                f"{self.folder}: another run writes here ({owner}): give another --save, or test "
+                "its weights with --pre_train"
+            ) from error
+        except OSError:  # a file system without locks
+            with contextlib.suppress(OSError):
+                file.seek(0)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from runtime.errors import UserError
+from runtime.files import UserError
 
 PRECISIONS = ("single", "half", "bf16", "auto")
 _DTYPES = {"half": torch.float16, "bf16": torch.bfloat16}

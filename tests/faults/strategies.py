@@ -5,7 +5,7 @@ import shutil
 
 from hypothesis import strategies as st
 
-from flag_types import InvalidValue
+from flag_checks import InvalidValue
 from option import build_parser
 
 # Flags that would start processes, compile or write elsewhere; and those that ask nothing of the program

@@ -20,8 +20,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from runtime.errors import UserError, bullet_list
-from runtime.files import require_space
+from runtime.files import UserError, bullet_list, require_space
 
 try:
     from lzma import LZMAError

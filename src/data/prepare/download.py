@@ -15,8 +15,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from runtime.errors import UserError
-from runtime.files import report_write_errors, require_space
+from runtime.files import UserError, report_write_errors, require_space
 
 BLOCK = 2**18  # bytes read at a time
 BAD_ADDRESS, UNREACHABLE = (1, 3), (5, 6, 7, 60)  # exit statuses of curl

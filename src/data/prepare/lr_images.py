@@ -17,8 +17,7 @@ from tqdm import tqdm
 from data.image import TIFF, image_size, read_image, set_max_pixels, write_image
 from data.pairs import match_lr
 from data.resize import downsample
-from runtime.errors import UserError
-from runtime.files import atomic_path, remove_stale_temp_files
+from runtime.files import UserError, atomic_path, remove_stale_temp_files
 
 
 class MakeResult(NamedTuple):

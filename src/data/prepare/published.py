@@ -14,8 +14,7 @@ from data.image import EXTENSIONS
 from data.prepare.archive import check_archive, unpack
 from data.prepare.download import NoConnectionError, NotFoundError, download
 from data.prepare.lr_images import make_set, missing_lr
-from runtime.errors import UserError, bullet_list
-from runtime.files import atomic_path
+from runtime.files import UserError, atomic_path, bullet_list
 
 DIV2K_URL = "https://data.vision.ee.ethz.ch/cvl/DIV2K/"
 # both lie in DIV2K_train_HR, as in EDSR-PyTorch

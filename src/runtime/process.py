@@ -1,14 +1,163 @@
-"""Stopping on a signal: a training ends after the current step, with its state saved."""
+"""The process: signals, memory, the compiler, and what a run was made with."""
 
 import contextlib
+import ctypes
+import importlib.metadata
+import importlib.util
 import os
+import platform
+import shutil
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
+
+import torch
 
 from runtime import distributed
-from runtime.errors import print_error
+from runtime.files import UserError, print_error
+
+
+def use_file_backend():
+    """Make matplotlib draw to files; call it before its import.
+
+    A notebook's MPLBACKEND may name a module that this environment does not have.
+    """
+    os.environ["MPLBACKEND"] = "Agg"
+
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("torch", "numpy", "scikit-image", "imageio", "Pillow", "scipy")
+
+
+def _git(*words):
+    command = ["git", "-C", str(ROOT), *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
+
+
+def git_commit():
+    """Return the commit of the program, "(dirty)" if tracked files have changed; or "unknown"."""
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        if Path(_git("rev-parse", "--show-toplevel").strip()) == ROOT:
+            dirty = _git("status", "--porcelain", "--untracked-files=no").strip()
+            return _git("rev-parse", "HEAD").strip() + (" (dirty)" if dirty else "")
+    return "unknown"
+
+
+def provenance(device):
+    """Yield lines that say when, with which commit, packages and device a run was started.
+
+    Nothing is looked up before the first line is asked for: a test that writes no config.txt needs
+    neither git nor the list of packages.
+    """
+    versions = []
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions.append(f"{name} {importlib.metadata.version(name)}")
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    yield f"started {time.strftime('%Y-%m-%d %H:%M:%S')}"
+    yield f"commit {git_commit()}"
+    yield f"Python {platform.python_version()}, {', '.join(versions)}"
+    yield f"device {device.type}, {name}"
+
+
+# options of mallopt and their range, from malloc.h of glibc
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_MAX_THRESHOLD = 2**31 - 1
+_DEFAULT_THRESHOLD = 2**25  # the highest value that glibc itself sets for mmap
+# torch 2.4 has only the second
+OutOfMemoryError = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
+
+
+def _set_thresholds(trim, mmap):
+    if sys.platform.startswith("linux"):
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        if mallopt:
+            mallopt(_M_MMAP_THRESHOLD, mmap)
+            mallopt(_M_TRIM_THRESHOLD, trim)
+
+
+def disable_malloc_trim():
+    """Keep freed memory in the process for its next tensors (glibc only).
+
+    glibc returns a freed block of more than 32 MiB to the system, which then has to clear the pages
+    of the next block. docs/performance.md has the gain.
+    """
+    _set_thresholds(trim=_MAX_THRESHOLD, mmap=_MAX_THRESHOLD)
+
+
+def restore_malloc_defaults():
+    """Undo `disable_malloc_trim`, to measure its gain."""
+    _set_thresholds(trim=2 * _DEFAULT_THRESHOLD, mmap=_DEFAULT_THRESHOLD)
+
+
+def is_out_of_memory(error):
+    """Return whether an error means that memory of the CPU or accelerator is exhausted.
+
+    torch has no type for it on the CPU; cuDNN and cuBLAS report it in a RuntimeError.
+    """
+    return isinstance(error, MemoryError) or any(
+        words in str(error) for words in ("allocate memory", "out of memory", "ALLOC_FAILED")
+    )
+
+
+def is_accelerator_out_of_memory(error):
+    """Return whether the memory of an accelerator is exhausted, so that smaller tiles may fit."""
+    return isinstance(error, OutOfMemoryError) or "ALLOC_FAILED" in str(error)
+
+
+def available_bytes(path="/proc/meminfo"):
+    """Return the main memory that is available, or None if Linux does not tell."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            values = dict(line.split(":") for line in file)
+        return int(values["MemAvailable"].split()[0]) * 1024
+    except (OSError, ValueError, KeyError, IndexError):
+        return None
+
+
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
+
+
+def compile_network(net, mode):
+    """Return a network that torch.compile has compiled, for fixed shapes, in one of its modes."""
+    return torch.compile(net, mode=mode, dynamic=False)
+
+
+def require_compiler(device):
+    """Raise UserError if torch.compile does not work on the device."""
+    if device.type == "cuda":
+        if importlib.util.find_spec("triton") is None:
+            raise UserError("--compile needs the package triton on CUDA: pip install triton")
+    else:
+        names = [os.environ.get("CXX"), "g++", "clang++", "c++", "cl"]
+        if not any(name and shutil.which(name) for name in names):
+            raise UserError(
+                "--compile needs a C++ compiler: install one (Debian and Ubuntu: apt-get install "
+                "g++), set CXX, or leave --compile out"
+            )
+    _compile_something(device)
+
+
+def _compile_something(device):
+    """Raise UserError if a small function cannot be compiled: headers may be missing."""
+
+    def double(x):
+        return (x * 2).relu()
+
+    try:
+        torch.compile(double)(torch.ones(8, device=device))
+    except Exception as error:  # of many types, by device and version of torch
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        errors = [line for line in lines if "error" in line.lower()] or lines or [repr(error)]
+        raise UserError(
+            f"--compile: the compiler of torch.compile fails here: {errors[0][:200]}. Set CXX to a "
+            "C++ compiler that works, or leave --compile out"
+        ) from error
+
 
 # In rising priority. Clusters send SIGUSR1 or SIGUSR2 before a time limit; a closed terminal
 # sends SIGHUP. SIGINT is last: torchrun sends SIGTERM to its processes when it gets a SIGINT.
