@@ -1,6 +1,5 @@
 """The commands beside main.py."""
 
-import itertools
 import os
 import re
 import shlex
@@ -86,48 +85,52 @@ def test_curves_of_several_runs_and_picture_of_the_samples(sr, tmp_path, data_di
     )
 
 
-# ------------------------------------------------- scripts per model and scale
+# -------------------------------------------------------- scripts per network
+
+NETWORKS = ("edsr_baseline", "edsr", "rcan", "han", "nlsn")
+KINDS = ("train/{}.sh {}", "train/{}_pcl.sh {}", "train/{}_pcl.sh {} scratch", "test/{}.sh {}")
+no_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
 
 
-def recipe_scripts():
-    return [*(ROOT / "scripts/train").glob("*_x?.sh"), *(ROOT / "scripts/test").glob("*.sh")]
-
-
-@pytest.mark.skipif(shutil.which("bash") is None, reason="no bash")
-def test_every_script_per_model_and_scale_runs_what_its_name_says():
-    scripts = recipe_scripts()
-    names = {str(path.relative_to(ROOT / "scripts")) for path in scripts}
-    for model, scale in itertools.product(("edsr_baseline", "edsr", "rcan", "han", "nlsn"), "2348"):
-        for kind in ("train/", "test/", "train/pcl_scratch_", "train/pcl_finetune_"):
-            assert f"{kind}{model}_x{scale}.sh" in names
-    # PYTHON=echo prints the command in place of running it
-    calls = ";".join(f"bash {shlex.quote(str(path))} --n_threads 0" for path in scripts)
+def run_recipe(call):
+    """Run a recipe with PYTHON=echo, which prints the command of main.py in place of running it."""
     env = {**os.environ, "PYTHON": "echo"}
-    out = subprocess.run(["bash", "-c", calls], env=env, capture_output=True, text=True, check=True)
-    lines = out.stdout.splitlines()
-    assert len(lines) == len(scripts)
-    for path, line in zip(scripts, lines, strict=True):
-        program, *flags = shlex.split(line)
+    command = ["bash", *shlex.split(f"{ROOT}/scripts/{call}")]
+    return subprocess.run(command, env=env, capture_output=True, text=True)
+
+
+@no_bash
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_every_recipe_runs_what_its_name_says(network, kind):
+    for scale in (2, 3, 4, 8):
+        call = kind.format(network, scale)
+        program, *flags = shlex.split(run_recipe(f"{call} --n_threads 0").stdout)
         assert program == str(ROOT / "src/main.py")
-        assert flags[-2:] == ["--n_threads", "0"], f"{path} does not pass its flags on"
+        assert flags[-2:] == ["--n_threads", "0"], f"{call} does not pass its flags on"
         if "--test_only" in flags:  # the weights are not there, so the flags do not come from them
             flags[flags.index("--pre_train") + 1] = "download"
         args = parse_args(flags)
-        kind, model, scale = re.fullmatch(
-            r"(pcl_scratch_|pcl_finetune_|)(.*)_x(\d)", path.stem
-        ).groups()
-        assert args.scale == [int(scale)]
-        assert args.model.lower() == model.removesuffix("_baseline")
-        assert (args.n_feats == 256) == (model in ("edsr", "nlsn"))
-        assert args.test_only == (path.parent.name == "test")
-        if path.parent.name == "train":
-            assert args.patch_size == 48 * int(scale)
-            assert ("CL-patchD" in args.loss) == bool(kind)
-            assert (args.pre_train is not None) == (
-                kind == "pcl_finetune_" or (kind == "" and needs_a_start(model, scale))
-            )
+        assert args.scale == [scale]
+        assert args.save.endswith(f"x{scale}" if "train" in call else f"x{scale}_test")
+        assert args.model.lower() == network.removesuffix("_baseline")
+        assert (args.n_feats == 256) == (network in ("edsr", "nlsn"))
+        assert args.test_only == ("test/" in call)
+        if not args.test_only:
+            assert args.patch_size == 48 * scale
+            assert ("CL-patchD" in args.loss) == ("pcl" in call)
+            # published as trained from other weights
+            starts = network == "han" or scale != 2 or "pcl" in call
+            assert (args.pre_train is not None) == (starts and "scratch" not in call)
+            if args.epochs == 1000:
+                assert args.decay == "200-400-600-800"
 
 
-def needs_a_start(model, scale):
-    """Return whether a network is published as trained from other weights."""
-    return model == "han" or scale != "2"
+@no_bash
+@pytest.mark.parametrize("scale", ["", "5", "x4", "--epochs 3", "4.0"])
+def test_a_recipe_without_a_scale_says_which_there_are(scale):
+    for kind in KINDS:
+        result = run_recipe(kind.format("rcan", scale))
+        assert result.returncode == 2 and not result.stdout
+        assert re.fullmatch(r"error: .*2, 3, 4, 8.*\n", result.stderr), result.stderr
+    assert "SCALE [FLAGS" in run_recipe("train/rcan.sh --help").stdout

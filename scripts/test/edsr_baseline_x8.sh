@@ -1,9 +1,0 @@
-#!/usr/bin/env bash
-# EDSR baseline (16 blocks of 64 features), x8, tested with the weights of
-# scripts/train/edsr_baseline_x8.sh; --pre_train FILE tests others.
-# Expected PSNR: neither published nor measured here.
-set -euo pipefail
-project=$(cd "$(dirname "$0")/../.." && pwd)
-exec "$project/scripts/run.sh" --scale 8 --data_test Set5+Set14+B100+Urban100+Manga109 \
-    --pre_train "$project/experiment/EDSR_baseline_x8/model/model_best.pt" --test_only \
-    --save EDSR_baseline_x8_test "$@"

@@ -1,9 +1,0 @@
-#!/usr/bin/env bash
-# EDSR (32 blocks of 256 features), x2, trained on DIV2K from scratch.
-# Hardware: one GPU of 16 GB or more; --split_batch N for less.
-# Expected after 300 epochs: 35.03 dB on DIV2K 801-900, RGB (EDSR-PyTorch's figure; not measured
-# here). The training tests 801-810; for all: --test_only --data_test DIV2K --data_range 801-900.
-set -euo pipefail
-project=$(cd "$(dirname "$0")/../.." && pwd)
-exec "$project/scripts/run.sh" --template EDSR_paper --scale 2 --patch_size 96 --save EDSR_x2 \
-    "$@"

@@ -1,9 +1,0 @@
-#!/usr/bin/env bash
-# NLSN x8, trained on DIV2K from the x2 model.
-# Hardware: one GPU of 32 GB or more, days; --split_batch N for less memory.
-# Expected PSNR: neither published nor measured here.
-set -euo pipefail
-project=$(cd "$(dirname "$0")/../.." && pwd)
-exec "$project/scripts/run.sh" --template NLSN --scale 8 --patch_size 384 --rgb_range 1 \
-    --epochs 1000 --decay 200-400-600-800 --save NLSN_x8 \
-    --pre_train "$project/experiment/NLSN_x2/model/model_best.pt" "$@"

@@ -1,8 +1,0 @@
-#!/usr/bin/env bash
-# EDSR x4 with PCL-SR, trained on DIV2K from scratch.
-# Hardware: one GPU of 24 GB or more, days; --split_batch N for less memory. Expected PSNR: not
-# measured here.
-set -euo pipefail
-project=$(cd "$(dirname "$0")/../.." && pwd)
-exec "$project/scripts/run.sh" --template EDSR_paper+PCL --scale 4 --patch_size 192 \
-    --save EDSR_PCL_scratch_x4 --epochs 1000 --decay 200-400-600-800 "$@"
