@@ -45,6 +45,7 @@ from model.weights import load_pre_train
 from onnx_modules import make_exportable
 from option import parse_args
 from runtime.files import UserError, atomic_path
+from runtime.process import pip_install
 
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 # batch, height, width; none is the size that is traced
@@ -79,9 +80,7 @@ def require_packages():
     """Raise UserError if packages of the export are missing."""
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(
-            f"the export needs packages that are missing: pip install {' '.join(missing)}"
-        )
+        raise UserError(f"the export needs packages that are missing: {pip_install(*missing)}")
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 9):
         raise UserError(f"the export needs torch 2.9 or later, and this is {torch.__version__}")
 

@@ -13,7 +13,7 @@ import torch
 from torch.nn.functional import avg_pool2d
 
 from runtime.files import UserError
-from runtime.process import is_out_of_memory
+from runtime.process import is_out_of_memory, pip_install
 
 
 class Metric(NamedTuple):
@@ -95,7 +95,7 @@ def _load_from_pyiqa(name, device):
         import pyiqa  # optional, and takes seconds to load
     except ImportError as error:
         raise UserError(
-            f"--metrics {name} needs the package pyiqa: pip install pyiqa ({error})"
+            f"--metrics {name} needs the package pyiqa: {pip_install('pyiqa')} ({error})"
         ) from error
     except RuntimeError as error:  # torchvision is installed for another version of torch
         raise UserError(f"--metrics {name}: pyiqa cannot be imported: {error}") from error

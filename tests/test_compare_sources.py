@@ -195,7 +195,7 @@ def test_metrics_without_the_package_or_its_weights(sr, run, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyiqa", None)  # importing it fails
     status, _, err = run("net", "--metrics", "psnr,lpips")
     assert status == 1
-    assert "--metrics lpips needs the package pyiqa: pip install pyiqa" in err
+    assert "--metrics lpips needs the package pyiqa: " in err
     status, _, err = sr.train("--save", "other", "--metrics", "lpips")
     assert status == 1
     assert "pip install pyiqa" in err

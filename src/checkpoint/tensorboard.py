@@ -9,6 +9,7 @@ import threading
 
 from data.image import to_uint8
 from runtime.files import UserError, report_write_errors
+from runtime.process import pip_install
 
 SIDE = 320  # pixels: an epoch of a set then takes at most 300 kB of the event file
 
@@ -39,7 +40,7 @@ class TensorBoardLog:
         except ImportError as error:
             raise UserError(
                 f"--tensorboard needs a package that is missing ({error}): "
-                "pip install tensorboard, or give --tensorboard false"
+                f"{pip_install('tensorboard')}, or give --tensorboard false"
             ) from error
         threading.excepthook = _report
         self._make, self.folder = SummaryWriter, folder

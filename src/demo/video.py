@@ -13,6 +13,7 @@ import logging
 import numpy as np
 
 from runtime.files import UserError, atomic_path
+from runtime.process import pip_install
 
 # visually lossless; CRF 0 is lossless, 23 is the default of libx264
 QUALITY = ("-crf", "14", "-preset", "medium")
@@ -40,7 +41,7 @@ def _ffmpeg(path):
         import imageio_ffmpeg
     except ImportError as error:
         raise UserError(
-            f"{path}: videos need the package imageio-ffmpeg: pip install imageio-ffmpeg"
+            f"{path}: videos need the package imageio-ffmpeg: {pip_install('imageio-ffmpeg')}"
         ) from error
     logging.getLogger("imageio_ffmpeg").setLevel(logging.ERROR)
     return imageio_ffmpeg

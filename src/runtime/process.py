@@ -127,11 +127,21 @@ def compile_network(net, mode):
     return torch.compile(net, mode=mode, dynamic=False)
 
 
+def pip_install(*packages):
+    """Return the command that installs packages for the Python that runs this program."""
+    pip = Path(sys.executable).with_name("pip")
+    if not pip.is_file():
+        return f"{sys.executable} -m pip install {' '.join(packages)}"
+    here = Path.cwd()
+    name = pip.relative_to(here) if pip.is_relative_to(here) else pip
+    return f"{name} install {' '.join(packages)}"
+
+
 def require_compiler(device):
     """Raise UserError if torch.compile does not work on the device."""
     if device.type == "cuda":
         if importlib.util.find_spec("triton") is None:
-            raise UserError("--compile needs the package triton on CUDA: pip install triton")
+            raise UserError(f"--compile needs the package triton on CUDA: {pip_install('triton')}")
     else:
         names = [os.environ.get("CXX"), "g++", "clang++", "c++", "cl"]
         if not any(name and shutil.which(name) for name in names):
