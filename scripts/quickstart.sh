@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Quickstart: from a machine with Python 3.10 or later to trained networks and a table.
 # Makes .venv, installs requirements.txt into it, and writes the photographs of scikit-image as data
-# sets. Trains a small EDSR x2 on the CPU, fine-tunes it with PCL-SR, tests both and bicubic, prints
-# the table and draws the pictures. It takes less than 5 minutes on 2 CPU cores after the
-# installation. A second call continues the first.
-#     scripts/quickstart.sh [FLAGS of src/main.py]     FLAGS are for both trainings
+# sets. Trains a small EDSR x2 on the CPU, fine-tunes it with L1 and with PCL-SR, tests all and
+# bicubic, prints the table and draws the pictures. It takes less than 5 minutes on 2 CPU cores
+# after the installation. A second call continues the first.
+#     scripts/quickstart.sh [FLAGS of src/main.py]     FLAGS are for all trainings
 # DIR_DATA and DIR_EXPERIMENT name other folders than datasets and experiment.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
@@ -41,23 +41,28 @@ common=(--dir_data "$data" --dir_experiment "$experiments" --cpu)
 flags=("$@")
 best=model/model_best.pt
 
-echo "== training 1 of 2: a small EDSR x2 with L1"
-train quickstart_train_L1 --test_every 100 --epochs 6
-echo "== training 2 of 2: fine-tuning with PCL-SR"
-train quickstart_train_PCL --template PCL_InfoNCE --mcl_neg 1 --test_every 25 --epochs 2 --lr 1e-4 \
-    --pre_train "$experiments/quickstart_train_L1/$best"
+fine_tune=(--test_every 25 --epochs 2 --lr 1e-4
+    --pre_train "$experiments/quickstart_train_EDSR/$best")
+networks=(EDSR EDSR-L1 EDSR-PCL)
 
-echo "== test: bicubic, EDSR, EDSR after PCL-SR"
-network=(--n_resblocks 8 --n_feats 32)
+echo "== training 1 of 3: a small EDSR x2 with L1"
+train quickstart_train_EDSR --test_every 100 --epochs 6
+echo "== training 2 of 3: fine-tuning with L1"
+train quickstart_train_EDSR-L1 "${fine_tune[@]}"
+echo "== training 3 of 3: fine-tuning with PCL-SR, as long"
+train quickstart_train_EDSR-PCL "${fine_tune[@]}" --template PCL --mcl_neg 1
+
+echo "== test: bicubic, EDSR, EDSR after L1 and after PCL-SR"
 evaluate quickstart_bicubic --model Bicubic
-evaluate quickstart_EDSR "${network[@]}" --pre_train "$experiments/quickstart_train_L1/$best"
-evaluate quickstart_EDSR-PCL "${network[@]}" --pre_train "$experiments/quickstart_train_PCL/$best"
+for name in "${networks[@]}"; do
+    evaluate "quickstart_$name" --pre_train "$experiments/quickstart_train_$name/$best"
+done
 
 echo "== PSNR (dB) / SSIM"
 compare=("$python" "$project/scripts/compare.py" --dir_experiment "$experiments")
-"${compare[@]}" quickstart_bicubic quickstart_EDSR quickstart_EDSR-PCL
+"${compare[@]}" quickstart_bicubic "${networks[@]/#/quickstart_}"
 for image in astronaut chelsea coffee; do
-    "${compare[@]}" quickstart_EDSR quickstart_EDSR-PCL \
+    "${compare[@]}" quickstart_EDSR-L1 quickstart_EDSR-PCL \
         --figure "$experiments/quickstart_$image.png" --data_test sample_test --image "$image"
 done
 echo "curves: $experiments/quickstart_train_*/psnr_sample_test.png and loss.png"

@@ -46,11 +46,11 @@ def test_quickstart_runs_and_goes_on(tmp_path):
         ).stdout
 
     first = run("1")
-    assert "| EDSR-PCL " in first
+    assert all(f"| {name} " in first for name in ("bicubic", "EDSR", "EDSR-L1", "EDSR-PCL"))
     assert "[Epoch 1/1]" in first
     assert (tmp_path / "experiment/quickstart_astronaut.png").stat().st_size > 10_000
     second = run("2")
-    assert second.count("Resumed after epoch 1") == 2
+    assert second.count("Resumed after epoch 1") == 3
     assert "[Epoch 1/" not in second
 
 
@@ -134,3 +134,15 @@ def test_a_recipe_without_a_scale_says_which_there_are(scale):
         assert result.returncode == 2 and not result.stdout
         assert re.fullmatch(r"error: .*2, 3, 4, 8.*\n", result.stderr), result.stderr
     assert "SCALE [FLAGS" in run_recipe("train/rcan.sh --help").stdout
+
+
+@no_bash
+@pytest.mark.parametrize("target", ["x2", "x3", "x4", "fast"])
+def test_shipped_weights_have_a_recipe(target):
+    result = run_recipe(f"train/zoo.sh {target} /data --epochs 3")
+    _, *flags = shlex.split(result.stdout)
+    args = parse_args(flags)
+    assert (args.epochs, args.hold_out, args.dir_data) == (3, 10, "/data")
+    assert args.scale == [2 if target == "fast" else int(target.strip("x").replace("real", "4"))]
+    refused = run_recipe(f"train/zoo.sh {target}0")
+    assert refused.returncode == 2 and "x2, x3, x4, real, fast" in refused.stderr
