@@ -14,10 +14,8 @@ from model.weights import load_strict
 from optim import (
     EMA,
     build_optimizer,
-    can_reject_on_device,
     learning_rate,
     load_optimizer,
-    rejection_flag,
     set_learning_rate,
     update_weights,
     warmup_factor,
@@ -309,22 +307,16 @@ class Trainer:
     def _finish_step(self, batch, step):
         """Update the weights, unless the loss is not finite or too large; return (loss, signal)."""
         progress = self.loss.progress()
-        total = self.loss.start_reduction(self.stop.flags())
+        total, stop_flags = self.loss.finish_step(self.stop.flags())
         limit = self.args.skip_threshold * self.prev_epoch_loss
         limit = limit if limit > 0 else math.inf  # some losses are below 0
-        update = self.args, self.optimizer, self.scaler
-        is_early = can_reject_on_device(self.optimizer, self.scaler)
-        if is_early:  # the GPU updates the weights while the host waits for the loss
-            update_weights(*update, rejection_flag(total, limit))
-        total, stop_flags = self.loss.finish_reduction()
         if not math.isfinite(total):
             self._raise_non_finite(batch, total)
         if total > limit:
             self.loss.restore_progress(progress)  # a skipped step counts in no mean
             self.checkpoint.log(f"Step {step} is skipped: its loss is {total:.4f}")
         else:
-            if not is_early:
-                update_weights(*update)
+            update_weights(self.args, self.optimizer, self.scaler)
             if self.ema and (self.epoch * self.args.test_every + step) % self.args.ema_iter == 0:
                 self.ema.update()
         return total, self.stop.agree(stop_flags)

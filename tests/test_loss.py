@@ -300,7 +300,7 @@ def test_features_go_no_deeper_than_the_layers_need():
 def test_a_term_without_gradient_ends_the_training_at_the_first_step(
     sr, monkeypatch, text, name, value
 ):
-    monkeypatch.setattr(LOSSES[name], "forward", lambda self, sr, *rest: value(sr))
+    monkeypatch.setattr(f"{LOSSES[name]}.forward", lambda self, sr, *rest: value(sr))
     status, _, err = sr.train("--loss", text, "--no_ad_loss", "--save", "run", "--epochs", 1)
     assert status == 1
     assert err.startswith(f"error: --loss 1*{name} must send a gradient to the network: ")

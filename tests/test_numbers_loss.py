@@ -5,8 +5,7 @@ import pytest
 import torch
 from torch.nn.functional import conv2d, max_pool2d
 
-from loss import Loss
-from loss.means import EpochMeans
+from loss import EpochMeans, Loss
 from loss.samples import SampleMaker
 from loss.wavelet import haar_high_frequencies
 from loss_formulas import flags, images_of_a_step, naive_contrastive, naive_haar, upsampled
@@ -54,8 +53,7 @@ def test_the_loss_is_the_weighted_sum_of_its_terms():
 
 def reduce_step(loss):
     """Add a step to the means of the epoch; return its weighted sum."""
-    loss.start_reduction()
-    return loss.finish_reduction()[0]
+    return loss.finish_step()[0]
 
 
 def test_means_of_an_epoch_are_over_its_steps():
@@ -89,13 +87,10 @@ def test_means_of_an_epoch_are_over_its_steps():
 def test_numbers_of_ranks_are_summed_with_the_step(monkeypatch):
     means = EpochMeans()
     means.add("L1", 3.0, 0.5, "cpu")
-    assert means.start_reduction([1.0, 0.0, 5.0]) == {"L1": 1.5}
-    assert means.finish_reduction() == ({"L1": 1.5}, []), "a single rank knows its numbers"
-    monkeypatch.setattr("loss.means.world_size", lambda: 2)
-    monkeypatch.setattr("loss.means.all_reduce_sum", lambda values: 2 * values)  # ranks alike
+    assert means.finish_step([1.0, 0.0, 5.0]) == ({"L1": 1.5}, [1.0, 0.0, 5.0])
+    monkeypatch.setattr("loss.all_reduce_sum", lambda values: 2 * values)  # ranks alike
     means.add("L1", 3.0, 0.5, "cpu")
-    assert means.start_reduction([1.0, 0.0, 5.0]) == {"L1": 3.0}
-    assert means.finish_reduction() == ({"L1": 3.0}, [2.0, 0.0, 10.0])
+    assert means.finish_step([1.0, 0.0, 5.0]) == ({"L1": 3.0}, [2.0, 0.0, 10.0])
     assert means.means() == {"L1": 2.25}
 
 

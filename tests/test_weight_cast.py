@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import runtime.weight_cast
-from helpers import same_bits, state_of
+from helpers import same_bits
 from optim import build_optimizer, rejection_flag, update_weights
 from option import parse_args
 from runtime.precision import autocast
@@ -72,18 +72,6 @@ def test_the_device_rejects_an_update_by_the_loss(name, loss, changes):
 )
 def test_a_loss_above_its_limit_is_rejected(loss, rejected):
     assert float(rejection_flag(torch.tensor(loss), limit=2.0)) == rejected
-
-
-def test_an_update_before_the_host_knows_the_loss_trains_alike(sr, monkeypatch):
-    flags = ["--epochs", 2, "--skip_threshold", 1.0, "--use_ema", "--ema_iter", 1]
-    status, out, _ = sr.train("--save", "late", *flags)
-    assert status == 0
-    assert "is skipped" in out
-    monkeypatch.setattr("trainer.can_reject_on_device", lambda *_: True)
-    assert sr.train("--save", "early", *flags)[0] == 0
-    late, early = (state_of(sr.folder(name)) for name in ("late", "early"))
-    for part in ("net", "ema", "optimizer", "progress", "last_loss"):
-        same_bits(late[part], early[part], part)
 
 
 def test_ranks_agree_on_the_signal_of_the_highest_priority(monkeypatch):

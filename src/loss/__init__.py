@@ -1,36 +1,108 @@
 """The losses. `--loss 1*L1+0.1*CL-patchD` is a weighted sum of terms.
 
-A new loss is a subclass of `loss.term.Term` and one line in `LOSSES`.
+A new loss is a file with a subclass of `Term` and one line in `LOSSES`.
 """
 
+import importlib
 import math
 import re
 
 import torch
 from torch import nn
 
-from loss.adversarial import GAN_LOSSES, Adversarial
-from loss.cl import VGGContrastiveLoss
-from loss.means import EpochMeans
-from loss.pixel import L1, MSE
-from loss.samples import SampleMaker
-from loss.vgg import VGGLoss
-from loss.wavelet import WaveL1
 from runtime.distributed import all_reduce_sum
 from runtime.files import UserError
 
-# name in --loss: its class
+GAN_NAMES = ("GAN", "LSGAN", "WGAN", "WGAN_GP", "RGAN", "ContrasD", "patchD")
+# name in --loss: module.Class, imported when the term is built
 LOSSES = {
-    "L1": L1,
-    "MSE": MSE,
-    "WaveL1": WaveL1,
-    "VGG22": VGGLoss,
-    "VGG54": VGGLoss,
-    "CL": VGGContrastiveLoss,
-    "VGGInfoNCE": VGGContrastiveLoss,
-    **dict.fromkeys(GAN_LOSSES, Adversarial),
-    **{f"CL-{name}": Adversarial for name in GAN_LOSSES},
+    "L1": "loss.pixel.L1",
+    "MSE": "loss.pixel.MSE",
+    "WaveL1": "loss.wavelet.WaveL1",
+    "VGG22": "loss.vgg.VGGLoss",
+    "VGG54": "loss.vgg.VGGLoss",
+    "CL": "loss.cl.VGGContrastiveLoss",
+    "VGGInfoNCE": "loss.cl.VGGContrastiveLoss",
+    **dict.fromkeys(GAN_NAMES, "loss.adversarial.Adversarial"),
+    **{f"CL-{name}": "loss.adversarial.Adversarial" for name in GAN_NAMES},
 }
+
+
+class Term(nn.Module):
+    """One term of --loss, such as 1*L1.
+
+    Attributes:
+        inputs: arguments of `forward`, by name. sr, hr: (B, C, H, W). lr: (B, C, h, w). positives,
+            negatives: lists of (B, C, H, W), see `loss.samples`. All are in [0, rgb_range].
+        can_be_zero: whether the gradient may be 0 in the first step of a run.
+    """
+
+    inputs = ("sr", "hr")
+    can_be_zero = False
+
+    def __init__(self, args, name):
+        """Build the term `name` from the flags."""
+        super().__init__()
+
+    def forward(self, *inputs):
+        """Return the scalar loss of the batch."""
+        raise NotImplementedError
+
+    def start_epoch(self, epoch):
+        """Prepare for an epoch (counted from 1): a term that learns sets its learning rate."""
+
+    def set_precision(self, precision):
+        """Choose the precision of the term's own network: single, half or bf16."""
+
+    def log_values(self):
+        """Return a dict of numbers or scalar tensors that are logged with the loss."""
+        return {}
+
+
+class EpochMeans:
+    """Means of logged values over the steps of an epoch.
+
+    A step may consist of several parts on several ranks.
+    """
+
+    def __init__(self, sums=None, counts=None):
+        """Start an epoch, or continue one with the `sums` and `counts` of `state`."""
+        self.sums, self.counts, self.step = dict(sums or {}), dict(counts or {}), {}
+
+    def state(self):
+        """Return the epoch's sums and counts so far, to resume within the epoch."""
+        return {"sums": dict(self.sums), "counts": dict(self.counts)}
+
+    def add(self, name, value, batch_fraction, device):
+        """Add a batch part's value to the current step, weighted by its fraction."""
+        value = torch.as_tensor(value, device=device).detach().float() * batch_fraction
+        self.step[name] = self.step[name] + value if name in self.step else value
+
+    def finish_step(self, extra=()):
+        """Add the current step, summed over ranks, to the epoch: one exchange, one host read.
+
+        Returns:
+            (values, extra): the step's sums by name, and the sums of the numbers `extra` over ranks.
+        """
+        values = torch.stack(list(self.step.values()))
+        extra = torch.tensor(extra, dtype=values.dtype).to(values.device)
+        summed = all_reduce_sum(torch.cat([values, extra])).tolist()
+        values = dict(zip(self.step, summed, strict=False))
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+            self.counts[name] = self.counts.get(name, 0) + 1
+        self.step = {}
+        return values, summed[len(values) :]
+
+    def means(self):
+        """Return each name's mean over the steps in which it was logged."""
+        return {name: value / self.counts[name] for name, value in self.sums.items()}
+
+
+def build_term(args, name):
+    """Build the term `name` of `LOSSES`."""
+    module, _, class_name = LOSSES[name].rpartition(".")
+    return getattr(importlib.import_module(module), class_name)(args, name)
 
 
 def parse_loss(text):
@@ -76,9 +148,13 @@ class Loss(nn.Module):
         """
         super().__init__()
         self.weights = {name: weight for weight, name in parse_loss(args.loss)}
-        self.terms = nn.ModuleDict({name: LOSSES[name](args, name) for name in self.weights})
-        needs_samples = any(term.needs_samples for term in self.terms.values())
-        self.samples = SampleMaker(args, net) if needs_samples else None
+        self.terms = nn.ModuleDict({name: build_term(args, name) for name in self.weights})
+        self.needed = {name for term in self.terms.values() for name in term.inputs}
+        self.samples = None
+        if self.needed & {"positives", "negatives"}:
+            from loss.samples import SampleMaker
+
+            self.samples = SampleMaker(args, net)
         self.log, self.has_warned = log, False
         self.start_epoch(1)
 
@@ -92,6 +168,7 @@ class Loss(nn.Module):
     def start_epoch(self, epoch, progress=None):
         """Start an epoch (from 1), or continue it with a saved state's `progress`."""
         self.epoch_means = EpochMeans(**(progress or {}))
+        self.is_first_step = epoch == 1 and not progress
         for term in self.terms.values():
             term.start_epoch(epoch)
 
@@ -117,11 +194,11 @@ class Loss(nn.Module):
         Raises:
             UserError: with `log_gradients`, a term sends no gradient to sr.
         """
-        values = {}
-        positives, negatives = self.samples(hr, lr, sr) if self.samples else (None, None)
+        values, inputs = {}, {"sr": sr, "hr": hr, "lr": lr}
+        if self.samples:
+            inputs["positives"], inputs["negatives"] = self.samples(hr, lr, sr)
         for name, term in self.terms.items():
-            inputs = (sr, hr, positives, negatives) if term.needs_samples else (sr, hr, lr)
-            values[name] = self.weights[name] * term(*inputs)
+            values[name] = self.weights[name] * term(*(inputs[key] for key in term.inputs))
         total = sum(values.values())
         logged = self._gradient_norms(values, sr, batch_fraction) if log_gradients else {}
         for name, value in values.items():
@@ -155,7 +232,8 @@ class Loss(nn.Module):
                 torch.stack([square, square.new_full((), batch_fraction)])
             ).tolist()
             norms[name] = square**0.5 / fraction
-            if not norms[name] and self.weights[name] and bool(torch.isfinite(value)):
+            is_wrong = not norms[name] and self.weights[name] and not self.terms[name].can_be_zero
+            if self.is_first_step and is_wrong and bool(torch.isfinite(value)):
                 raise UserError(
                     f"--loss {self.weights[name]:g}*{name} must send a gradient to the network: "
                     "compute it from sr with gradient, or remove it"
@@ -179,25 +257,17 @@ class Loss(nn.Module):
                     f"{ratio:.2f} times that of L1: use a smaller weight, so that L1 dominates"
                 )
 
-    def start_reduction(self, extra=()):
-        """Sum the step over parts and ranks, without a wait for the device.
+    def finish_step(self, extra=()):
+        """Add the step to the means of the epoch; wait for the device.
 
         Args:
             extra: numbers of this rank that are summed over ranks in the same exchange.
 
         Returns:
-            the weighted sum of the terms, a scalar tensor.
+            (total, extra): the weighted sum of the terms, and the list of the sums of `extra`.
         """
-        return self.epoch_means.start_reduction(extra)["Total"]
-
-    def finish_reduction(self):
-        """Add the step to the means of the epoch; wait for the device.
-
-        Returns:
-            (total, extra): the weighted sum of the terms; the sums of `extra`, a list that is empty
-            with a single rank.
-        """
-        values, extra = self.epoch_means.finish_reduction()
+        values, extra = self.epoch_means.finish_step(extra)
+        self.is_first_step = False
         return values["Total"], extra
 
     def means(self):

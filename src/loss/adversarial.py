@@ -25,11 +25,11 @@ from typing import NamedTuple
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss, softplus
 
+from loss import Term
 from loss.contrastive import contrastive, shuffled
 from loss.discriminator import Discriminator
 from loss.samples import require_other_images, select
 from loss.stacking import batches_sets_together
-from loss.term import Term
 from model.tensor_files import load_file
 from optim import build_optimizer, learning_rate, load_optimizer, set_learning_rate
 from runtime.distributed import (
@@ -109,7 +109,7 @@ GAN_LOSSES = {
 class Adversarial(Term):
     """NAME of `GAN_LOSSES`, an adversarial loss, or CL-NAME, which adds the contrastive loss."""
 
-    needs_samples = True
+    inputs = ("sr", "hr", "positives", "negatives")
 
     def __init__(self, args, name):
         """Build the embedding and its optimizer.

@@ -6,9 +6,9 @@ al., IJCAI 2021). VGGInfoNCE: InfoNCE of contrastive.py; docs/pcl.md compares it
 
 import torch
 
+from loss import Term
 from loss.contrastive import distance, info_nce, shuffled
 from loss.samples import require_other_images, select
-from loss.term import Term
 from loss.vgg import VGGFeatures
 from runtime.files import UserError
 
@@ -20,7 +20,7 @@ EPS = 1e-7
 class VGGContrastiveLoss(Term):
     """CL: weighted sum of distance ratios over five layers. VGGInfoNCE: mean over --cl_layer."""
 
-    needs_samples = True
+    inputs = ("sr", "hr", "positives", "negatives")
 
     def __init__(self, args, name):
         """Load VGG19.

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.functional import mse_loss
 
-from loss.term import Term
+from loss import Term
 from model.tensor_files import download_weights
 from model.weights import read_weights
 from runtime.files import UserError
@@ -126,8 +126,8 @@ class VGGLoss(Term):
         """Choose the precision of VGG."""
         self.vgg.precision = precision
 
-    def forward(self, sr, hr, lr):
-        """Return the scalar loss of sr and hr (B, C, H, W); lr is unused."""
+    def forward(self, sr, hr):
+        """Return the scalar loss of sr and hr (B, C, H, W)."""
         with torch.no_grad():
             target = self.vgg(hr)[0]
         return mse_loss(self.vgg(sr)[0], target)

@@ -3,7 +3,7 @@
 import torch
 from torch.nn.functional import l1_loss
 
-from loss.term import Term
+from loss import Term
 from runtime.files import UserError
 
 
@@ -50,8 +50,8 @@ class WaveL1(Term):
         super().__init__(args, name)
         require_even_patch(args, f"--loss {name}")
 
-    def forward(self, sr, hr, lr):
-        """Return the scalar loss of sr and hr (B, C, H, W); lr is unused.
+    def forward(self, sr, hr):
+        """Return the scalar loss of sr and hr (B, C, H, W).
 
         H and W must be even.
         """
