@@ -53,6 +53,7 @@ def test_a_test_names_the_folder_that_looks_like_lr(sr, tmp_path, photographs, f
 
 
 def test_a_missing_lr_folder_of_a_published_set_names_what_looks_like_it(sr, data_dir, tmp_path):
+    # reported as EDSR-PyTorch #263, #338
     shutil.copytree(data_dir / "benchmark", tmp_path / "benchmark")
     lr = tmp_path / "benchmark/Set5/LR_bicubic"
     (lr / "X2").rename(lr / "x2")
@@ -107,6 +108,7 @@ def test_an_image_named_like_the_lr_of_another_gets_its_own_lr(prepare, tmp_path
 def test_what_is_left_out_is_said_in_training_tests_and_preparation(
     sr, prepare, tmp_path, photographs
 ):
+    # reported as upscayl #888, Real-ESRGAN #218
     hr = tmp_path / "Odd/HR"
     write_flat(hr, photographs)
     Image.fromarray(photographs["coffee"]).save(hr / "x.jfif", "JPEG", quality=95)
@@ -268,6 +270,7 @@ def test_sets_and_folders_never_share_a_cache_file(tmp_path, photographs):
 
 
 def test_the_default_cache_moves_with_the_data(tmp_path, photographs):
+    # reported as raster-vision #756
     write_flat(tmp_path / "one/Mine/HR", photographs)
     data_of(tmp_path / "one", "Mine")
     before = files_in(tmp_path / "one/cache")
@@ -279,6 +282,7 @@ def test_the_default_cache_moves_with_the_data(tmp_path, photographs):
 def test_a_second_start_reads_no_image_and_a_changed_one_is_checked(
     tmp_path, photographs, monkeypatch, capsys
 ):
+    # reported as BasicSR #398
     root = tmp_path / "Mine"
     write_set(root / "HR", photographs, root / "LR_bicubic", (2,))
     data_of(tmp_path, "Mine")
@@ -299,6 +303,7 @@ def test_a_second_start_reads_no_image_and_a_changed_one_is_checked(
 
 
 def test_two_programs_build_one_cache(sr, tmp_path, photographs):
+    # reported as datasets #4661, webdataset #386
     many = {f"{i:02d}": photographs["coffee"] for i in range(30)}
     write_flat(tmp_path / "Mine/HR", many)
     slow = tmp_path / "slow"
@@ -353,6 +358,7 @@ def test_workers_that_cannot_start_end_the_run(sr, monkeypatch):
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("megabytes", [16, 32, 64])
 def test_training_with_a_small_shared_memory(sr, tmp_path, photographs, bits, megabytes):
+    # reported as BasicSR #59, PyTorch #5040
     big = np.tile(photographs["coffee"], (3, 3, 1))
     image = big.astype(np.uint16) * 257 if bits == 16 else big
     (tmp_path / "Mine/HR").mkdir(parents=True)

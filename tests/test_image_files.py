@@ -133,6 +133,7 @@ def test_lzw_of_16_bits(tmp_path, photo):
 
 
 def test_cmyk_with_a_broken_profile_is_converted_without_it(tmp_path, photo, capsys):
+    # reported as realesrgan-gui #34
     cmyk = photo.convert("CMYK")
     cmyk.save(tmp_path / "plain.tif")
     cmyk.save(tmp_path / "broken.tif", icc_profile=b"garbage" * 20)
@@ -144,6 +145,7 @@ def test_cmyk_with_a_broken_profile_is_converted_without_it(tmp_path, photo, cap
 
 @pytest.mark.parametrize("ending", [".png", ".tif", ".jpg"])
 def test_too_many_pixels_in_plain_words(sr, tmp_path, photo, ending):
+    # reported as video2x #473
     (tmp_path / "in").mkdir()
     photo.save(tmp_path / f"in/one{ending}")
     flags = ["--model", "Bicubic", "--scale", 2, "--data_test", "Demo", "--test_only", "--cpu"]

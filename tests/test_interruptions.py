@@ -32,6 +32,7 @@ def wait_for_step(process):
     ["SIGUSR1", *(pytest.param(name, marks=pytest.mark.slow) for name in ("SIGUSR2", "SIGHUP"))],
 )
 def test_a_signal_of_a_cluster_or_terminal_saves_the_state(sr, name):
+    # reported as submitit #1701, mmsegmentation #1998
     process = start(sr, "--save", "run")
     wait_for_step(process)
     process.send_signal(getattr(signal, name))
@@ -68,6 +69,7 @@ def test_a_closed_pipe_saves_the_state(sr):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the worker in /proc")
 def test_a_killed_worker_ends_in_one_sentence_and_the_run_resumes_to_the_same_bits(sr):
+    # reported as PyTorch #8976
     sr.train("--save", "whole", "--test_every", 150, "--epochs", 1)
     process = start(sr, "--save", "run", "--test_every", 150, "--n_threads", 1)
     wait_for_step(process)
@@ -88,6 +90,7 @@ def test_a_killed_worker_ends_in_one_sentence_and_the_run_resumes_to_the_same_bi
 
 
 def test_compile_without_a_compiler_is_refused_before_anything_is_written(sr, monkeypatch):
+    # reported as PyTorch #92745, ESRT #8
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CXX", raising=False)
     status, _, err = sr.train("--save", "run", "--compile")
@@ -97,6 +100,7 @@ def test_compile_without_a_compiler_is_refused_before_anything_is_written(sr, mo
 
 
 def test_a_backend_of_a_notebook_does_not_end_a_training(sr):
+    # reported as kohya_ss #2521, textgen #6783
     argv = [sys.executable, *sr.argv("--save", "run", "--epochs", 1, "--test_every", 1)]
     backend = "module://matplotlib_inline.backend_inline"
     done = subprocess.run(argv, env={**os.environ, "MPLBACKEND": backend}, capture_output=True)

@@ -281,6 +281,7 @@ def test_an_image_without_error_has_no_finite_psnr(sr, data_dir, tmp_path):
 
 
 def test_an_equal_image_does_not_change_the_mean_best_or_table(sr, data_dir, tmp_path, photographs):
+    # reported as mmagic #490
     images = {"flat": np.zeros((40, 40, 3), np.uint8), "coffee": photographs["coffee"]}
     write_set(tmp_path / "data/Mixed/HR", images)
     write_set(tmp_path / "data/Alone/HR", {"coffee": photographs["coffee"]})

@@ -62,6 +62,7 @@ def trained(sr):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_file_in_another_form_is_tested_without_flags(sr, trained, tmp_path, form):
+    # reported as timm #2003, Lightning #20233, open_clip #639, BasicSR #253, mmagic #391
     state, psnr = trained
     torch.save(FORMS[form](state), tmp_path / "w.pt")
     status, out, err = sr(*TEST, tmp_path / "w.pt")
@@ -202,6 +203,7 @@ def test_a_training_state_has_the_averaged_weights(sr):
 
 def test_a_wrong_hidden_flag_is_warned_of(sr, network, tmp_path, monkeypatch):
     """With a residual branch 10 times as large, the session's network needs --res_scale 0.1."""
+    # reported as EDSR-PyTorch #195, #278, #300
     monkeypatch.setattr(plausible, "MAX_LOSS", 5.0)  # it is hardly trained, 4 dB below bicubic
     state = network.state_dict()
     for key in ("body.0.body.2.weight", "body.0.body.2.bias"):
