@@ -14,7 +14,7 @@ from data.image import read_image_with_profile
 from data.resize import downsample
 from file_server import FileServer
 from helpers import png, tar_of, write_set
-from loss.vgg import build_layers
+from loss.features import build_layers
 from model.edsr import EDSR
 
 

@@ -13,8 +13,8 @@ from loss import LOSSES, Loss, parse_loss
 from loss.adversarial import GAN_LOSSES, Adversarial, dual_contrastive
 from loss.contrastive import contrastive, info_nce, similarities
 from loss.discriminator import Discriminator
+from loss.features import VGGFeatures
 from loss.samples import SampleMaker, gaussian_blur, select, sharpen
-from loss.vgg import VGGFeatures
 from loss.wavelet import haar_high_frequencies
 from model import build_network
 from option import parse_args

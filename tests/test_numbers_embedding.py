@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn.functional import conv2d, leaky_relu
 
-from loss.discriminator import Discriminator
-from loss.normalization import CrossRankBatchNorm
+from helpers import state_of
+from loss.discriminator import CrossRankBatchNorm, Discriminator, Pool
 from loss_formulas import flags, naive_haar, random_images
 from runtime import distributed
 from runtime.files import UserError
@@ -86,26 +86,54 @@ def test_normalization_over_ranks_is_that_of_the_whole_set(monkeypatch, dtype):
         assert torch.allclose(norm.running_var, whole.running_var, rtol=1e-5)
 
 
-@pytest.mark.parametrize("more", ["--before_relu", ""])
-def test_stacked_sample_sets_have_the_features_of_each_alone(monkeypatch, more):
+def test_joined_sample_sets_train_like_single_ones(sr, monkeypatch):
+    """A GPU joins the sets of a phase along the batch; each keeps its own statistics."""
+    flags = "--template PCL_InfoNCE --mcl_neg 1 --cl_layer 1,4 --epochs 1 --test_every 3 "
+    flags += "--embed_lr 1e-5 --contras_D_train --shuffle_neg --no_ad_loss false --batch_size 3"
+    joined = []
+    for name in ("single", "joined"):
+        joins = name == "joined"
+        patched = lambda x, joins=joins: joined.append(x) or joins  # noqa: E731
+        monkeypatch.setattr("loss.discriminator.joins_sets", patched)
+        assert sr.train("--save", name, *flags.split())[0] == 0
+    assert len(joined) == 12
+    one, other = (sr.metrics(name)[0]["loss"] for name in ("single", "joined"))
+    assert other == pytest.approx(one, rel=1e-3)
+    one, other = (state_of(sr.folder(name))["loss"] for name in ("single", "joined"))
+    for name, value in one.items():
+        if torch.is_tensor(value):
+            size = float(value.abs().float().mean()) + 1e-3
+            assert float((other[name] - value).abs().float().mean()) < 1e-3 * size, name
+
+
+@pytest.mark.parametrize("side", [1, 2, 4, 6, 7, 12])
+def test_pooling_by_matrix_is_adaptive_pooling(side):
+    """The GPU of a Mac cannot pool sides that 4 does not divide."""
+    x = torch.randn(2, 3, side, side + 1, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(Pool.by_matrix(x), Pool(4)(x), atol=1e-6)
+
+
+def test_the_normalization_can_be_differentiated_twice_over_ranks(monkeypatch):
+    """The penalty of WGAN_GP needs it, also with several ranks; here of 2 and 3 images."""
     torch.manual_seed(0)
-    dis = Discriminator(flags(f"--loss GAN {more}"))
-    dis.requires_grad_(False)  # as in phase 2
-    sets = [random_images(seed) * 0.4 * seed for seed in (1, 2, 3)]
-    anchors = [random_images(4).requires_grad_() for _ in range(2)]
-    alone, own = dis.embed_sets(sets, anchors[0], [1, 3])
-    assert torch.equal(alone[2][1], dis(sets[2], return_features=True)[1][3])
-    monkeypatch.setattr("loss.discriminator.batches_sets_together", lambda x: True)
-    stacked, last = dis.embed_sets(sets, anchors[1], [1, 3])
-    assert len(alone) == len(stacked) == 3
-    for one, other in zip([*alone, own], [*stacked, last], strict=True):
-        assert len(one) == len(other) == 2
-        for feature, same_feature in zip(one, other, strict=True):
-            assert torch.allclose(feature, same_feature, atol=1e-4)
-    assert not any(feature.requires_grad for features in stacked for feature in features)
-    for features in (own, last):
-        sum(feature.square().sum() for feature in features).backward()
-    assert torch.allclose(anchors[0].grad, anchors[1].grad, rtol=1e-3, atol=1e-3)
+    x = torch.randn(5, 3, 4, 4, dtype=torch.float64)
+    found = []
+    for n_ranks in (1, 2):
+        norm, images = CrossRankBatchNorm(3).double(), x.clone().requires_grad_()
+        if n_ranks == 2:  # the statistics of both, joined as the exchange joins them
+            monkeypatch.setattr(distributed, "world_size", lambda: 2)
+            rows = torch.cat([_row(part) for part in images.split([2, 3])])
+            monkeypatch.setattr(distributed, "all_gather_batch", lambda *_, rows=rows: rows)
+        out = torch.cat([norm(part) for part in images.split([2, 3] if n_ranks == 2 else [5])])
+        (gradient,) = torch.autograd.grad(out.pow(3).sum(), images, create_graph=True)
+        found.append(torch.autograd.grad(gradient.pow(2).sum(), images)[0])
+    assert torch.allclose(*found, rtol=1e-4, atol=1e-4)
+
+
+def _row(part):
+    mean = part.mean((0, 2, 3))
+    var = part.var((0, 2, 3), correction=0)
+    return torch.cat([mean, var, mean.new_full((1,), part.numel() / 3)])[None]
 
 
 def test_a_patch_that_shrinks_to_a_pixel_needs_a_batch():

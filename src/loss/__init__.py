@@ -18,9 +18,9 @@ GAN_NAMES = ("GAN", "LSGAN", "WGAN", "WGAN_GP", "RGAN", "ContrasD", "patchD")
 LOSSES = {
     "L1": "loss.pixel.L1",
     "MSE": "loss.pixel.MSE",
-    "WaveL1": "loss.wavelet.WaveL1",
-    "VGG22": "loss.vgg.VGGLoss",
-    "VGG54": "loss.vgg.VGGLoss",
+    "WaveL1": "loss.pixel.WaveL1",
+    "VGG22": "loss.features.VGGLoss",
+    "VGG54": "loss.features.VGGLoss",
     "CL": "loss.cl.VGGContrastiveLoss",
     "VGGInfoNCE": "loss.cl.VGGContrastiveLoss",
     **dict.fromkeys(GAN_NAMES, "loss.adversarial.Adversarial"),

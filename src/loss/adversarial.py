@@ -29,7 +29,6 @@ from loss import Term
 from loss.contrastive import contrastive, shuffled
 from loss.discriminator import Discriminator
 from loss.samples import require_other_images, select
-from loss.stacking import batches_sets_together
 from model.tensor_files import load_file
 from optim import build_optimizer, learning_rate, load_optimizer, set_learning_rate
 from runtime.distributed import (
@@ -191,12 +190,8 @@ class Adversarial(Term):
         """Return the embedding's inputs (fake, real, positives, negatives); fake has a gradient."""
         transform = self.dis.to_input
         with torch.no_grad():
-            images, n_positives = [*positives, *negatives], len(positives)
-            if batches_sets_together(hr):
-                images = list(transform(torch.cat(images)).chunk(len(images)))
-            else:
-                images = [transform(x) for x in images]
-        return transform(sr), images[0], images[:n_positives], images[n_positives:]
+            positives, negatives = ([transform(x) for x in side] for side in (positives, negatives))
+        return transform(sr), positives[0], positives, negatives
 
     def _logits(self, sets):
         """Return the logits (n,) of each sample set (B, C, h, w) over all ranks."""
@@ -272,7 +267,9 @@ class Adversarial(Term):
         positives = select(positives, args.only_aug, args.pos_id)
         negatives = select(negatives, args.only_aug, args.neg_id)
         n_positives = len(positives)
-        features, anchor = self.dis.embed_sets([*positives, *negatives], fake, self.layers)
+        with torch.no_grad():
+            features = self.dis.embed_sets([*positives, *negatives], self.layers)
+        anchor = self.dis.embed(fake, self.layers)
         positives, negatives = features[:n_positives], features[n_positives:]
         if args.shuffle_neg:
             negatives = negatives + shuffled(negatives, args.shuffle_neg_num)

@@ -8,8 +8,8 @@ import torch
 
 from loss import Term
 from loss.contrastive import distance, info_nce, shuffled
+from loss.features import VGGFeatures
 from loss.samples import require_other_images, select
-from loss.vgg import VGGFeatures
 from runtime.files import UserError
 
 LAYERS = (1, 6, 11, 20, 29)  # relu1_1, 2_1, 3_1, 4_1, 5_1 of torchvision's `features`

@@ -8,7 +8,6 @@ import torch
 from torch.linalg import vector_norm
 from torch.nn.functional import normalize
 
-from loss.stacking import batches_sets_together
 from runtime.distributed import all_gather_batch, rank_offset, world_size
 
 EPS = 1e-8  # smallest norm that features are divided by
@@ -48,11 +47,9 @@ def _own_similarities(anchor, others):
     anchor = normalize(anchor, dim=1, eps=EPS)
 
     def similarity(other):  # dividing after the sum over channels saves a pass over the features
-        product = (anchor * other).sum(-3)  # (..., B, H, W)
-        return (product / vector_norm(other, dim=-3).clamp_min(EPS)).mean((-1, -2))
+        product = (anchor * other).sum(1)  # (B, H, W)
+        return (product / vector_norm(other, dim=1).clamp_min(EPS)).mean((1, 2))
 
-    if batches_sets_together(anchor):
-        return similarity(torch.stack(others))
     return torch.stack([similarity(other) for other in others])
 
 

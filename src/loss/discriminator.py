@@ -4,24 +4,89 @@ Departs from the published release: with --before_relu, features are those befor
 There the activation was in place and overwrote them.
 """
 
-import itertools
-
 import torch
 from torch import nn
-from torch.nn.functional import leaky_relu
+from torch.nn.functional import batch_norm, leaky_relu
 
-from loss.normalization import CrossRankBatchNorm
-from loss.stacking import batches_sets_together
 from loss.wavelet import haar_high_frequencies, require_even_patch
 from runtime import distributed
 from runtime.files import UserError
 from runtime.precision import autocast
-from runtime.weight_cast import WeightCast
 
 WIDTHS = (64, 64, 128, 128, 256, 256, 512, 512)
 STRIDES = (1, 2, 1, 2, 1, 2, 1, 2)
 N_LAYERS = len(WIDTHS)
 SLOPE = 0.2  # of LeakyReLU
+
+
+def joins_sets(x):
+    """Return whether sample sets pass the convolutions together, which takes a GPU fewer kernels.
+
+    On a CPU, one set at a time stays in the cache.
+    """
+    return x.is_cuda
+
+
+class CrossRankBatchNorm(nn.BatchNorm2d):
+    """Batch normalization with the statistics of a sample set over all ranks.
+
+    Plain operations, for gloo, and for the penalty of WGAN_GP, which differentiates twice:
+    torch.nn.SyncBatchNorm does neither.
+    """
+
+    def _statistics(self, x):
+        """Return mean and variance (C,) of x over all ranks; update the running statistics."""
+        own_mean = x.mean((0, 2, 3))
+        own_var = (x - own_mean.view(1, -1, 1, 1)).square().mean((0, 2, 3))
+        row = torch.cat([own_mean, own_var, own_mean.new_full((1,), x.numel() / x.shape[1])])
+        rows = distributed.all_gather_batch(
+            row[None], (distributed.rank(), distributed.world_size())
+        )  # (ranks, 2*C + 1)
+        means, variances, counts = rows.split([x.shape[1], x.shape[1], 1], dim=1)
+        count = counts.sum()
+        mean = (means * counts).sum(0) / count
+        var = ((variances + (means - mean).square()) * counts).sum(0) / count
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var * count / (count - 1), self.momentum)
+        return mean, var
+
+    def forward(self, x):
+        """Return a sample set x (B, C, H, W), in 16 or 32 bits, normalized."""
+        if distributed.world_size() == 1 or not self.training:
+            # nn.BatchNorm2d would count batches, a launch each; only momentum None needs the count
+            running, affine = (self.running_mean, self.running_var), (self.weight, self.bias)
+            return batch_norm(x, *running, *affine, self.training, self.momentum, self.eps)
+        mean, var = self._statistics(x.float())
+        scale = self.weight * (var + self.eps).rsqrt()
+        shift = self.bias - mean * scale
+        scale, shift = (v.view(1, -1, 1, 1) for v in (scale, shift))
+        return torch.addcmul(shift, x.float(), scale).to(x.dtype)
+
+
+def pooling_matrix(side, size=4):
+    """Return the matrix (size, side) of adaptive average pooling along an axis."""
+    matrix = torch.zeros(size, side)
+    for i in range(size):
+        start, end = i * side // size, -(-(i + 1) * side // size)
+        matrix[i, start:end] = 1 / (end - start)
+    return matrix
+
+
+class Pool(nn.AdaptiveAvgPool2d):
+    """Average pooling to 4x4, for sides that the GPU of a Mac cannot pool, too."""
+
+    def forward(self, x):
+        """Return x (B, C, H, W) pooled: (B, C, 4, 4)."""
+        if x.device.type != "mps":
+            return super().forward(x)
+        return self.by_matrix(x)
+
+    @staticmethod
+    def by_matrix(x):
+        """Return x pooled to 4x4 by two matmuls (PyTorch issue 143864: no other way on mps)."""
+        rows, columns = (pooling_matrix(side).to(x) for side in x.shape[-2:])
+        return rows @ x @ columns.T
 
 
 class Discriminator(nn.Module):
@@ -41,9 +106,6 @@ class Discriminator(nn.Module):
                 split_batch; and loss, if `patch` is None.
             patch: True for a head of 4x4 logits (patchD), False for one logit per image; None takes
                 it from --loss.
-
-        Raises:
-            UserError: the training patch is odd with --use_wavelet, or too small.
         """
         super().__init__()
         self.use_wavelet, self.before_relu = args.use_wavelet, args.before_relu
@@ -64,7 +126,7 @@ class Discriminator(nn.Module):
         self.features = nn.Sequential(*blocks)
         patch = "patchD" in args.loss if patch is None else patch
         if patch:
-            self.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Conv2d(n_in, 1, 1))
+            self.classifier = nn.Sequential(Pool(4), nn.Conv2d(n_in, 1, 1))
             self.classifier[1].to(memory_format=torch.channels_last)
         else:
             hidden = nn.Linear(n_in * side**2, 1024)
@@ -73,7 +135,7 @@ class Discriminator(nn.Module):
 
     @staticmethod
     def _input_side(args):
-        """Return the side of the input of the first block for the training patch."""
+        """Return the side of the first block's input for the training patch."""
         side = args.patch_size // args.scale[0] * args.scale[0]
         if args.use_wavelet:
             require_even_patch(args, "--use_wavelet")
@@ -88,6 +150,32 @@ class Discriminator(nn.Module):
         """Return the first block's input for images (B, C, H, W) in [0, rgb_range]."""
         return haar_high_frequencies(x) if self.use_wavelet else x
 
+    def _run(self, x, n_sets, layers, n_blocks=N_LAYERS):
+        """Run the first blocks on sample sets, each normalized by its own float32 statistics.
+
+        Args:
+            x: (n_sets * B, C, h, w), sets of `to_input` joined along the batch.
+            n_sets: how many sets.
+            layers: indices of blocks whose features are returned.
+            n_blocks: how many blocks run.
+
+        Returns:
+            (features, x): dict of (n_sets * B, C, h, w) by block, in float32 if they are those
+            before the activation; the output of the last block, bf16 in bf16.
+        """
+        features = {}
+        for i, (convolution, norm) in enumerate(self.features[: 2 * n_blocks : 2]):
+            with autocast(x.device, self.precision):
+                x = convolution(x)
+            keeps_input = i in layers and self.before_relu
+            x = x.float() if keeps_input else x
+            x = torch.cat([norm(part) for part in x.chunk(n_sets)]) if n_sets > 1 else norm(x)
+            normalized = x
+            x = leaky_relu(x, SLOPE, inplace=not keeps_input)  # in place would overwrite features
+            if i in layers:
+                features[i] = normalized if keeps_input else x
+        return features, x
+
     def embed(self, x, layers):
         """Return the features of the blocks `layers`: a list of (B, C, h, w), float32.
 
@@ -95,87 +183,27 @@ class Discriminator(nn.Module):
             x: output of `to_input`.
             layers: indices of blocks, from 0. Blocks after the largest do not run.
         """
-        return [features.float() for (features,) in self._features([x], [1], layers)]
+        return self.embed_sets([x], layers)[0]
 
-    def embed_sets(self, sets, anchor, layers):
-        """Return the features of sample sets, without gradient, and of the anchor, with gradient.
-
-        The parameters must be frozen (`requires_grad_(False)`).
-
-        Args:
-            sets: list of outputs of `to_input`, of one shape.
-            anchor: output of `to_input` of the same shape.
-            layers: indices of blocks, from 0.
-
-        Returns:
-            (list of `embed` of each set, `embed` of the anchor).
-        """
-        with self._weight_cast(anchor.device):
-            if not batches_sets_together(anchor):
-                with torch.no_grad():
-                    features = [self.embed(x, layers) for x in sets]
-                return features, self.embed(anchor, layers)
-            with torch.no_grad():
-                stack = torch.cat(sets)
-            stacks, anchors = zip(
-                *self._features([stack, anchor], [len(sets), 1], layers), strict=True
-            )
-            features = zip(*(x.float().chunk(len(sets)) for x in stacks), strict=True)
-            return list(features), [x.float() for x in anchors]
-
-    def _features(self, stacks, n_sets, layers):
-        """Return, for each of `layers`, the features of each stack."""
-        blocks = itertools.islice(self._iter_blocks(stacks, n_sets, layers), max(layers) + 1)
-        features = [feature for feature, _ in blocks]
-        return [features[i] for i in layers]
+    def embed_sets(self, sets, layers):
+        """Return the list of `embed` of each sample set of a list."""
+        n_blocks = max(layers) + 1
+        if len(sets) > 1 and joins_sets(sets[0]):
+            features, _ = self._run(torch.cat(sets), len(sets), layers, n_blocks)
+            chunks = [features[i].float().chunk(len(sets)) for i in layers]
+            return [list(layer) for layer in zip(*chunks, strict=True)]
+        runs = (self._run(x, 1, layers, n_blocks)[0] for x in sets)
+        return [[features[i].float() for i in layers] for features in runs]
 
     def logits(self, x):
         """Return the logits of an output of `to_input`: (B, 1, 4, 4) or (B, 1)."""
-        *_, (_, (x,)) = self._iter_blocks([x], [1])
-        return self._head(x)
+        return self.logits_sets([x])[0]
 
     def logits_sets(self, sets):
-        """Return the `logits` of each sample set of a list.
-
-        On several GPUs, the sets share exchanges between ranks.
-        """
-        if distributed.world_size() > 1 and batches_sets_together(sets[0]):
-            with self._weight_cast(sets[0].device):
-                *_, (_, (x,)) = self._iter_blocks([torch.cat(sets)], [len(sets)])
-                return self._head(x).chunk(len(sets))
-        logits = []
-        # one cast for each set: WeightCast would sum the gradients of several sets in 16 bits
-        for x in sets:
-            with self._weight_cast(x.device):
-                logits.append(self.logits(x))
-        return logits
-
-    def _weight_cast(self, device):
-        """Return the context in which the weights have been cast to the precision."""
-        modules = [m for m in self.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-        return WeightCast(modules).cast(device, self.precision)
-
-    def _iter_blocks(self, stacks, n_sets, layers=()):
-        """Yield (features, outputs) of each block, lists with an item for each stack.
-
-        Features are None for blocks not in `layers`. Batch statistics are those of each sample set,
-        in float32. In bf16, outputs are bf16, except features before the activation.
-
-        Args:
-            stacks: list of sample sets joined along the batch, outputs of `to_input`.
-            n_sets: how many sample sets each stack has.
-            layers: indices of blocks whose features are returned.
-        """
-        for i, (convolution, norm) in enumerate(self.features[::2]):
-            with autocast(stacks[0].device, self.precision):
-                stacks = [convolution(x) for x in stacks]
-            before = i in layers and self.before_relu
-            stacks = [x.float() if before else x for x in stacks]
-            # `norm` of a single set can be differentiated twice: the penalty of WGAN_GP needs it
-            normalized = [norm(*stacks)] if sum(n_sets) == 1 else norm.forward_sets(stacks, n_sets)
-            # in place would overwrite the features
-            stacks = [leaky_relu(x, SLOPE, inplace=not before) for x in normalized]
-            yield (normalized if before else stacks) if i in layers else None, stacks
+        """Return the list of `logits` of each sample set of a list."""
+        if len(sets) > 1 and joins_sets(sets[0]):
+            return self._head(self._run(torch.cat(sets), len(sets), ())[1]).chunk(len(sets))
+        return [self._head(self._run(x, 1, ())[1]) for x in sets]
 
     def _head(self, x):
         with autocast(x.device, self.precision):
@@ -188,6 +216,5 @@ class Discriminator(nn.Module):
 
         With `return_features`: (logits, list of the features of all eight blocks).
         """
-        blocks = list(self._iter_blocks([self.to_input(x)], [1], range(N_LAYERS)))
-        logits = self._head(blocks[-1][1][0])
-        return (logits, [feature for (feature,), _ in blocks]) if return_features else logits
+        features, x = self._run(self.to_input(x), 1, range(N_LAYERS))
+        return (self._head(x), list(features.values())) if return_features else self._head(x)

@@ -1,8 +1,9 @@
-"""Losses on pixels."""
+"""Losses on pixels and on their Haar high frequencies."""
 
 from torch.nn.functional import l1_loss, mse_loss
 
 from loss import Term
+from loss.wavelet import haar_high_frequencies, require_even_patch
 
 
 class L1(Term):
@@ -19,3 +20,16 @@ class MSE(Term):
     def forward(self, sr, hr):
         """Return the scalar loss of sr and hr (B, C, H, W)."""
         return mse_loss(sr, hr)
+
+
+class WaveL1(Term):
+    """Mean absolute error of the Haar high frequencies of sr and hr."""
+
+    def __init__(self, args, name):
+        """Check that the training patch is even."""
+        super().__init__(args, name)
+        require_even_patch(args, f"--loss {name}")
+
+    def forward(self, sr, hr):
+        """Return the scalar loss of sr and hr (B, C, H, W), H and W even."""
+        return l1_loss(haar_high_frequencies(sr), haar_high_frequencies(hr))

@@ -1,9 +1,7 @@
-"""Haar wavelet for the embedding of PCL-SR, and an L1 loss on high frequencies."""
+"""Haar high frequencies, the input of the embedding of PCL-SR."""
 
 import torch
-from torch.nn.functional import l1_loss
 
-from loss import Term
 from runtime.files import UserError
 
 
@@ -36,23 +34,3 @@ def require_even_patch(args, flag):
     side = args.patch_size // args.scale[0] * args.scale[0]
     if side % 2:
         raise UserError(f"{flag}: the HR patch must be even, not {side} pixels (--patch_size)")
-
-
-class WaveL1(Term):
-    """Mean absolute error of the Haar high frequencies of sr and hr."""
-
-    def __init__(self, args, name):
-        """Check that the training patch is even.
-
-        Raises:
-            UserError: it is odd.
-        """
-        super().__init__(args, name)
-        require_even_patch(args, f"--loss {name}")
-
-    def forward(self, sr, hr):
-        """Return the scalar loss of sr and hr (B, C, H, W).
-
-        H and W must be even.
-        """
-        return l1_loss(haar_high_frequencies(sr), haar_high_frequencies(hr))

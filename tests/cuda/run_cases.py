@@ -22,8 +22,8 @@ from fake_cuda.steps import build_trainer, check_devices, run_test, train_step
 from fake_cuda.watch import FakeCuda
 
 import loss.samples
+from loss.features import build_layers
 from loss.pixel import L1
-from loss.vgg import build_layers
 
 
 def planted(name):

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from helpers import state_of
-from loss.normalization import CrossRankBatchNorm
 from metric import calc_psnr, calc_ssim
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU")
@@ -88,30 +87,6 @@ def test_every_mode_of_the_compiler_trains_alike(sr, mode):
         for name, more in (("plain", []), ("compiled", ["--compile", "--compile_mode", mode]))
     )
     assert compiled[0]["loss"]["L1"] == pytest.approx(plain[0]["loss"]["L1"], rel=2e-2)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_normalization_of_several_gpus_is_that_of_all_images(monkeypatch, dtype):
-    """Two ranks with the same images: sums are twice those of one, statistics are the same."""
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr("runtime.distributed.all_gather_rows", lambda row: torch.stack([row, row]))
-    monkeypatch.setattr("runtime.distributed.all_reduce_sum", lambda x: x.mul_(2))
-    generator = torch.Generator().manual_seed(0)
-    sets = torch.randn(3, 4, 8, 6, 6, generator=generator).cuda().to(dtype)
-    norms = [CrossRankBatchNorm(8).cuda() for _ in range(2)]
-    stack, single = (
-        sets.flatten(0, 1).to(memory_format=torch.channels_last).requires_grad_() for _ in range(2)
-    )
-    (got,) = norms[0].forward_sets([stack], [3])
-    monkeypatch.setenv("WORLD_SIZE", "1")
-    want = torch.cat([norms[1](x) for x in single.chunk(3)])
-    for result in (got, want):
-        result.float().square().mul(result.float().sin()).sum().backward()
-    tolerance = 1e-4 if dtype is torch.float32 else 0.02
-    assert torch.allclose(got.float(), want.float(), atol=tolerance)
-    assert torch.allclose(stack.grad.float(), single.grad.float(), atol=5 * tolerance)
-    assert torch.allclose(norms[0].weight.grad, norms[1].weight.grad, rtol=0.02)
-    assert torch.allclose(norms[0].running_mean, norms[1].running_mean, atol=tolerance)
 
 
 @pytest.mark.parametrize("benchmark", [True, False])

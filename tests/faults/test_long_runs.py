@@ -13,7 +13,7 @@ import torch
 
 from helpers import same_bits, state_of
 from loss import LOSSES
-from loss.vgg import build_layers
+from loss.features import build_layers
 from model import NETWORKS
 
 
