@@ -1,9 +1,11 @@
 """The program: parse the flags, build, train or test. `src/main.py --help` lists the flags."""
 
 from runtime.interpreter import use_project_packages
+from runtime.threads import watch_cores
 
 if __name__ == "__main__":
     use_project_packages()  # before imports that need them
+    watch_cores()  # during these imports, which take seconds
 
 import random
 import sys
@@ -31,6 +33,7 @@ from runtime.process import (
     provenance,
     raise_on_signals,
     require_compiler,
+    set_threads,
 )
 from trainer import Trainer
 
@@ -78,7 +81,8 @@ def _build(args, device, checkpoint):
     names = "/".join([name for name in (args.proj_name, args.exp_name) if name] + [args.save])
     n_ranks = distributed.world_size()
     ranks = f", {n_ranks} processes" if n_ranks > 1 else ""
-    checkpoint.log(f"{names} on {device.type}{ranks}, torch {torch.__version__}")
+    threads = set_threads(args.threads)
+    checkpoint.log(f"{names} on {device.type}{ranks}, {threads}, torch {torch.__version__}")
     net = build_network(args).to(device)
     checkpoint.log(f"{args.model}: {count_parameters(net):,} parameters")
     if args.chop and args.chop_from:

@@ -175,6 +175,7 @@ def _add_run_flags(parser):
     processes = "processes on this machine: one per GPU, or on the CPU; several machines: torchrun"
     flag("--n_GPUs", layer_count, 1, processes)
     flag("--n_threads", non_negative_int, 6, "data loader workers")
+    flag("--threads", positive_int, None, "threads of the CPU (default: the free cores)")
     formats = "number format of networks; half: float16 on CUDA; auto: the fastest, single in tests"
     flag("--precision", choice(PRECISIONS), "auto", formats)
     switch("--tf32", "allow TF32 in single precision on CUDA")

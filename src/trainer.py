@@ -25,6 +25,7 @@ from runtime import distributed
 from runtime.files import UserError, bullet_list
 from runtime.precision import autocast, choose_precision, tune_convolutions
 from runtime.process import Stopped, StopRequest, WorkerErrors, compile_network
+from runtime.threads import ThreadWatch
 from runtime.weight_cast import WeightCast, autocast_modules
 
 
@@ -41,6 +42,8 @@ class Trainer:
         self.ema = None
         self.best = {"psnr": None, "epoch": 0}  # mean PSNR of the test sets
         self.timer = Progress(args, checkpoint.log)
+        is_alone = device.type == "cpu" and distributed.world_size() == 1
+        self.threads = ThreadWatch(torch.get_num_threads() if is_alone else 1)
         self.worker_errors = WorkerErrors()
         self.stop = StopRequest(args.save, verbose=distributed.is_main_process())
         checkpoint.on_closed_pipe = self.stop.request
@@ -241,6 +244,8 @@ class Trainer:
                 bar.set_postfix(loss=f"{total:.3f}", refresh=False)
                 bar.update()
                 self.timer.after_step(step, self.loss)
+                if hint := self.threads.after_step():
+                    self.checkpoint.log(hint)
                 if stop:
                     raise Stopped(stop)
         means = self.loss.means()

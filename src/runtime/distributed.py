@@ -75,8 +75,6 @@ def process_group(device):
         raise UserError(f"several processes need CUDA or the CPU (--cpu), not {device.type}")
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    elif os.environ.get("OMP_NUM_THREADS", "1") == "1":  # torchrun sets 1, and cores stay idle
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_world_size()))
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=TIMEOUT)
     try:

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import functools
 import importlib.metadata
 import importlib.util
 import os
@@ -18,7 +19,8 @@ from pathlib import Path
 import torch
 
 from runtime import distributed
-from runtime.files import UserError, print_error
+from runtime.files import UserError, host_id, print_error
+from runtime.threads import choose_threads, own_cores
 
 
 def use_file_backend():
@@ -62,6 +64,20 @@ def provenance(device):
     yield f"commit {git_commit()}"
     yield f"Python {platform.python_version()}, {', '.join(versions)}"
     yield f"device {device.type}, {name}"
+
+
+_default_threads = functools.cache(torch.get_num_threads)
+
+
+def set_threads(requested):
+    """Set the threads of torch to --threads or the free cores; return a text for the log."""
+    default = _default_threads()  # asked for before any change
+    cores = distributed.all_gather_object((host_id(), own_cores()))
+    count, text = choose_threads(
+        requested, default, [own for host, own in cores if host == host_id()]
+    )
+    torch.set_num_threads(count)
+    return text
 
 
 # options of mallopt and their range, from malloc.h of glibc
