@@ -10,7 +10,7 @@ import pytest
 import skimage.data
 import torch
 
-from data.image import read_image_with_profile
+from data.image import read_image_with_metadata
 from data.resize import downsample
 from file_server import FileServer
 from helpers import png, tar_of, write_set
@@ -211,7 +211,7 @@ def upscale(sr, tmp_path, network):
         def one(self, source, *flags, **more):
             status, out, err = self(source, *flags, **more)
             assert status == 0, out + err
-            return read_image_with_profile(self.out / f"{source.stem}.png")
+            return read_image_with_metadata(self.out / f"{source.stem}.png")
 
     torch.save(network.state_dict(), Upscale.weights)
     return Upscale()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
-from data.image import read_image, read_image_with_profile, write_image
+from data.image import read_image, read_image_with_metadata, write_image
 from data.resize import imresize
 from demo import pixel_progress
 from demo.picture import UpscaleConfig, upscale_pixels, upscaled_rows
@@ -89,12 +89,34 @@ def test_orientation_is_applied_once(upscale, folder, coffee):
 def test_profiles_are_carried_over(upscale, folder, coffee):
     Image.fromarray(coffee).save(folder / "jpeg.jpg", icc_profile=PROFILE)
     Image.fromarray(coffee).save(folder / "png.png", icc_profile=PROFILE)
-    write_image(folder / "wide.png", coffee.astype(np.uint16) * 257, PROFILE)
-    write_image(folder / "tiff.tif", coffee.astype(np.uint16) * 257, PROFILE)
+    write_image(folder / "wide.png", coffee.astype(np.uint16) * 257, icc_profile=PROFILE)
+    write_image(folder / "tiff.tif", coffee.astype(np.uint16) * 257, icc_profile=PROFILE)
     for path in sorted(folder.iterdir()):
-        assert upscale.one(path)[1] == PROFILE, path
+        assert upscale.one(path)[1]["icc_profile"] == PROFILE, path
     assert upscale(folder / "png.png", out=upscale.out / "as.tif")[0] == 0
-    assert read_image_with_profile(upscale.out / "as.tif")[1] == PROFILE
+    assert read_image_with_metadata(upscale.out / "as.tif")[1]["icc_profile"] == PROFILE
+
+
+@pytest.mark.parametrize("ending", [".png", ".jpg", ".webp", ".tif"])
+@pytest.mark.parametrize("source", ["camera.jpg", "camera.png", "camera.tif"])
+def test_exif_and_dpi_are_carried_over(upscale, folder, coffee, source, ending):
+    exif = Image.Exif()
+    exif.update({0x10F: "Camera", 0x112: 6, 0x9003: "2024:05:01 10:00:00"})
+    exif[0x8769] = {0x9003: "2024:05:01 10:00:00", 0xA002: 61, 0x927C: b"maker note"}
+    exif[0x8825] = {1: "N", 2: (48.0, 8.0, 0.0)}
+    Image.fromarray(coffee).save(folder / source, exif=exif.tobytes(), dpi=(300, 150))
+    out = upscale.out / f"big{ending}"
+    assert upscale(folder / source, out=out)[0] == 0
+    with Image.open(out) as file:
+        assert file.size == (2 * coffee.shape[0], 2 * coffee.shape[1])
+        if ending != ".webp":
+            assert file.info["dpi"] == pytest.approx((300, 150), abs=0.1)
+        found = file.getexif()
+        assert (found[0x10F], found.get(0x112)) == ("Camera", None)
+        if ending != ".tif":
+            assert found[0x9003] == "2024:05:01 10:00:00"
+            assert dict(found.get_ifd(0x8769)) == {0x9003: "2024:05:01 10:00:00"}
+            assert found.get_ifd(0x8825)[2] == (48, 8, 0)
 
 
 def test_luma_networks_keep_the_colors(upscale, folder, coffee):

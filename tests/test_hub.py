@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import export_onnx
-from data.image import read_image_with_profile, write_image
+from data.image import read_image_with_metadata, write_image
 from model.edsr import EDSR
 from model.rcan import RCAN
 
@@ -52,7 +52,7 @@ def test_pixels_are_those_that_upscaling_writes(sr, weights, photographs, tmp_pa
     command += ["--dir_demo", tmp_path / "in.png", "--dir_out", tmp_path / "out.png"]
     status, out, err = sr(*command, "--pre_train", weights)
     assert status == 0, out + err
-    written = read_image_with_profile(tmp_path / "out.png")[0]
+    written = read_image_with_metadata(tmp_path / "out.png")[0]
     assert np.array_equal(written.reshape(found.shape), found)
 
 

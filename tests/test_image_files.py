@@ -1,11 +1,15 @@
 """Image files that users meet: modes, wrong endings, broken profiles, many pixels, several pages."""
 
+import base64
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image
 
-from data.image import MODES, image_size, read_image, read_image_with_profile
+from data.image import MODES, image_size, read_image, read_image_with_metadata, write_image
 from runtime.files import UserError
 
 # a mode of Pillow and a file that keeps it
@@ -22,6 +26,14 @@ STORED = {
     "PA": "one.tif",
     "I;16": "one.png",
 }
+
+# a TIFF of 6x5 pixels with the predictor, as libtiff writes it: tifffile writes no LZW
+LZW_OF_16_BITS = (
+    "Nl7XIPyhe`fB*ms&=KegHv~c<P?%&c9SjMIS^~6ax*r#Y#$f_tlZ>dKE5;;Ipg`pI_CBo85;<frn4|=$*vgq~w7$&_"
+    "G#f1`tdbW23;+ND0{{U4000F5000320{{U4000I6000630{{a6008Cy000940{{U4000F5000I70{{U400062000pI"
+    "1ONd5000O8000#M0{{U400093000&N0{{U4000I6000*O1ONd5002k;000~T0{{U400031002D!0{{U400062002_~"
+    "0{{a6008U&00000000mG5C9MW0RRC20RR"
+)
 
 
 @pytest.fixture
@@ -46,7 +58,7 @@ def test_colors_of_a_mode_are_those_of_pillow(photo, tmp_path, mode):
         mode = file.mode  # as it is read again
         target = MODES.get(mode, mode)
         wanted = np.asarray(file if mode == "I;16" else file.convert(target))
-    image, _ = read_image_with_profile(path)
+    image, _ = read_image_with_metadata(path)
     assert image.dtype == wanted.dtype
     assert np.array_equal(image.squeeze(), wanted)
     assert image_size(path) == wanted.shape[:2]
@@ -111,25 +123,81 @@ def test_16_bit_gray_with_a_transparent_value(tmp_path):
     assert np.array_equal(image[:, :, 1], [[65535, 0], [65535, 0]])
 
 
-def test_16_bit_colors_without_opencv_name_the_package(tmp_path, photo, monkeypatch):
-    from data.image import write_image
+@pytest.mark.parametrize("channels", [2, 3, 4])
+@pytest.mark.parametrize("kind", ["plain", "interlaced", "paeth", "cut"])
+def test_16_bit_colors_of_png_keep_every_bit(tmp_path, channels, kind):
+    wide = np.random.default_rng(0).integers(0, 65536, (41, 23, channels), np.uint16)
+    path = tmp_path / "wide.png"
+    if kind == "plain":
+        write_image(path, wide)
+    else:
+        path.write_bytes(png_by_hand(wide, kind))
+    if kind == "cut":
+        path.write_bytes(path.read_bytes()[:-800])
+        with pytest.raises(UserError, match=r"wide\.png: cannot be read as an image"):
+            read_image(path)
+        return
+    assert np.array_equal(read_image(path, alpha=True), wide)
 
-    wide = np.asarray(photo).astype(np.uint16) * 257
-    write_image(tmp_path / "wide.png", wide)
-    monkeypatch.setitem(__import__("sys").modules, "cv2", None)
-    for call in (read_image, lambda path: write_image(path, wide)):
-        with pytest.raises(UserError, match=r"wide\.png.*pip install opencv-python-headless"):
-            call(tmp_path / "wide.png")
-    assert [path.name for path in tmp_path.iterdir()] == ["wide.png"]
+
+def png_by_hand(pixels, kind):
+    """Return a PNG of 16 bits: without filters, interlaced, or with the filter Paeth."""
+    height, width, channels = pixels.shape
+    color_type, is_interlaced = {2: 4, 3: 2, 4: 6}[channels], kind == "interlaced"
+    header = struct.pack(">IIBBBBB", width, height, 16, color_type, 0, 0, is_interlaced)
+    passes = [pixels]
+    if is_interlaced:
+        grid = ((0, 8, 0, 8), (0, 8, 4, 8), (4, 8, 0, 4), (0, 4, 2, 4), (2, 4, 0, 2), (0, 2, 1, 2))
+        grid += ((1, 2, 0, 1),)
+        passes = [pixels[top::down, left::right] for top, down, left, right in grid]
+    data, bpp = b"", 2 * channels
+    for part in passes:
+        rows = part.astype(">u2").tobytes()
+        length = part.shape[1] * bpp
+        above = bytes(length)
+        for row in (rows[i : i + length] for i in range(0, len(rows), length)):
+            data += b"\4" + paeth(row, above, bpp) if kind == "paeth" else b"\0" + row
+            above = row
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(data)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        for name, body in chunks
+    )
 
 
-def test_lzw_of_16_bits(tmp_path, photo):
-    cv2 = pytest.importorskip("cv2")
-    wide = np.asarray(photo).astype(np.uint16) * 257
-    cv2.imwrite(str(tmp_path / "lzw.tif"), wide[:, :, ::-1], [cv2.IMWRITE_TIFF_COMPRESSION, 5])
-    with tifffile.TiffFile(tmp_path / "lzw.tif") as file:
-        assert file.pages[0].compression == 5
+def paeth(row, above, bpp):
+    """Filter a row of a PNG by Paeth, byte by byte, as its specification says."""
+    out = bytearray()
+    for i, value in enumerate(row):
+        left, up, corner = (
+            (row[i - bpp], above[i], above[i - bpp]) if i >= bpp else (0, above[i], 0)
+        )
+        guess = left + up - corner
+        out.append((value - min((left, up, corner), key=lambda near: abs(guess - near))) % 256)
+    return bytes(out)
+
+
+def test_16_bit_colors_of_lzw(tmp_path):
+    (tmp_path / "lzw.tif").write_bytes(base64.b85decode(LZW_OF_16_BITS))
+    wide = (np.arange(6 * 5 * 3) * 701).astype(np.uint16).reshape(6, 5, 3)
     assert np.array_equal(read_image(tmp_path / "lzw.tif"), wide)
+
+
+@pytest.mark.parametrize(("bits", "ending"), [(10, "png"), (12, "tif"), (14, "png"), (12, "pgm")])
+def test_fewer_bits_in_16_are_said_once_a_folder(tmp_path, photo, bits, ending, capsys):
+    gray = (np.asarray(photo.convert("L")).astype(np.uint32) * (2**bits - 1) // 255).astype(
+        np.uint16
+    )
+    gray[0, 0] = 2**bits - 1
+    for name in ("a", "b"):
+        Image.fromarray(gray).save(tmp_path / f"{name}.{ending}")
+        read_image(tmp_path / f"{name}.{ending}")
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert f"a.{ending}: largest value {2**bits - 1} of 65535" in err
+    write_image(tmp_path / "full.png", gray * np.uint16(2 ** (16 - bits)))
+    read_image(tmp_path / "full.png")
+    assert capsys.readouterr().err == ""
 
 
 def test_cmyk_with_a_broken_profile_is_converted_without_it(tmp_path, photo, capsys):

@@ -161,10 +161,10 @@ def test_a_full_disk_leaves_no_half_file(upscale, folder, coffee, monkeypatch):
     iio.imwrite(folder / "b.png", coffee)
     write = demo.outputs.write_image
 
-    def full(path, *more):
+    def full(path, *more, **metadata):
         if path.name == "a.png":
             raise OSError(28, "No space left on device")
-        write(path, *more)
+        write(path, *more, **metadata)
 
     monkeypatch.setattr(demo.outputs, "write_image", full)
     status, _, err = upscale(folder)

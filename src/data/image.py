@@ -1,49 +1,42 @@
 """Read and write image files, and convert them to tensors.
 
-Arrays are (H, W, C), in RGB.
-
-Pillow decodes all formats, except those that it would cut to 8 bits: TIFF of 16 bits (tifffile, see
-tiff.py) and PNG of 16-bit colors (OpenCV, an optional package).
+Arrays are (H, W, C), in RGB. Pillow decodes all formats, except TIFF of 16 bits (tifffile, see
+tiff.py). Of other colors of 16 bits, which it cuts to 8, it is asked for both halves.
 """
 
+import contextlib
 import io
+import math
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageCms, ImageOps
 
-from data.png16 import read_by_opencv, write_png16
+from data.png import write_png
 from data.tiff import apply_orientation, is_tiff, read_deep_tiff, read_tiff_header, write_tiff
 from metric import LUMA
 from runtime.files import UserError, atomic_path, report_write_errors
 
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 TIFF = {".tif", ".tiff"}
-# Formats by content, whatever the name of the file says; others (EPS, PDF) would run other
-# programs.
+# by content, whatever the name of the file says; other formats (EPS, PDF) would run other programs
 FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "WEBP", "PPM", "GIF")
-# Known modes of Pillow, and the mode that each is converted to. Any other mode is an error.
-MODES = {
-    "1": "L",
-    "L": "L",
-    "LA": "LA",
-    "La": "LA",
-    "P": "RGB",
-    "PA": "RGBA",
-    "RGB": "RGB",
-    "RGBA": "RGBA",
-    "RGBa": "RGBA",
-    "RGBX": "RGB",
-    "CMYK": "RGB",
-    "YCbCr": "RGB",
-    "HSV": "RGB",
-    "LAB": "RGB",
-}
+# modes of Pillow, and the mode that each is converted to; any other mode is an error
+MODES = dict.fromkeys(("1", "L"), "L") | dict.fromkeys(("LA", "La"), "LA")
+MODES |= dict.fromkeys(("P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV", "LAB"), "RGB")
+MODES |= dict.fromkeys(("PA", "RGBA", "RGBa"), "RGBA")
 GRAY16 = ("I;16", "I;16L", "I;16B", "I;16N")
+LOW_MAXIMUM = 2**14 - 1  # of 16 bits: files of 10, 12 or 14 bits that were not scaled
 MAX_NOTICES = 10  # lines about single files; a large folder would print thousands
 _settings = {"max_pixels": 178_956_970, "notices": 0}  # Pillow's limit against decompression bombs
+_low_folders = set()  # folders whose low maximum was reported
+
+ORIENTATION, EXIF_IFD, GPS_IFD = 0x112, 0x8769, 0x8825
+DESCRIPTIVE_TAGS = {0x10E, 0x10F, 0x110, 0x11A, 0x11B, 0x128, 0x131, 0x132, 0x13B, 0x8298}
+ICC_TAG, SIZE_TAGS, MAKER_NOTE = 0x8773, (0xA002, 0xA003), 0x927C
 
 
 def set_max_pixels(count):
@@ -65,8 +58,7 @@ def _check_pixels(path, width, height):
     if width * height > limit:
         raise UserError(
             f"{path}: {width}x{height} = {width * height:,} pixels are more than"
-            f" --max_pixels {limit:,}:"
-            " raise it if there is RAM of about 20 bytes a pixel"
+            f" --max_pixels {limit:,}: raise it if there is RAM of about 20 bytes a pixel"
         )
 
 
@@ -104,14 +96,7 @@ def _cmyk_to_srgb(path, image, profile):
 
 
 def _to_known_mode(path, image, profile):
-    """Convert an image of Pillow to a mode in MODES' values.
-
-    Returns:
-        (image, profile): L, LA, RGB or RGBA, and the ICC profile if it still applies to the colors.
-
-    Raises:
-        UserError: the mode is not in MODES.
-    """
+    """Return an image in a mode of MODES' values, and the ICC profile if it still applies."""
     mode = image.mode
     if mode not in MODES:
         raise UserError(
@@ -133,21 +118,42 @@ def _raw_mode(file):
     return args if isinstance(args, str) else str(args[0])
 
 
-def _read_png16(path, file):
-    """Read a PNG of 16 bits a channel with colors or alpha.
+def _other_half(tile):
+    """Return a tile of Pillow with the other byte order: the unpacker keeps the low bytes."""
+    name, *more = [tile.args] if isinstance(tile.args, str) else tile.args
+    is_big = name.endswith("B") or (name.endswith("N") and sys.byteorder == "big")
+    name = name[:-1] + ("L" if is_big else "B")
+    return tile._replace(args=name if isinstance(tile.args, str) else (name, *more))
 
-    Pillow would keep 8 bits.
-    """
+
+def _read_deep_colors(path):
+    """Read RGB or RGBA of 16 bits a channel: Pillow keeps the high bytes, then the low bytes."""
+    with _open(path) as high, _open(path) as low:
+        if high.mode not in ("RGB", "RGBA") or ";16" not in _raw_mode(high):
+            raise UserError(f"{path}: its 16 bits cannot be read: save it without compression")
+        low.tile = [_other_half(tile) for tile in low.tile]
+        high.load(), low.load()
+        return np.asarray(high) * np.uint16(256) + np.asarray(low)
+
+
+def _read_deep_gray_alpha(path):
+    """Read a PNG of 16-bit gray with alpha: its 4 bytes a pixel are read as RGBA of 8 bits."""
+    data = bytearray(path.read_bytes())
+    data[24:26] = 8, 6  # bits and color type
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    with Image.open(io.BytesIO(data), formats=("PNG",)) as file:
+        return np.asarray(file).view(">u2").astype(np.uint16)
+
+
+def _read_png16(path, file):
+    """Read a PNG of 16 bits a channel with colors or alpha."""
     key = file.info.get("transparency")  # the color that is transparent, in a file without alpha
-    is_gray, orientation = _raw_mode(file).startswith("LA"), file.getexif().get(0x112, 1)
-    file.load()  # Pillow checks that the file is complete
-    image = read_by_opencv(path)
-    if is_gray:
-        image = image[:, :, [0, -1]]
+    is_gray = _raw_mode(file).startswith("LA")
+    image = _read_deep_gray_alpha(path) if is_gray else _read_deep_colors(path)
     if isinstance(key, tuple):
         opaque = (image[:, :, :3] != np.array(key, np.uint16)).any(axis=2, keepdims=True)
         image = np.concatenate([image[:, :, :3], opaque * np.uint16(65535)], axis=2)
-    return apply_orientation(image, orientation)
+    return apply_orientation(image, file.getexif().get(ORIENTATION, 1))
 
 
 def _read_gray16(file):
@@ -165,7 +171,7 @@ def _decode(path):
         header = read_tiff_header(path)
         _check_pixels(path, *header.size[::-1])
         if header.bits > 8:
-            return read_deep_tiff(path, header, read_by_opencv), header.profile
+            return read_deep_tiff(path, header, _read_deep_colors), header.profile
     with _open(path) as file:
         profile = file.info.get("icc_profile")
         n_frames = getattr(file, "n_frames", 1)
@@ -194,21 +200,34 @@ def _ppm_maximum(file):
 # ------------------------------------------------------------------ reading
 
 
-def read_image_with_profile(path):
-    """Read an image file with its alpha channel and its ICC profile.
+def _kept_exif(file):
+    """Return the EXIF of an opened file without orientation, sizes, thumbnail and maker note.
 
-    Args:
-        path: the file: PNG, JPEG, BMP, TIFF, WebP, PPM or GIF; the first of several frames or
-            pages. The EXIF orientation is applied. MODES lists the conversion of each color mode.
-
-    Returns:
-        (pixels, profile): array (H, W, C), uint8 or uint16, C 1 (gray), 2 (and alpha), 3 (RGB) or 4
-        (and alpha), colors as they are stored; the bytes of the ICC profile, or None.
-
-    Raises:
-        UserError: the file cannot be decoded or is not such an image.
+    A maker note has offsets that do not survive a copy. Nothing is left of it: None.
     """
-    path = Path(path)
+    exif, kept = file.getexif(), Image.Exif()
+    for tag, value in exif.items():
+        if tag in DESCRIPTIVE_TAGS or (EXIF_IFD <= tag < 0xC000 and tag != ICC_TAG):
+            kept[tag] = dict(exif.get_ifd(tag)) if tag in (EXIF_IFD, GPS_IFD) else value
+    for tag in (*SIZE_TAGS, MAKER_NOTE, 0xA005):
+        kept.get(EXIF_IFD, {}).pop(tag, None)
+    return kept.tobytes() if len(kept) else None
+
+
+def _check_maximum(path, pixels):
+    """Print a line if the values of a 16-bit image seem to be those of fewer bits."""
+    highest = int(pixels.max(initial=0))
+    if 0 < highest <= LOW_MAXIMUM and path.parent not in _low_folders:
+        _low_folders.add(path.parent)
+        bits = max(highest.bit_length(), 8)
+        _notice(
+            f"{path}: largest value {highest} of 65535: if its files hold {bits} bits, scale them"
+            f" to 16; else PSNR is {20 * math.log10(65535 / highest):.0f} dB too high"
+        )
+
+
+def _read(path):
+    """Return (pixels, ICC profile or None) of an image file; see `read_image_with_metadata`."""
     try:
         pixels, profile = _decode(path)
     except UserError:
@@ -217,17 +236,40 @@ def read_image_with_profile(path):
         raise UserError(f"{path}: needs more memory than there is") from error
     except Exception as error:  # decoders raise anything from OSError to struct.error
         raise _unreadable(path, error) from error
-    if pixels.ndim == 2:
-        pixels = pixels[:, :, None]
-    if (
-        pixels.ndim != 3
-        or pixels.shape[2] not in (1, 2, 3, 4)
-        or pixels.dtype not in (np.uint8, np.uint16)
-    ):
+    pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
+    is_image = pixels.ndim == 3 and pixels.shape[2] in (1, 2, 3, 4)
+    if not is_image or pixels.dtype not in (np.uint8, np.uint16):
         raise UserError(
             f"{path}: is not a gray or RGB image of 8 or 16 bits ({pixels.shape}, {pixels.dtype})"
         )
+    if pixels.dtype == np.uint16:
+        _check_maximum(path, pixels)
     return pixels, profile
+
+
+def read_image_with_metadata(path):
+    """Read an image file with its alpha channel and the metadata that its SR keeps.
+
+    Args:
+        path: the file: PNG, JPEG, BMP, TIFF, WebP, PPM or GIF; the first of several frames or
+            pages. The EXIF orientation is applied. MODES lists the conversion of each color mode.
+
+    Returns:
+        (pixels, metadata): array (H, W, C), uint8 or uint16, C 1 (gray), 2 (and alpha), 3 (RGB) or
+        4 (and alpha), colors as they are stored; options of `write_image`.
+
+    Raises:
+        UserError: the file cannot be decoded or is not such an image.
+    """
+    path = Path(path)
+    pixels, profile = _read(path)
+    metadata = {"icc_profile": profile}
+    with contextlib.suppress(Exception), _open(path) as file:  # damaged metadata is left out
+        dpi = tuple(map(float, file.info.get("dpi", ())))
+        if len(dpi) == 2 and all(0 < value < 2**16 for value in dpi):
+            metadata["dpi"] = dpi
+        metadata["exif"] = _kept_exif(file)
+    return pixels, metadata
 
 
 def _unreadable(path, error):
@@ -235,7 +277,7 @@ def _unreadable(path, error):
 
 
 def read_image(path, alpha=False):
-    """Read the pixels of an image file; see `read_image_with_profile`.
+    """Read the pixels of an image file; see `read_image_with_metadata`.
 
     Args:
         path: the file.
@@ -246,7 +288,7 @@ def read_image(path, alpha=False):
         array (H, W, C), uint8 or uint16; C is 1 or 3, or 2 or 4 with alpha=True and an alpha
         channel.
     """
-    image, _ = read_image_with_profile(path)
+    image, _ = _read(Path(path))
     if not alpha and image.shape[2] in (2, 4):
         image = image[:, :, :-1]
     return np.ascontiguousarray(image)
@@ -265,38 +307,30 @@ def image_size(path):
             _check_pixels(path, *header.size[::-1])
             return header.size
         with _open(path) as file:
-            is_rotated = file.getexif().get(0x112, 1) >= 5
+            is_rotated = file.getexif().get(ORIENTATION, 1) >= 5
             return file.size if is_rotated else file.size[::-1]
     except UserError:
         raise
-    except Exception as error:  # as in read_image_with_profile
+    except Exception as error:  # as in _read
         raise _unreadable(path, error) from error
 
 
 # ------------------------------------------------------------------ writing
 
 
-def write_image(path, image, profile=None):
+def write_image(path, image, **metadata):
     """Write an image as a lossless file, atomically.
 
     Args:
         path: the file; TIFF if it ends in .tif or .tiff, else PNG.
         image: array (H, W) or (H, W, C), C 1 to 4, uint8 or uint16.
-        profile: bytes of an ICC profile that goes with it, or None.
-
-    Raises:
-        UserError: it cannot be written, or PNG of 16-bit colors needs OpenCV.
+        metadata: icc_profile and exif (bytes), dpi (x, y); any may be None.
     """
     path = Path(path)
     image = image[:, :, None] if image.ndim == 2 else image
+    write = write_tiff if path.suffix.lower() in TIFF else write_png
     with report_write_errors(path), atomic_path(path) as partial, open(partial, "wb") as file:
-        if path.suffix.lower() in TIFF:
-            write_tiff(file, image, profile)
-        elif image.dtype == np.uint16 and image.shape[2] > 1:
-            write_png16(path, file, image, profile)
-        else:
-            image = image[:, :, 0] if image.shape[2] == 1 else image
-            Image.fromarray(image).save(file, format="PNG", icc_profile=profile)
+        write(file, image, **metadata)
 
 
 # ------------------------------------------------------------------ tensors
@@ -306,10 +340,9 @@ def to_channels(image, n_colors):
     """Return an image (H, W, 1 or 3) with the channels that the network takes.
 
     Returns:
-        for n_colors 3: three channels, the dtype of the image; gray is repeated. For n_colors 1: Y
-            of BT.601,
-        float32, in which 255 is the maximum pixel value; gray counts as three equal channels, as in
-        the metrics.
+        for n_colors 3: three channels, the dtype of the image; gray is repeated.
+        For n_colors 1: Y of BT.601, float32, in which 255 is the maximum pixel value; gray counts
+        as three equal channels, as in the metrics.
     """
     if n_colors == 3:
         return image if image.shape[2] == 3 else np.repeat(image, 3, axis=2)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import tifffile
+from PIL import Image
 
 from runtime.files import UserError
 
@@ -122,18 +123,25 @@ def read_deep_tiff(path, header, fallback):
     return apply_orientation(image.astype(np.uint16), header.orientation)
 
 
-def write_tiff(file, image, profile=None):
+def write_tiff(file, image, icc_profile=None, exif=None, dpi=None):
     """Write pixels (H, W, C) to an opened binary file as TIFF.
 
-    C is 1 to 4, the dtype uint8 or uint16.
+    C is 1 to 4, the dtype uint8 or uint16. Of EXIF, text in the main directory is kept (camera,
+    date, author): tifffile writes no other directories.
     """
-    channels = image.shape[2]
+    channels, tags = image.shape[2], Image.Exif()
+    tags.load(exif or b"")
+    texts = [(tag, 2, None, text, True) for tag, text in tags.items() if isinstance(text, str)]
     tifffile.imwrite(
         file,
         image[:, :, 0] if channels == 1 else image,
         photometric="rgb" if channels >= 3 else "minisblack",
         planarconfig="contig",
         extrasamples=["unassalpha"] if channels in (2, 4) else None,
-        iccprofile=profile,
+        iccprofile=icc_profile,
+        resolution=dpi,
+        resolutionunit="INCH" if dpi else None,
+        extratags=texts,
+        software=False,
         metadata=None,
     )

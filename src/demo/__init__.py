@@ -11,7 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from data.datasets import VIDEO_EXTENSIONS
-from data.image import image_size, read_image_with_profile, write_image
+from data.image import image_size, read_image_with_metadata, write_image
 from demo import video
 from demo.outputs import output_paths, path_that_holds, write_picture
 from demo.picture import UpscaleConfig, upscale_pixels
@@ -115,7 +115,7 @@ class _Job:
         if _is_video(source):
             before, after = video.upscale(source, output, upscale)
         else:
-            pixels, profile = read_image_with_profile(source)
+            pixels, metadata = read_image_with_metadata(source)
             note = _page_note(source)
             result = upscale(pixels)
             if output:
@@ -124,10 +124,10 @@ class _Job:
                     note += f" ({reason})"
                     _check_output(output, self.used_paths, self.overwrite)
                     replaced = output.exists()
-                write_picture(output, result, profile)
+                write_picture(output, result, metadata)
             if output and self.args.save_gt and not self.args.dir_out:
                 stem = output.stem.removesuffix("_SR")
-                write_image(output.with_name(f"{stem}_LR.png"), pixels, profile)
+                write_image(output.with_name(f"{stem}_LR.png"), pixels, **metadata)
             before, after = ("{}x{}".format(*image.shape[1::-1]) for image in (pixels, result))
         seconds = time.perf_counter() - t_start
         where = f"{output or 'nowhere'} {after}{' (replaced)' if replaced else ''}"

@@ -4,8 +4,6 @@ PNG and TIFF are lossless and keep 8 or 16 bits. JPEG and WebP hold less: a pict
 fit (alpha in JPEG, 16 bits, too large) is written as PNG.
 """
 
-import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +19,7 @@ NOT_WRITTEN = (".bmp", ".gif", ".ppm", ".pgm", ".avif", ".heic")  # pictures tha
 JPEG, WEBP = (".jpg", ".jpeg"), (".webp",)
 MAX_SIDE = {".jpg": 65_535, ".jpeg": 65_535, ".webp": 16_383}
 QUALITY = 95  # of JPEG (full color resolution) and WebP
-MAX_PILLOW_PIXELS = 2**28  # Pillow copies a picture before it writes PNG; larger ones are streamed
-PNG_COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # channels: color type
-PNG_FILTER_UP = 2
-ROWS_PER_CHUNK = 64
+MAX_JPEG_EXIF = 65_500  # bytes that its segment holds
 
 
 def _default_names(files, suffix, extension):
@@ -93,66 +88,23 @@ def path_that_holds(path, pixels):
     return path.with_suffix(".png"), f"{extension[1:]} cannot hold {reason}"
 
 
-def write_picture(path, pixels, profile=None):
+def write_picture(path, pixels, metadata):
     """Write an upscaled picture atomically, in the format of its extension.
 
     Args:
         path: see `PICTURE_EXTENSIONS`.
         pixels: (H, W, C), C 1 to 4, uint8 or uint16.
-        profile: bytes of an ICC profile, or None.
-
-    Raises:
-        UserError: it cannot be written.
+        metadata: dict of `data.image.read_image_with_metadata`.
     """
     extension = path.suffix.lower()
-    if extension in (*JPEG, *WEBP):
-        image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
-        options = {"quality": QUALITY, "icc_profile": profile}
-        if extension in JPEG:
-            options |= {"format": "JPEG", "subsampling": 0}
-        else:
-            options |= {"format": "WEBP"}
-            image = image.convert("RGBA") if image.mode == "LA" else image
-        with report_write_errors(path), atomic_path(path) as partial:
-            image.save(partial, **options)
-    elif extension not in TIFF and pixels.shape[0] * pixels.shape[1] > MAX_PILLOW_PIXELS:
-        with report_write_errors(path), atomic_path(path) as partial, open(partial, "wb") as file:
-            stream_png(file, pixels, profile)
-    else:
-        write_image(path, pixels, profile)
-
-
-def stream_png(file, pixels, profile=None):
-    """Write a picture as PNG to a binary file, a few rows at a time.
-
-    Pillow and OpenCV hold a copy of the whole picture, which is too much for thousands of
-    megapixels. Each row is stored as its difference to the row above (filter Up).
-
-    Args:
-        file: a binary file.
-        pixels: (H, W, C), C 1 to 4, uint8 or uint16; may be mapped from a file.
-        profile: bytes of an ICC profile, or None.
-    """
-    height, width, channels = pixels.shape
-    depth = 8 * pixels.dtype.itemsize
-
-    def write_chunk(kind, body):
-        crc = struct.pack(">I", zlib.crc32(kind + body))
-        file.write(struct.pack(">I", len(body)) + kind + body + crc)
-
-    file.write(b"\x89PNG\r\n\x1a\n")
-    color_type = PNG_COLOR_TYPES[channels]
-    write_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color_type, 0, 0, 0))
-    if profile:
-        write_chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(profile))
-    compressor = zlib.compressobj(6)
-    above = np.zeros((1, width * channels * depth // 8), np.uint8)
-    for top in range(0, height, ROWS_PER_CHUNK):
-        rows = pixels[top : top + ROWS_PER_CHUNK].astype(f">u{depth // 8}", order="C")
-        rows = rows.view(np.uint8).reshape(-1, above.shape[1])  # big-endian bytes
-        filtered = np.full((len(rows), above.shape[1] + 1), PNG_FILTER_UP, np.uint8)
-        filtered[:, 1:] = rows - np.concatenate([above, rows[:-1]])
-        above = rows[-1:]
-        write_chunk(b"IDAT", compressor.compress(filtered.tobytes()))
-    write_chunk(b"IDAT", compressor.flush())
-    write_chunk(b"IEND", b"")
+    if extension not in (*JPEG, *WEBP):
+        write_image(path, pixels, **metadata)
+        return
+    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    image = image.convert("RGBA") if image.mode == "LA" else image
+    options = {"quality": QUALITY} | {name: value for name, value in metadata.items() if value}
+    if len(options.get("exif", b"")) > MAX_JPEG_EXIF:
+        del options["exif"]
+    options |= {"format": "JPEG", "subsampling": 0} if extension in JPEG else {"format": "WEBP"}
+    with report_write_errors(path), atomic_path(path) as partial:
+        image.save(partial, **options)
