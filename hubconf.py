@@ -123,7 +123,7 @@ def load(weights, device=None, **flags):
         from demo.picture import UpscaleConfig, upscale_pixels
         from model import build_network, choose_device
         from model.inference import Upscaler
-        from model.weights import load_pre_train
+        from model.loading import load_pre_train
         from option import parse_args
         from runtime.files import UserError
 

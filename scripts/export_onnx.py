@@ -41,7 +41,7 @@ from torch import nn
 from checkpoint import Checkpoint
 from data.image import to_channels, to_tensor
 from model import build_network, count_parameters, is_multi_scale
-from model.weights import load_pre_train
+from model.loading import load_pre_train
 from onnx_modules import make_exportable
 from option import parse_args
 from runtime.files import UserError, atomic_path

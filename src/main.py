@@ -20,7 +20,7 @@ from data import Data
 from data.datasets import DEMO_SETS
 from loss import Loss
 from model import build_network, choose_device, count_parameters
-from model.weights import load_pre_train
+from model.loading import load_pre_train
 from option import parse_args
 from runtime import distributed
 from runtime.files import UserError, print_error

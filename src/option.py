@@ -1,21 +1,23 @@
 """Every flag of the program. Other code calls `parse_args(argv)`.
 
-Values win in this order: the command line, the experiment named by --load, the file of --pre_train
-(in tests), the preset named by --template, the default. All problems that can be seen without
-reading data are found here and reported in one message.
+Values win in this order: the command line, the experiment named by --load, the file of --pre_train,
+the preset named by --template (in a training it wins over the file), the default. All problems that
+can be seen without reading data are found here and reported in one message.
 """
 
 import argparse
+import json
 import os
 import sys
 from pathlib import Path
 
-from checkpoint.config import ROOT, read_config
+from checkpoint.config import ROOT, read_config, recorded_pre_train
 from demo.outputs import FORMATS
 from flag_checks import InvalidValue, find_conflicts, unknown_flags
 from loss import LOSSES
-from model import NETWORKS
+from model import NETWORKS, is_network
 from model.inferred import flags_of_weights
+from model.spandrel import PUBLISHED, complete_options
 from model.weights import read_weights
 from optim import OPTIMIZERS
 from runtime.files import UserError, bullet_list
@@ -55,6 +57,18 @@ def number(kind, low=None, above=None, high=None):
     lower = f" of at least {low}" if low is not None else ""
     lower = f" above {above}" if above is not None else lower
     return value_type(convert, f"{noun}{lower} and at most {high:{',' if kind is int else 'g'}}")
+
+
+def _network(text):
+    if not is_network(text):
+        raise ValueError
+    return text
+
+
+def _json_object(text):
+    if not isinstance(json.loads(text), dict):
+        raise ValueError
+    return text
 
 
 def choice(names):
@@ -118,6 +132,10 @@ metric_names = joined(",", str.strip, all, "names joined by ,", as_text=True)
 set_names = joined("+", str, lambda x: all(x) and _are_unique(x), "names joined by +")
 scales = joined("+", int, lambda x: min(x) >= 1 and _are_unique(x), "scales joined by +")
 odd_sizes = joined("+", int, lambda x: set(x) <= set(range(1, 64, 2)), "odd numbers joined by +")
+json_object = value_type(_json_object, "a JSON object")
+network = value_type(
+    _network, f"one of {', '.join((*NETWORKS, *PUBLISHED))} or a class of spandrel"
+)
 
 
 class FlagParser(argparse.ArgumentParser):
@@ -214,7 +232,10 @@ def _add_data_flags(parser):
 def _add_network_flags(parser):
     group = FlagGroup(parser, "network")
     flag, switch = group.flag, group.switch
-    flag("--model", choice(NETWORKS), "EDSR", "the SR network")
+    spandrel = f"of the package spandrel {', '.join(PUBLISHED)} and its other architectures"
+    flag("--model", network, "EDSR", f"the SR network: {', '.join(NETWORKS)}; {spandrel}")
+    options = "options of a network of spandrel that differ from the published ones, as JSON"
+    flag("--model_options", json_object, None, options)
     weights = "file of weights to start from or to test; `download`: the published EDSR"
     flag("--pre_train", weights_file, None, weights)
     flag("--n_resblocks", layer_count, 16, "residual blocks (of each group in RCAN and HAN)")
@@ -373,23 +394,38 @@ def _parse(parser, argv):
     return args
 
 
-def _flags_of_file(path, parser):
-    """Return the flags that a file of weights shows; {} if it cannot be read."""
+def _flags_of_file(first, parser, given):
+    """Return the flags of the network in the file of --pre_train that may still be set.
+
+    Those of the command line win and, in a training, those of a preset. {} if another network is
+    asked for, as with RCAN's weights for HAN, or the file cannot be read.
+    """
     try:
-        state = read_weights(path)
+        state = read_weights(first.pre_train)
     except UserError:  # loading the weights reports it
         return {}
 
-    def parse_config(config):
-        return parser.parse_known_args(read_config(config))[0]
+    def parse(argv):
+        args = parser.parse_known_args(argv)[0]
+        _complete(args)
+        return args
 
-    return flags_of_weights(path, state, parse_config)
+    model = first.model if "--model" in given else parser.get_default("model")
+    if not first.test_only:
+        presets = (TEMPLATES.get(name, {}) for name in (first.template or "").split("+"))
+        given = given.union(*({f"--{name}" for name in preset} for preset in presets))
+    flags = flags_of_weights(first.pre_train, state, parse, read_config)
+    if "--model" in given and flags.get("model") != model:
+        return {}
+    return {name: value for name, value in flags.items() if f"--{name}" not in given}
 
 
 def _complete(args):
     """Derive values from others."""
     is_whole = args.rgb_range == int(args.rgb_range)
     args.rgb_range = int(args.rgb_range) if is_whole else args.rgb_range
+    if args.model not in NETWORKS:
+        args.model_options = complete_options(args.model, args.model_options)
     if args.resume is None:
         args.resume = -1 if args.load else 0
     args.save = args.load or args.save or "test"
@@ -405,8 +441,7 @@ def parse_args(argv=None):
         argparse.Namespace. `scale` is a list of int, `data_train` and `data_test` are lists of str,
         `betas` a list of two float, `save` the name of the experiment (also with --load), `resume`
         -1, 0 or an epoch. `from_file` is a dict of the flags that come from the file of
-        --pre_train: for a test, those that the command line leaves out. `chop_from` names the
-        preset that sets --chop, or is None.
+        --pre_train. `chop_from` names the preset that sets --chop, or is None.
 
     Raises:
         UserError: with all problems: unknown flags and names, bad values, flags that contradict.
@@ -423,9 +458,8 @@ def parse_args(argv=None):
         if TEMPLATES.get(name, {}).get("chop"):
             parser.set_defaults(chop_from=name)
     from_file = {}
-    if first.test_only is True and not first.load and first.pre_train not in (None, "download"):
-        from_file = _flags_of_file(first.pre_train, parser)
-        from_file = {k: v for k, v in from_file.items() if f"--{k}" not in given}
+    if not first.load and first.pre_train not in (None, "download"):
+        from_file = _flags_of_file(first, parser, given)
         parser.set_defaults(**from_file)
     origin = ""
     if first.load:
@@ -437,6 +471,8 @@ def parse_args(argv=None):
     except UserError as error:
         raise UserError(f"{error}{origin}") from error
     args.from_file = from_file
+    if first.load and first.pre_train is None:
+        args.pre_train = recorded_pre_train(config)
     if "--chop" in given:
         args.chop_from = None
     _complete(args)

@@ -9,8 +9,8 @@ from tqdm import tqdm
 
 from checkpoint.state import random_states, set_random_states
 from evaluate import Evaluator, to_network_input
-from model import architecture_flags, is_multi_scale
-from model.weights import load_strict
+from model import architecture_flags, has_unused_parameters, is_multi_scale
+from model.loading import load_strict
 from optim import (
     EMA,
     build_optimizer,
@@ -223,7 +223,7 @@ class Trainer:
 
     def wrap_model(self):
         """Return the network as training calls it: distributed over ranks, compiled (--compile)."""
-        net = distributed.data_parallel(self.net, is_multi_scale(self.net))
+        net = distributed.data_parallel(self.net, has_unused_parameters(self.net))
         return compile_network(net, self.args.compile_mode) if self.args.compile else net
 
     def _train_epoch(self, epoch):

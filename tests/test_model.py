@@ -12,7 +12,7 @@ import torch
 import model
 import option
 from file_server import FileServer
-from model import build_network, count_parameters, weights
+from model import build_network, count_parameters, loading
 from model.edsr import EDSR
 from model.weights import read_weights
 from option import parse_args
@@ -59,10 +59,10 @@ def test_weights_are_downloaded_once_and_checked(sr, monkeypatch, tmp_path):
     torch.save(build_network(parse_args(["--scale", "2"])).state_dict(), tmp_path / "w.pt")
     digest = hashlib.sha256((tmp_path / "w.pt").read_bytes()).hexdigest()
     name = f"edsr_baseline_x2-{digest[:8]}.pt"
-    monkeypatch.setitem(weights.EDSR_FILES, (False, 2), name)
+    monkeypatch.setitem(loading.EDSR_FILES, (False, 2), name)
     command = "--scale 2 --data_test Set5 --test_only --pre_train download --cpu".split()
     with FileServer({name: b"another file"}) as server:
-        monkeypatch.setattr(weights, "EDSR_URL", server.url)
+        monkeypatch.setattr(loading, "EDSR_URL", server.url)
         status, _, err = sr(*command)
         assert status == 1
         assert "sha256" in err
@@ -74,7 +74,7 @@ def test_weights_are_downloaded_once_and_checked(sr, monkeypatch, tmp_path):
 
 def test_download_says_where_to_put_the_file(sr, monkeypatch, tmp_path):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr(weights, "EDSR_URL", "http://127.0.0.1:9/")  # nobody listens
+    monkeypatch.setattr(loading, "EDSR_URL", "http://127.0.0.1:9/")  # nobody listens
     status, _, err = sr(
         *"--scale 2 --data_test Set5 --test_only --pre_train download --cpu".split()
     )

@@ -10,10 +10,10 @@ import torch
 
 import export_onnx
 from data.image import read_image, to_tensor
-from model import build_network, plausible
+from model import build_network, build_on_meta, inferred
 from model.edsr import EDSR
+from model.loading import load_pre_train
 from model.rcan import RCAN
-from model.weights import load_pre_train
 from option import parse_args
 
 TEST = "--data_test Set5 --test_only --cpu --save test --pre_train".split()
@@ -44,6 +44,11 @@ FORMS = {
         "epoch": 1,
     },
     "mmagic's wrapper": lambda s: {"state_dict": prefixed(s, "generator."), "meta": {}},
+    "two levels down": lambda s: {
+        "model": {"network": dict(s), "discriminator": {"x": torch.ones(1)}}
+    },
+    "with numpy": lambda s: {"state_dict": dict(s), "psnr": np.float64(3), "lr": np.arange(3.0)},
+    "of numpy": lambda s: {"epoch": np.int64(3), "net": {k: v.numpy() for k, v in s.items()}},
     "averaged": lambda s: {"n_averaged": torch.tensor(5), **prefixed(s, "module.")},
     "one level down": lambda s: {"epoch": 3, "model_state_dict": dict(s)},
     "under an unknown key": lambda s: {"epoch": 3, "my_net": dict(s)},
@@ -64,7 +69,7 @@ def trained(sr):
 def test_a_file_in_another_form_is_tested_without_flags(sr, trained, tmp_path, form):
     # reported as timm #2003, Lightning #20233, open_clip #639, BasicSR #253, mmagic #391
     state, psnr = trained
-    torch.save(FORMS[form](state), tmp_path / "w.pt")
+    torch.save(FORMS[form](dict(state)), tmp_path / "w.pt")
     status, out, err = sr(*TEST, tmp_path / "w.pt")
     assert status == 0, err
     assert "--n_feats 8 --n_colors 3 --scale 2 --model EDSR --n_resblocks 1 --rgb_range 255" in out
@@ -156,22 +161,20 @@ def test_basicsr_rcan_is_tested_upscaled_and_exported(sr, basicsr_rcan, tmp_path
 
 
 def test_flags_of_the_command_line_win(trained, tmp_path):
-    torch.save(trained[0], tmp_path / "w.pt")
+    torch.save(dict(trained[0]), tmp_path / "w.pt")
     command = ["--test_only", "--pre_train", str(tmp_path / "w.pt"), "--template", "EDSR_paper"]
     args = parse_args([*command, "--res_scale", "0.5", "--n_resblocks=4"])
     assert (args.n_feats, args.res_scale, args.n_resblocks) == (8, 0.5, 4)
     assert args.from_file.keys() == {"model", "n_feats", "n_colors", "scale", "rgb_range"}
-    assert parse_args(["--pre_train", str(tmp_path / "w.pt")]).n_feats == 64  # a training
 
 
-@pytest.mark.parametrize(("model", "key"), [("EDSR", "x"), ("NLSN", "body.0.conv_match.0.weight")])
-def test_the_published_networks_have_res_scale(tmp_path, model, key):
-    blocks = {f"body.{i}.body.0.weight": torch.ones(1) for i in range(32)}
-    blocks["weights"] = torch.zeros(18 * 32 * 256**2, dtype=torch.int8)  # as many as there must be
-    state = {"head.0.weight": torch.ones(256, 3, 3, 3), key: torch.ones(1), **blocks}
-    torch.save(state, tmp_path / "w.pt")
-    args = parse_args(["--test_only", "--pre_train", str(tmp_path / "w.pt")])
-    assert (args.model, args.n_resblocks, args.res_scale) == (model, 32, 0.1)
+@pytest.mark.parametrize("model", ["EDSR", "NLSN"])
+def test_the_published_networks_have_res_scale(model):
+    preset = "EDSR_paper" if model == "EDSR" else model
+    state = build_on_meta(parse_args(["--template", preset])).state_dict()
+    state = {name: value for name, value in state.items() if "mean" not in name}
+    flags = inferred.infer_flags(state)
+    assert (flags["model"], flags["n_resblocks"], flags["res_scale"]) == (model, 32, 0.1)
 
 
 def test_a_small_file_cannot_ask_for_a_large_network(sr, tmp_path):
@@ -204,7 +207,7 @@ def test_a_training_state_has_the_averaged_weights(sr):
 def test_a_wrong_hidden_flag_is_warned_of(sr, network, tmp_path, monkeypatch):
     """With a residual branch 10 times as large, the session's network needs --res_scale 0.1."""
     # reported as EDSR-PyTorch #195, #278, #300
-    monkeypatch.setattr(plausible, "MAX_LOSS", 5.0)  # it is hardly trained, 4 dB below bicubic
+    monkeypatch.setattr(inferred, "MAX_LOSS", 5.0)  # it is hardly trained, 4 dB below bicubic
     state = network.state_dict()
     for key in ("body.0.body.2.weight", "body.0.body.2.bias"):
         state[key] = state[key] * 10
@@ -248,3 +251,30 @@ def test_what_is_not_a_file_of_weights_is_named(sr, tmp_path):
         assert status == 1
         assert word in err
         assert "Traceback" not in err
+
+
+def test_a_file_describes_its_network(sr, tmp_path):
+    """Far from its experiment: tested, fine-tuned and, with a flag that contradicts, not loaded."""
+    nlsn = "--model NLSN --n_feats 8 --n_hashes 2 --chunk_size 36 --res_scale 0.5".split()
+    assert sr.train(*nlsn, "--save", "run", "--epochs", 1)[0] == 0
+    path = tmp_path / "elsewhere/w.pt"
+    path.parent.mkdir()
+    path.write_bytes((sr.folder("run") / "model/model_best.pt").read_bytes())
+    flags = "--model NLSN --scale 2 --n_feats 8 --n_colors 3 --rgb_range 255 --n_resblocks 1"
+    flags += " --res_scale 0.5 --nlsn_n_hashes 2 --nlsn_chunk_size 36"
+    assert torch.load(path, weights_only=True)._metadata[""]["flags"] == flags
+    status, out, err = sr(*TEST, path)
+    assert status == 0, err
+    assert sr.metrics("test")[-1]["psnr"] == sr.metrics("run")[-1]["psnr"]
+    command = "--cpu --data_range 1-3/4-4 --data_test Set5 --test_every 2 --batch_size 2"
+    command += " --patch_size 24 --n_threads 0 --epochs 1 --precision single --pre_train"
+    tune = [*command.split(), path]
+    status, out, err = sr(*tune, "--save", "tuned")
+    assert status == 0, err
+    assert f"Flags from this file: {flags}" in out
+    assert f"--pre_train {path}" in (sr.folder("tuned") / "config.txt").read_text()
+    assert sr("--load", "tuned", "--epochs", 2, "--cpu")[0] == 0
+    assert f"--pre_train {path}" in (sr.folder("tuned") / "config.txt").read_text()
+    status, _, err = sr(*tune, "--save", "other", "--model", "EDSR")
+    assert status == 1
+    assert f"flags that would fit it: {flags}" in err

@@ -16,6 +16,7 @@ Names of tests with self-ensemble, tiles or another precision have a suffix (`me
 """
 
 import contextlib
+import copy
 import csv
 import io
 import json
@@ -37,7 +38,8 @@ from checkpoint.metrics import (
 )
 from checkpoint.state import finite_or_none, read_state, save_tensors
 from checkpoint.tensorboard import TensorBoardLog
-from model.weights import load_strict, read_weights
+from model.loading import load_strict
+from model.weights import read_weights
 from runtime import distributed
 from runtime.files import Lock, UserError, append_text, atomic_write, ensure_newline
 
@@ -239,7 +241,9 @@ class Checkpoint:
         """
         if not self.is_writer:
             return
-        weights = {name: value.detach().cpu() for name, value in eval_weights.items()}
+        weights = copy.copy(eval_weights)  # with the flags in its _metadata
+        for name, value in eval_weights.items():
+            weights[name] = value.detach().cpu()
         save_tensors(self._weights_file(-1), weights)
         if is_best:
             save_tensors(self.models / "model_best.pt", weights)

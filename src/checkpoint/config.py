@@ -38,13 +38,19 @@ def config_lines(args, provenance=()):
     flags = {
         name: "sep" if value == "sep_reset" else value  # asked for once, not at every resume
         for name, value in sorted(vars(args).items())
-        if value is not None and name not in NOT_RESTORED
+        if value is not None and (name not in NOT_RESTORED or name == "pre_train")  # for the record
     }
     yield HEADER
     yield f"# {len(flags)} flags"
     yield from (f"# {line}" for line in provenance)
     for name, value in flags.items():
         yield f"--{name} {_to_text(value)}"
+
+
+def recorded_pre_train(path):
+    """Return the --pre_train that a run started with, or None."""
+    found = re.search(r"^--pre_train (.+)$", _read(path), re.M)
+    return shlex.split(found[1])[0].replace(PROJECT, str(ROOT), 1) if found else None
 
 
 def is_config(path):

@@ -6,7 +6,7 @@ import random
 import numpy as np
 import torch
 
-from model.tensor_files import check_tensors, load_file
+from model.weights import check_tensors, load_file
 from runtime.files import UserError, atomic_write
 
 # name of each entry and its type

@@ -29,7 +29,7 @@ from loss import Term
 from loss.contrastive import contrastive, shuffled
 from loss.discriminator import Discriminator
 from loss.samples import require_other_images, select
-from model.tensor_files import load_file
+from model.weights import load_file
 from optim import build_optimizer, learning_rate, load_optimizer, set_learning_rate
 from runtime.distributed import (
     all_gather_batch,

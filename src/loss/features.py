@@ -11,8 +11,7 @@ from torch import nn
 from torch.nn.functional import mse_loss
 
 from loss import Term
-from model.tensor_files import download_weights
-from model.weights import read_weights
+from model.weights import download_weights, read_weights
 from runtime.files import UserError
 from runtime.precision import autocast
 

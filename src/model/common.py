@@ -50,11 +50,10 @@ class ResBlock(nn.Module):
     Lim et al., CVPRW 2017, section 3.1 and figure 2c. Section 3.2 has the residual scaling.
     """
 
-    def __init__(self, n_feats, res_scale=1.0):
+    def __init__(self, n_feats, res_scale=1.0, kernel_size=3):
         super().__init__()
-        self.body = nn.Sequential(
-            conv(n_feats, n_feats, 3), nn.ReLU(inplace=True), conv(n_feats, n_feats, 3)
-        )
+        first, second = (conv(n_feats, n_feats, kernel_size) for _ in range(2))
+        self.body = nn.Sequential(first, nn.ReLU(inplace=True), second)
         self.res_scale = res_scale
 
     def forward(self, x):

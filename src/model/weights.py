@@ -1,31 +1,211 @@
-"""Load weights into networks: of this program, of published repositories, and downloads."""
+"""Read files of weights, of this program and of others, without running code in them.
 
+Everything is checked before memory is taken for it, because a checkpoint may come from a stranger.
+"""
+
+import contextlib
+import http.client
+import pickle
+import re
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
 import torch
 
-from model.inferred import describe_fitting_flags, format_flags
-from model.layouts import find_state_dict, is_state_dict, strip_prefix, to_edsr_names
-from model.plausible import warn_if_implausible
-from model.tensor_files import check_tensors, download_weights, load_file
+from model.common import MeanShift
+from runtime.distributed import local_main_first
 from runtime.files import UserError, bullet_list
 
-EDSR_URL = "https://cv.snu.ac.kr/research/EDSR/models/"
-# (EDSR of 32 blocks of 256 features?, scale): file name; the digits are the start of its sha256
-EDSR_FILES = {
-    (False, 2): "edsr_baseline_x2-1bc95232.pt",
-    (False, 3): "edsr_baseline_x3-abf2a44e.pt",
-    (False, 4): "edsr_baseline_x4-6b446fab.pt",
-    (True, 2): "edsr_x2-0edfb8a3.pt",
-    (True, 3): "edsr_x3-ea3ef2c6.pt",
-    (True, 4): "edsr_x4-4f62e9ef.pt",
-}
+# Keys that hold a state_dict further down, the average before the trained weights
+WRAPPERS = ("params_ema", "ema", "model_ema", "state_dict_ema", "g_ema", "params", "state_dict")
+WRAPPERS += ("model_state_dict", "model", "net", "net_g", "netG", "generator", "network", "weights")
+# Prefixes of all names: DataParallel and torch's averages, torch.compile, Lightning, mmagic
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "generator.", "net_g.")
+# The first convolution in the names of EDSR-PyTorch, and of BasicSR and mmagic
+FIRST_CONVS = ("head.0.weight", "conv_first.weight")
+# What pickle needs for arrays and scalars of numbers, under the names of numpy 1 and numpy 2
+_NUMPY = [np.ndarray, np.dtype, *{type(np.dtype(code)) for code in "?bBhHiIlLqQefdFD"}]
+_NUMPY += [
+    (value.__reduce__()[0], f"{package}.multiarray.{value.__reduce__()[0].__name__}")
+    for value in (np.float64(0), np.zeros(1))
+    for package in ("numpy.core", "numpy._core")
+]
+
+
+def download_weights(url, log=print):
+    """Return the file of a URL in torch.hub's folder, downloaded if it is not there.
+
+    Args:
+        url: its file name ends in - and the first 8 digits of the sha256, as in torch's model zoo.
+        log: called with a line on the download.
+    """
+    name = url.rpartition("/")[2]
+    path = Path(torch.hub.get_dir()) / "checkpoints" / name
+    sha256 = re.search(r"-([0-9a-f]{8,})\.pth?$", name)[1]
+    with local_main_first():
+        if path.is_file():
+            return path
+        log(f"Downloading {url} to {path}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(path), sha256, progress=sys.stderr.isatty())
+        except (OSError, RuntimeError, http.client.HTTPException) as error:
+            reason = str(error) or type(error).__name__
+            if "hash" in reason:
+                reason = f"another file arrived, its sha256 does not start with {sha256}"
+            raise UserError(
+                f"{url}: cannot be downloaded: {reason}. Download it by other means to {path}"
+            ) from error
+    return path
+
+
+# ------------------------------------------------------------------------------ files of tensors
+
+
+def _walk(value):
+    """Yield (path, value) for all values in nested dicts, lists and tuples; a path is a tuple."""
+    # No recursion and no container twice: a file may nest deeply and share values without end.
+    stack, seen = [((), value)], set()
+    while stack:
+        path, value = stack.pop()
+        yield path, value
+        if isinstance(value, (dict, list, tuple)) and id(value) not in seen:
+            seen.add(id(value))
+            items = value.items() if isinstance(value, dict) else enumerate(value)
+            stack += [((*path, key), inner) for key, inner in items]
+
+
+def _iter_tensors(value):
+    """Yield (name, tensor) for all tensors in nested containers; / joins the parts of a name."""
+    for path, inner in _walk(value):
+        if isinstance(inner, torch.Tensor):
+            yield "/".join(map(str, path)), inner
+
+
+def _require_file(path, what):
+    if re.match(r"[a-z]+://", str(path)):
+        raise UserError(f"{what} {path} must be a file: download it and give its path")
+    path = Path(path)
+    if path.is_dir():
+        files = sorted(
+            p.name for p in path.iterdir() if p.suffix in (".pt", ".pth", ".safetensors")
+        )
+        hint = f": give one of its files, {', '.join(files[:8])}" if files else ""
+        raise UserError(f"{what} {path} must be a file, not a folder{hint}")
+    if not path.is_file():
+        raise UserError(f"{what} {path} must be an existing file: check its path")
+
+
+def _check_format(path, what):
+    """Check the start of a file, and all of the zip that torch.save writes.
+
+    torch.load ignores the checksums of the zip. A member that is compressed, or larger than the
+    file, would fill the memory.
+    """
+    with open(path, "rb") as file:
+        start = file.read(64)
+    if start.startswith(b"version https://git-lfs"):
+        raise UserError(f"{what} {path} must not be a Git LFS pointer: fetch it by `git lfs pull`")
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        raise UserError(f"{what} {path} must be weights, not a web page: download the file itself")
+    if path.suffix == ".onnx":
+        raise UserError(
+            f"{what} {path} must not be an ONNX file: give the weights it was made from"
+        )
+    if not start.startswith(b"PK\3\4"):  # torch.save's form before torch 1.6, or another file
+        return
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        size = sum(member.file_size for member in members)
+        if any(m.filename.endswith("/constants.pkl") for m in members):
+            raise UserError(
+                f"{what} {path} must not be a TorchScript program, which holds code: "
+                "save the state_dict of its network with torch.save"
+            )
+        if any(m.compress_type for m in members) or size > path.stat().st_size:
+            raise UserError(
+                f"{what} {path}: cannot be loaded, it is compressed or declares more bytes than it "
+                "has: save it again with torch.save"
+            )
+        damaged = archive.testzip()
+    if damaged:
+        raise UserError(
+            f"{what} {path}: cannot be loaded, {damaged} has a wrong checksum: copy it once more"
+        )
+
+
+def _read_safetensors(path, what):
+    try:
+        from safetensors import SafetensorError  # an optional package
+        from safetensors.torch import load_file as load_safetensors
+    except ImportError as error:
+        raise UserError(
+            f"{what} {path}: cannot be read without a package: pip install safetensors"
+        ) from error
+    try:
+        return load_safetensors(path)
+    except SafetensorError as error:
+        raise UserError(f"{what} {path}: cannot be read: {error}") from error
+
+
+def load_file(path, what="checkpoint"):
+    """Load a file of tensors onto the CPU. No code in it is run (weights_only).
+
+    Args:
+        path: a file of torch.save, or a .safetensors file. It may hold tensors, plain values, and
+            numbers and arrays of numpy.
+        what: names the file in errors.
+    """
+    _require_file(path, what)
+    path = Path(path)
+    try:
+        _check_format(path, what)
+        if path.suffix == ".safetensors":
+            return _read_safetensors(path, what)
+        with torch.serialization.safe_globals(_NUMPY):
+            value = torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{what} {path}: cannot be loaded, it holds more than tensors and plain values or is "
+            "not a checkpoint. Such a file can run code: save only the state_dict"
+        ) from error
+    except Exception as error:  # torch.load raises anything from EOFError to KeyError
+        raise UserError(
+            f"{what} {path}: cannot be read, it is broken or not a checkpoint "
+            f"({type(error).__name__})"
+        ) from error
+    for name, tensor in _iter_tensors(value):
+        if tensor.numel() * tensor.element_size() > path.stat().st_size:  # one number, expanded
+            raise UserError(
+                f"{what} {path}: cannot be loaded, {name} declares a shape of {tuple(tensor.shape)}"
+                ", more than the file holds: save it again with torch.save"
+            )
+    return value
+
+
+def check_tensors(value, path):
+    """Check that no tensor of a file is sparse, quantized or without data, or holds nan."""
+    problems = []
+    for name, tensor in _iter_tensors(value):
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+            problems.append(f"{name}: is sparse, quantized or without data")
+        elif not (tensor.float() if tensor.is_floating_point() else tensor).isfinite().all():
+            problems.append(f"{name}: holds nan or infinity")
+    if problems:
+        raise UserError(
+            f"checkpoint {path}: tensors that cannot be used:" + bullet_list(sorted(problems))
+        )
+
+
+# ------------------------------------------------------------------------------------ state dicts
 
 
 def read_weights(path):
-    """Return a file's state_dict, plain or one level down: see `layouts`.
-
-    Raises:
-        UserError: see `load_file` and `check_tensors`; also a file without named tensors.
-    """
+    """Return the state_dict in a file, at any depth, without the prefixes of DDP and compile."""
     state = find_state_dict(load_file(path))
     if state is None:
         raise UserError(f"checkpoint {path}: holds no state_dict of tensors")
@@ -33,119 +213,116 @@ def read_weights(path):
     return strip_prefix(state, ("module.", "_orig_mod."))
 
 
-def _match_names(net, state):
-    """Return a state_dict, renamed if its names are a known variant of the network's."""
-    own = net.state_dict().keys()
-    if own <= state.keys():
-        return state
-    renamed = to_edsr_names(state)
-    return renamed if len(own & renamed.keys()) > len(own & state.keys()) else state
+def described_flags(state):
+    """Return the flags that a network of this program writes into its state_dict, or ""."""
+    metadata = getattr(state, "_metadata", None)
+    root = metadata.get("") if isinstance(metadata, dict) else None
+    flags = root.get("flags") if isinstance(root, dict) else None
+    return flags if isinstance(flags, str) else ""
 
 
-def _same_shape_and_kind(own, other):
-    """Return whether shapes are equal, and both tensors are floating point or both not."""
-    return own.shape == other.shape and own.is_floating_point() == other.is_floating_point()
+def is_state_dict(value):
+    """Return whether a value is a dict of named tensors that is not empty."""
+    return (
+        isinstance(value, dict)
+        and bool(value)
+        and all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in value.items())
+    )
 
 
-def _differences(net, state):
-    """List tensors of another shape, then of another kind, then missing ones, then surplus ones."""
-    own = net.state_dict()
-    lines = {"shape": [], "kind": [], "missing": [], "surplus": []}
-    for name, value in own.items():
-        if name not in state:
-            lines["missing"].append(f"{name}: missing, the network has {tuple(value.shape)}")
-        elif value.shape != state[name].shape:
-            shapes = f"{tuple(state[name].shape)}, the network has {tuple(value.shape)}"
-            lines["shape"].append(f"{name}: {shapes}")
-        elif not _same_shape_and_kind(value, state[name]):
-            dtypes = f"{state[name].dtype}, the network has {value.dtype}"
-            lines["kind"].append(f"{name}: {dtypes}")
-    for name in state.keys() - own.keys():
-        lines["surplus"].append(f"{name}: {tuple(state[name].shape)}, the network has none")
-    return [*lines["shape"], *lines["kind"], *lines["missing"], *sorted(lines["surplus"])]
+def _as_state_dict(value):
+    """Return a dict whose arrays are tensors, if it is a state_dict then, or None."""
+    if isinstance(value, dict) and any(isinstance(v, np.ndarray) for v in value.values()):
+        with contextlib.suppress(TypeError):  # arrays of another kind than numbers
+            value = {k: torch.as_tensor(v) if np.ndim(v) else v for k, v in value.items()}
+    return value if is_state_dict(value) else None
 
 
-def _mismatch(path, state, lines):
-    flags = describe_fitting_flags(state)
-    hint = f"\nflags that would fit it: {flags}" if flags else ""
-    return UserError(f"checkpoint {path} does not fit the network:" + bullet_list(lines, 8) + hint)
+def find_state_dict(value):
+    """Return the state_dict in a file's contents, plain or at any depth, or None.
 
-
-def _check_range(net, state, path):
-    """Check that the mean color of a checkpoint, which shows its rgb_range, is the network's."""
-    own, other = net.state_dict().get("sub_mean.bias"), state.get("sub_mean.bias")
-    if own is None or other is None or not _same_shape_and_kind(own, other):
-        return
-    if not torch.allclose(own.cpu(), other.float(), rtol=1e-3, atol=0):
-        values = f"{other.tolist()}, the network has {own.tolist()} (--rgb_range)"
-        raise _mismatch(path, state, [f"sub_mean.bias: {values}"])
-
-
-def load_strict(net, state, path):
-    """Load a state_dict of which every name, shape and kind must fit.
-
-    Raises:
-        UserError: lists the first differences with both shapes, and the flags that would fit.
+    Of several, it is the one under the key that stands first in `WRAPPERS`, then the least deep
+    one. None if two are alike.
     """
-    if not is_state_dict(state):
-        raise UserError(f"checkpoint {path}: holds no state_dict of tensors")
-    state = _match_names(net, state)
-    lines = _differences(net, state)
-    if lines:
-        raise _mismatch(path, state, lines)
-    _check_range(net, state, path)
-    net.load_state_dict(state)
+    found = {}
+    for path, inner in _walk(value):
+        if (state := _as_state_dict(inner)) is not None:
+            ranks = [WRAPPERS.index(key) if key in WRAPPERS else len(WRAPPERS) for key in path]
+            key = (min(ranks, default=0), len(path), tuple(ranks[-1:]))
+            found.setdefault(key, []).append(state)
+    states = found[min(found)] if found else []
+    return states[0] if len(states) == 1 else None
 
 
-def load_matching(net, state, path, log):
-    """Load the tensors of a state_dict that fit the network; log the rest.
+def strip_prefix(state, prefixes=PREFIXES):
+    """Return a state_dict without the prefixes that all its names share."""
+    if "n_averaged" in state:  # AveragedModel's
+        state = {name: value for name, value in state.items() if name != "n_averaged"}
+    while prefix := next((p for p in prefixes if all(n.startswith(p) for n in state)), ""):
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
+        if not state:
+            break
+    return state
 
-    For weights of another scale, or of RCAN for HAN.
 
-    Raises:
-        UserError: less than half of the network's tensors fit: another network.
+def _strip_to_network(state):
+    """Return the part of a state_dict that belongs to the network with the first convolution.
+
+    Lightning saves all networks of a training, such as `discriminator.` and `generator.`.
     """
-    own, state = net.state_dict(), _match_names(net, state)
-    fitting = {
-        name: value
-        for name, value in state.items()
-        if name in own and _same_shape_and_kind(own[name], value)
-    }
-    lines = _differences(net, state)
-    if 2 * len(fitting) < len(own):
-        raise _mismatch(path, state, lines)
-    _check_range(net, state, path)
-    net.load_state_dict(fitting, strict=False)
-    log(f"Weights from {path}: {len(fitting)} of {len(own)} tensors")
-    if lines:
-        log("not loaded:" + bullet_list(lines, 50))
+    for conv in FIRST_CONVS:
+        found = [name for name in state if name.endswith(f".{conv}")]
+        if found and conv not in state:
+            prefix = min(found, key=lambda name: ("ema" not in name, len(name)))
+            prefix = prefix.removesuffix(conv)
+            return {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
+    return state
 
 
-def download_edsr(args, log=print):
-    """Return the published EDSR weights for the flags, downloaded if missing.
+def _from_basicsr(state):
+    """Rename EDSR and RCAN of BasicSR, and EDSR of mmagic (and mmedit).
 
-    Raises:
-        UserError: no published file for these flags, or see `download_weights`.
+    They subtract the mean color without a parameter, so it is added: in [0, 255], BasicSR's
+    img_range, and in [0, 1] for mmagic.
     """
-    size = (args.n_resblocks, args.n_feats)
-    name = EDSR_FILES.get((size == (32, 256), args.scale[0]))
-    if args.model != "EDSR" or name is None or size not in ((16, 64), (32, 256)):
-        raise UserError(
-            "--pre_train download: published are EDSR of 16 blocks of 64 features and of 32 blocks "
-            "of 256, x2, x3, x4"
-        )
-    return download_weights(EDSR_URL + name, log)
+    body = [match for match in (re.match(r"body\.(\d{1,4})\.", name) for name in state) if match]
+    blocks = [int(n) for n in re.findall(r"residual_group\.(\d{1,4})\.", " ".join(state))]
+    n_body, n_blocks = 1 + max(int(match[1]) for match in body), 1 + max(blocks, default=0)
+    group, block = r"^body\.(\d+)\.residual_group\.(\d+)\.rcab\.", r"body.\1.body.\2.body."
+    rules = (
+        (r"^conv_first\.", "head.0."),
+        (r"^body\.(\d+)\.conv1\.", r"body.\1.body.0."),
+        (r"^body\.(\d+)\.conv2\.", r"body.\1.body.2."),
+        (group + r"3\.attention\.1\.", block + "3.conv_du.0."),
+        (group + r"3\.attention\.3\.", block + "3.conv_du.2."),
+        (group, block),
+        (r"^body\.(\d+)\.conv\.", rf"body.\1.body.{n_blocks}."),
+        (r"^conv_after_body\.", f"body.{n_body}."),
+        (r"^upsample\.(\d+)\.upsample_conv\.", lambda match: f"tail.0.{2 * int(match[1])}."),
+        (r"^upsample\.", "tail.0."),
+        (r"^conv_last\.", "tail.1."),
+    )
+    is_mmagic = any(".upsample_conv." in name for name in state)
+    n_colors = state["conv_first.weight"].shape[1]
+    renamed = {}
+    for name, value in state.items():
+        for pattern, replacement in rules:
+            name, count = re.subn(pattern, replacement, name)
+            if count:
+                break
+        renamed[name] = value
+    for name, sign in (("sub_mean", -1), ("add_mean", 1)):
+        shift = MeanShift(1 if is_mmagic else 255, n_colors, sign)
+        renamed |= {f"{name}.{key}": value for key, value in shift.state_dict().items()}
+    return renamed
 
 
-def load_pre_train(args, net, log):
-    """Load --pre_train into the network: all tensors for a test, those that fit for training."""
-    path = download_edsr(args, log) if args.pre_train == "download" else args.pre_train
-    state = read_weights(path)
-    if not args.test_only:
-        load_matching(net, state, path, log)
-        return
-    load_strict(net, state, path)
-    log(f"Weights from {path}")
-    if args.from_file:
-        log(f"Flags from this file: {format_flags(args.from_file)}")
-    warn_if_implausible(args, net, path, log)
+def to_edsr_names(state):
+    """Return a state_dict under EDSR-PyTorch's names; another network's without prefixes."""
+    state = _strip_to_network(strip_prefix(state))
+    first = state.get("conv_first.weight")
+    is_basicsr = first is not None and first.dim() == 4 and first.shape[1] in (1, 3)
+    is_basicsr = is_basicsr and "conv_after_body.weight" in state
+    if is_basicsr and any(name.startswith("body.0.") for name in state):
+        return _from_basicsr(state)
+    return state

@@ -1,0 +1,279 @@
+"""Networks of the package spandrel (pip install spandrel), trained and tested as our own.
+
+--model NAME is an entry of `PUBLISHED`, or any class of spandrel's architectures; --model_options
+changes its options. A file of --pre_train that spandrel recognizes needs no flags.
+"""
+
+import contextlib
+import inspect
+import json
+import sys
+import types
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn.functional import pad
+
+from runtime.files import UserError
+
+# One paragraph a network: name for --model | class of spandrel | parameters at x2, x3, x4 | paper,
+# then the options as published, except the scale. SPAN's parameters are those of training.
+_TABLE = """
+SwinIR | SwinIR | 11752487 11937127 11900199 | Liang et al., ICCVW 2021
+"img_size": 48, "window_size": 8, "img_range": 1, "depths": [6, 6, 6, 6, 6, 6], "embed_dim": 180,
+"num_heads": [6, 6, 6, 6, 6, 6], "mlp_ratio": 2, "upsampler": "pixelshuffle",
+"resi_connection": "1conv"
+
+SwinIR-light | SwinIR | 910152 918267 929628 | Liang et al., ICCVW 2021
+"img_size": 64, "window_size": 8, "img_range": 1, "depths": [6, 6, 6, 6], "embed_dim": 60,
+"num_heads": [6, 6, 6, 6], "mlp_ratio": 2, "upsampler": "pixelshuffledirect",
+"resi_connection": "1conv"
+
+HAT | HAT | 20624795 20809435 20772507 | Chen et al., CVPR 2023
+"img_size": 64, "window_size": 16, "img_range": 1, "depths": [6, 6, 6, 6, 6, 6], "embed_dim": 180,
+"num_heads": [6, 6, 6, 6, 6, 6], "mlp_ratio": 2, "upsampler": "pixelshuffle",
+"resi_connection": "1conv", "compress_ratio": 3, "squeeze_factor": 30, "conv_scale": 0.01,
+"overlap_ratio": 0.5
+
+DAT | DAT | 14654339 14838979 14802051 | Chen et al., ICCV 2023
+"img_size": 64, "split_size": [8, 32], "img_range": 1, "depth": [6, 6, 6, 6, 6, 6],
+"embed_dim": 180, "num_heads": [6, 6, 6, 6, 6, 6], "expansion_factor": 4,
+"upsampler": "pixelshuffle", "resi_connection": "1conv"
+
+DAT-light | DAT | 553290 561405 572766 | Chen et al., ICCV 2023
+"img_size": 64, "split_size": [8, 32], "img_range": 1, "depth": [18], "embed_dim": 60,
+"num_heads": [6], "expansion_factor": 2, "upsampler": "pixelshuffledirect",
+"resi_connection": "3conv"
+
+ATD | ATD | 20113217 20297857 20260929 | Zhang et al., CVPR 2024
+"img_size": 96, "window_size": 16, "img_range": 1, "depths": [6, 6, 6, 6, 6, 6], "embed_dim": 210,
+"num_heads": [6, 6, 6, 6, 6, 6], "category_size": 256, "num_tokens": 128, "reducted_dim": 20,
+"convffn_kernel_size": 5, "mlp_ratio": 2, "upsampler": "pixelshuffle", "resi_connection": "1conv"
+
+ATD-light | ATD | 753204 759699 768792 | Zhang et al., CVPR 2024
+"img_size": 64, "window_size": 16, "img_range": 1, "depths": [6, 6, 6, 6], "embed_dim": 48,
+"num_heads": [4, 4, 4, 4], "category_size": 128, "num_tokens": 64, "reducted_dim": 8,
+"convffn_kernel_size": 7, "mlp_ratio": 1, "upsampler": "pixelshuffledirect",
+"resi_connection": "1conv"
+
+DRCT | DRCT | 13991867 14176507 14139579 | Hsu et al., CVPRW 2024
+"img_size": 64, "window_size": 16, "img_range": 1, "depths": [6, 6, 6, 6, 6, 6], "embed_dim": 180,
+"num_heads": [6, 6, 6, 6, 6, 6], "mlp_ratio": 2, "gc": 32, "upsampler": "pixelshuffle",
+"resi_connection": "1conv"
+
+CRAFT | CRAFT | 737756 744251 753344 | Li et al., ICCV 2023
+"window_size": 16, "img_range": 1, "depths": [2, 2, 2, 2], "embed_dim": 48,
+"num_heads": [6, 6, 6, 6], "mlp_ratio": 2, "resi_connection": "1conv"
+
+OmniSR | OmniSR | 784604 793259 805376 | Wang et al., CVPR 2023
+"num_feat": 64, "block_num": 1, "pe": true, "window_size": 8, "res_num": 5, "bias": true
+
+PLKSR | PLKSR | 7365324 7373979 7386096 | Lee et al., arXiv 2404.11848
+"dim": 64, "n_blocks": 28, "ccm_type": "DCCM", "kernel_size": 17, "split_ratio": 0.25,
+"lk_type": "PLK", "use_ea": true
+
+SAFMN | SAFMN | 227820 232695 239520 | Sun et al., ICCV 2023
+"dim": 36, "n_blocks": 8, "ffn_scale": 2.0
+
+SPAN | SPAN | 2221140 2227635 2236728 | Wan et al., CVPRW 2024
+"feature_channels": 48, "norm": false
+"""
+
+
+class Published(NamedTuple):
+    """A published network."""
+
+    paper: str
+    class_name: str
+    options: dict
+    n_parameters: dict  # by scale
+
+
+def _read_table():
+    published = {}
+    for paragraph in _TABLE.strip().split("\n\n"):
+        head, options = paragraph.split("\n", 1)
+        name, class_name, counts, paper = head.split(" | ")
+        counts = dict(zip((2, 3, 4), map(int, counts.split()), strict=True))
+        published[name] = Published(paper, class_name, json.loads(f"{{{options}}}"), counts)
+    return published
+
+
+PUBLISHED = _read_table()
+# the option of an architecture that is the scale, which --scale sets
+SCALE_OPTIONS = ("upscale", "scale", "upscaling_factor", "up_scale", "upscale_factor")
+
+
+def _package():
+    """Import spandrel, also if torchvision is missing or does not fit torch.
+
+    Two of its architectures, which are refused here, import torchvision. Without it they get
+    functions that do not exist, for the time of the import.
+    """
+    if "spandrel" in sys.modules:
+        return sys.modules["spandrel"]
+    names = ("torchvision", "torchvision.transforms", "torchvision.transforms.functional")
+    missing = []
+    try:
+        import torchvision.transforms.functional  # noqa: F401
+    except Exception:  # ImportError, or RuntimeError: operator torchvision::nms does not exist
+        missing = [name for name in names if name not in sys.modules]
+        for name in missing:
+            sys.modules[name] = types.ModuleType(name)
+        functional = sys.modules[names[-1]]
+        functional.InterpolationMode = functional.rotate = functional.normalize = None
+    try:
+        import spandrel
+    except ImportError as error:
+        raise UserError(f"the package spandrel is needed: pip install spandrel ({error})") from None
+    finally:
+        for name in missing:
+            del sys.modules[name]
+    return spandrel
+
+
+def _classes():
+    """Return the network classes of spandrel by name."""
+    folder = _package().architectures
+    packages = (getattr(folder, support.architecture.id) for support in _package().MAIN_REGISTRY)
+    names = ((package, name) for package in packages for name in package.__all__)
+    return {name: getattr(package, name) for package, name in names if not name.endswith("Arch")}
+
+
+def is_known(name):
+    """Return whether spandrel has a network; without spandrel, whether it is in `PUBLISHED`."""
+    with contextlib.suppress(UserError):
+        return name in PUBLISHED or name in _classes()
+    return False
+
+
+def complete_options(model, text):
+    """Return the options of a network as JSON: the published ones, then those of --model_options."""
+    published = PUBLISHED[model].options if model in PUBLISHED else {}
+    return json.dumps(published | json.loads(text or "{}"), sort_keys=True)
+
+
+def _build(model, options, scale):
+    """Build a network of spandrel from a dict of options, without its scale."""
+    network = _classes()[PUBLISHED[model].class_name if model in PUBLISHED else model]
+    known = inspect.signature(network.__init__).parameters
+    options = options | {name: scale for name in SCALE_OPTIONS if name in known}
+    unknown = ", ".join(sorted(options.keys() - known.keys()))
+    if unknown:
+        known = ", ".join(name for name in known if name not in ("self", *SCALE_OPTIONS))
+        raise UserError(f"--model_options: {model} has no option {unknown}; it has {known}")
+    try:
+        return network(**options)
+    except (ArithmeticError, AssertionError, LookupError, TypeError, NotImplementedError) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(f"--model {model} x{scale} cannot be built: {reason}") from error
+
+
+def detect(state):
+    """Return spandrel's descriptor of the network that weights belong to, with the network."""
+    package = _package()
+    descriptor = package.MAIN_REGISTRY.load(dict(state))  # it may change the dict
+    if not isinstance(descriptor, package.ImageModelDescriptor) or descriptor.purpose == "FaceSR":
+        raise LookupError(f"{descriptor.architecture.name} does not map an image to an image")
+    return descriptor
+
+
+def detect_flags(state):
+    """Return the flags of the network that spandrel recognizes in weights, or {}."""
+    try:
+        descriptor = detect(state)
+    except Exception:  # spandrel is missing, or a loader stumbles over a file of another kind
+        return {}
+    options = {}
+    for name, value in descriptor.model.hyperparameters.items():
+        with contextlib.suppress(TypeError):  # classes, such as the norm layer: the default
+            options[name] = json.loads(json.dumps(value))
+    options = {k: v for k, v in options.items() if k not in SCALE_OPTIONS}
+    return {
+        "model": type(descriptor.model).__name__,
+        "scale": [descriptor.scale],
+        "n_colors": descriptor.input_channels,
+        "model_options": json.dumps(options, sort_keys=True),
+    }
+
+
+class SpandrelNetwork(nn.Module):
+    """A network of spandrel with our range, any image size, and its own names of weights."""
+
+    flags = ("model_options", "n_colors", "rgb_range")
+    has_unused_parameters = True  # SPAN has weights that only tests use
+    channels_last = False  # transformers take views of feature maps
+
+    def __init__(self, net, args):
+        super().__init__()
+        self.net, self.model, self.scale = net, args.model, args.scale[0]
+        self.rgb_range, self.minimum, self.multiple = args.rgb_range, 1, 1
+        self.unsupported_dtypes, self.call = (), nn.Module.__call__
+        if next(net.parameters()).is_meta:
+            return
+        descriptor = detect(net.state_dict())
+        self.call = descriptor._call_fn  # of IPT and others that return more than the image
+        self.minimum = descriptor.size_requirements.minimum
+        self.multiple = descriptor.size_requirements.multiple_of
+        supported = (descriptor.supports_half, descriptor.supports_bfloat16)
+        dtypes = zip((torch.float16, torch.bfloat16), supported, strict=True)
+        self.unsupported_dtypes = tuple(dtype for dtype, is_supported in dtypes if not is_supported)
+        if descriptor.input_channels != args.n_colors:
+            raise UserError(f"--n_colors {args.n_colors} must be {descriptor.input_channels} for "
+                            f"--model {args.model}")  # fmt: skip
+        if not args.test_only:
+            self._probe(args.n_colors)
+
+    def _probe(self, n_colors):
+        """Check that the network can be trained: size of its output, and a gradient."""
+        sr = self(torch.zeros(2, n_colors, 8, 8))
+        if not sr.requires_grad:
+            raise UserError(f"--model {self.model} cannot be trained: its output has no gradient")
+
+    def _pad(self, x):
+        """Pad images (B, C, H, W) at the bottom and right, by reflection as far as possible."""
+        wanted = [
+            -(-max(size, self.minimum) // self.multiple) * self.multiple for size in x.shape[2:]
+        ]
+        rows, columns = (want - size for want, size in zip(wanted, x.shape[2:], strict=True))
+        if rows or columns:
+            reflected = min(columns, x.shape[3] - 1), min(rows, x.shape[2] - 1)
+            x = pad(x, (0, reflected[0], 0, reflected[1]), mode="reflect")
+            x = pad(x, (0, columns - reflected[0], 0, rows - reflected[1]), mode="replicate")
+        return x
+
+    def forward(self, lr):
+        """Map (B, n_colors, H, W) in [0, rgb_range] to (B, n_colors, H*scale, W*scale), float32."""
+        x = self._pad(lr.contiguous() / self.rgb_range)
+        sr = self.call(self.net, x)
+        size = torch.Size(n * self.scale for n in x.shape[2:])
+        if not isinstance(sr, torch.Tensor) or sr.shape[2:] != size or sr.shape[1] != lr.shape[1]:
+            found = tuple(sr.shape) if isinstance(sr, torch.Tensor) else type(sr).__name__
+            raise UserError(
+                f"--model {self.model} must return {tuple(size)} for an input of "
+                f"{tuple(x.shape[2:])}: it returns {found}. Check --scale and --model_options"
+            )
+        height, width = (n * self.scale for n in lr.shape[2:])
+        return sr[:, :, :height, :width].float() * self.rgb_range
+
+    def state_dict(self, *args, **kwargs):
+        """Return the weights under the names that spandrel and the published code know."""
+        return self.net.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, state, *args, **kwargs):
+        """Load what `state_dict` returns."""
+        return self.net.load_state_dict(state, *args, **kwargs)
+
+    def rename(self, state):
+        """Return weights under the names of the network: some architectures have older names."""
+        try:
+            return detect(state).model.state_dict()
+        except Exception:  # of another kind: the comparison of names tells it better
+            return state
+
+
+def make_model(args):
+    """Build a network of spandrel from the flags."""
+    options = json.loads(args.model_options or complete_options(args.model, None))
+    return SpandrelNetwork(_build(args.model, options, args.scale[0]), args)
