@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from data.datasets import DATASETS, DEMO_SETS, dataset_spec, is_held_out, parse_ranges
+from data.degradation import DEGRADATIONS
 from loss import parse_loss
 from loss.discriminator import N_LAYERS
 from runtime.files import UserError
@@ -72,6 +73,11 @@ def _data_conflicts(args):
     is_range = re.fullmatch(r"[\d-]+", args.data_range)
     if is_range and not args.test_only and "DIV2K" in args.data_test:
         yield f"--data_range {args.data_range} must have two ranges for training, TRAIN/TEST"
+    scales = getattr(DEGRADATIONS.get(args.degradation), "scales", ())
+    makes_lr = not (args.test_only and set(args.data_test) <= DEMO_SETS)
+    if scales and makes_lr and not set(args.scale) <= set(scales):
+        defined = "+".join(map(str, scales))
+        yield f"--degradation {args.degradation} must be used with --scale {defined}"
     if "MyImage" in args.data_test and not (args.testpath and args.testset):
         yield "--data_test MyImage must be used with --testpath and --testset"
     if args.dir_out and not (args.test_only and set(args.data_test) <= DEMO_SETS):
@@ -101,7 +107,9 @@ def _number_conflicts(args, broken):
     is_held_out_test = args.hold_out and args.test_only and not args.load
     if is_held_out_test and is_fine("hold_out", "data_train", "data_test"):
         for name in sorted(set(args.data_test) - DEMO_SETS):
-            if dataset_spec(name).make_lr and not is_held_out(args, name):
+            spec = dataset_spec(name)
+            fixed = spec.uses_data_range or spec.is_published_test()
+            if not fixed and not is_held_out(args, name):
                 flag = f"--hold_out {args.hold_out}"
                 yield f"{flag} must be used with --data_train {name} to test {name}"
     if is_fine("betas") and max(args.betas) >= 1:

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from checkpoint.config import ROOT, read_config, recorded_pre_train
+from data.degradation import DEGRADATIONS
 from demo.outputs import FORMATS
 from flag_checks import InvalidValue, find_conflicts, unknown_flags
 from loss import LOSSES
@@ -223,6 +224,8 @@ def _add_data_flags(parser):
     how = "sep: cache; sep_reset: rebuild it; bin: cache in RAM; img: decode each time"
     flag("--ext", choice(["sep", "sep_reset", "bin", "img"]), "sep", how)
     flag("--scale", scales, [4], "scales, joined by +")
+    how = "LR from HR: BI bicubic, BD blur, DN noise, real: blur, noise and JPEG, drawn per patch"
+    flag("--degradation", choice(DEGRADATIONS), "BI", how)
     flag("--patch_size", positive_int, 192, "side of a training patch, HR pixels")
     flag("--rgb_range", number(float, low=0.001, high=65535), 255.0, "maximum pixel value")
     flag("--n_colors", number(int, low=1), 3, "input channels: 3 (RGB) or 1 (Y)")

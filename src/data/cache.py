@@ -18,10 +18,9 @@ import torch
 from tqdm import tqdm
 
 from data.image import read_image
-from data.resize import downsample
 from runtime.files import UserError, atomic_path, bullet_list, remove_stale_temp_files
 
-VERSION = 3  # raise it when `read_image` or `downsample` gives other pixels
+VERSION = 3  # raise it when `read_image` gives other pixels
 
 
 def cache_folder(args, name, sources):
@@ -76,23 +75,23 @@ def _remove_stale(folder, current):
     return names & current
 
 
-def _decode(source, target, downscale):
+def _decode(source, target, make):
     """Write the cache file of one image; return the problem of the image, or None."""
     try:
         image = read_image(source)
-        _write(target, downsample(image, downscale) if downscale else image)
+        _write(target, make(image, source) if make else image)
     except (UserError, ValueError) as error:
         return str(error) if str(source) in str(error) else f"{source}: {error}"
     return None
 
 
-def build_cache(sources, folder, downscale=None, rebuild=False, title="decoding", on_make=None):
+def build_cache(sources, folder, make=None, rebuild=False, title="decoding", on_make=None):
     """Return the cache file of each image; write files that are missing or outdated.
 
     Args:
         sources: list of image paths in one folder.
         folder: the cache folder of these images.
-        downscale: None, or the integer scale by which images are downsampled before they are kept.
+        make: function (image, path) -> the image to keep; None: the image itself.
         rebuild: make every file again.
         title: text of the progress bar.
         on_make: called once if there are files to make; or None.
@@ -119,7 +118,7 @@ def build_cache(sources, folder, downscale=None, rebuild=False, title="decoding"
     if todo and on_make:
         on_make()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = pool.map(lambda job: _decode(*job, downscale), todo)
+        results = pool.map(lambda job: _decode(*job, make), todo)
         hidden = None if todo else True
         bar = tqdm(results, total=len(todo), desc=title, unit="image", disable=hidden)
         errors = [error for error in bar if error]

@@ -3,7 +3,7 @@
 A new data set is a line in `DATASETS`, or just a folder.
 
 HR images lie in `DIR_DATA/<hr>/NAME.EXT`, LR images of scale s in `DIR_DATA/<lr>/NAMExS.EXT` (or
-`NAME.EXT`).
+`NAME.EXT`). If the LR folder is missing, LR images are made from HR.
 """
 
 import difflib
@@ -27,8 +27,6 @@ class DatasetSpec:
         uses_data_range: --data_range picks the images, by position in the sorted folder.
         benchmark: metrics on luma with a crop border of `scale` pixels; else on RGB with `scale` +
             6.
-        make_lr: if the folder of LR images is missing, they are made from HR by bicubic
-            downsampling.
         command: command of scripts/prepare_data.py that downloads it, or "".
     """
 
@@ -36,8 +34,16 @@ class DatasetSpec:
     lr: str
     uses_data_range: bool = False
     benchmark: bool = True
-    make_lr: bool = False
     command: str = ""
+
+    def folders(self, scale, degradation="BI"):
+        """Return the folders of HR and LR images; those of BI are named LR_bicubic."""
+        lr = self.lr if degradation == "BI" else self.lr.replace("LR_bicubic", f"LR_{degradation}")
+        return self.hr, lr.format(scale=scale)
+
+    def is_published_test(self):
+        """Return whether it is a benchmark, which nobody trains on."""
+        return self.hr.startswith("benchmark/")
 
 
 def _benchmark(name):
@@ -57,7 +63,6 @@ DATASETS = {
         "Flickr2K/Flickr2K_HR",
         "Flickr2K/Flickr2K_LR_bicubic/X{scale}",
         benchmark=False,
-        make_lr=True,
         command="flickr2k",
     ),
     # a folder that joins both; if it is missing, DF2K means DIV2K+Flickr2K
@@ -65,7 +70,6 @@ DATASETS = {
         "DF2K/DF2K_train_HR",
         "DF2K/DF2K_train_LR_bicubic/X{scale}",
         benchmark=False,
-        make_lr=True,
     ),
     "Set5": _benchmark("Set5"),
     "Set14": _benchmark("Set14"),
@@ -82,7 +86,7 @@ VIDEO_EXTENSIONS = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".m
 
 def dataset_spec(name):
     """Return the DatasetSpec of a name; an unknown name is a folder NAME/{HR,LR_bicubic/XS}."""
-    own = DatasetSpec(f"{name}/HR", f"{name}/LR_bicubic/X{{scale}}", make_lr=True)
+    own = DatasetSpec(f"{name}/HR", f"{name}/LR_bicubic/X{{scale}}")
     return DATASETS.get(name, own)
 
 
@@ -240,26 +244,31 @@ def _lr_lookalikes(hr_folder, lr_folder, scale):
     return found
 
 
-def missing_lr_line(args, name, scale, how):
+def missing_lr_line(args, name, scale, when):
     """Return (line, is_warning) for a set whose LR images are made from HR.
 
     Args:
-        args: the flags, for --dir_data.
+        args: the flags.
         name, scale: the set.
-        how: words on how they are made, for the line.
+        when: words that say when they are made, for the line.
 
     Returns:
         the line to log, and whether another folder looks like the LR images, so that each run
         should say so.
     """
-    spec, root = dataset_spec(name), Path(args.dir_data)
-    folder = root / spec.lr.format(scale=scale)
-    line = f"{name}: no LR images of scale {scale} in {folder}: {how}"
-    hint = _lookalike_hint(root / spec.hr, folder, scale)
+    spec, is_bicubic = dataset_spec(name), args.degradation == "BI"
+    hr_folder, lr_folder = (
+        Path(args.dir_data) / path for path in spec.folders(scale, args.degradation)
+    )
+    how = "bicubic downsampling" if is_bicubic else f"--degradation {args.degradation}"
+    line = f"{name}: no LR images of scale {scale} in {lr_folder}: made by {how} {when}"
+    if is_bicubic and scale == 1:
+        return f"WARNING: {line}. Bicubic downsampling by 1 changes nothing: LR is HR", True
+    hint = _lookalike_hint(hr_folder, lr_folder, scale) if is_bicubic else ""
     return (f"WARNING: {line}. {hint}", True) if hint else (line, False)
 
 
-def find_pairs(dir_data, name, scale, data_range=None, log=None):
+def find_pairs(dir_data, name, scale, data_range=None, log=None, degradation="BI"):
     """List the images of a data set.
 
     Args:
@@ -268,6 +277,7 @@ def find_pairs(dir_data, name, scale, data_range=None, log=None):
         scale: the scale, int.
         data_range: (first, last) position for sets that use it, else ignored.
         log: called with a line on files that are skipped, or None.
+        degradation: name in DEGRADATIONS, which names the folder of LR images.
 
     Returns:
         list of (HR path, LR path); the LR path is None if LR is to be made from HR.
@@ -277,7 +287,7 @@ def find_pairs(dir_data, name, scale, data_range=None, log=None):
             outside of the set.
     """
     spec, root = dataset_spec(name), Path(dir_data)
-    hr_folder, lr_folder = root / spec.hr, root / spec.lr.format(scale=scale)
+    hr_folder, lr_folder = (root / path for path in spec.folders(scale, degradation))
     if not hr_folder.is_dir():
         raise _missing_set(root, name, scale)
     hr = list_images(hr_folder, log)
@@ -289,16 +299,6 @@ def find_pairs(dir_data, name, scale, data_range=None, log=None):
     chosen = slice(first - 1, last)
     if lr_folder.is_dir():
         return _pair_files(hr, lr_folder, scale, chosen, not spec.uses_data_range, log)
-    if not spec.make_lr:
-        command = (
-            f"python scripts/prepare_data.py lr {hr_folder} --lr {lr_folder.parent} --scale {scale}"
-        )
-        hint = _lookalike_hint(hr_folder, lr_folder, scale)
-        raise UserError(
-            f"data set {name}: no LR images of scale {scale} in {lr_folder}\n"
-            + (f"{hint}, or " if hint else "")
-            + f"make them with: {command}"
-        )
     return [(path, None) for path in hr[chosen]]
 
 

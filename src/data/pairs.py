@@ -6,7 +6,6 @@ import numpy as np
 
 from data.cache import load_mmap
 from data.image import image_size, read_image
-from data.resize import downsample
 from runtime.files import UserError
 
 
@@ -61,14 +60,15 @@ def image_hw(image):
     return image_size(image)
 
 
-def load_pair(hr, lr, scale, name=None):
+def load_pair(hr, lr, scale, name=None, make=None):
     """Load a pair and crop both images to their common part.
 
     Args:
         hr: an argument of `load_array`.
-        lr: the same, or None: LR is made from HR by bicubic downsampling.
+        lr: the same, or None: LR is made from HR.
         scale: int.
         name: name of the pair in messages (default: the paths).
+        make: function hr -> lr; None: without LR, LR stays None.
 
     Returns:
         (hr, lr): arrays (h*scale, w*scale, C) and (h, w, C), uint8 or uint16.
@@ -78,6 +78,9 @@ def load_pair(hr, lr, scale, name=None):
     """
     names = (hr, lr) if name is None and isinstance(hr, Path) else (name, name)
     hr = load_array(hr)
-    lr = downsample(hr, scale) if lr is None else load_array(lr)
+    if lr is None:
+        height, width = (side // scale * scale for side in hr.shape[:2])
+        return hr[:height, :width], make and make(hr)
+    lr = load_array(lr)
     height, width = paired_lr_size(hr.shape[:2], lr.shape[:2], scale, names)
     return hr[: height * scale, : width * scale], lr[:height, :width]

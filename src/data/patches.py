@@ -18,6 +18,13 @@ from data.datasets import (
     missing_lr_line,
     split_hold_out,
 )
+from data.degradation import (
+    DEGRADATIONS,
+    fingerprint,
+    image_lr,
+    make_lr,
+    sample_generator,
+)
 from data.image import to_channels, to_tensor
 from data.pairs import load_array, load_pair
 from runtime import distributed
@@ -29,7 +36,17 @@ BLOCK = 1024  # samples whose random numbers come from one generator: one each w
 class TrainDataset(Dataset):
     """Random patches of all training sets and scales; key: (epoch, index, index of the scale)."""
 
-    def __init__(self, pairs, scales, patch_size, n_colors=3, augment=True, seed=1, summaries=None):
+    def __init__(
+        self,
+        pairs,
+        scales,
+        patch_size,
+        n_colors=3,
+        augment=True,
+        seed=1,
+        summaries=None,
+        degradation="BI",
+    ):
         """Check that pairs belong together and are not smaller than the patch.
 
         Args:
@@ -42,17 +59,13 @@ class TrainDataset(Dataset):
             seed: int from 0.
             summaries: for each scale, a list of PairSummary, in the order of the pairs; None: they
                 are built.
+            degradation: name in DEGRADATIONS, which makes LR if it is None.
 
         Raises:
             UserError: sizes of a pair do not match, or an image is smaller than the patch.
         """
-        self.pairs, self.scales, self.n_colors, self.augment, self.seed = (
-            pairs,
-            scales,
-            n_colors,
-            augment,
-            seed,
-        )
+        self.pairs, self.scales, self.n_colors = pairs, scales, n_colors
+        self.augment, self.seed, self.degradation = augment, seed, DEGRADATIONS[degradation]
         self.lr_patch = [patch_size // scale for scale in scales]
         self._order = self._table = (None, None)
         self.summaries = summaries or [
@@ -132,12 +145,19 @@ class TrainDataset(Dataset):
         scale, side = self.scales[scale_idx], self.lr_patch[scale_idx]
         hr_source, lr_source, name = self.pairs[scale_idx][self._image_index(epoch, index)]
         down, right, *augmentation = self._random_numbers(epoch, index)
-        hr, lr = load_pair(hr_source, lr_source, scale, name)
-        height, width = lr.shape[:2]
+        make = None  # LR that is drawn per sample is made after the crop
+        if not self.degradation.per_sample:
+            make = functools.partial(image_lr(self.degradation, scale, self.seed), path=name)
+        hr, lr = load_pair(hr_source, lr_source, scale, name, make)
+        height, width = (side // scale for side in hr.shape[:2])
         if min(height, width) < side:
             raise self._too_small(name, hr.shape, scale_idx)
         y, x = int(down * (height - side + 1)), int(right * (width - side + 1))
-        lr = lr[y : y + side, x : x + side]
+        if lr is None:
+            rng = sample_generator(self.seed, epoch, index)
+            lr = make_lr(self.degradation, hr, scale, rng, (y, x, side, side))
+        else:
+            lr = lr[y : y + side, x : x + side]
         hr = hr[y * scale : (y + side) * scale, x * scale : (x + side) * scale]
         lr, hr = (to_tensor(to_channels(image, self.n_colors)) for image in (lr, hr))
         if self.augment:
@@ -193,9 +213,14 @@ def _decode_to_cache(args, name, scale, found, folder, on_make_lr):
     rebuild, hr_paths = args.ext == "sep_reset", [hr for hr, _ in found]
     hr = build_cache(hr_paths, folder / "HR", rebuild=rebuild, title=f"{name} HR")
     title = f"{name} LR x{scale}"
-    if found[0][1] is None:
-        target = folder / f"LR_made_X{scale}"
-        lr = build_cache(hr_paths, target, scale, rebuild, title, on_make_lr)
+    degradation = DEGRADATIONS[args.degradation]
+    if found[0][1] is None and degradation.per_sample:
+        lr = [None] * len(hr)
+    elif found[0][1] is None:
+        code = fingerprint(args.degradation, scale, args.seed)
+        target = folder / f"LR_{args.degradation}_X{scale}_{code}"
+        make = image_lr(degradation, scale, args.seed)
+        lr = build_cache(hr_paths, target, make, rebuild, title, on_make_lr)
     else:
         lr_paths = [lr for _, lr in found]
         target = cache_folder(args, name, lr_paths) / f"LR_X{scale}"
@@ -205,14 +230,17 @@ def _decode_to_cache(args, name, scale, found, folder, on_make_lr):
 
 def _load_set(args, name, scale, data_range, log):
     """Return the triples (HR, LR, name) of a training set and their PairSummary."""
-    found = find_pairs(args.dir_data, name, scale, data_range, log)
+    found = find_pairs(args.dir_data, name, scale, data_range, log, args.degradation)
+    per_sample = DEGRADATIONS[args.degradation].per_sample
+    found = [(hr, None if per_sample else lr) for hr, lr in found]
     if is_held_out(args, name):
         found, _ = split_hold_out(name, found, args.hold_out)
     folder, on_make_lr = cache_folder(args, name, [hr for hr, _ in found]), None
     if found[0][1] is None:
-        how = "for each patch" if args.ext == "img" else f"once, and kept in {folder}"
-        line, is_warning = missing_lr_line(args, name, scale, f"made by bicubic downsampling {how}")
-        if is_warning or args.ext == "img":
+        at_once = per_sample or args.ext == "img"
+        when = "for each patch" if at_once else f"once, and kept in {folder}"
+        line, is_warning = missing_lr_line(args, name, scale, when)
+        if is_warning or at_once:
             log(line)
         else:
             on_make_lr = functools.partial(log, line)
@@ -222,11 +250,12 @@ def _load_set(args, name, scale, data_range, log):
         return triples, summarize_files(triples, scale)
     cached = _decode_to_cache(args, name, scale, found, folder, on_make_lr)
     triples = [(*pair, file) for pair, file in zip(cached, names, strict=True)]
-    path = folder / f"pairs_X{scale}_c{args.n_colors}.npz"
+    path = folder / f"pairs_{args.degradation}_X{scale}_c{args.n_colors}.npz"
     summary = remembered_summary(path, triples, scale, args.n_colors, f"checking {name} x{scale}")
     if args.ext == "bin":
         triples = [
-            (*(np.load(path, allow_pickle=False) for path in pair), file) for *pair, file in triples
+            (*(path and np.load(path, allow_pickle=False) for path in pair), file)
+            for *pair, file in triples
         ]
     return triples, summary
 
@@ -249,4 +278,5 @@ def build_train_set(args, data_range, log=print):
         not args.no_augment,
         args.seed,
         summaries,
+        args.degradation,
     )

@@ -40,17 +40,18 @@ def taps(length, new_length, scale):
     return np.clip(indices, 1, length).astype(np.int64) - 1, weights
 
 
-def _resize_rows(image, scale):
-    """Return the image with its first axis resized and rounded.
-
-    Half is rounded up in each pass, as in MATLAB.
-    """
-    new_length = math.ceil(round(image.shape[0] * scale, 6))
-    indices, weights = taps(image.shape[0], new_length, scale)
-    used = np.flatnonzero(np.any(weights, axis=0))
-    total = np.zeros((new_length, *image.shape[1:]))
-    for tap in used:
+def weigh_rows(image, indices, weights):
+    """Return, in float64, the weighted sums of the input rows of each output row."""
+    total = np.zeros((len(indices), *image.shape[1:]))
+    for tap in np.flatnonzero(np.any(weights, axis=0)):
         total += weights[:, tap].reshape(-1, *[1] * (image.ndim - 1)) * image[indices[:, tap]]
+    return total
+
+
+def _resize_rows(image, scale):
+    """Return the image with its first axis resized, rounded half up as in MATLAB."""
+    new_length = math.ceil(round(image.shape[0] * scale, 6))
+    total = weigh_rows(image, *taps(image.shape[0], new_length, scale))
     return np.clip(np.floor(total + 0.5), 0, np.iinfo(image.dtype).max).astype(image.dtype)
 
 

@@ -1,5 +1,6 @@
 """Test images: complete, with ground truth, or files without it."""
 
+import functools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,10 +15,13 @@ from data.datasets import (
     missing_lr_line,
     split_hold_out,
 )
+from data.degradation import DEGRADATIONS, image_lr
 from data.image import image_size, to_channels, to_tensor
 from data.pairs import load_pair, paired_lr_size
 from metric import crop_border
 from runtime.files import UserError
+
+KEPT_BYTES = 2**29  # decoded test images that stay in memory between the tests of a training
 
 
 class TestImage(NamedTuple):
@@ -41,18 +45,16 @@ class TestSet:
 
     __test__ = False
 
-    def __init__(self, name, scale, pairs, n_colors=3, benchmark=True):
+    def __init__(self, name, scale, pairs, args, kept_bytes=0):
         """Check the image sizes of pairs of paths (HR, LR or None).
 
-        Only the headers of the files are read.
+        Only the headers of the files are read. Decoded images are kept up to `kept_bytes`.
         """
-        self.name, self.scale, self.pairs, self.n_colors, self.benchmark = (
-            name,
-            scale,
-            pairs,
-            n_colors,
-            benchmark,
-        )
+        self.name, self.scale, self.pairs = name, scale, pairs
+        self.n_colors, self.benchmark = args.n_colors, dataset_spec(name).benchmark
+        self.degradation, self.seed = DEGRADATIONS[args.degradation], args.seed
+        self._kept, self._free = {}, kept_bytes
+        benchmark = self.benchmark
         border = crop_border(scale, benchmark)
         for hr, lr in pairs:
             size = image_size(hr)
@@ -68,9 +70,17 @@ class TestSet:
         return len(self.pairs)
 
     def __getitem__(self, index):
+        if index in self._kept:
+            return self._kept[index]
         hr_path, lr_path = self.pairs[index]
-        hr, lr = load_pair(hr_path, lr_path, self.scale)
-        return TestImage(self._tensor(lr), self._tensor(hr), hr_path.stem)
+        make = functools.partial(image_lr(self.degradation, self.scale, self.seed), path=hr_path)
+        hr, lr = load_pair(hr_path, lr_path, self.scale, make=make)
+        image = TestImage(self._tensor(lr), self._tensor(hr), hr_path.stem)
+        n_bytes = image.lr.nbytes + image.hr.nbytes
+        if n_bytes <= self._free:
+            self._free -= n_bytes
+            self._kept[index] = image
+        return image
 
     def _tensor(self, image):
         return to_tensor(to_channels(image, self.n_colors))
@@ -99,14 +109,14 @@ def _demo_set(args, name, scale):
 
 
 def _test_set(args, name, scale, data_range, log):
-    pairs = find_pairs(args.dir_data, name, scale, data_range, log)
+    pairs = find_pairs(args.dir_data, name, scale, data_range, log, args.degradation)
     if is_held_out(args, name):
         _, pairs = split_hold_out(name, pairs, args.hold_out)
         log(f"{name}: its last {args.hold_out} images are the test set (--hold_out)")
     if pairs[0][1] is None:
-        how = "made by bicubic downsampling in each test, and not kept"
-        log(missing_lr_line(args, name, scale, how)[0])
-    return TestSet(name, scale, pairs, args.n_colors, dataset_spec(name).benchmark)
+        log(missing_lr_line(args, name, scale, "for the tests, and not kept")[0])
+    kept_bytes = 0 if args.test_only else KEPT_BYTES // (len(args.data_test) * len(args.scale))
+    return TestSet(name, scale, pairs, args, kept_bytes)
 
 
 def build_test_sets(args, data_range, log=print):
