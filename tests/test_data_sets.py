@@ -54,15 +54,16 @@ def test_a_test_names_the_folder_that_looks_like_lr(sr, tmp_path, photographs, f
 
 def test_a_benchmark_with_hr_alone_gets_lr_and_names_what_looks_like_it(sr, data_dir, tmp_path):
     # reported as EDSR-PyTorch #263, #338
-    expected = sr(*BICUBIC, "--data_test", "Set5")[1].splitlines()[-1]
+    assert sr(*BICUBIC, "--data_test", "Set5")[0] == 0
     shutil.copytree(data_dir / "benchmark", tmp_path / "benchmark")
     lr = tmp_path / "benchmark/Set5/LR_bicubic"
     (lr / "X2").rename(lr / "x2")
     for words in (f"{lr / 'x2'} may hold them", "made by bicubic downsampling for the tests"):
         status, out, _ = sr(*BICUBIC, "--data_test", "Set5", data=tmp_path)
-        assert (status, out.splitlines()[-1]) == (0, expected)
+        assert status == 0
         assert words in out
         shutil.rmtree(lr, ignore_errors=True)
+    assert len({line["psnr"] for line in sr.metrics("test")}) == 1
 
 
 def test_training_says_once_that_lr_is_made_and_where_it_is_kept(sr, tmp_path, photographs):
