@@ -152,12 +152,7 @@ def server(set5):
 def benchmark(prepare, server, tmp_path):
     """Run `benchmark` for Set5 from the local server into tmp_path/data."""
     return lambda *argv: prepare(
-        "benchmark",
-        "--sets",
-        "Set5",
-        "--scale",
-        2,
-        "--dir_data",
+        *"benchmark --sets Set5 --scale 2 --dir_data".split(),
         tmp_path / "data",
         "--url",
         server.url,

@@ -104,18 +104,7 @@ def test_scale_without_lr(sr):
 
 def test_all_bad_flags_in_one_message(sr):
     result = sr(
-        "--model",
-        "ESDR",
-        "--loss",
-        "1*L7",
-        "--n_resblock",
-        3,
-        "--optimizer",
-        "Adam",
-        "--epochs",
-        "x",
-        "--scale",
-        "a",
+        *"--model ESDR --loss 1*L7 --n_resblock 3 --optimizer Adam --epochs x --scale a".split(),
     )
     refused(
         result,

@@ -228,10 +228,7 @@ def test_tiles_have_no_seams(upscale, folder, photographs, network, ensemble):
     # radius: head 1, block 2, body 1, tail 2; a quarter of 28 is 7
     result, _ = upscale.one(
         folder / "rocket.png",
-        "--chop_size",
-        60,
-        "--chop_overlap",
-        28,
+        *"--chop_size 60 --chop_overlap 28".split(),
         *ensemble,
         network=upscale.edsr,
     )

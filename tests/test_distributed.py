@@ -17,11 +17,7 @@ from runtime import distributed
 
 TWO = [
     sys.executable,
-    "-m",
-    "torch.distributed.run",
-    "--nproc_per_node=2",
-    "--master_port=0",
-    "--rdzv_backend=c10d",
+    *"-m torch.distributed.run --nproc_per_node=2 --master_port=0 --rdzv_backend=c10d".split(),
 ]
 TWO += ["--rdzv_endpoint=localhost:0"]
 
@@ -40,28 +36,10 @@ def figures(sr, name):
 
 def test_two_processes_train_and_test_like_one(sr):
     # 5 patches and 3 test images: neither number is even
-    flags = [
-        "--epochs",
-        2,
-        "--test_every",
-        10,
-        "--batch_size",
-        5,
-        "--data_test",
-        "Set5+DIV2K",
-        "--data_range",
-        "1-1/2-4",
-    ]
-    flags += [
-        "--patch_size",
-        16,
-        "--print_every",
-        10,
-        "--save_results",
-        "--use_ema",
-        "--split_batch",
-        2,
-    ]
+    flags = (
+        "--epochs 2 --test_every 10 --batch_size 5 --data_test Set5+DIV2K --data_range 1-1/2-4"
+    ).split()
+    flags += "--patch_size 16 --print_every 10 --save_results --use_ema --split_batch 2".split()
     assert sr.train("--save", "one", *flags)[0] == 0
     done = run([*TWO, *sr.argv("--save", "two", *flags)])
     assert done.returncode == 0, done.stderr
@@ -92,11 +70,7 @@ def test_two_machines_train_like_one(sr):
         endpoint = f"localhost:{free.getsockname()[1]}"
     command = [
         sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nnodes=2",
-        "--nproc_per_node=1",
-        "--rdzv_backend=c10d",
+        *"-m torch.distributed.run --nnodes=2 --nproc_per_node=1 --rdzv_backend=c10d".split(),
     ]
     command += [f"--rdzv_endpoint={endpoint}", *sr.argv("--save", "two", *flags)]
     machines = [

@@ -334,13 +334,7 @@ def test_pcl_is_logged_drawn_and_resumed_to_the_last_bit(sr, draw_curves):
 
 def test_several_terms_without_a_picture_of_l1(sr, vgg_file):
     status, out, err = sr.train(
-        "--save",
-        "run",
-        "--epochs",
-        1,
-        "--loss",
-        "0.1*VGG22+0.01*RGAN+1e-2*WaveL1",
-        "--vgg_path",
+        *"--save run --epochs 1 --loss 0.1*VGG22+0.01*RGAN+1e-2*WaveL1 --vgg_path".split(),
         vgg_file,
     )
     assert status == 0, err

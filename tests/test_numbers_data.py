@@ -86,15 +86,7 @@ def files_of(folder):
 
 def test_two_processes_write_the_files_of_one(sr):
     """Scores and pictures belong to the right images, in sets of even and of odd size."""
-    flags = [
-        "--model",
-        "Bicubic",
-        "--test_only",
-        "--data_test",
-        "Set5+DIV2K+Mine",
-        "--data_range",
-        "2-4",
-    ]
+    flags = "--model Bicubic --test_only --data_test Set5+DIV2K+Mine --data_range 2-4".split()
     flags += ["--save_results", "--save_gt"]
     assert sr.train("--save", "one", *flags)[0] == 0
     argv = [sys.executable, *sr.argv("--save", "two", *flags, "--n_GPUs", 2)]

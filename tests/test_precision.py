@@ -20,10 +20,7 @@ def test_weights_figures_and_states_stay_in_32_bits(sr):
             1,
             "--precision",
             precision,
-            "--template",
-            "PCL",
-            "--mcl_neg",
-            1,
+            *"--template PCL --mcl_neg 1".split(),
         )
         assert status == 0, precision
         assert ("WARNING: --precision" in out) == (precision != "single" and not cpu_bf16_support())

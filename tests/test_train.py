@@ -15,17 +15,7 @@ from model.edsr import EDSR
 from optim import learning_rate
 from option import parse_args
 
-ALL_KINDS = [
-    "--use_ema",
-    "--gclip",
-    "0.5",
-    "--weight_decay",
-    "1e-4",
-    "--scheduler",
-    "Cosine",
-    "--cosine_tmax",
-    "9",
-]
+ALL_KINDS = "--use_ema --gclip 0.5 --weight_decay 1e-4 --scheduler Cosine --cosine_tmax 9".split()
 
 
 def compare_runs(sr, one, two):
@@ -83,13 +73,7 @@ def test_the_learning_rate_does_not_depend_on_resuming(sr, scheduler):
     flags = [
         "--scheduler",
         scheduler,
-        "--decay",
-        "2-4",
-        "--cosine_tmax",
-        2,
-        "--test_every",
-        1,
-        "--cosine_restart_weight",
+        *"--decay 2-4 --cosine_tmax 2 --test_every 1 --cosine_restart_weight".split(),
         0.5,
     ]
     sr.train("--save", "whole", "--epochs", 6, *flags)
@@ -217,11 +201,7 @@ def test_a_split_batch_gives_the_same_step(sr):
         sr.train(
             "--save",
             f"run{parts}",
-            "--epochs",
-            1,
-            "--test_every",
-            1,
-            "--split_batch",
+            *"--epochs 1 --test_every 1 --split_batch".split(),
             parts,
             "--optimizer",
             "SGD",
@@ -326,18 +306,7 @@ def test_bicubic_takes_the_same_path(sr):
 
 def test_images_without_ground_truth(sr, data_dir):
     where = ["--dir_demo", data_dir / "benchmark/Set5/LR_bicubic/X2"]
-    flags = [
-        "--model",
-        "Bicubic",
-        "--test_only",
-        "--data_test",
-        "Demo",
-        "--scale",
-        2,
-        "--save",
-        "demo",
-        "--cpu",
-    ]
+    flags = "--model Bicubic --test_only --data_test Demo --scale 2 --save demo --cpu".split()
     status, out, _ = sr(*flags, *where, "--save_results")
     assert status == 0
     assert "PSNR: n/a" in out

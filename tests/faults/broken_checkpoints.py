@@ -202,22 +202,7 @@ def _checkpoints(draw, good, marker):
     legacy, number = draw(st.booleans()), draw(st.integers(0, 10**6))
     kind = draw(
         st.sampled_from(
-            [
-                "cut",
-                "flip",
-                "flip",
-                "bits",
-                "zip",
-                "zip",
-                "junk",
-                "junk",
-                "drop",
-                "rename",
-                "tensor",
-                "tensor",
-                "code",
-                "wrap",
-            ]
+            "cut flip flip bits zip zip junk junk drop rename tensor tensor code wrap".split()
         )
     )
     whole, value = _saved(good, legacy), _copied(good)

@@ -12,29 +12,12 @@ from PIL import Image
 
 PLAIN = ["png", "jpg", "bmp", "tif", "webp", "ppm"]
 _FORMATS = {"jpg": "JPEG", "tif": "TIFF"}
-ODD = [
-    "cmyk.jpg",
-    "cmyk.tif",
-    "16.png",
-    "16.tif",
-    "grey16.png",
-    "float.tif",
-    "1bit.png",
-    "palette.png",
-    "alpha.png",
-    "la.png",
-]
-ODD += [
-    "gif.png",
-    "animated.webp",
-    "animated.png",
-    "animated.tif",
-    "dot.png",
-    "line.png",
-    "column.png",
-    "text.png",
-    "lab.tif",
-]
+ODD = (
+    "cmyk.jpg cmyk.tif 16.png 16.tif grey16.png float.tif 1bit.png palette.png alpha.png la.png"
+).split()
+ODD += (
+    "gif.png animated.webp animated.png animated.tif dot.png line.png column.png text.png lab.tif"
+).split()
 ODD += ["int32.tif", "stack.tif", "jpg.tif", "empty.png"]
 
 

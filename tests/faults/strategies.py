@@ -36,11 +36,7 @@ WORDS = [
     "1-",
 ]
 WORDS += [
-    "2+",
-    "2+2",
-    "2+4",
-    "1-9/4-4",
-    "1-3/4-4",
+    *"2+ 2+2 2+4 1-9/4-4 1-3/4-4".split(),
     f"1-{'9' * 5000}",
     "1-2/3-4/5-6",
     "a\0b",
@@ -66,25 +62,9 @@ WORDS += [
     "-inf*L1",
     "1*patchD",
 ]
+WORDS += "RCAN Bicubic RCAN+PCL EDSR_paper Set5 Set5+Mine Demo MyImage DIV2K bin SGD Cosine".split()
 WORDS += [
-    "RCAN",
-    "Bicubic",
-    "RCAN+PCL",
-    "EDSR_paper",
-    "Set5",
-    "Set5+Mine",
-    "Demo",
-    "MyImage",
-    "DIV2K",
-    "bin",
-    "SGD",
-    "Cosine",
-]
-WORDS += [
-    "CosineRestart",
-    "-x",
-    "--x",
-    "'",
+    *"CosineRestart -x --x '".split(),
     '"',
     "#",
     "$HOME",
@@ -276,15 +256,10 @@ SETTINGS += [
     "--template RCAN",
     "--loss 1*L7",
 ]
-DAMAGED = [
-    "config.txt",
-    "metrics.jsonl",
-    "log.txt",
-    "model/state.pt",
-    "model/model_latest.pt",
-    "model/model_best.pt",
-    ".lock",
-]
+DAMAGED = (
+    "config.txt metrics.jsonl log.txt model/state.pt model/model_latest.pt "
+    "model/model_best.pt .lock"
+).split()
 
 
 def damages():

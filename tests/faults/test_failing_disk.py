@@ -115,10 +115,7 @@ class Preparing(Job):
         return [
             "folder",
             self.mine / "Mine/HR",
-            "New",
-            "--scale",
-            "2",
-            "--dir_data",
+            *"New --scale 2 --dir_data".split(),
             self.folder / "data",
             "--jobs",
             "1",
@@ -131,10 +128,7 @@ class Preparing(Job):
         again = [
             "folder",
             self.mine / "Mine/HR",
-            "New",
-            "--scale",
-            "2",
-            "--dir_data",
+            *"New --scale 2 --dir_data".split(),
             self.folder / "data",
             "--jobs",
             "1",

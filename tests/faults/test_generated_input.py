@@ -23,20 +23,9 @@ from option import parse_args
 
 NEVER_USED = {"cut", "bits", "zip", "code", "not finite", "sparse", "quantized", "meta", "expanded"}
 BICUBIC = ["--model", "Bicubic", "--test_only", "--scale", 2, "--cpu"]
-ONE_STEP = [
-    "--epochs",
-    2,
-    "--test_every",
-    1,
-    "--batch_size",
-    1,
-    "--patch_size",
-    8,
-    "--n_threads",
-    0,
-    "--print_every",
-    1,
-]
+ONE_STEP = (
+    "--epochs 2 --test_every 1 --batch_size 1 --patch_size 8 --n_threads 0 --print_every 1"
+).split()
 
 
 def examples(few):
@@ -83,33 +72,16 @@ def test_flags_of_whole_runs(sr, tmp_path, examples, counted):
     tally = Tally("flags, whole runs")
     small = [
         *ONE_STEP,
-        "--n_feats",
-        8,
-        "--n_resblocks",
-        1,
-        "--n_resgroups",
-        1,
-        "--gan_k",
-        1,
-        "--mcl_neg",
-        1,
-        "--shuffle_neg_num",
-        1,
+        *(
+            "--n_feats 8 --n_resblocks 1 --n_resgroups 1 --gan_k 1 --mcl_neg 1 --shuffle_neg_num 1"
+        ).split(),
     ]
     small += [
-        "--epochs",
-        1,
-        "--n_GPUs",
-        1,
-        "--dir_out",
+        *"--epochs 1 --n_GPUs 1 --dir_out".split(),
         "",
         "--dir_cache",
         tmp_path / "cache",
-        "--cpu",
-        "--nlsn_n_hashes",
-        1,
-        "--reduction",
-        2,
+        *"--cpu --nlsn_n_hashes 1 --reduction 2".split(),
     ]
     small += [
         "--dir_demo",
@@ -175,16 +147,7 @@ def test_images(sr, photographs, tmp_path, examples, counted):
                 argv = [*BICUBIC, "--data_test", "Probe"]
             else:
                 argv = [
-                    "--scale",
-                    2,
-                    "--data_train",
-                    "Mine",
-                    "--data_test",
-                    "Probe",
-                    "--n_feats",
-                    8,
-                    "--n_resblocks",
-                    1,
+                    *"--scale 2 --data_train Mine --data_test Probe --n_feats 8 --n_resblocks 1".split(),
                     *ONE_STEP,
                 ]
                 argv += ["--epochs", 1, "--ext", ext, "--cpu"]
@@ -243,16 +206,7 @@ def test_folders(sr, photographs, tmp_path, examples, counted):
                 ]
             elif train:
                 argv = [
-                    "--scale",
-                    2,
-                    "--data_train",
-                    "Mine",
-                    "--data_test",
-                    "Set5",
-                    "--n_feats",
-                    8,
-                    "--n_resblocks",
-                    1,
+                    *"--scale 2 --data_train Mine --data_test Set5 --n_feats 8 --n_resblocks 1".split(),
                     *ONE_STEP,
                 ]
                 os.symlink(sr.data / "benchmark", data / "benchmark")
@@ -290,16 +244,7 @@ def test_checkpoints(sr, tmp_path, examples, counted):
     tally, path, marker = Tally("checkpoints"), tmp_path / "given.pt", tmp_path / "code_ran"
     good = EDSR(scale=2, n_resblocks=1, n_feats=8).state_dict()
     small = [
-        "--scale",
-        2,
-        "--n_resblocks",
-        1,
-        "--n_feats",
-        8,
-        "--data_test",
-        "Set5",
-        "--cpu",
-        "--pre_train",
+        *"--scale 2 --n_resblocks 1 --n_feats 8 --data_test Set5 --cpu --pre_train".split(),
         path,
     ]
 

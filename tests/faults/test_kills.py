@@ -129,18 +129,7 @@ def test_a_signal_in_an_epoch_saves_at_once_and_the_run_goes_on_from_there(sr, s
 
 def test_a_second_ctrl_c_stops_at_once(sr):
     # a step of minutes: nothing but an interrupt ends it
-    flags = [
-        "--patch_size",
-        96,
-        "--batch_size",
-        64,
-        "--n_feats",
-        256,
-        "--n_resblocks",
-        16,
-        "--test_every",
-        2,
-    ]
+    flags = "--patch_size 96 --batch_size 64 --n_feats 256 --n_resblocks 16 --test_every 2".split()
     process = start(sr, "--save", "run", *flags)
     for line in process.stdout:
         if line.startswith("[Epoch 1/"):

@@ -37,15 +37,7 @@ def usage(pid):
 )
 def test_memory_and_files_do_not_grow_over_5000_steps(sr, flags, counted):
     long = [
-        "--test_every",
-        250,
-        "--epochs",
-        20,
-        "--print_every",
-        50,
-        "--n_threads",
-        2,
-        "--save_results",
+        *"--test_every 250 --epochs 20 --print_every 50 --n_threads 2 --save_results".split(),
         *flags,
     ]
     command, env = (
@@ -114,16 +106,9 @@ def test_each_loss_trains_to_the_same_bits_again(sr, tmp_path, name):
     layers = torch.nn.Sequential(*build_layers())
     torch.save({f"features.{key}": value for key, value in layers.state_dict().items()}, weights)
     more = ["--no_ad_loss"] if name.startswith("CL-") else []
-    more += [
-        "--use_aug",
-        "--random_neg",
-        "--sharp_hr",
-        "--mcl_neg",
-        1,
-        "--use_noise_pos",
-        "--pos_noise_value",
-        5,
-    ]
+    more += (
+        "--use_aug --random_neg --sharp_hr --mcl_neg 1 --use_noise_pos --pos_noise_value 5".split()
+    )
     twice(
         sr, "--loss", f"1*L1+0.1*{name}" if name != "L1" else "1*L1", "--vgg_path", weights, *more
     )
