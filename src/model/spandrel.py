@@ -9,6 +9,7 @@ import inspect
 import json
 import sys
 import types
+import warnings
 from typing import NamedTuple
 
 import torch
@@ -77,7 +78,7 @@ SAFMN | SAFMN | 227820 232695 239520 | Sun et al., ICCV 2023
 "dim": 36, "n_blocks": 8, "ffn_scale": 2.0
 
 SPAN | SPAN | 2221140 2227635 2236728 | Wan et al., CVPRW 2024
-"feature_channels": 48, "norm": false
+"num_in_ch": 3, "num_out_ch": 3, "feature_channels": 48, "norm": false
 """
 
 
@@ -164,7 +165,9 @@ def _build(model, options, scale):
         known = ", ".join(name for name in known if name not in ("self", *SCALE_OPTIONS))
         raise UserError(f"--model_options: {model} has no option {unknown}; it has {known}")
     try:
-        return network(**options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch.meshgrid of a former torch
+            return network(**options)
     except (ArithmeticError, AssertionError, LookupError, TypeError, NotImplementedError) as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(f"--model {model} x{scale} cannot be built: {reason}") from error
