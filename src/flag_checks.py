@@ -45,6 +45,7 @@ def find_conflicts(args):
         except UserError as error:
             yield str(error)
     yield from _experiment_conflicts(args)
+    yield from _teacher_conflicts(args)
     yield from _data_conflicts(args)
     yield from _number_conflicts(args, broken)
 
@@ -67,6 +68,17 @@ def _experiment_conflicts(args):
         yield f"--resume {args.resume} must not be used with --reset"
     if args.pre_train and (args.resume or (args.load and args.resume is None)):
         yield "--pre_train must not be used with --load or --resume: both say which weights to use"
+
+
+def _teacher_conflicts(args):
+    uses = [f"--{name}" for name in ("teacher_blend", "pos_teacher") if getattr(args, name) is True]
+    if re.search(r"(^|[+*])KD($|\+)", args.loss):
+        uses.append("--loss KD")
+    if args.teacher is None:
+        for flag in uses:
+            yield f"{flag} must be used with --teacher FILE"
+    elif not uses:
+        yield "--teacher must be used with the loss KD, --teacher_blend or --pos_teacher"
 
 
 def _data_conflicts(args):
@@ -116,6 +128,11 @@ def _number_conflicts(args, broken):
         yield f"--betas {max(args.betas)} must be below 1"
     if is_fine("blur_sigma") and args.blur_sigma[0] > args.blur_sigma[1]:
         yield f"--blur_sigma {args.blur_sigma[0]} must not be above {args.blur_sigma[1]}"
+    if is_fine("neg_history", "history_every"):
+        n_copies = len(args.history_every.split(","))
+        if args.neg_history > n_copies:
+            flag = f"--neg_history {args.neg_history}"
+            yield f"{flag} must be at most {n_copies}, the numbers of --history_every"
     if args.n_colors not in (1, 3):
         yield f"--n_colors {args.n_colors} must be 1 or 3"
     if is_fine("patch_size", "scale") and args.patch_size < max(args.scale):

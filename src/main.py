@@ -10,6 +10,7 @@ if __name__ == "__main__":
 import random
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from checkpoint.config import config_lines
 from data import Data
 from data.datasets import DEMO_SETS
 from loss import Loss
+from loss.frozen import Teacher
 from model import build_network, choose_device, count_parameters
 from model.loading import load_pre_train
 from option import parse_args
@@ -59,7 +61,7 @@ def run(args, device):
     is_upscaling = args.test_only and set(args.data_test) <= DEMO_SETS
     checkpoint = Checkpoint(args, is_upscaling)
     net = _build(args, device, checkpoint)
-    loss = None if args.test_only else Loss(args, net, checkpoint.log).to(device)
+    loss = None if args.test_only else _build_loss(args, net, device, checkpoint.log)
     data = Data(args, checkpoint.log)
     trainer = Trainer(args, net, loss, data, checkpoint, device)
     config = config_lines(args, provenance(device))
@@ -104,6 +106,34 @@ def _build(args, device, checkpoint):
             "give --pre_train FILE or --load EXPERIMENT"
         )
     return net
+
+
+def _build_loss(args, net, device, log):
+    """Build the losses, and the network of --teacher, which leaves the random state as it is."""
+    if not args.teacher:
+        return Loss(args, net, log).to(device)
+    if not Path(args.teacher).is_file():
+        raise UserError(
+            f"--teacher {args.teacher} must be the file of the teacher's weights: it is missing, "
+            "and the training state does not hold them"
+        )
+    own = parse_args(["--test_only", "--pre_train", args.teacher])
+    with torch.random.fork_rng(devices=[]):
+        teacher = build_network(own).to(device)
+    load_pre_train(own, teacher, log)
+    for flag, fits in (
+        ("scale", set(args.scale) <= set(own.scale)),
+        ("n_colors", args.n_colors == own.n_colors),
+    ):
+        if not fits:
+            here, there = ("+".join(map(str, _as_list(getattr(x, flag)))) for x in (args, own))
+            raise UserError(f"--teacher {args.teacher} must have --{flag} {here}, not {there}")
+    log(f"--teacher: {own.model}, {sum(p.numel() for p in teacher.parameters()):,} parameters")
+    return Loss(args, net, log, Teacher(teacher, own.rgb_range, args.rgb_range)).to(device)
+
+
+def _as_list(value):
+    return value if isinstance(value, list) else [value]
 
 
 def _message(error):

@@ -285,10 +285,14 @@ def _add_training_flags(parser):
 
 
 def _add_loss_flags(parser):
-    flag = FlagGroup(parser, "loss").flag
+    group = FlagGroup(parser, "loss")
+    flag, switch = group.flag, group.switch
     flag("--loss", str, "1*L1", f"WEIGHT*NAME joined by +. Names: {', '.join(LOSSES)}")
     vgg = "file vgg19-dcbb9e9d.pth (default: in torch.hub's folder, downloaded)"
     flag("--vgg_path", path, None, vgg)
+    flag("--teacher", path, None, "weights of a frozen network, for KD and the next two flags")
+    switch("--teacher_blend", "the target moves from the teacher's SR to HR over the training")
+    switch("--pos_teacher", "the teacher's SR is one more positive of the contrastive losses")
 
     group = FlagGroup(parser, "adversarial and contrastive losses (PCL-SR)")
     flag, switch = group.flag, group.switch
@@ -333,6 +337,12 @@ def _add_sample_flags(parser):
     flag("--neg_id", indices, None, "indices of the negatives to keep, joined by ,")
     switch("--shuffle_neg", "add the negatives of other images of the batch")
     flag("--shuffle_neg_num", positive_int, 1, "other images whose negatives are added")
+    history = "copies of the SR network that lag behind, whose SR are negatives"
+    flag("--neg_history", number(int, low=0, high=16), 0, history)
+    every = "steps after which each copy takes over the weights, joined by ,"
+    flag("--history_every", int_list(",", 1), "100,200,500,1000", every)
+    keep = "part of its own weights that a copy then keeps"
+    flag("--history_keep", number(float, low=0, high=1), 0.1, keep)
     for name in ("--gpu_blur", "--gpu_sharp"):
         switch(name, "accepted for published scripts: samples are always made on the device")
 

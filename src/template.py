@@ -26,14 +26,23 @@ TEMPLATES = {
     "HAN": {"model": "HAN", "n_resgroups": 10, "n_resblocks": 20, "n_feats": 64, "chop": True},
     # Mei et al., CVPR 2021, section 4.1
     "NLSN": {"model": "NLSN", "n_resblocks": 32, "n_feats": 256, "res_scale": 0.1, "chop": True},
-    # recommended by the study in docs/pcl.md: NIQE 0.5 lower for 0.05 dB, B100 x4 (rgb_range 255)
-    "PCL": {**_PCL, "loss": "1*L1+1*CL-patchD", "cl_loss_type": "l1", "cl_layer": "2"},
-    # the release's samples and loss, at a weight that costs no PSNR
+    # the paper's method, to fine-tune a trained network at rgb_range 255 (docs/pcl.md)
+    "PCL": {
+        **_PCL_INFO_NCE,
+        "loss": "1*L1+0.1*CL-patchD",
+        "embed_scheduler": "same",
+        "lr": 5e-5,
+        "scheduler": "Cosine",
+        "epochs": 100,
+    },
+    # the same samples and loss, with the schedule of the other flags
     "PCL_InfoNCE": {
         **_PCL_INFO_NCE,
         "loss": "1*L1+0.1*CL-patchD",
         "embed_scheduler": "same",
     },
+    # a ratio of L1 distances to HR and upsampled LR alone: NIQE 0.5 lower for 0.05 dB, B100 x4
+    "PCL_ratio": {**_PCL, "loss": "1*L1+1*CL-patchD", "cl_loss_type": "l1", "cl_layer": "2"},
     # the release's command for EDSR, RCAN and HAN (rgb_range 255)
     "PCL_paper": {
         **_PCL_INFO_NCE,

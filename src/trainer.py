@@ -133,7 +133,7 @@ class Trainer:
         except (RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[-1].strip()
             raise UserError(
-                f"--load {self.args.load} must keep --loss and the embedding's flags: {reason}"
+                f"--load {self.args.load} must keep --loss, --neg_history and the embedding's flags: {reason}"
             ) from error
 
     def _adapt_to_changed_flags(self, flags, epoch):
@@ -229,7 +229,7 @@ class Trainer:
     def _train_epoch(self, epoch):
         lr = learning_rate(self.args, epoch)
         self.checkpoint.log(f"[Epoch {epoch}/{self.args.epochs}]\tLearning rate: {lr:.2e}")
-        self.loss.start_epoch(epoch, self.progress if self.step else None)
+        self.loss.start_epoch(epoch, self.progress if self.step else None, self.step)
         self.progress = None
         self.net.train()
         tune_convolutions(True)

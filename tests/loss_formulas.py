@@ -29,9 +29,9 @@ def images_of_a_step(rgb_range=255):
 
 
 def upsampled(lr, rgb_range=255):
-    """Return the first negative of PCL-SR: LR enlarged, with aligned corners, in 8-bit steps."""
+    """Return the first negative of PCL-SR: LR enlarged, with aligned corners, clamped."""
     large = interpolate(lr, scale_factor=2, mode="bicubic", align_corners=True)
-    return (large * 255 / rgb_range).round().clamp(0, 255) * rgb_range / 255
+    return large.clamp(0, rgb_range)
 
 
 def naive_haar(x):

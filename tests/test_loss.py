@@ -14,6 +14,7 @@ from loss.adversarial import GAN_LOSSES, Adversarial, dual_contrastive
 from loss.contrastive import contrastive, info_nce, similarities
 from loss.discriminator import Discriminator
 from loss.features import VGGFeatures
+from loss.frozen import Teacher
 from loss.samples import SampleMaker, gaussian_blur, select, sharpen
 from loss.wavelet import haar_high_frequencies
 from model import build_network
@@ -191,7 +192,8 @@ def test_features_are_before_or_after_the_activation(before):
 @pytest.mark.parametrize("name", LOSSES)
 def test_every_term_moves_the_network_and_only_it(name, vgg_file):
     torch.manual_seed(0)
-    flags = [] if not name.startswith("CL-") else ["--no_ad_loss"]
+    flags = ["--no_ad_loss"] if name.startswith("CL-") else []
+    flags += ["--teacher", "any.pt"] if name == "KD" else []
     args = parse_args(
         [
             *PCL,
@@ -206,8 +208,8 @@ def test_every_term_moves_the_network_and_only_it(name, vgg_file):
             *flags,
         ]
     )
-    net = build_network(args)
-    loss = Loss(args, net)
+    net, teacher = build_network(args), build_network(args)
+    loss = Loss(args, net, teacher=Teacher(teacher, 255, 255) if name == "KD" else None)
     lr, hr = pictures()
     sr = net(lr)
     sr.retain_grad()

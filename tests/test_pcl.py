@@ -4,7 +4,6 @@ import copy
 import re
 import shlex
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +14,7 @@ from helpers import same_bits, state_of
 from loss import Loss
 from loss.adversarial import Adversarial
 from loss.contrastive import contrastive
-from loss.samples import SampleMaker, _gaussian, gaussian_blur, quantize
+from loss.samples import SampleMaker, gaussian_blur, quantize
 from loss_formulas import flags, images_of_a_step, random_images
 from option import parse_args
 from trainer import Trainer
@@ -69,8 +68,11 @@ def test_presets():
     for name, value in vars(command).items():
         assert name in own | accepted or getattr(paper, name) == value, name
     pcl = parse_args(["--template", "PCL"])
-    assert (pcl.loss, pcl.cl_loss_type, pcl.cl_layer) == ("1*L1+1*CL-patchD", "l1", "2")
-    assert (pcl.use_wavelet, pcl.before_relu, pcl.use_aug) == (True, True, False)
+    assert (pcl.lr, pcl.scheduler, pcl.epochs) == (5e-5, "Cosine", 100)
+    assert (pcl.sharp_hr, pcl.random_neg, pcl.only_blur) == (True, True, True)
+    ratio = parse_args(["--template", "PCL_ratio"])
+    assert (ratio.loss, ratio.cl_loss_type, ratio.cl_layer) == ("1*L1+1*CL-patchD", "l1", "2")
+    assert (ratio.use_wavelet, ratio.before_relu, ratio.use_aug) == (True, True, False)
     pcl = parse_args(["--template", "PCL_InfoNCE"])
     assert (pcl.loss, pcl.cl_loss_type) == ("1*L1+0.1*CL-patchD", "InfoNCE")
     assert (pcl.cl_layer, pcl.sharp_range, pcl.embed_scheduler) == ("4", 2.5, "same")
@@ -147,17 +149,6 @@ def test_blurred_sr_is_a_negative_without_gradient():
     assert (len(positives), len(negatives)) == (1, 3)
     for negative in negatives[1:]:
         assert torch.equal(negative, want) and not negative.requires_grad
-
-
-@pytest.mark.parametrize("size", [3, 7, 11])
-def test_padded_kernels_have_the_same_values(size):
-    """On CUDA, all kernels have one size."""
-    cpu = torch.zeros(1)
-    cuda = SimpleNamespace(is_cuda=True, device=cpu.device, dtype=cpu.dtype)
-    plain, padded = (_gaussian(size, 1.3, like, 11) for like in (cpu, cuda))
-    assert (len(plain), len(padded)) == (size, 11)
-    border = (11 - size) // 2
-    assert torch.allclose(padded, nn.functional.pad(plain, (border, border)), atol=1e-7)
 
 
 @pytest.mark.parametrize("precision", ["single", "bf16"])

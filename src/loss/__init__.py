@@ -19,6 +19,7 @@ LOSSES = {
     "L1": "loss.pixel.L1",
     "MSE": "loss.pixel.MSE",
     "WaveL1": "loss.pixel.WaveL1",
+    "KD": "loss.pixel.KD",
     "VGG22": "loss.features.VGGLoss",
     "VGG54": "loss.features.VGGLoss",
     "CL": "loss.cl.VGGContrastiveLoss",
@@ -33,7 +34,8 @@ class Term(nn.Module):
 
     Attributes:
         inputs: arguments of `forward`, by name. sr, hr: (B, C, H, W). lr: (B, C, h, w). positives,
-            negatives: lists of (B, C, H, W), see `loss.samples`. All are in [0, rgb_range].
+            negatives: lists of (B, C, H, W), see `loss.samples`. teacher: SR of --teacher
+            (B, C, H, W). All are in [0, rgb_range].
         can_be_zero: whether the gradient may be 0 in the first step of a run.
     """
 
@@ -135,38 +137,46 @@ def parse_loss(text):
 class Loss(nn.Module):
     """The weighted sum of the terms of --loss."""
 
-    def __init__(self, args, net=None, log=print):
+    def __init__(self, args, net=None, log=print, teacher=None):
         """Build the terms.
 
         Args:
             args: the flags.
-            net: function that super-resolves (B, C, h, w), for the negatives of --neg_sr.
+            net: the SR network, on its device: for the negatives of --neg_sr and --neg_history.
             log: function that takes a line of the log.
-
-        Raises:
-            UserError: a term cannot be built: a weight file is missing, or flags contradict.
+            teacher: `loss.frozen.Teacher`, for --teacher.
         """
         super().__init__()
         self.weights = {name: weight for weight, name in parse_loss(args.loss)}
         self.terms = nn.ModuleDict({name: build_term(args, name) for name in self.weights})
-        self.needed = {name for term in self.terms.values() for name in term.inputs}
-        self.samples = None
-        if self.needed & {"positives", "negatives"}:
-            from loss.samples import SampleMaker
-
-            self.samples = SampleMaker(args, net)
+        self.teacher, self.samples, self.history = teacher, None, None
+        needed = {name for term in self.terms.values() for name in term.inputs}
+        if needed & {"positives", "negatives"}:
+            self._build_samples(args, net)
+        elif args.pos_teacher or args.neg_history:
+            flag = "--pos_teacher" if args.pos_teacher else f"--neg_history {args.neg_history}"
+            raise UserError(f"{flag} must be used with a contrastive loss, not --loss {args.loss}")
+        self.blends = args.teacher_blend
+        self.steps_per_epoch, self.n_steps = args.test_every, args.epochs * args.test_every
         self.log, self.has_warned = log, False
         self.start_epoch(1)
 
+    def _build_samples(self, args, net):
+        from loss.frozen import History  # modules of PCL-SR import this one
+        from loss.samples import SampleMaker
+
+        self.history = History(args, net) if args.neg_history else None
+        self.samples = SampleMaker(args, net, self.history)
+
     def set_precision(self, precision):
         """Choose the precision of the networks of samples and features: single, half, bf16."""
-        for term in self.terms.values():
-            term.set_precision(precision)
-        if self.samples:
-            self.samples.precision = precision
+        for user in (*self.terms.values(), self.samples, self.teacher):
+            if user:
+                user.set_precision(precision)
 
-    def start_epoch(self, epoch, progress=None):
-        """Start an epoch (from 1), or continue it with a saved state's `progress`."""
+    def start_epoch(self, epoch, progress=None, step=0):
+        """Start an epoch (from 1), or continue it after `step` steps with a state's `progress`."""
+        self.step = (epoch - 1) * self.steps_per_epoch + step  # finished steps of the run
         self.epoch_means = EpochMeans(**(progress or {}))
         self.is_first_step = epoch == 1 and not progress
         for term in self.terms.values():
@@ -194,9 +204,7 @@ class Loss(nn.Module):
         Raises:
             UserError: with `log_gradients`, a term sends no gradient to sr.
         """
-        values, inputs = {}, {"sr": sr, "hr": hr, "lr": lr}
-        if self.samples:
-            inputs["positives"], inputs["negatives"] = self.samples(hr, lr, sr)
+        values, inputs = {}, self._inputs(sr, hr, lr)
         for name, term in self.terms.items():
             values[name] = self.weights[name] * term(*(inputs[key] for key in term.inputs))
         total = sum(values.values())
@@ -208,6 +216,21 @@ class Loss(nn.Module):
         for name, value in (logged | {"Total": total}).items():
             self.epoch_means.add(name, value, batch_fraction, sr.device)
         return total * batch_fraction
+
+    def _inputs(self, sr, hr, lr):
+        """Return what terms may take, see `Term.inputs`."""
+        inputs = {"sr": sr, "hr": hr, "lr": lr}
+        if self.teacher:
+            inputs["teacher"] = self.teacher(lr, hr.shape[-1] // lr.shape[-1])
+        if self.history and not self.epoch_means.step:  # the first part of --split_batch
+            self.history.update(self.step)
+        if self.samples:
+            samples = self.samples(hr, lr, sr, inputs.get("teacher"))
+            inputs["positives"], inputs["negatives"] = samples
+        if self.blends:  # after the samples, which are made of HR itself
+            share = min(1.0, self.step / max(1, self.n_steps - 1))
+            inputs["hr"] = torch.lerp(inputs["teacher"], hr, share)
+        return inputs
 
     def _gradient_norms(self, values, sr, batch_fraction):
         """Return each weighted term's gradient norm at sr, divided by that of L1.
@@ -267,7 +290,7 @@ class Loss(nn.Module):
             (total, extra): the weighted sum of the terms, and the list of the sums of `extra`.
         """
         values, extra = self.epoch_means.finish_step(extra)
-        self.is_first_step = False
+        self.is_first_step, self.step = False, self.step + 1
         return values["Total"], extra
 
     def means(self):

@@ -23,7 +23,10 @@ class MSE(Term):
 
 
 class WaveL1(Term):
-    """Mean absolute error of the Haar high frequencies of sr and hr."""
+    """Half the mean absolute error of the Haar high frequencies of sr and hr.
+
+    As in the release of PCL-SR, whose bands are half of the orthonormal ones in this loss.
+    """
 
     def __init__(self, args, name):
         """Check that the training patch is even."""
@@ -32,4 +35,15 @@ class WaveL1(Term):
 
     def forward(self, sr, hr):
         """Return the scalar loss of sr and hr (B, C, H, W), H and W even."""
-        return l1_loss(haar_high_frequencies(sr), haar_high_frequencies(hr))
+        return l1_loss(haar_high_frequencies(sr), haar_high_frequencies(hr)) / 2
+
+
+class KD(Term):
+    """Knowledge distillation: mean absolute error of sr and the SR of --teacher."""
+
+    inputs = ("sr", "teacher")
+    can_be_zero = True  # a run may start from the weights of its teacher
+
+    def forward(self, sr, teacher):
+        """Return the scalar loss of sr and the teacher's SR (B, C, H, W)."""
+        return l1_loss(sr, teacher)

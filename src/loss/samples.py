@@ -6,15 +6,18 @@ A sample set is a tensor (B, C, H, W) with one sample of each image of the batch
 come from torch's CPU generator, which Trainer.train_step seeds in each step.
 """
 
+import functools
+from typing import NamedTuple
+
 import imageio.v3 as iio
 import numpy as np
 import torch
 from torch.nn.functional import conv2d, interpolate, pad
 
 from data.image import to_uint8
+from loss.frozen import scale_of, super_resolve
 from runtime.distributed import draw_for_rank
 from runtime.files import UserError
-from runtime.precision import autocast
 
 # the full degradation of --random_neg without --only_blur
 NOISE_SIGMAS = (1.0, 25.0)  # in 8-bit steps
@@ -28,19 +31,14 @@ def quantize(x, rgb_range):
     return (x * (255 / rgb_range)).round().clamp(0, 255) * (rgb_range / 255)
 
 
-def _gaussian(size, sigma, like, padded):
-    """Return the weights of a Gaussian kernel, which sum to 1: (size,), on CUDA (padded,).
-
-    They are computed on the CPU: a GPU needs longer to launch a dozen kernels than to receive them.
-    """
-    padded = padded if like.is_cuda else size
-    x = torch.arange(padded, dtype=like.dtype) - (padded - 1) / 2
+def _gaussian(size, sigma, like):
+    """Return the weights of a Gaussian kernel (size,), which sum to 1, on the device of `like`."""
+    x = torch.arange(size, dtype=like.dtype) - (size - 1) / 2
     weights = torch.exp(-(x**2) / (2 * sigma**2))
-    weights = weights * (x.abs() <= size / 2) if padded > size else weights
     return (weights / weights.sum()).to(like.device, non_blocking=like.is_cuda)
 
 
-def gaussian_blur(x, kernel_size, sigma, rgb_range, largest=0):
+def gaussian_blur(x, kernel_size, sigma, rgb_range):
     """Return x blurred with an axis-aligned Gaussian; borders are reflected.
 
     Args:
@@ -48,16 +46,14 @@ def gaussian_blur(x, kernel_size, sigma, rgb_range, largest=0):
         kernel_size: pair (y, x) of odd sizes in pixels.
         sigma: pair (y, x) of standard deviations in pixels.
         rgb_range: maximum pixel value.
-        largest: size to which zeros pad a smaller kernel on CUDA, so that shapes are fixed.
 
     Returns:
         (B, C, H, W) in [0, rgb_range], not rounded.
     """
     channels = x.shape[1]
     (size_y, size_x), (sigma_y, sigma_x) = map(int, kernel_size), map(float, sigma)
-    column = _gaussian(size_y, sigma_y, x, max(size_y, largest))
-    row = _gaussian(size_x, sigma_x, x, max(size_x, largest))
-    pad_y, pad_x = len(column) // 2, len(row) // 2
+    column, row = _gaussian(size_y, sigma_y, x), _gaussian(size_x, sigma_x, x)
+    pad_y, pad_x = size_y // 2, size_x // 2
     x = pad(x, (pad_x, pad_x, pad_y, pad_y), mode="reflect")
     x = conv2d(x, column.view(1, 1, -1, 1).expand(channels, -1, -1, -1), groups=channels)
     x = conv2d(x, row.view(1, 1, 1, -1).expand(channels, -1, -1, -1), groups=channels)
@@ -138,6 +134,11 @@ def degrade(hr, scale, blur, rgb_range):
     return _jpeg((x + sigma * _noise(x)).clamp(0, rgb_range), rgb_range)
 
 
+def generated(samples):
+    """Return the samples without the first one, which is HR or upsampled LR itself."""
+    return samples[1:]
+
+
 def select(samples, only_aug, ids):
     """Return the samples that the contrastive loss compares.
 
@@ -146,12 +147,12 @@ def select(samples, only_aug, ids):
         only_aug: leave the first one out.
         ids: indices to keep, counted after `only_aug`, such as "0,2"; None keeps all.
     """
-    samples = samples[1:] if only_aug else samples
+    samples = generated(samples) if only_aug else samples
     return samples if ids is None else [samples[int(i)] for i in ids.split(",")]
 
 
 def require_other_images(args):
-    """Raise UserError if --shuffle_neg finds no other image in a part of the batch."""
+    """Raise an error if --shuffle_neg finds no other image in a part of the batch."""
     if args.shuffle_neg and args.batch_size // args.split_batch < 2:
         raise UserError(
             "--shuffle_neg needs other images in the batch: raise --batch_size, or lower "
@@ -159,77 +160,116 @@ def require_other_images(args):
         )
 
 
+class Batch(NamedTuple):
+    """Images of a step: hr, sr and the teacher's SR (B, C, H, W), lr (B, C, h, w)."""
+
+    hr: torch.Tensor
+    lr: torch.Tensor
+    sr: torch.Tensor | None
+    teacher: torch.Tensor | None
+
+
 class SampleMaker:
     """Makes the positives and negatives of a batch as the flags say."""
 
-    def __init__(self, args, net=None):
-        """Check that the flags leave samples of each kind.
+    def __init__(self, args, net=None, history=None):
+        """Plan the samples, and check that the flags leave some of each kind.
 
         Args:
             args: the flags.
             net: function that super-resolves (B, C, h, w), for --neg_sr.
-
-        Raises:
-            UserError: no positives or no negatives are left, --pos_id or --neg_id is out of range,
-                or --neg_sr has nothing to do.
+            history: `loss.frozen.History`, for --neg_history.
         """
-        self.args, self.net, self.precision = args, net, "single"
-        n_positives = args.mcl_neg if args.mcl_pos is None else args.mcl_pos
-        self.n_positives, self.n_negatives = (n_positives, args.mcl_neg) if args.use_aug else (0, 0)
+        self.args, self.net, self.history, self.precision = args, net, history, "single"
         if args.neg_sr and (args.only_blur or not args.random_neg):
             raise UserError("--neg_sr needs --random_neg and must not be used with --only_blur")
-        n_pos = 1 + self.n_positives * (args.sharp_hr + args.use_noise_pos) - args.only_aug
-        n_neg = 1 + self.n_negatives * (args.random_neg + args.blur_sr) - args.only_aug
-        names = {"pos": "positives", "neg": "negatives"}
-        for kind, count, ids in (("pos", n_pos, args.pos_id), ("neg", n_neg, args.neg_id)):
+        self.plan = self._plan()
+        kinds = [kind for kind, _ in self.plan]
+        for kind, ids in (("positives", args.pos_id), ("negatives", args.neg_id)):
+            count = 1 + kinds.count(kind) - args.only_aug
             if count < 1:
-                raise UserError(
-                    f"--only_aug needs --use_aug samples: the loss has no {names[kind]}"
-                )
+                raise UserError(f"--only_aug needs --use_aug samples: the loss has no {kind}")
             if ids is not None and max(int(i) for i in ids.split(",")) >= count:
-                raise UserError(f"--{kind}_id {ids} must be below {count}, the number of samples")
+                flag = f"--{kind[:3]}_id {ids}"
+                raise UserError(f"{flag} must be below {count}, the number of samples")
+
+    def set_precision(self, precision):
+        """Choose the precision of the networks that make samples."""
+        self.precision = precision
+
+    def _plan(self):
+        """Return (kind, function of a Batch) of each generated sample, in the order of the draws.
+
+        Other samples than the last ones must keep their places: each draws random numbers.
+        """
+        args, plan = self.args, []
+        n_positives, n_negatives = (
+            (args.mcl_neg if args.mcl_pos is None else args.mcl_pos),
+            args.mcl_neg,
+        )
+        if args.use_aug:
+            for i in range(max(n_positives, n_negatives)):
+                if args.sharp_hr and i < n_positives:
+                    plan.append(("positives", self._sharpened))
+                if args.random_neg and i < n_negatives:
+                    plan.append(("negatives", self._degraded))
+            plan += [("positives", self._noisy)] * (n_positives * args.use_noise_pos)
+            plan += [("negatives", self._blurred_sr)] * (n_negatives * args.blur_sr)
+        if args.pos_teacher:
+            plan.append(("positives", lambda batch: batch.teacher))
+        for i in range(args.neg_history):
+            plan.append(("negatives", functools.partial(self._lagged_sr, i)))
+        return plan
 
     @torch.no_grad()
-    def __call__(self, hr, lr, sr=None):
+    def __call__(self, hr, lr, sr=None, teacher=None):
         """Return the samples of a batch.
 
-        hr and sr are (B, C, H, W), lr is (B, C, h, w).
-
-        All are in [0, rgb_range]; sr is only needed with --blur_sr.
+        Args:
+            hr, sr, teacher: (B, C, H, W) in [0, rgb_range]. sr is only needed with --blur_sr,
+                teacher, the teacher's SR, with --pos_teacher.
+            lr: (B, C, h, w) in [0, rgb_range].
 
         Returns:
-            (positives, negatives): lists of (B, C, H, W) without gradient. All except HR are
-            rounded to 8-bit steps. The first positive is HR, followed by sharpened and noisy HR.
-            The first negative is LR, upsampled, followed by degraded HR and blurred SR.
+            (positives, negatives): lists of (B, C, H, W) without gradient. The first positive is
+            HR, followed by sharpened and noisy HR and the teacher's SR. The first negative is LR,
+            upsampled and clamped, followed by degraded HR, blurred SR and SR of lagged copies.
+            `generated` samples are rounded to 8-bit steps.
         """
-        args, rgb_range = self.args, self.args.rgb_range
-        positives, negatives = [hr], [quantize(upsample(lr, hr.shape[-2:]), rgb_range)]
-        for i in range(max(self.n_positives, self.n_negatives)):
-            if args.sharp_hr and i < self.n_positives:
-                low, high = args.sharp_value, args.sharp_value + args.sharp_range
-                factor = _uniform_per_image(low, high, len(hr))
-                positives.append(quantize(sharpen(hr, factor, rgb_range), rgb_range))
-            if args.random_neg and i < self.n_negatives:
-                negatives.append(quantize(self._degraded(hr, lr), rgb_range))
-        for _ in range(self.n_positives if args.use_noise_pos else 0):
-            sigma = args.pos_noise_value * rgb_range / 255
-            positives.append(quantize(hr + _noise(hr) * sigma, rgb_range))
-        for _ in range(self.n_negatives if args.blur_sr else 0):
-            negatives.append(quantize(self._random_blur(sr), rgb_range))
-        return positives, negatives
+        batch, rgb_range = Batch(hr, lr, sr, teacher), self.args.rgb_range
+        first_negative = upsample(lr, hr.shape[-2:]).clamp(0, rgb_range)
+        samples = {"positives": [hr], "negatives": [first_negative]}
+        for kind, make in self.plan:
+            samples[kind].append(quantize(make(batch), rgb_range))
+        return samples["positives"], samples["negatives"]
 
-    def _degraded(self, hr, lr):
-        """Return one negative of the HR size (B, C, H, W)."""
+    def _sharpened(self, batch):
+        args = self.args
+        low, high = args.sharp_value, args.sharp_value + args.sharp_range
+        factor = _uniform_per_image(low, high, len(batch.hr))
+        return sharpen(batch.hr, factor, args.rgb_range)
+
+    def _noisy(self, batch):
+        sigma = self.args.pos_noise_value * self.args.rgb_range / 255
+        return batch.hr + _noise(batch.hr) * sigma
+
+    def _blurred_sr(self, batch):
+        return self._random_blur(batch.sr)
+
+    def _lagged_sr(self, i, batch):
+        return self.history(i, batch.lr, scale_of(batch.hr, batch.lr), self.precision)
+
+    def _degraded(self, batch):
         if self.args.only_blur:
-            return self._random_blur(hr)
-        small = degrade(hr, hr.shape[-1] // lr.shape[-1], self._random_blur, self.args.rgb_range)
+            return self._random_blur(batch.hr)
+        scale = scale_of(batch.hr, batch.lr)
+        small = degrade(batch.hr, scale, self._random_blur, self.args.rgb_range)
         if self.args.neg_sr and self.net is not None:
-            with autocast(hr.device, self.precision):
-                return self.net(small).float()
-        return upsample(small, hr.shape[-2:])
+            return super_resolve(self.net, small, scale, self.precision)
+        return upsample(small, batch.hr.shape[-2:])
 
     def _random_blur(self, x):
         args = self.args
         sizes = [args.blur_sizes[i] for i in torch.randint(len(args.blur_sizes), (2,)).tolist()]
         sigmas = _uniform(*args.blur_sigma, 2).tolist()
-        return gaussian_blur(x, sizes, sigmas, args.rgb_range, max(args.blur_sizes))
+        return gaussian_blur(x, sizes, sigmas, args.rgb_range)

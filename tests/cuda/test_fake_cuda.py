@@ -112,7 +112,7 @@ def test_every_network_in_every_precision(run_cases, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", PRECISIONS[1:])
 def test_every_loss_and_variant_of_pcl(run_cases, precision):
-    cases = [("steps", loss_flags(name, precision)) for name in LOSSES]
+    cases = [("steps", loss_flags(name, precision)) for name in LOSSES if name != "KD"]
     cases += [("steps", pcl(more, precision)) for more in VARIANTS]
     assert problems(run_cases(cases)) == []
 

@@ -99,7 +99,7 @@ def test_each_network_trains_to_the_same_bits_again(sr, model, precision):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", sorted(set(LOSSES) - {"KD"}))  # it needs a teacher
 def test_each_loss_trains_to_the_same_bits_again(sr, tmp_path, name):
     torch.manual_seed(0)
     weights = tmp_path / "vgg.pth"
