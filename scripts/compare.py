@@ -1,5 +1,4 @@
-#!/usr/bin/env python3
-"""Compare experiments: tables, gains with standard errors, figures, and a page for the browser.
+"""Compare experiments: tables, gains with standard errors, curves, figures, a page for the browser.
 
 tables
     scripts/compare.py bicubic EDSR EDSR-PCL --diff
@@ -11,6 +10,9 @@ tables
         means over seeds, and gains with standard errors over seeds and over images
     scripts/compare.py EDSR --images SwinIR=folder --data_test Set5 --scale 4 --metrics psnr,lpips
         also SR images of other software, and metrics of the package pyiqa
+curves
+    scripts/compare.py EDSR EDSR-PCL --curves curves.pdf --keys PSNR L1
+        PSNR of each set and each loss term over the epochs
 figures and page, from tests with --save_results --save_gt
     scripts/compare.py EDSR EDSR-PCL --figure set5.png --data_test Set5 --image baby bird
         set5_baby.png and set5_bird.png (--one_file: a single figure): the image with a box, then
@@ -33,12 +35,11 @@ from runtime.interpreter import use_project_packages
 if __name__ == "__main__":
     use_project_packages()  # before imports that need them
 
-from comparison import figures, html, tables
-from comparison.cost import CostTable
-from comparison.folders import FolderRow, infer_scale, parse_folder
-from comparison.gains import check_names, groups_of, parse_group
-from comparison.latex import latex
+from comparison import exports, figures, page, tables
+from comparison.gains import groups_of, parse_groups
+from comparison.images import FolderRow, Truth, infer_scale, parse_folder
 from comparison.pictures import (
+    comparable_rows,
     find_key,
     load_picture,
     picture_sources,
@@ -46,10 +47,10 @@ from comparison.pictures import (
     saved_scales,
 )
 from comparison.runs import Run, name_apart, rows_of
-from comparison.scoring import Scorer, fill_folder_rows
-from comparison.truth import Truth
+from comparison.scoring import CostTable, Scorer
+from flag_checks import unknown_flags
 from image_quality import load_metrics, parse_metrics
-from runtime.files import UserError, atomic_path
+from runtime.files import UserError, atomic_path, ignore_closed_pipe, print_error
 
 
 def build_parser():
@@ -70,31 +71,39 @@ def build_parser():
     add("--best", action="store_true", help="tests of model_best.pt instead of the last tests")
     add("--finished", action="store_true", help="refuse runs that are not finished")
     add = parser.add_argument_group("tables").add_argument
-    add("--metrics", type=parse_metrics, default="psnr,ssim", help="names joined by commas; names "
-        "other than psnr, ssim and haar: metrics of the package pyiqa")  # fmt: skip
+    text = "joined by commas; names other than psnr, ssim and haar: metrics of the package pyiqa"
+    add("--metrics", type=parse_metrics, default="psnr,ssim", help=text)
     add("--diff", action="store_true", help="also gains over the first row, with standard errors")
     add("--cost", action="store_true", help="also parameters and multiply-adds")
     add("--format", choices=["markdown", "csv", "latex"], default="markdown")
-    add("--csv", type=Path, metavar="FILE", help="also write the table as CSV, and that of groups "
-        "to FILE_groups.csv")  # fmt: skip
+    text = "also write the table as CSV, and that of groups to FILE_groups.csv"
+    add("--csv", type=Path, metavar="FILE", help=text)
     add("--csv_images", type=Path, metavar="FILE", help="also write the scores of each image")
-    add = parser.add_argument_group("figures").add_argument
+    add = parser.add_argument_group("figures and curves").add_argument
     add("--figure", type=Path, metavar="FILE", help="draw crops (PNG, PDF, ...), no table")
     add("--image", nargs="+", help="images of --figure and --html, without extension")
     add("--one_file", action="store_true", help="several images in one figure")
-    add("--box", type=int, nargs=3, action="append", metavar=("X", "Y", "SIDE"),
-        help="crop in HR pixels; may be repeated (default: see --boxes)")  # fmt: skip
+    text = "crop in HR pixels; may be repeated (default: see --boxes)"
+    add("--box", type=int, nargs=3, action="append", metavar=("X", "Y", "SIDE"), help=text)
     add("--boxes", type=int, default=1, metavar="N", help="boxes where methods differ most")
+    add("--curves", type=Path, metavar="FILE", help="draw curves over the epochs, no table")
+    text = 'curves of --curves: PSNR, "PSNR Set5 x4", a loss term (default: all)'
+    add("--keys", nargs="+", help=text)
     add("--dpi", type=int, help="dots per inch (default: 100; 300 in PDF)")
-    add("--width", type=float, help="width of the figure in inches")
+    add("--width", type=float, help="width of the figure on paper, in inches")
+    add("--font", help="serif, sans-serif, monospace or the name of an installed font")
     add = parser.add_argument_group("page").add_argument
     add("--html", type=Path, metavar="FILE", help="write a page for the browser")
     add("--quality", type=int, help="of the page's images, 1 to 100: smaller, with losses (WebP)")
     return parser
 
 
-def check_flags(parser, args):
-    """End the program with a message if flags do not fit together."""
+def parse_args(argv):
+    """Parse the command line; end the program with a message if flags do not fit together."""
+    parser = build_parser()
+    args, unknown = parser.parse_known_intermixed_args(argv)
+    for problem in unknown_flags(unknown, parser, {"--latex": "--format latex"}):
+        parser.error(problem)
     if not (args.experiments or args.group or args.images):
         parser.error("give experiments, --group or --images")
     if args.labels and len(args.labels) != len(args.experiments):
@@ -106,10 +115,13 @@ def check_flags(parser, args):
         parser.error("--figure needs --data_test and --image")
     for name in ("boxes", "dpi", "width", "quality"):
         value = getattr(args, name)
-        if value is not None and value <= 0:
+        if value is not None and not value > 0:
             parser.error(f"--{name} {value} must be above 0")
     if args.quality is not None and args.quality > 100:
         parser.error(f"--quality {args.quality} must be at most 100")
+    # the test set of figures and page, or None if any
+    args.data_test = args.data_test or ("Demo" if args.dir_demo else None)
+    return args
 
 
 class Comparison:
@@ -118,78 +130,83 @@ class Comparison:
     Attributes:
         runs: list of Run of the experiments; every_run: also those of the groups.
         rows: rows of the experiments and folders; all_rows: also those of the groups' members.
-        groups: list of Group.
+        groups: list of Group; members: list of their runs.
         folders: list of FolderRow.
-        truth, scorer, costs: Truth, Scorer, and CostTable or None.
+        scorer, costs: Scorer, and CostTable or None.
     """
 
     def __init__(self, args):
-        self.args = args
+        self.args, self._runs = args, {}
         labels = args.labels or [None] * len(args.experiments)
         self.runs = [self._run(*pair) for pair in zip(args.experiments, labels, strict=True)]
-        pairs = [parse_group(text) for text in args.group or []]
-        check_names([name for name, _ in pairs])
-        members = [(name, [self._run(member) for member in names]) for name, names in pairs]
-        self.every_run = self.runs + [run for _, runs in members for run in runs]
+        pairs = parse_groups(args.group or [])
+        self.members = [[self._run(member) for member in names] for _, names in pairs]
+        members = [run for runs in self.members for run in runs]
+        self.every_run = list(dict.fromkeys(self.runs + members))
         name_apart(self.every_run, args.dir_experiment)
-        self.groups = [group for name, runs in members for group in groups_of(name, runs)]
-        self._check_finished(self.every_run)
-        self.truth = Truth(args.dir_data, self.every_run, args.dir_demo)
-        self.scorer = Scorer(load_metrics(args.metrics), self.truth)
+        groups = zip(pairs, self.members, strict=True)
+        self.groups = [group for (name, _), runs in groups for group in groups_of(name, runs)]
+        self._check_finished()
+        truth = Truth(args.dir_data, self.every_run, args.dir_demo)
+        self.scorer = Scorer(load_metrics(args.metrics), truth)
         self.costs = CostTable() if args.cost else None
-        self.folders = [self._folder_row(text) for text in args.images or []]
+        self.folders = [self._folder_row(text, truth) for text in args.images or []]
         self.rows = [*rows_of(self.runs), *self.folders]
-        self.all_rows = [*self.rows, *(row for _, runs in members for row in rows_of(runs))]
-        fill_folder_rows(self.folders, self.scorer)
+        self.all_rows = list(dict.fromkeys([*self.rows, *rows_of(members)]))
+        self.scorer.fill(self.folders)
 
     def _run(self, name, label=None):
-        needs_tests = not (self.args.figure or self.args.html)
-        return Run(self.args.dir_experiment / name, label, self.args.best, needs_tests)
+        """Return the Run of an experiment, the same for the same folder and label."""
+        folder = self.args.dir_experiment / name
+        key = folder.resolve(), label
+        if key not in self._runs:
+            needs_tests = not (self.args.figure or self.args.html)
+            self._runs[key] = Run(folder, label, self.args.best, needs_tests)
+        return self._runs[key]
 
-    def _check_finished(self, runs):
-        waiting = [
-            f"{run.folder.name}{run.reason_unfinished}" for run in runs if run.reason_unfinished
-        ]
+    def _check_finished(self):
+        waiting = [run for run in self.every_run if run.reason_unfinished]
         if self.args.finished and waiting:
-            raise UserError(f"--finished: these runs are not finished: {', '.join(waiting)}")
+            names = ", ".join(f"{run.folder.name}{run.reason_unfinished}" for run in waiting)
+            raise UserError(f"--finished: these runs are not finished: {names}")
 
-    def _folder_row(self, text):
+    def _folder_row(self, text, truth):
         label, folder = parse_folder(text)
-        data_test = self.args.data_test or "Demo"
+        data_test, scale = self.args.data_test, self.args.scale
         if self.args.dir_demo:
-            scale = self.args.scale or infer_scale(folder, self.args.dir_demo)
-            return FolderRow(label, folder, (data_test, scale), self.truth)
-        rows = [row for run in self.every_run for row in run.rows]
-        scales = {scale for row in rows for name, scale in row.tests if name == data_test}
-        scales |= set(saved_scales(rows, data_test))
-        scale = self.args.scale or (min(scales) if len(scales) == 1 else None)
+            scale = scale or infer_scale(folder, self.args.dir_demo)
+        else:
+            rows = [row for run in self.every_run for row in run.rows]
+            scales = {scale for row in rows for name, scale in row.tests if name == data_test}
+            scales |= set(saved_scales(rows, data_test))
+            scale = scale or (min(scales) if len(scales) == 1 else None)
         if scale is None:
             raise UserError(f"--images {text}: give --scale")
-        return FolderRow(label, folder, (data_test, scale), self.truth)
+        return FolderRow(label, folder, (data_test, scale), truth)
 
     def sources(self, key):
         """Return the rows that pictures of a set come from."""
-        return picture_sources(self.every_run, self.folders, key)
+        return picture_sources(self.runs, self.members, self.folders, key)
 
     def check_tests(self):
-        """Warn about runs without tests.
-
-        Raises:
-            UserError: nothing is left to compare.
-        """
+        """Warn about runs without tests; raise UserError if nothing is left to compare."""
         tested = {id(row.run) for row in self.all_rows}
         lacking = [run.label for run in self.every_run if id(run) not in tested]
         if not (self.rows or self.groups):
             raise UserError(f"no test to compare: {', '.join(lacking)}")
         for label in lacking:
-            print(f"WARNING: {label} has no test", file=sys.stderr)
+            print_error(f"WARNING: {label} has no test")
         if self.args.diff and not self.groups and len(self.rows) < 2:
             raise UserError("--diff needs two rows or more")
 
-    @property
-    def data_test(self):
-        """The test set of figures and page, or None if any."""
-        return self.args.data_test or ("Demo" if self.args.dir_demo else None)
+
+def further_tables(comparison, with_groups=True):
+    """Return the Tables below that of the rows: gains, groups unless they stand there, their gains."""
+    rows, groups, scorer = comparison.rows, comparison.groups, comparison.scorer
+    found = [tables.gain_table(rows, scorer)] if comparison.args.diff and len(rows) > 1 else []
+    if groups and with_groups:
+        found.append(tables.score_table(groups, scorer, comparison.costs))
+    return found + ([tables.group_gain_table(groups, scorer)] if len(groups) > 1 else [])
 
 
 def print_tables(comparison):
@@ -199,100 +216,99 @@ def print_tables(comparison):
     comparison.check_tests()
     csv_texts = []
     if args.csv or args.format == "csv":
-        csv_texts += [tables.csv_text(rows, scorer, costs)] if rows else []
-        csv_texts += [tables.group_csv_text(groups, scorer)] if groups else []
+        csv_texts += [exports.csv_text(rows, scorer, costs)] if rows else []
+        csv_texts += [exports.group_csv_text(groups, scorer)] if groups else []
     if args.format == "csv":
         print("\n".join(csv_texts), end="")
     elif args.format == "latex":
-        print(latex([*rows, *groups], scorer, costs))
+        print(exports.latex([*rows, *groups], scorer, costs))
     else:
-        parts = [tables.score_table(rows, scorer, costs)] if rows else []
-        print("\n\n".join(parts + [table.markdown() for table in further_tables(comparison)]))
+        found = [tables.score_table(rows, scorer, costs)] if rows else []
+        found += further_tables(comparison)
+        print("\n\n".join(table.markdown() for table in found))
     if args.csv:
         groups_file = args.csv.with_name(f"{args.csv.stem}_groups{args.csv.suffix}")
-        files = [args.csv, groups_file]
-        for path, text in zip(files, csv_texts, strict=False):
+        for path, text in zip((args.csv, groups_file), csv_texts, strict=False):
             write_text(path, text)
     if args.csv_images:
-        write_text(args.csv_images, tables.image_csv_text(comparison.all_rows, scorer))
-
-
-def further_tables(comparison):
-    """Return the Tables below that of the scores: gains, groups, and gains of groups."""
-    rows, groups, scorer = comparison.rows, comparison.groups, comparison.scorer
-    found = [tables.gain_table(rows, scorer)] if comparison.args.diff and len(rows) > 1 else []
-    found += [tables.group_table(groups, scorer, comparison.costs)] if groups else []
-    return found + ([tables.group_gain_table(groups, scorer)] if len(groups) > 1 else [])
+        write_text(args.csv_images, exports.image_csv_text(comparison.all_rows, scorer))
 
 
 def write_text(path, text):
     """Write a text file atomically, and its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def draw_figures(comparison):
     """Draw the images of --figure."""
     args, pictures = comparison.args, []
     for image in args.image:
-        anywhere = comparison.sources((comparison.data_test, None))
-        key = find_key(anywhere, comparison.data_test, image, args.scale)
-        rows = comparison.sources(key)
-        pictures.append(load_picture(rows, comparison.truth, comparison.scorer, key, image))
-    for path in figures.draw_pictures(args.figure, pictures, args):
-        print(f"drawn: {path}")
+        anywhere = comparison.sources((args.data_test, None))
+        key = find_key(anywhere, args.data_test, image, args.scale)
+        pictures.append(load_picture(comparison.sources(key), comparison.scorer, key, image))
+    return figures.draw_pictures(pictures, args)
 
 
 def page_keys(comparison):
     """Return the tests of the page: (dataset, scale) with results or saved images."""
-    args, data_test = comparison.args, comparison.data_test
-    keys = list(dict.fromkeys(key for row in comparison.all_rows for key in row.tests))
-    if data_test:
-        rows = comparison.sources((data_test, None))
-        keys += [(data_test, scale) for scale in saved_scales(rows, data_test)]
-    return [
-        key
-        for key in dict.fromkeys(keys)
-        if data_test in (None, key[0]) and args.scale in (None, key[1])
-    ]
+    args, name = comparison.args, comparison.args.data_test
+    keys = [key for row in comparison.all_rows for key in row.tests]
+    if name:
+        keys += [(name, scale) for scale in saved_scales(comparison.sources((name, None)), name)]
+    keys = [key for key in keys if name in (None, key[0]) and args.scale in (None, key[1])]
+    return list(dict.fromkeys(keys))
 
 
 def write_page(comparison):
-    """Write the page of --html with the images that every source has."""
-    args = comparison.args
-    keys = page_keys(comparison)
-    names = [(key, name) for key in keys for name in saved_images(comparison.sources(key), key)]
-    names = [(key, name) for key, name in names if args.image is None or name in args.image]
-    load = (
-        load_picture(comparison.sources(key), comparison.truth, comparison.scorer, key, name)
-        for key, name in names
-    )
-    html.write(args.html, comparison, further_tables(comparison), load, len(names), args.quality)
+    """Write the page of --html with the images that all rows with saved images have."""
+    args, scorer = comparison.args, comparison.scorer
+    wanted, notes = [], []  # (rows, key, image)
+    for key in page_keys(comparison):
+        rows, left_out = comparable_rows(comparison.sources(key), key)
+        names = [n for n in saved_images(rows, key) if args.image is None or n in args.image]
+        wanted += [(rows, key, name) for name in names]
+        notes += left_out if names else []
+    methods = [*comparison.rows, *comparison.groups]
+    found = [exports.ranked_table(methods, scorer, comparison.costs)] if methods else []
+    found = [table for table in found if any(c.rank or c.value for r in table.rows for c in r[2:])]
+    found += further_tables(comparison, with_groups=False)
+    labels = [run.label for run in comparison.runs] + [group.label for group in comparison.groups]
+    title = "Comparison of " + ", ".join(labels + [row.label for row in comparison.folders])
+    title += f" on {args.data_test}" if args.data_test else ""
+    load = (load_picture(rows, scorer, key, name) for rows, key, name in wanted)
+    page.write(args.html, title, found, scorer.metrics, load, len(wanted), args.quality)
     size = args.html.stat().st_size / 1e6
-    print(f"written: {args.html} ({len(names)} images, {size:.1f} MB)")
-    if not names:
+    print(f"written: {args.html} ({len(wanted)} images, {size:.1f} MB)")
+    print("".join(f"{note}\n" for note in notes), end="")
+    if not wanted:
         print("no image is saved for all methods: test them with --save_results --save_gt")
 
 
 def main(argv=None):
     """Do what the command line asks for; return the exit status."""
-    parser = build_parser()
-    args = parser.parse_args(argv)
-    check_flags(parser, args)
+    for stream in (sys.stdout, sys.stderr):  # names of files may be any bytes
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    args = parse_args(argv)
     try:
         comparison = Comparison(args)
-        if args.figure:
-            draw_figures(comparison)
-        elif args.html:
+        drawn = draw_figures(comparison) if args.figure else []
+        drawn += [figures.draw_curves(comparison.every_run, args)] if args.curves else []
+        for path in drawn:
+            print(f"drawn: {path}")
+        if args.html:
             write_page(comparison)
-        else:
+        elif not drawn:
             print_tables(comparison)
+    except BrokenPipeError:
+        raise
     except (UserError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(f"error: {error}")
         return 1
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(ignore_closed_pipe(main))

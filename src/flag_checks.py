@@ -150,7 +150,7 @@ def _number_conflicts(args, broken):
 OTHER_NAMES = {"--learning_rate": "--lr", "--epoch": "--epochs"}
 
 
-def unknown_flags(words, parser):
+def unknown_flags(words, parser, other_names=OTHER_NAMES):
     """Yield a problem for each unknown word, with the flag that may be meant."""
     known = [name for action in parser._actions for name in action.option_strings]
     for word in words:
@@ -158,6 +158,6 @@ def unknown_flags(words, parser):
         if not word.startswith("--"):
             yield f"{word!r} must follow a flag"
             continue
-        close = [OTHER_NAMES[name]] if name in OTHER_NAMES else []
+        close = [other_names[name]] if name in other_names else []
         close = close or difflib.get_close_matches(name, known, 1)
         yield f"unknown flag {word}" + (f" (did you mean {close[0]}?)" if close else "")

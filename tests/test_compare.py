@@ -12,10 +12,10 @@ import pytest
 
 import compare
 from comparison import figures
+from comparison.images import Truth
 from comparison.pictures import Panel, load_picture
 from comparison.runs import Run
 from comparison.scoring import Scorer
-from comparison.truth import Truth
 from data.image import read_image, to_tensor
 from helpers import write_set
 from image_quality import PSNR, SSIM
@@ -204,7 +204,7 @@ def test_pictures_of_crops(sr, run, tmp_path):
     runs = [Run(sr.folder(name)) for name in ("bicubic", "net")]
     truth = Truth(tmp_path, runs)
     rows = [run.rows[0] for run in runs]
-    panels = load_picture(rows, truth, Scorer([PSNR, SSIM], truth), ("Set5", 2), "coffee").panels
+    panels = load_picture(rows, Scorer([PSNR, SSIM], truth), ("Set5", 2), "coffee").panels
     expected = [
         f"{name}\n{p:.2f} / {s:.4f}"
         for name in ("bicubic", "net")

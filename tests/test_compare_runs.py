@@ -11,7 +11,7 @@ import torch
 
 from checkpoint.state import STATE_SCHEMA
 from compare_helpers import csv_rows, line, page_tables, tables_of, write_run
-from comparison.html import PAGE
+from comparison.page import PAGE
 
 INF = math.inf
 
@@ -194,10 +194,11 @@ def test_gains_of_a_page_have_values_to_sort(root, run, tmp_path):
         write_run(root / name, {"x": psnr, "y": psnr})
     write_run(root / "e", {"x": 30.0})
     ask = ["a", "b", "2x", "e", "--metrics", "psnr", "--diff", "--group", "A=a", "B=b"]
-    _, gains, means, verdicts = page_tables(run, tmp_path, *ask)
+    scores, gains, verdicts = page_tables(run, tmp_path, *ask)
     assert [row[2]["value"] for row in gains["rows"]] == [1.0, -2.0, None]
-    assert "value" not in gains["rows"][1][0] and "value" not in gains["rows"][0][1]
-    assert [row[2]["value"] for row in means["rows"]] == [30.0, 31.0]
+    assert "value" not in gains["rows"][1][0]
+    labels = [row[0]["text"] for row in scores["rows"]]
+    assert labels == ["a", "b", "2x", "e", "A", "B"], "each method is a row, once"
     assert verdicts["rows"][0][4]["value"] == 1.0 and "value" not in verdicts["rows"][0][7]
 
 

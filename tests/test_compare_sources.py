@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from compare_helpers import compare_runner, tables_of, write_run
-from comparison.boxes import choose_boxes
-from comparison.cost import cost_of
+from comparison.figures import choose_boxes
+from comparison.scoring import cost_of
 from data.image import read_image, to_tensor, write_image
 from option import parse_args
 
@@ -66,14 +67,18 @@ def test_groups_have_errors_over_seeds_and_over_images(sr, run):
     assert gains[1] == [
         "B", "x2", "Set5", "PSNR (dB)", f"{by_seed.mean():+.3f}",
         f"{by_seed.std(ddof=1) / math.sqrt(3):.3f} (3 pairs)",
-        f"{by_image.std(ddof=1) / 2:.3f} (n=4)", "beyond two standard errors",
+        f"{by_image.std(ddof=1) / 2:.3f} (n=4)", gains[1][7],
     ]  # fmt: skip
+    margin = stats.t.ppf(0.975, 2) * by_seed.std(ddof=1) / math.sqrt(3)
+    interval = f"{by_seed.mean() - margin:+.3f} to {by_seed.mean() + margin:+.3f}"
+    assert gains[1][7] == f"difference: 95 % interval {interval}"
     text = run(*groups, "--format", "csv")[1]
     rows = list(csv.DictReader(io.StringIO(text)))
     row = next(row for row in rows if row["group"] == "B" and row["metric"] == "psnr")
     assert float(row["gain_se_seeds"]) == pytest.approx(by_seed.std(ddof=1) / math.sqrt(3))
     latex = run(*groups, "--format", "latex")[1]
-    assert rf"\textbf{{{seeds['B'].mean():.2f}}} $\pm$ " in latex
+    error = seeds["B"].std(ddof=1) / math.sqrt(3)
+    assert rf"\textbf{{{seeds['B'].mean():.3f}}} $\pm$ {error:.3f}" in latex
 
 
 def test_a_difference_between_seeds_alone_is_said_to_show_nothing(sr, run):
@@ -88,13 +93,15 @@ def test_a_difference_between_seeds_alone_is_said_to_show_nothing(sr, run):
     error = math.hypot(0.2, 0.4) / math.sqrt(3)
     _, gains = tables_of(run(*groups)[1])
     assert gains[1][4:6] == ["+0.400", f"{error:.3f} (3 runs each, not paired)"]
-    assert gains[1][7] == "within two standard errors: no difference shown"
-    write_run(sr.folder("two3"), {"w": 31.4}, seed=13)  # the gain is now over 2 and under 5 errors
+    assert gains[1][7].startswith("no difference shown: 95 % interval -")
+    # 3.1 standard errors: beyond two, within the 95 % of Welch's t-test of three runs each
+    write_run(sr.folder("two3"), {"w": 31.4}, seed=13)
     groups[-1] = "two=two1,two2,two3"
     _, gains = tables_of(run(*groups)[1])
-    ratio = float(gains[1][4]) / float(gains[1][5].split()[0])
-    assert 2 < ratio < 5
-    assert gains[1][7] == "beyond two standard errors"
+    sides = [30.0, 30.2, 30.4], [30.6, 31.0, 31.4]
+    low, high = stats.ttest_ind(sides[1], sides[0], equal_var=False).confidence_interval()
+    assert gains[1][7] == f"no difference shown: 95 % interval {low:+.3f} to {high:+.3f}"
+    assert r"\textbf" not in run(*groups, "--format", "latex")[1]
 
 
 def test_groups_mark_what_is_unfinished_or_not_of_several_seeds(sr, run):

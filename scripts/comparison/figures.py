@@ -1,36 +1,86 @@
-"""Crops of several methods side by side, as papers on super-resolution print them."""
+"""Crops of several methods side by side, as papers on super-resolution print them, and curves."""
 
 import math
+import textwrap
 from typing import NamedTuple
 
 import numpy as np
+from scipy.ndimage import gaussian_filter, uniform_filter
 
-from comparison.boxes import check_boxes, choose_boxes
+from checkpoint.metrics import tests_of_training
+from comparison.runs import printable
+from metric import LUMA
 from runtime.files import UserError, atomic_path
-from runtime.process import use_file_backend
 
 # sizes in inches, at the natural width of a figure
-CROP, LABEL, GAP, MARGIN = 1.9, 0.42, 0.08, 0.05
+CROP, GAP, MARGIN = 1.9, 0.08, 0.05
 DPI = 100
 DPI_OF_VECTORS = 300  # of the images in vector formats, which are printed and zoomed into
-FONT = 10  # points
-CHARACTER_WIDTH = 0.55  # of the font size
+FONT, FONT_OF_WIDTH, SMALLEST_FONT = 10, 8, 6  # points; --width is the width on paper
+CHARACTER_WIDTH, LINE_HEIGHT = 0.55, 1.25  # of the font size
 COLORS = ("red", "#0072b2", "#009e73", "#e69f00")  # of boxes; distinct for color-blind readers
 VECTOR_FORMATS = (".pdf", ".svg", ".eps", ".ps")
 
+# ------------------------------------------------------------------ boxes
+
+SMOOTHING = 1.5  # pixels; removes the difference of independent noise, keeps that of edges
+LARGEST_PART = 6  # the side of a chosen box is this part of the image's shorter side
+SMALLEST_SIDE = 16  # pixels
+BORDER_WEIGHT = 0.5  # of a box at the border; boxes half a side from it count fully
+
+
+def _smooth_luma(image, smoothing=SMOOTHING):
+    return gaussian_filter(image.astype(np.float32) @ np.array(LUMA, np.float32), smoothing)
+
+
+def difference_map(images, hr=None):
+    """Return (H, W): how much SR images (H, W, 3) differ at each pixel in structure, not in noise.
+
+    With HR it is the range of their squared errors: high where one is right and another is wrong.
+    """
+    lumas = [_smooth_luma(image) for image in images]
+    if hr is not None:
+        truth = _smooth_luma(hr)
+        lumas = [(luma - truth) ** 2 for luma in lumas]
+        lumas += [np.zeros_like(truth)] if len(lumas) == 1 else []
+    if len(lumas) == 1:  # nothing to compare with: where the image has most structure
+        return np.abs(lumas[0] - _smooth_luma(images[0], 4 * SMOOTHING))
+    return np.max(lumas, axis=0) - np.min(lumas, axis=0)
+
+
+def choose_boxes(images, hr=None, count=1):
+    """Return disjoint boxes (x, y, side), those where SR images (H, W, 3) differ most first.
+
+    Fewer than `count` are returned if the image has no room.
+    """
+    height, width = images[0].shape[:2]
+    side = min(max(SMALLEST_SIDE, min(height, width) // LARGEST_PART), height, width)
+    # mean of each box, at the box's top left corner
+    means = uniform_filter(difference_map(images, hr), side, mode="constant", origin=-(side // 2))
+    means = means[: height - side + 1, : width - side + 1].astype(np.float64)
+    y, x = np.ogrid[: means.shape[0], : means.shape[1]]
+    to_edges = y, means.shape[0] - 1 - y, x, means.shape[1] - 1 - x
+    to_border = np.minimum(np.minimum(*to_edges[:2]), np.minimum(*to_edges[2:]))
+    inside = np.clip(to_border / max(side / 2, 1), 0, 1)
+    means *= BORDER_WEIGHT + (1 - BORDER_WEIGHT) * inside
+    boxes = []
+    while len(boxes) < count and np.isfinite(means.max()):
+        top, left = np.unravel_index(means.argmax(), means.shape)
+        boxes.append((int(left), int(top), side))
+        y_range, x_range = (slice(max(start - side + 1, 0), start + side) for start in (top, left))
+        means[y_range, x_range] = -np.inf
+    return boxes
+
+
+# ------------------------------------------------------------------ layout
+
 
 class Strip(NamedTuple):
-    """An image of the figure: the whole image with boxes, and all crops.
+    """An image of the figure: the whole image with boxes, and all crops."""
 
-    Attributes:
-        title: text below the whole image.
-        panels: list of pictures.Panel; the last one is shown whole.
-        boxes: list of (x, y, side) in HR pixels.
-    """
-
-    title: str
-    panels: list
-    boxes: list
+    title: str  # below the whole image
+    panels: list  # of pictures.Panel; the last one is shown whole
+    boxes: list  # of (x, y, side) in HR pixels
 
 
 class Tile(NamedTuple):
@@ -47,64 +97,65 @@ class Tile(NamedTuple):
     frame: str | None = None  # color of a frame
 
 
-def _fitting_font(width, texts, largest):
-    """Return the font size (points) at which the longest line fits a width (inches)."""
+def _fit_text(width, texts, largest):
+    """Return (font size in points, texts): lines that fit a width in inches.
+
+    Lines that are too long at the smallest size are broken.
+    """
     longest = max(len(line) for text in texts for line in text.split("\n"))
-    return min(largest, width * 72 / (CHARACTER_WIDTH * max(longest, 1)))
+    points = width * 72 / (CHARACTER_WIDTH * max(longest, 1))
+    points = min(largest, max(points, SMALLEST_FONT))
+    n_characters = max(1, int(width * 72 / (CHARACTER_WIDTH * points) + 1e-6))
+    lines = ([textwrap.wrap(line, n_characters) for line in text.split("\n")] for text in texts)
+    return points, ["\n".join(part for parts in text for part in parts) for text in lines]
 
 
-def _natural_size(strip):
-    """Return (rows, columns, width of the whole image, height of the strip) in inches.
+def _layout_strip(strip, top, width=None, largest=FONT):
+    """Return (tiles, height, width) of a strip at `top`; width None is the natural width.
 
-    With one box, four or more crops stand in two rows. With several boxes, each has a row.
+    With one box, four or more crops stand in two rows. With several boxes, each has a row, and
+    labels stand below the last row.
     """
     n_panels, n_boxes = len(strip.panels), len(strip.boxes)
-    rows = n_boxes if n_boxes > 1 else 1 if n_panels < 4 else 2
-    columns = n_panels if n_boxes > 1 else math.ceil(n_panels / rows)
-    between = GAP if n_boxes > 1 else LABEL  # labels stand below the last row of several boxes
-    high = rows * CROP + (rows - 1) * between
-    height, width = strip.panels[-1].image.shape[:2]
-    return rows, columns, min(high * width / height, 1.8 * high), high
-
-
-def _layout_strip(strip, top, width=None):
-    """Return (tiles, height, width) of a strip whose top is at `top`.
-
-    Width None is the natural width."""
-    _, columns, whole, high = _natural_size(strip)
-    natural = whole + columns * (GAP + CROP)
-    factor = (width or natural) / natural
-    crop, label, gap, whole, high = (x * factor for x in (CROP, LABEL, GAP, whole, high))
-    font = FONT * min(1.0, factor)
-    points = _fitting_font(whole, [strip.title], font)
+    several = n_boxes > 1
+    rows = n_boxes if several else 1 if n_panels < 4 else 2
+    columns = n_panels if several else math.ceil(n_panels / rows)
     overview = strip.panels[-1].image
-    several = len(strip.boxes) > 1
-    tiles = [Tile(MARGIN, top, whole, high, overview, strip.title, points, tuple(strip.boxes))]
-    points = _fitting_font(crop, [panel.text for panel in strip.panels], font)
+    aspect = min(overview.shape[1] / overview.shape[0], 1.8)
+    label, crop = 0.42, CROP
+    for _ in range(3):  # the height of labels depends on the size of crops, and that on labels
+        between = (rows - 1) * (GAP if several else label)
+        if width is not None:
+            crop = (width - columns * GAP - aspect * between) / (aspect * rows + columns)
+        if crop < 0.2:
+            raise UserError(f"--width {width + 2 * MARGIN:g} is too small for {n_panels} crops")
+        high = rows * crop + between
+        whole = high * aspect
+        title_points, (title,) = _fit_text(whole, [strip.title], largest)
+        points, texts = _fit_text(crop, [panel.text for panel in strip.panels], largest)
+        heights = [title_points * (title.count("\n") + 1)]
+        heights += [points * (text.count("\n") + 1) for text in texts]
+        label = max(heights) * LINE_HEIGHT / 72 + 0.07
+    tiles = [Tile(MARGIN, top, whole, high, overview, title, title_points, tuple(strip.boxes))]
     for i, (x, y, side) in enumerate(strip.boxes):
         for k, panel in enumerate(strip.panels):
             row, column = (i, k) if several else divmod(k, columns)
-            left = MARGIN + whole + gap + column * (gap + crop)
-            down = top + row * (crop + (gap if several else label))
-            text = "" if several and i + 1 < len(strip.boxes) else panel.text
+            left = MARGIN + whole + GAP + column * (GAP + crop)
+            down = top + row * (crop + (GAP if several else label))
+            text = "" if several and i + 1 < n_boxes else texts[k]
             frame = COLORS[i % len(COLORS)] if several else None
             image = panel.image[y : y + side, x : x + side]
             tiles.append(Tile(left, down, crop, crop, image, text, points, frame=frame))
-    return tiles, high + label, natural * factor
+    return tiles, high + label, whole + columns * (GAP + crop)
 
 
 def _draw_tile(figure, tile, dpi):
     from matplotlib.patches import Rectangle  # matplotlib takes a second to load
 
     width, height = figure.get_size_inches()
-    axis = figure.add_axes(
-        (
-            tile.left / width,
-            1 - (tile.top + tile.height) / height,
-            tile.width / width,
-            tile.height / height,
-        )
-    )
+    bottom = 1 - (tile.top + tile.height) / height
+    place = (tile.left / width, bottom, tile.width / width, tile.height / height)
+    axis = figure.add_axes(place)
     # if an image has more pixels than dots, averaging avoids aliasing
     is_smaller = tile.image.shape[1] > tile.width * dpi
     axis.imshow(tile.image, interpolation="hanning" if is_smaller else "nearest", aspect="auto")
@@ -114,73 +165,58 @@ def _draw_tile(figure, tile, dpi):
         corner = (x - 0.5, y - 0.5)
         axis.add_patch(Rectangle(corner, side, side, fill=False, edgecolor=color, linewidth=1.5))
     if tile.frame:
-        shape = tile.image.shape
-        frame = Rectangle((-0.5, -0.5), shape[1], shape[0], fill=False, clip_on=False)
+        frame = Rectangle((0, 0), 1, 1, fill=False, clip_on=False, transform=axis.transAxes)
         frame.set(edgecolor=tile.frame, linewidth=2)
         axis.add_patch(frame)
-    if tile.text:
-        x = (tile.left + tile.width / 2) / width
-        y = 1 - (tile.top + tile.height + 0.04) / height
-        figure.text(x, y, tile.text, ha="center", va="top", fontsize=tile.points)
+    x, y = (tile.left + tile.width / 2) / width, bottom - 0.04 / height
+    figure.text(x, y, tile.text, ha="center", va="top", fontsize=tile.points)
 
 
-def draw(path, strips, dpi=None, width=None):
-    """Draw images below each other into one figure.
+def draw(path, strips, dpi=None, width=None, font=None):
+    """Draw Strips below each other into one figure, whose format is that of the file's ending.
 
-    Args:
-        path: the file; its extension names the format.
-        strips: list of Strip.
-        dpi: dots per inch; None: 100, or 300 for the images of vector formats.
-        width: inches; None: that of the widest image at crops of 1.9 inches.
-
-    Raises:
-        UserError: matplotlib cannot write the format.
+    Without a dpi it is 100, or 300 for the images of vector formats. Without a width in inches it is
+    that of the widest strip at crops of 1.9 inches. `font`: see `checkpoint.plot.style`.
     """
-    use_file_backend()
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
+    from checkpoint.plot import require_format, style  # matplotlib takes a second to load
+
+    require_format(path)
+    largest = FONT_OF_WIDTH if width else FONT
     if width is None and len(strips) > 1:
         width = max(_layout_strip(strip, 0)[2] for strip in strips) + 2 * MARGIN
     inner = width - 2 * MARGIN if width else None
     tiles, top, right = [], MARGIN, 0.0
     for strip in strips:
-        placed, high, wide = _layout_strip(strip, top, inner)
+        placed, high, wide = _layout_strip(strip, top, inner, largest)
         tiles += placed
         top, right = top + high, max(right, wide)
-    figure = Figure((right + 2 * MARGIN, top + MARGIN))
-    if path.suffix[1:] not in figure.canvas.get_supported_filetypes():
-        raise UserError(f"--figure {path}: {path.suffix!r} must be a format of pictures, as .png")
     dpi = dpi or (DPI_OF_VECTORS if path.suffix in VECTOR_FORMATS else DPI)
-    for tile in tiles:
-        _draw_tile(figure, tile, dpi)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as partial:
-        figure.savefig(partial, dpi=dpi, format=path.suffix[1:])
+    with rc_context(style(font)):
+        figure = Figure((right + 2 * MARGIN, top + MARGIN))
+        for tile in tiles:
+            _draw_tile(figure, tile, dpi)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(path) as partial:
+            figure.savefig(partial, dpi=dpi, format=path.suffix[1:])
 
 
 def make_strip(picture, boxes=None, n_boxes=1):
-    """Return the Strip of a picture, with boxes chosen if none are given.
-
-    Raises:
-        UserError: a box is not inside the picture.
-    """
-    if not boxes:
-        boxes = choose_boxes(picture.compared, picture.hr, n_boxes)
-    check_boxes(boxes, picture)
+    """Return the Strip of a picture, with boxes chosen if none are given."""
+    boxes = boxes or choose_boxes(picture.compared, picture.hr, n_boxes)
+    height, width = picture.panels[-1].image.shape[:2]
+    for x, y, side in boxes:
+        if side < 1 or x < 0 or y < 0 or x + side > width or y + side > height:
+            size = f"{width}x{height} pixels"
+            raise UserError(f"--box {x} {y} {side} must be inside {picture.name}, which is {size}")
     return Strip(picture.title, picture.panels, boxes)
 
 
-def draw_pictures(path, pictures, options):
-    """Draw pictures into the file `path`, or each into its own file NAME_IMAGE.
-
-    Args:
-        path: a Path.
-        pictures: list of pictures.Picture.
-        options: with `box`, `boxes`, `dpi`, `width` and `one_file` as compare.py parses them.
-
-    Returns:
-        list of the paths. Nothing is drawn if a box is wrong.
-    """
+def draw_pictures(pictures, options):
+    """Draw pictures into the file --figure, or each into its own file NAME_IMAGE; return paths."""
+    path = options.figure
     strips = [make_strip(picture, options.box, options.boxes) for picture in pictures]
     if len(strips) == 1 or options.one_file:
         files = {path: strips}
@@ -188,5 +224,46 @@ def draw_pictures(path, pictures, options):
         names = [f"{path.stem}_{picture.name}{path.suffix}" for picture in pictures]
         files = {path.with_name(n): [strip] for n, strip in zip(names, strips, strict=True)}
     for target, parts in files.items():
-        draw(target, parts, options.dpi, options.width)
+        draw(target, parts, options.dpi, options.width, options.font)
     return list(files)
+
+
+# ------------------------------------------------------------------ curves
+
+
+def curves_of(lines):
+    """Return {key: {epoch: value}} of the lines of an experiment.
+
+    Keys are "PSNR SET xS", its loss terms, and "contrast" of PCL-SR: s_neg - s_pos.
+    """
+    found = {}
+    for (name, scale), tests in tests_of_training(lines).items():
+        curve = {epoch: line["psnr"] for epoch, line in tests.items() if line["psnr"] is not None}
+        found |= {printable(f"PSNR {name} x{scale}"): curve} if curve else {}
+    for line in lines:
+        for term, value in line.get("loss", {}).items():
+            if value is not None:
+                found.setdefault(term, {})[line["epoch"]] = value
+    for positive in [key for key in found if key.endswith(" s_pos")]:
+        negative = found.get(positive.replace("s_pos", "s_neg"), {})
+        curve = {e: negative[e] - value for e, value in found[positive].items() if e in negative}
+        found |= {"contrast": curve} if curve else {}
+    return found
+
+
+def draw_curves(runs, options):
+    """Draw quantities of runs over their epochs into the file --curves, one panel for each."""
+    from checkpoint.plot import plot_panels
+
+    panels = {}
+    for run in runs:
+        for key, curve in curves_of(run.lines).items():
+            panels.setdefault(key, {})[run.label] = curve
+    keys = options.keys or panels
+    chosen = {k: curves for k, curves in panels.items() if k in keys or k.split()[0] in keys}
+    if not chosen:
+        raise UserError(f"no curve: --keys must be of {', '.join(panels) or 'a training'}")
+    path, more = options.curves, {"width": options.width, "font": options.font, "dpi": options.dpi}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    plot_panels(path.parent, path.stem, chosen, "", (path.suffix[1:],), **more)
+    return path

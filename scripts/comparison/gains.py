@@ -2,7 +2,8 @@
 
 Two kinds of standard error answer two questions. Over images: would the gain hold on other images,
 for these very weights? Over seeds: would it hold if the networks were trained again? Only the
-second one says whether a method is better.
+second one says whether a method is better. Its interval is that of Student's t: with three pairs,
+95 % are 4.3 standard errors, not 2.
 """
 
 import math
@@ -10,8 +11,10 @@ import os
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import stdtrit
 
-from comparison.common import common_scores, lost_images, means_are_comparable, mismatch
+from comparison.runs import printable
+from comparison.scoring import common_scores, lost_images, means_are_comparable, mismatch
 from runtime.files import UserError
 
 MIN_SEEDS = 3  # a standard error of two values says almost nothing (t with one degree of freedom)
@@ -34,11 +37,6 @@ def mean_and_error(values):
     return float(values.mean()), error
 
 
-def difference(before, after):
-    """Return after - before; None if one of them is None."""
-    return None if before is None or after is None else after - before
-
-
 def reference(rows, row, key):
     """Return the row or group that a gain on a set is over, or None.
 
@@ -51,31 +49,20 @@ def reference(rows, row, key):
 
 
 def image_gains(first, other, key, scorer):
-    """Compare the tests of two rows on a set and scale, which both have.
-
-    Args:
-        first, other: rows.
-        key: (dataset, scale).
-        scorer: scoring.Scorer.
-
-    Returns:
-        (gains, note): {metric name: Gain}, or None if the tests cannot be compared; a sentence
-        about what is missing, or None.
-    """
+    """Return ({metric name: Gain}, or None if tests cannot be compared; note on what is missing)."""
     if problem := mismatch((first, other), key, scorer):
         return None, f"no gain of {other.label}: {problem}"
     gains, note = {}, None
     for metric in scorer.metrics:
+        gains[metric.name] = Gain(None)
         tables = common_scores((first, other), key, metric, scorer)
         if tables is not None:
             before, after = tables
             mean, error = mean_and_error([after[image] - before[image] for image in before])
             gains[metric.name] = Gain(mean, error, len(before))
         elif means_are_comparable((first, other), key, metric, scorer):
-            means = (scorer.mean(row, key, metric) for row in (first, other))
-            gains[metric.name] = Gain(difference(*means))
-        else:
-            gains[metric.name] = Gain(None)
+            means = [scorer.mean(row, key, metric) for row in (first, other)]
+            gains[metric.name] = Gain(None if None in means else means[1] - means[0])
     unknown = [row for row in (first, other) if row.run and scorer.scores(row, key) is None]
     if unknown:
         paths = dict.fromkeys(str(row.scores_path(key).parent) for row in unknown)
@@ -89,36 +76,20 @@ def image_gains(first, other, key, scorer):
 
 
 class Group:
-    """Runs that differ in their seed, tested in one way.
-
-    Attributes:
-        family: name of the group.
-        suffix: how its tests were made.
-        rows: the row of each run.
-        missing: names of runs without such tests.
-        label: the name with the suffix and a mark for unfinished runs.
-    """
+    """Runs that differ in their seed, tested in one way."""
 
     run = None
 
     def __init__(self, name, suffix, rows, missing=()):
-        self.family, self.suffix, self.rows, self.missing = name, suffix, rows, list(missing)
+        """Keep the name, how tests were made, the row of each run, and the runs without such tests.
+
+        `tests` is {(dataset, scale): the rows that were tested on it}.
+        """
+        self.family, self.suffix, self.rows, self.missing = name, suffix, rows, missing
         marks = [f"{row.run.label}{row.mark}" for row in rows if row.mark]
         self.label = name + suffix + (f" [{', '.join(marks)}]" if marks else "")
-
-    @property
-    def tests(self):
-        """The rows that were tested on each set and scale: {(dataset, scale): rows}."""
-        keys = dict.fromkeys(key for row in self.rows for key in row.tests)
-        return {key: [row for row in self.rows if key in row.tests] for key in keys}
-
-    def summary(self, key, metric, scorer):
-        """Return (mean, standard error over seeds, number of seeds) of the runs with a metric."""
-        found = [(row, scorer.mean(row, key, metric)) for row in self.rows]
-        rows = [row for row, mean in found if mean is not None]
-        mean, error = mean_and_error([mean for _, mean in found if mean is not None])
-        n_seeds = count_seeds(rows)
-        return mean, error if n_seeds == len(rows) else None, n_seeds
+        keys = dict.fromkeys(key for row in rows for key in row.tests)
+        self.tests = {key: [row for row in rows if key in row.tests] for key in keys}
 
     @property
     def notes(self):
@@ -133,31 +104,43 @@ class Group:
         return notes
 
 
+def summary(row, key, metric, scorer):
+    """Return (mean, standard error over seeds, number of seeds) of a row or a group.
+
+    A mean over runs that were tested on different images is None.
+    """
+    if not isinstance(row, Group):
+        return scorer.mean(row, key, metric), None, None
+    found = [(member, scorer.mean(member, key, metric)) for member in row.rows]
+    members = [member for member, mean in found if mean is not None]
+    n_seeds = count_seeds(members)
+    if mismatch(members, key, scorer):
+        return None, None, n_seeds
+    mean, error = mean_and_error([mean for _, mean in found if mean is not None])
+    return mean, error if n_seeds == len(members) else None, n_seeds
+
+
 def count_seeds(rows):
     """Return the number of different seeds of rows; each unknown seed counts."""
     seeds = [row.run.seed for row in rows]
     return len(set(seeds) - {None}) + seeds.count(None)
 
 
-def parse_group(text):
-    """Return (name, experiments) of "NAME=a,b,c".
-
-    Raises:
-        UserError: another form.
-    """
-    name, separator, members = text.partition("=")
-    names = [member.strip() for member in members.split(",")]
-    if not (name.strip() and separator and all(names)):
-        raise UserError(f'--group "{text}" must have the form "NAME=EXPERIMENT,EXPERIMENT,..."')
-    if len({os.path.normpath(name) for name in names}) < len(names):
-        raise UserError(f'--group "{text}" names an experiment twice')
-    return name.strip(), names
-
-
-def check_names(names):
-    """Raise UserError if two groups have one name."""
+def parse_groups(texts):
+    """Return (name, experiments) of each "NAME=a,b,c"."""
+    pairs = []
+    for text in texts:
+        name, separator, members = text.partition("=")
+        names = [member.strip() for member in members.split(",")]
+        if not (name.strip() and separator and all(names)):
+            raise UserError(f'--group "{text}" must have the form "NAME=EXPERIMENT,EXPERIMENT,..."')
+        if len({os.path.normpath(name) for name in names}) < len(names):
+            raise UserError(f'--group "{text}" names an experiment twice')
+        pairs.append((printable(name), names))
+    names = [name for name, _ in pairs]
     for name in {name for name in names if names.count(name) > 1}:
         raise UserError(f"--group {name}=...: two groups must have different names")
+    return pairs
 
 
 def groups_of(name, runs):
@@ -173,23 +156,15 @@ def groups_of(name, runs):
 
 
 class GroupGain(NamedTuple):
-    """Gain of a group over another on a set, by a metric.
+    """Gain of a group over another on a set, by a metric."""
 
-    Attributes:
-        mean: mean gain; None if the groups cannot be compared.
-        seed_error: standard error over seeds, or None.
-        n_seeds: pairs, or different seeds of the smaller group if runs are not paired.
-        is_paired: whether each run is compared with the run of the same seed.
-        image_error: standard error over images of the mean over seeds, or None.
-        n_images: int, or None.
-    """
-
-    mean: float | None = None
-    seed_error: float | None = None
-    n_seeds: int = 0
-    is_paired: bool = False
-    image_error: float | None = None
+    mean: float | None = None  # None if the groups cannot be compared
+    seed_error: float | None = None  # standard error over seeds
+    n_seeds: int = 0  # pairs, or different seeds of the smaller group if runs are not paired
+    is_paired: bool = False  # each run is compared with the run of the same seed
+    image_error: float | None = None  # standard error over images of the mean over seeds
     n_images: int | None = None
+    freedom: float = 0  # degrees of freedom of seed_error
 
     @property
     def kind(self):
@@ -197,19 +172,30 @@ class GroupGain(NamedTuple):
         return f"{self.n_seeds} {'pairs' if self.is_paired else 'runs each, not paired'}"
 
     @property
-    def verdict(self):
-        """What the gain means, in words."""
+    def margin(self):
+        """Half of the 95 % interval over seeds; None with too few seeds to tell."""
+        if self.seed_error is None or self.n_seeds < MIN_SEEDS:
+            return None
+        return float(stdtrit(self.freedom, 0.975)) * self.seed_error
+
+    @property
+    def shows_difference(self):
+        """Whether 0 is outside of the 95 % interval over seeds."""
+        return self.margin is not None and abs(self.mean) > self.margin
+
+    def verdict(self, digits):
+        """Return what the gain means, in words, with numbers of so many digits."""
         if self.mean is None:
             return "n/a"
         if self.n_seeds == 1:
             return "one seed: no error over seeds"
         if self.seed_error is None:
             return "runs of the same seed: no error over seeds"
-        if self.n_seeds < MIN_SEEDS:
+        if self.margin is None:
             return f"{self.kind.partition(',')[0]}: too few to tell"
-        if abs(self.mean) <= 2 * self.seed_error:
-            return "within two standard errors: no difference shown"
-        return "beyond two standard errors"
+        low, high = (self.mean + sign * self.margin for sign in (-1, 1))
+        interval = f"95 % interval {low:+.{digits}f} to {high:+.{digits}f}"
+        return f"{'difference' if self.shows_difference else 'no difference shown'}: {interval}"
 
 
 def _pair_by_seed(first, other):
@@ -232,10 +218,9 @@ def seed_notes(first, other, key):
 
 
 def group_gain(first, other, key, metric, scorer):
-    """Return the GroupGain of `other` over `first`.
+    """Return the GroupGain of `other` over `first`, over the images that are finite in all runs.
 
-    It is over the images that are finite in all runs. Runs are compared in pairs if both groups
-    have the same seeds.
+    Runs are compared in pairs if both groups have the same seeds.
     """
     sides = [group.tests[key] for group in (first, other)]
     pairs = _pair_by_seed(*sides)
@@ -243,43 +228,36 @@ def group_gain(first, other, key, metric, scorer):
     if mismatch(every_row, key, scorer):
         return GroupGain()
     tables = common_scores(every_row, key, metric, scorer)
+    by_row = dict(zip(every_row, tables or [], strict=False))
     if any(lost_images(row, key, metric, scorer) for row in every_row):
         if not (tables and tables[0]):
             return GroupGain()
-        own = dict(zip(every_row, map(_mean, tables), strict=True))
+        own = {row: sum(scores.values()) / len(scores) for row, scores in by_row.items()}
     else:
         own = {row: scorer.mean(row, key, metric) for row in every_row}
     means = [[own[row] for row in side] for side in sides]
     if any(mean is None for side in means for mean in side):
         return GroupGain()
-    n_seeds = min(map(count_seeds, sides))
-    mean, seed_error = _gain_over_seeds(means, pairs)
+    mean, seed_error, freedom = _gain_over_seeds(means, pairs)
     if any(count_seeds(side) < len(side) for side in sides):
         seed_error = None
     image_error = n_images = None
     if tables is not None:
-        by_row = dict(zip(every_row, tables, strict=True))
-        before, after = ([by_row[row] for row in side] for side in sides)
-        _, image_error = mean_and_error(
-            [_mean_of(after, image) - _mean_of(before, image) for image in tables[0]]
-        )
         n_images = len(tables[0])
-    return GroupGain(mean, seed_error, n_seeds, bool(pairs), image_error, n_images)
-
-
-def _mean(scores):
-    return sum(scores.values()) / len(scores)
-
-
-def _mean_of(tables, image):
-    """Return the mean of the scores of an image over runs."""
-    return sum(table[image] for table in tables) / len(tables)
+        per_image = [[list(by_row[row].values()) for row in side] for side in sides]
+        _, image_error = mean_and_error(np.mean(per_image[1], 0) - np.mean(per_image[0], 0))
+    n_seeds = min(map(count_seeds, sides))
+    return GroupGain(mean, seed_error, n_seeds, bool(pairs), image_error, n_images, freedom)
 
 
 def _gain_over_seeds(means, is_paired):
-    """Return (mean gain, standard error over seeds) of the means of runs."""
+    """Return (mean gain, its standard error over seeds, degrees of freedom) of means of runs."""
     if is_paired:
-        return mean_and_error(np.subtract(means[1], means[0]))
+        return *mean_and_error(np.subtract(means[1], means[0])), len(means[0]) - 1
     (before, error_before), (after, error_after) = map(mean_and_error, means)
-    known = error_before is not None and error_after is not None
-    return after - before, math.hypot(error_before, error_after) if known else None
+    if error_before is None or error_after is None:
+        return after - before, None, 0
+    squares = error_before**2, error_after**2
+    parts = sum(s**2 / (len(side) - 1) for s, side in zip(squares, means, strict=True))
+    freedom = sum(squares) ** 2 / parts if parts else sum(map(len, means)) - 2  # Welch's t-test
+    return after - before, math.sqrt(sum(squares)), freedom

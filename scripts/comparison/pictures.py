@@ -6,28 +6,21 @@ from typing import NamedTuple
 
 import numpy as np
 
-from comparison.scoring import is_same_psnr, other_scores, own_scores, size_text
-from comparison.truth import to_rgb8
+from comparison.images import to_rgb8
+from comparison.runs import printable
+from comparison.scoring import check_size, is_same_psnr, other_pixels, other_scores, own_scores
 from data.datasets import DEMO_SETS
 from data.image import read_image
 from runtime.files import UserError
 
 
 class Panel(NamedTuple):
-    """One version of an image.
+    """One version of an image."""
 
-    Attributes:
-        label: name of the method; "bicubic" and "HR" besides.
-        text: label and scores, in two lines.
-        image: (H, W, 3) uint8.
-        scores: {metric name: value}; {} without HR.
-        is_hr, is_bicubic: bool.
-    """
-
-    label: str
-    text: str
-    image: np.ndarray
-    scores: dict = {}
+    label: str  # name of the method; "bicubic" and "HR" besides
+    text: str  # label and scores, in two lines
+    image: np.ndarray  # (H, W, 3) uint8
+    scores: dict = {}  # {metric name: value}; {} without HR
     is_hr: bool = False
     is_bicubic: bool = False
 
@@ -54,7 +47,7 @@ class Picture(NamedTuple):
     @property
     def title(self):
         """The name with set and scale."""
-        return f"{self.name} ({self.key[0]} x{self.key[1]})"
+        return printable(f"{self.name} ({self.key[0]} x{self.key[1]})")
 
 
 def missing_error(row, data_test, name, scale=None):
@@ -76,13 +69,7 @@ def missing_error(row, data_test, name, scale=None):
 
 
 def saved_scales(rows, data_test, image=None):
-    """Return the scales at which pictures (of an image) of a set were saved, sorted.
-
-    Args:
-        rows: rows of experiments and folders.
-        data_test: name of the set.
-        image: name of an image, or None for any.
-    """
+    """Return the sorted scales at which rows have pictures of a set, or of one of its images."""
     scales = set()
     for row in rows:
         if row.run is None:
@@ -97,11 +84,7 @@ def saved_scales(rows, data_test, image=None):
 
 
 def find_key(rows, data_test, image, scale=None):
-    """Return (data_test, scale) of a saved image.
-
-    Raises:
-        UserError: it was not saved, or at several scales.
-    """
+    """Return (data_test, scale) of an image that was saved at a single scale."""
     scales = [found for found in saved_scales(rows, data_test, image) if scale in (None, found)]
     if len(scales) > 1:
         numbers = ", ".join(map(str, scales))
@@ -114,9 +97,31 @@ def find_key(rows, data_test, image, scale=None):
     raise UserError(f"no folder of --images has an SR image of {image}")
 
 
-def picture_sources(runs, folders, key):
-    """Return the rows of each run that have saved images of a set."""
-    return [row for run in runs for row in run.picture_rows(key)] + list(folders)
+def picture_sources(runs, groups, folders, key):
+    """Return the rows with saved images of a set: of each run, of one run of each group, folders.
+
+    `groups` are lists of Run; a scale of None in (dataset, scale) is any.
+    """
+    found = [row for run in runs for row in run.picture_rows(key)]
+    for members in groups:
+        saved = [run for run in members if any(row.sr_paths(key) for row in run.rows)]
+        first = (saved or members)[0]
+        known = {row.folder for row in found}
+        found += first.picture_rows(key) if first.folder not in known else []
+    return found + list(folders)
+
+
+def comparable_rows(rows, key):
+    """Return (rows with saved images of the pixels that the first one was tested on, notes)."""
+    kept, notes = [], []
+    for row in rows:
+        problem = other_pixels([*kept, row], key)
+        if problem is None and row.sr_paths(key):
+            kept.append(row)
+        else:
+            reason = problem or f"{row.label} saved no images (--save_results --save_gt)"
+            notes.append(f"Images of {key[0]} x{key[1]} are without {row.label}: {reason}")
+    return kept, notes
 
 
 def saved_images(rows, key):
@@ -140,28 +145,18 @@ def _panel(label, image, key, name, scorer, row=None):
     return Panel(label, text, to_rgb8(image), scores, is_bicubic=row is None or row.is_bicubic)
 
 
-def load_picture(rows, truth, scorer, key, name):
-    """Read all versions of an image.
+def load_picture(rows, scorer, key, name):
+    """Return the Picture of an image: panels of bicubic, each row and HR, as far as they exist.
 
-    Args:
-        rows: rows of experiments and folders.
-        truth: truth.Truth.
-        scorer: scoring.Scorer.
-        key: (dataset, scale).
-        name: name of the image without extension.
-
-    Returns:
-        Picture: panels of bicubic, each row and HR, as far as they exist. Scores are of the whole
-        saved 8-bit image, with the conversions and the crop border of the tests.
-
-    Raises:
-        UserError: a picture was not saved, or sizes differ.
+    Scores are of the whole saved 8-bit image, as tests compute them.
     """
-    hr, panels = truth.hr(key, name), []
+    if problem := other_pixels(rows, key):
+        raise UserError(f"{key[0]} x{key[1]}: {problem}: not comparable")
+    truth, panels = scorer.truth, []
+    hr, bicubic = truth.hr(key, name), truth.bicubic(key, name)
     tested = [row for row in rows if row.run is not None]
     if hr is None and key[0] not in DEMO_SETS and tested:
         raise missing_error(tested[0], key[0], f"{name}_x{key[1]}_HR.png", key[1])
-    bicubic = truth.bicubic(key, name)
     if bicubic is not None and not any(row.is_bicubic for row in rows):
         fits = hr is None or bicubic.shape[:2] == hr.shape[:2]
         panels += [_panel("bicubic", bicubic, key, name, scorer)] if fits else []
@@ -173,9 +168,7 @@ def load_picture(rows, truth, scorer, key, name):
             raise missing_error(row, key[0], f"{name}_x{key[1]}_SR.png", key[1])
         sr = read_image(path)
         expected = hr if hr is not None else panels[0].image if panels else sr
-        if sr.shape[:2] != expected.shape[:2]:
-            sizes = f"{size_text(expected)}, it is {size_text(sr)}"
-            raise UserError(f"{path} must have the size of the others, {sizes}")
+        check_size(sr, expected, path, "the others")
         panels.append(_panel(row.label, sr, key, name, scorer, row))
     if hr is not None:
         titles = " / ".join(metric.title for metric in scorer.metrics)

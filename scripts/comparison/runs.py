@@ -6,33 +6,33 @@ self-ensemble, "+tiles", "+bf16".
 
 import contextlib
 import csv
+import difflib
 import math
 import os
 import re
-import sys
 
 from checkpoint.config import read_config
 from checkpoint.metrics import PLAIN, finite_mean, read_metrics, results_dir, scores_file, variant
 from checkpoint.state import read_state
 from data.datasets import DEMO_SETS
-from runtime.files import UserError
+from runtime.files import UserError, print_error
 
 
-def warn(text):
-    """Print a warning to stderr, apart from the tables."""
-    print(text, file=sys.stderr)
+def printable(text):
+    """Return text as one line of valid UTF-8: names of files may be any bytes."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", "?", " ".join(text.split()))
 
 
 def read_experiment(folder):
-    """Return the lines of metrics.jsonl of an experiment.
-
-    Raises:
-        UserError: the file is missing.
-    """
+    """Return the lines of metrics.jsonl of an experiment."""
     path = folder / "metrics.jsonl"
-    if not path.is_file():
-        raise UserError(f"no such experiment: {folder} (no metrics.jsonl)")
-    return read_metrics(path, warn)
+    if path.is_file():
+        return read_metrics(path, print_error)
+    found = folder.parent.iterdir() if folder.parent.is_dir() else ()
+    names = [other.name for other in found if (other / "metrics.jsonl").is_file()]
+    near = difflib.get_close_matches(folder.name, names, 1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise UserError(f"no such experiment: {folder} (no metrics.jsonl){hint}")
 
 
 def best_epoch(tests, trained, data_test=()):
@@ -43,10 +43,10 @@ def best_epoch(tests, trained, data_test=()):
         trained: set of epochs.
         data_test: names of the sets that the training tests on, as far as they are known.
     """
-    first = {}  # epoch: {(dataset, scale): PSNR}; later tests of an epoch are tests alone
+    first = {}  # epoch: {(dataset, scale): line}; later tests of an epoch are tests alone
     for line in tests:
-        scores = first.setdefault(line["epoch"], {})
-        scores.setdefault((line["dataset"], line["scale"]), line["psnr"])
+        lines = first.setdefault(line["epoch"], {})
+        lines.setdefault((line["dataset"], line["scale"]), line)
     epochs = sorted(trained & set(first))
     best, best_psnr, before = None, -math.inf, {}
     for i, epoch in enumerate(epochs):
@@ -56,7 +56,7 @@ def best_epoch(tests, trained, data_test=()):
         own = own or first[epoch]
         if epoch == epochs[-1] and not set(before) <= set(own):
             break  # its test was cut or has not ended
-        before, psnrs = own, [psnr for psnr in own.values() if psnr is not None]
+        before, psnrs = own, [line["psnr"] for line in own.values() if line["psnr"] is not None]
         mean = sum(psnrs) / len(psnrs) if psnrs else -math.inf
         if mean > best_psnr or best_psnr == -math.inf:
             best, best_psnr = epoch, mean
@@ -74,21 +74,29 @@ class Run:
             label: name in tables and figures; None takes that of the folder.
             best: use the tests of the epoch of model_best.pt; otherwise each set's last test.
             needs_tests: refuse a folder without metrics.jsonl. Upscaling writes none.
-
-        Raises:
-            UserError: the folder is not an experiment.
         """
-        self.folder = folder
-        self.has_own_label = label is not None
-        self.label = label or folder.name.removeprefix("quickstart_")
+        self.folder, self.has_own_label = folder, label is not None
+        self.label = printable(label or folder.name.removeprefix("quickstart_"))
         may_lack_tests = not needs_tests and any(folder.glob("results-*"))
         has_tests = (folder / "metrics.jsonl").is_file()
-        lines = [] if may_lack_tests and not has_tests else read_experiment(folder)
-        self.trained = {line["epoch"] for line in lines if "loss" in line}
-        self.best = best and bool(self.trained)
-        self.flags = self._read_flags()
-        tests = [line for line in lines if line.get("dataset")]
+        self.lines = [] if may_lack_tests and not has_tests else read_experiment(folder)
+        self.trained = {line["epoch"] for line in self.lines if "loss" in line}
+        tests = [line for line in self.lines if line.get("dataset")]
         self.tested = {line["epoch"] for line in tests}
+        # a training that was stopped in its first epoch has epoch 0
+        self.was_trained = bool(self.trained) or 0 in self.tested
+        self.flags = self._read_flags()
+        self.is_luma = self.flags.get("n_colors") == "1"
+        self.epochs = self._number("epochs")
+        # tests alone do not know the --seed of their weights
+        self.seed = self._number("seed") if self.was_trained else None
+        self.is_unfinished = (
+            self.was_trained and self.epochs is not None and max(self.tested or [0]) < self.epochs
+        )
+        self.best = best and bool(self.trained)
+        self.rows = self._find_rows(tests)
+
+    def _find_rows(self, tests):
         by_suffix = {}  # suffix: {(dataset, scale): line}
         epoch = self._best_epoch(tests) if self.best else None
         for line in tests:
@@ -98,7 +106,7 @@ class Run:
                 shown[key] = line  # the last
             elif line["epoch"] == epoch:
                 shown.setdefault(key, line)  # the training's own, not a later test
-        self.rows = [Row(self, suffix, shown) for suffix, shown in sorted(by_suffix.items())]
+        return [Row(self, suffix, shown) for suffix, shown in sorted(by_suffix.items())]
 
     def picture_rows(self, key):
         """Return the rows with saved SR images of a set: at least one row."""
@@ -127,32 +135,6 @@ class Run:
         return int(text) if text.isdigit() else None
 
     @property
-    def is_luma(self):
-        """Whether the images are Y of --n_colors 1."""
-        return self.flags.get("n_colors") == "1"
-
-    @property
-    def was_trained(self):
-        """Whether the run is a training; one stopped in its first epoch has epoch 0."""
-        return bool(self.trained) or 0 in self.tested
-
-    @property
-    def seed(self):
-        """The --seed of the training, or None: tests do not know that of their weights."""
-        return self._number("seed") if self.was_trained else None
-
-    @property
-    def epochs(self):
-        """The epochs that the run is to be trained for, or None."""
-        return self._number("epochs")
-
-    @property
-    def is_unfinished(self):
-        """Whether the run was trained and has not tested the last of its --epochs."""
-        is_known = self.was_trained and self.epochs is not None
-        return is_known and max(self.tested, default=0) < self.epochs
-
-    @property
     def reason_unfinished(self):
         """Why --finished refuses the run, as text; "" if it does not."""
         if not self.tested:
@@ -160,7 +142,7 @@ class Run:
         if self.was_trained and self.epochs is None:
             return " (unknown --epochs: config.txt cannot be read)"
         if self.is_unfinished:
-            return f" (epoch {max(self.tested, default=0)} of {self.epochs})"
+            return f" (epoch {max(self.tested)} of {self.epochs})"
         return next((row.mark for row in self.rows if row.mark), "")
 
     def epoch_mark(self, lines):
@@ -187,7 +169,9 @@ class Row:
         self.run, self.suffix, self.tests = run, suffix, tests
         truth = [line for key, line in tests.items() if key[0] not in DEMO_SETS]
         self.mark = run.epoch_mark(truth) if truth else ""
-        self.folder = run.folder
+        self.folder, self.is_luma = run.folder, run.is_luma
+        self.family = run  # what the rows of an experiment have in common
+        self.is_bicubic = run.flags.get("model") == "Bicubic"
         self._scores = {}  # (dataset, scale): the result of `scores`
 
     @property
@@ -196,25 +180,10 @@ class Row:
         return self.run.label + self.suffix + self.mark
 
     @property
-    def family(self):
-        """What the rows of an experiment have in common."""
-        return self.run
-
-    @property
-    def is_luma(self):
-        """Whether the images are Y."""
-        return self.run.is_luma
-
-    @property
     def how(self):
         """How the tests were made: {"self_ensemble", "chop", "precision"}."""
         line = next(iter(self.tests.values()), PLAIN)
         return {name: line[name] for name in PLAIN}
-
-    @property
-    def is_bicubic(self):
-        """Whether the row is of --model Bicubic."""
-        return self.run.flags.get("model") == "Bicubic"
 
     def scores(self, key):
         """Return {image: {"psnr": ..., "ssim": ...}} of a test; None if they were not kept."""
@@ -233,19 +202,15 @@ class Row:
             try:
                 found = read_scores(path) if path.is_file() else None
             except UserError as error:
-                warn(f"WARNING: {error}")
+                print_error(f"WARNING: {error}")
                 continue
-            if found and self._is_of_test(found, self.tests[key]["psnr"]):
-                return found
+            if found:
+                mean = finite_mean(scores["psnr"] for scores in found.values())
+                psnr = self.tests[key]["psnr"]
+                is_known = None not in (mean, psnr)
+                if math.isclose(mean, psnr, rel_tol=1e-12) if is_known else mean is psnr:
+                    return found
         return None
-
-    @staticmethod
-    def _is_of_test(scores, psnr):
-        """Return whether scores of images have the mean PSNR that a test has recorded."""
-        mean = finite_mean(found["psnr"] for found in scores.values())
-        if mean is None or psnr is None:
-            return mean is psnr
-        return math.isclose(mean, psnr, rel_tol=1e-12)
 
     def results(self, key):
         """Return the folder of the SR images of a set."""
@@ -258,15 +223,11 @@ class Row:
 
 
 def read_scores(path):
-    """Return {image: {"psnr": ..., "ssim": ...}} of a file of per_image/.
-
-    Raises:
-        UserError: the file is not such a table.
-    """
+    """Return {image: {"psnr": ..., "ssim": ...}} of a file of per_image/."""
     try:
         with open(path, encoding="utf-8", newline="") as file:
             found = {
-                row.pop("image"): {name: float(value) for name, value in row.items()}
+                _name_of_file(row.pop("image")): {n: float(value) for n, value in row.items()}
                 for row in csv.DictReader(file)
             }
         if not found or any(not {"psnr", "ssim"} <= set(scores) for scores in found.values()):
@@ -276,11 +237,13 @@ def read_scores(path):
     return found
 
 
-def rows_of(runs):
-    """Return the rows of several runs.
+def _name_of_file(text):
+    """Return the name of an image; tests write a byte that is not UTF-8 as \\udcXX."""
+    return re.sub(r"\\u(dc[89a-f][0-9a-f])", lambda match: chr(int(match[1], 16)), text)
 
-    Sets without ground truth are left out if there are others.
-    """
+
+def rows_of(runs):
+    """Return the rows of several runs, without sets without ground truth if there are others."""
     rows = [row for run in runs for row in run.rows]
     if any(key[0] not in DEMO_SETS for row in rows for key in row.tests):
         for row in rows:
@@ -290,11 +253,9 @@ def rows_of(runs):
 
 def name_apart(runs, dir_experiment):
     """Replace a label that runs of different folders share by their paths."""
-    ambiguous = [
-        run
-        for run in runs
-        if not run.has_own_label
-        and len({other.folder.resolve() for other in runs if other.label == run.label}) > 1
-    ]
-    for run in ambiguous:
-        run.label = os.path.relpath(run.folder, dir_experiment)
+    folders = {}  # label: folders
+    for run in runs:
+        folders.setdefault(run.label, set()).add(run.folder.resolve())
+    for run in runs:
+        if not run.has_own_label and len(folders[run.label]) > 1:
+            run.label = printable(os.path.relpath(run.folder, dir_experiment))

@@ -1,28 +1,45 @@
-"""Scores of the images of rows: those that tests kept, others computed from saved images."""
+"""Scores of the images of rows, the cost of their networks, and which scores are comparable.
+
+Scores are those that tests kept, or are computed from saved images. Tables, ranks, gains and groups
+all ask here whether means are over the same images. "Rows" are rows or groups; a group stands for
+its members.
+"""
 
 import math
+from typing import NamedTuple
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from checkpoint.metrics import finite_mean
 from data.datasets import dataset_spec
 from data.image import read_image, to_channels, to_tensor
 from image_quality import OWN, score
 from metric import calc_psnr, calc_ssim
+from model import build_network, count_parameters, is_multi_scale
+from option import parse_args
 from runtime.files import UserError
 
 SAME_PSNR = 0.005  # dB; HR of 16 bits is saved with 8
 
 
 def own_scores(sr, hr, key, name):
-    """Return {"psnr": ..., "ssim": ...} of two images (H, W, C), as tests do.
-
-    Raises:
-        UserError: nothing is left of the image, which `name` names, inside the crop border.
-    """
+    """Return {"psnr": ..., "ssim": ...} of two images (H, W, C), as tests do."""
     arguments = (to_tensor(sr), to_tensor(hr), key[1], 255, dataset_spec(key[0]).benchmark)
     try:
         return {"psnr": calc_psnr(*arguments), "ssim": calc_ssim(*arguments)}
     except ValueError as error:
         raise UserError(f"{name} on {key[0]} x{key[1]} cannot be scored: {error}") from error
+
+
+def other_scores(metrics, sr, hr, image):
+    """Return {metric name: value} of the metrics that are computed from images (H, W, C).
+
+    Without HR, metrics that need it are left out. `image` is a name for messages.
+    """
+    usable = [m for m in metrics if m.compute and (hr is not None or not m.needs_hr)]
+    tensors = [None if x is None else to_tensor(x) for x in (sr, hr)]
+    return {metric.name: score(metric, *tensors, image) for metric in usable}
 
 
 def _to_luma(image, is_luma):
@@ -43,13 +60,15 @@ def _is_whole_test(row, key, scores):
     return is_same and test.get("images", len(scores)) == len(scores)
 
 
-class Scorer:
-    """Scores of the images of rows by the metrics of a table.
+def check_size(image, expected, path, of_what):
+    """Raise UserError if an image of a file has not the size of another one."""
+    if image.shape[:2] != expected.shape[:2]:
+        sizes = [f"{x.shape[1]}x{x.shape[0]} pixels" for x in (expected, image)]
+        raise UserError(f"{path} must have the size of {of_what}, {sizes[0]}, it is {sizes[1]}")
 
-    Attributes:
-        metrics: list of Metric.
-        notes: sentences about scores that are missing.
-    """
+
+class Scorer:
+    """Scores of the images of rows by a list of Metric; `notes` say which are missing."""
 
     def __init__(self, metrics, truth):
         self.metrics, self.truth, self.notes = metrics, truth, []
@@ -101,18 +120,9 @@ class Scorer:
         return found
 
     def matched(self, sr, key, image, is_luma):
-        """Return an SR image and HR with the channels in which tests compare them.
+        """Return (SR image, HR or None), with the channels in which tests compare them.
 
         Tests of --n_colors 1 compare Y, the others three channels: gray ones are repeated.
-
-        Args:
-            sr: (H, W, C).
-            key: (dataset, scale).
-            image: name.
-            is_luma: whether SR is Y.
-
-        Returns:
-            (sr, hr); hr is None without ground truth.
         """
         hr, hr_is_luma = self.truth.hr(key, image), self.truth.is_luma(key)
         if hr is None:
@@ -127,35 +137,144 @@ class Scorer:
             sr, hr = self.matched(read_image(path), key, image, row.is_luma)
             if hr is None:
                 return None
-            if sr.shape[:2] != hr.shape[:2]:
-                sizes = f"{size_text(hr)}, it is {size_text(sr)}"
-                raise UserError(f"{path} must have the size of HR, {sizes}")
+            check_size(sr, hr, path, "HR")
             found[image] = own_scores(sr, hr, key, path)
         return found
 
-
-def other_scores(metrics, sr, hr, image):
-    """Return {metric name: value} of the metrics of pyiqa.
-
-    Args:
-        metrics: list of Metric.
-        sr, hr: images (H, W, C); without HR, metrics that need it are left out.
-        image: name of the image, for messages.
-    """
-    usable = [m for m in metrics if m.compute and (hr is not None or not m.needs_hr)]
-    tensors = [None if x is None else to_tensor(x) for x in (sr, hr)]
-    return {metric.name: score(metric, *tensors, image) for metric in usable}
-
-
-def size_text(image):
-    """Return "WxH pixels" of an image (H, W, C)."""
-    return f"{image.shape[1]}x{image.shape[0]} pixels"
-
-
-def fill_folder_rows(rows, scorer):
-    """Fill in mean PSNR and SSIM of the tests of folder rows."""
-    for row in rows:
-        if row.run is None:
+    def fill(self, rows):
+        """Fill in mean PSNR and SSIM of the tests of folder rows."""
+        for row in rows:
             for key, test in row.tests.items():
-                for metric in OWN.values():
-                    test[metric.name] = scorer.mean(row, key, metric)
+                test |= {metric.name: self.mean(row, key, metric) for metric in OWN.values()}
+
+
+# ------------------------------------------------------------------ cost
+
+SR_PIXELS = 1280 * 720  # the field's convention: multiply-adds for one such SR image
+# LR pixels of the image that is counted. The cost is proportional to the pixels, except for the
+# hashing of NLSN: 0.1 % of its cost at 1280x720, less at this size.
+SIDE = 48
+
+
+class Cost(NamedTuple):
+    """Trainable parameters, and multiply-adds of matrix products and convolutions."""
+
+    parameters: int
+    multiply_adds: float
+
+
+def cost_of(args, scale):
+    """Return the Cost of the network that flags describe, at a scale, from one small image."""
+    args.scale = [scale]
+    net = build_network(args).eval()
+    lr = torch.zeros(1, args.n_colors, SIDE, SIDE)
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        net(lr, scale) if is_multi_scale(net) else net(lr)
+    images = SR_PIXELS / (SIDE * scale) ** 2
+    return Cost(count_parameters(net), counter.get_total_flops() / 2 * images)
+
+
+class CostTable:
+    """Costs of rows, computed once for each experiment and scale."""
+
+    def __init__(self):
+        self._found = {}
+        self.notes = []
+
+    def cost(self, row, scale):
+        """Return the Cost of a row's or a group's network, or None."""
+        row = getattr(row, "rows", [row])[0]
+        if row.run is None or not row.run.flags:
+            return None
+        if (row.folder, scale) not in self._found:
+            self._found[row.folder, scale] = self._compute(row, scale)
+        return self._found[row.folder, scale]
+
+    def _compute(self, row, scale):
+        flags = ["--dir_experiment", str(row.folder.parent), "--load", row.folder.name]
+        try:
+            return cost_of(parse_args([*flags, "--test_only", "--cpu"]), scale)
+        except (UserError, NotImplementedError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            self.notes.append(f"no multiply-adds of {row.run.label} x{scale}: {reason}")
+            return None
+
+
+# ------------------------------------------------------ which images tests share
+
+
+def tests_of(rows, key):
+    """Return the rows that were tested on (dataset, scale), with the members of groups."""
+    members = [member for row in rows for member in getattr(row, "rows", [row])]
+    return [row for row in dict.fromkeys(members) if key in row.tests]
+
+
+def plural(count, noun):
+    """Return "1 image" or "2 images"; a count of None is unknown."""
+    return f"{'?' if count is None else count} {noun}{'' if count == 1 else 's'}"
+
+
+def other_pixels(rows, key):
+    """Return how the fingerprints of the images of tests differ, or None; unknown ones fit all."""
+    known = [(row, i) for row in tests_of(rows, key) if (i := row.tests[key].get("images_id"))]
+    for row, images_id in known[1:]:
+        if images_id != known[0][1]:
+            first = f"{known[0][0].label} ({known[0][1]})"
+            return f"{row.label} ({images_id}) was tested on other pixels than {first}"
+    return None
+
+
+def mismatch(rows, key, scorer):
+    """Return how the tests of rows differ in their images, or None."""
+    rows = tests_of(rows, key)
+    counts = [row.tests[key].get("images") for row in rows]
+    if len(set(counts)) > 1:
+        first, *others = zip(rows, counts, strict=True)
+        texts = [f"{first[0].label} has {plural(first[1], 'image')}"]
+        return ", ".join(texts + [f"{row.label} {'?' if n is None else n}" for row, n in others])
+    known = [(row, set(found)) for row in rows if (found := scorer.scores(row, key)) is not None]
+    for row, images in known[1:]:
+        if images != known[0][1]:
+            stray = min(images ^ known[0][1])
+            return f"{row.label} was tested on other images than {known[0][0].label} ({stray})"
+    return other_pixels(rows, key)
+
+
+def lost_images(row, key, metric, scorer):
+    """Return the frozenset of images that have no finite value of a metric."""
+    scores, name = scorer.scores(row, key) or {}, metric.name
+    return frozenset(image for image in scores if not math.isfinite(scores[image].get(name, 0)))
+
+
+def means_are_comparable(rows, key, metric, scorer):
+    """Return whether the means of rows are known to be over the same images."""
+    lost = {lost_images(row, key, metric, scorer) for row in tests_of(rows, key)}
+    return len(lost) <= 1 and mismatch(rows, key, scorer) is None
+
+
+def common_scores(rows, key, metric, scorer):
+    """Return {image: value} of each row (no group), of the images that are finite in all rows.
+
+    None if the scores of a row are unknown.
+    """
+    tables, name = [scorer.scores(row, key) for row in rows], metric.name
+    if None in tables or any(name not in scores for t in tables for scores in t.values()):
+        return None
+    images = [i for i in tables[0] if all(math.isfinite(table[i][name]) for table in tables)]
+    return [{image: table[image][name] for image in images} for table in tables]
+
+
+def image_notes(rows, scorer):
+    """Return sentences about tests on different images and about images without a value."""
+    notes = []
+    for key in dict.fromkeys(key for row in rows for key in row.tests):
+        where = f"{key[0]} x{key[1]}"
+        if problem := mismatch(rows, key, scorer):
+            notes.append(f"{where}: {problem}: not comparable")
+        for row in tests_of(rows, key):
+            for metric in scorer.metrics:
+                if n_lost := len(lost_images(row, key, metric, scorer)):
+                    total, name = plural(len(scorer.scores(row, key)), "image"), metric.title
+                    has = f"{'has' if n_lost == 1 else 'have'} no finite {name.split(' (')[0]}"
+                    notes.append(f"{row.label} on {where}: {n_lost} of {total} {has}")
+    return notes

@@ -1,20 +1,56 @@
-"""Tables of rows and of groups: Markdown and CSV."""
+"""Tables of rows and of groups, and how they read in Markdown."""
 
-import csv
-import io
 import re
 from typing import NamedTuple
 
-from comparison.common import image_notes, plural
-from comparison.gains import group_gain, image_gains, reference, seed_notes
+from comparison.gains import Group, group_gain, image_gains, reference, seed_notes, summary
+from comparison.scoring import image_notes, plural
 
 NOT_TESTED, UNKNOWN = "–", "n/a"
 GAIN_NAMES = {"psnr": "PSNR (dB)", "ssim": "SSIM"}
-COLUMNS = ("experiment", "label", "dataset", "scale", "epoch", "images")
-SETTING_COLUMNS = ("self_ensemble", "chop", "precision")
 IMAGES_ONLY = (
     "The error is over images only: it does not cover the spread between seeds (see --group)."
 )
+# what Markdown takes as its own; an underscore inside a word is left alone
+MARKUP = re.compile(r"[\\`*<|$~]|(?<![^\W_])_|_(?![^\W_])|\[(?=[^\]]*\]\()|&(?=#?\w+;)")
+
+
+class Cell(NamedTuple):
+    """A cell of a table."""
+
+    text: str
+    value: object  # what sorts the cell: a number, a text, or None if it is unknown
+    error: str = ""  # standard error over seeds
+    rank: str = ""  # best or second
+
+    @property
+    def whole(self):
+        """The text with the error."""
+        return f"{self.text} ± {self.error}" if self.error else self.text
+
+
+class Table(NamedTuple):
+    """A table with sentences around it."""
+
+    title: str  # sentences above, or ""
+    columns: list  # headings
+    rows: list  # of lists of Cell
+    notes: list  # sentences below, without their full stop
+
+    def markdown(self):
+        """Return the table as Markdown that also reads well as plain text."""
+        cells = [self.columns, *([cell.whole for cell in row] for row in self.rows)]
+        cells = [[MARKUP.sub(r"\\\g<0>", text) for text in row] for row in cells]
+        cells.insert(1, ["---"] * len(self.columns))
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        padded = [[text.ljust(w) for text, w in zip(row, widths, strict=True)] for row in cells]
+        lines = "\n".join("| " + " | ".join(row) + " |" for row in padded)
+        return "\n\n".join([*filter(None, [self.title]), lines, *(f"{n}." for n in self.notes)])
+
+
+def text_cell(text):
+    """Return a Cell that is sorted by its text."""
+    return Cell(text, text)
 
 
 def format_number(value, form):
@@ -22,56 +58,47 @@ def format_number(value, form):
     return UNKNOWN if value is None else format(value, form)
 
 
-def markdown(cells):
-    """Join rows of cells as a Markdown table that also reads well as plain text."""
-    cells = [[re.sub(r"([|*<])", r"\\\1", cell) for cell in row] for row in cells]
-    cells.insert(1, ["---"] * len(cells[0]))
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    padded = [[cell.ljust(w) for cell, w in zip(row, widths, strict=True)] for row in cells]
-    return "\n".join("| " + " | ".join(row) + " |" for row in padded)
-
-
 def keys_of(rows):
     """Return the (dataset, scale) of all rows, in order of first appearance."""
     return list(dict.fromkeys(key for row in rows for key in row.tests))
 
 
-def grid(rows, title, cell, costs=None, skip=0):
-    """Return the cells of a table: rows by scale, a column for each data set.
-
-    Args:
-        rows: rows or groups.
-        title: heading of the first column.
-        cell: maps (row, key) to text.
-        costs: cost.CostTable for two more columns, or None.
-        skip: number of rows at the start that only count for the columns.
-    """
-    keys = keys_of(rows)
-    names = list(dict.fromkeys(name for name, _ in keys))
-    heads = ["parameters", "multiply-adds"] if costs else []
-    cells = [[title, "scale", *heads, *names]]
-    for scale in sorted({scale for _, scale in keys}):
-        for row in rows[skip:]:
-            if any(other == scale for _, other in row.tests):
-                texts = cost_texts(costs.cost(row, scale)) if costs else []
-                texts += [cell(row, (name, scale)) for name in names]
-                cells.append([row.label, f"x{scale}", *texts])
-    return cells
+def set_names(rows):
+    """Return the names of the data sets of all rows."""
+    return list(dict.fromkeys(name for name, _ in keys_of(rows)))
 
 
-def cost_texts(cost):
-    """Return parameters and multiply-adds as text, as papers print them."""
+def by_scale(rows):
+    """Yield (scale, rows that were tested at it)."""
+    for scale in sorted({scale for _, scale in keys_of(rows)}):
+        yield scale, [row for row in rows if any(other == scale for _, other in row.tests)]
+
+
+def cost_cells(costs, row, scale):
+    """Return the Cells of parameters and multiply-adds, as papers print them; [] without costs."""
+    if costs is None:
+        return []
+    cost = costs.cost(row, scale)
     if cost is None or cost.parameters == 0:
-        return [NOT_TESTED, NOT_TESTED]
-    return [f"{cost.parameters / 1e3:,.0f} K", f"{cost.multiply_adds / 1e9:,.1f} G"]
+        return [Cell(NOT_TESTED, None)] * 2
+    texts = f"{cost.parameters / 1e3:,.0f} K", f"{cost.multiply_adds / 1e9:,.1f} G"
+    return [Cell(text, value) for text, value in zip(texts, cost, strict=True)]
 
 
-def value_text(row, key, scorer):
-    """Return the metrics of a test as text, joined by " / "."""
-    if key not in row.tests:
-        return NOT_TESTED
-    means = ((scorer.mean(row, key, metric), metric) for metric in scorer.metrics)
-    return " / ".join(format_number(mean, f".{metric.digits}f") for mean, metric in means)
+def joined_table(rows, heading, cell, costs=None, skip=0):
+    """Return (columns, rows) of a table with a column for each data set.
+
+    `cell` maps (row or group, key) to a Cell. The first `skip` rows only count for the columns.
+    """
+    names, lines = set_names(rows), []
+    for scale, tested in by_scale(rows):
+        for row in tested:
+            if row not in rows[:skip]:
+                start = [text_cell(row.label), Cell(f"x{scale}", scale)]
+                cells = [cell(row, (name, scale)) for name in names]
+                lines.append([*start, *cost_cells(costs, row, scale), *cells])
+    costs_heads = ["parameters", "multiply-adds"] if costs else []
+    return [heading, "scale", *costs_heads, *names], lines
 
 
 def score_notes(rows, scorer, costs=None):
@@ -84,30 +111,38 @@ def score_notes(rows, scorer, costs=None):
     return notes
 
 
+def score_cell(row, key, metric, scorer):
+    """Return the Cell of a mean; with an error over seeds, both have one digit more."""
+    if key not in row.tests:
+        return Cell(NOT_TESTED, None)
+    mean, error, _ = summary(row, key, metric, scorer)
+    form = f".{metric.digits + (error is not None)}f"
+    return Cell(format_number(mean, form), mean, "" if error is None else format(error, form))
+
+
 def score_table(rows, scorer, costs=None):
-    """Return the Markdown table of the metrics' means."""
-    title = " / ".join(metric.title for metric in scorer.metrics)
-    cells = grid(rows, title, lambda row, key: value_text(row, key, scorer), costs)
-    return markdown(cells) + "".join(f"\n\n{note}." for note in score_notes(rows, scorer, costs))
+    """Return the Table of the means of rows, or of groups over their seeds."""
 
+    def cell(row, key):
+        cells = [score_cell(row, key, metric, scorer) for metric in scorer.metrics]
+        texts = [cell.whole for cell in cells]
+        if key not in row.tests or not isinstance(row, Group):
+            text = NOT_TESTED if key not in row.tests else " / ".join(texts)
+            return Cell(text, cells[0].value)
+        counts = [summary(row, key, metric, scorer)[2] for metric in scorer.metrics]
+        if not any(counts):
+            return Cell(NOT_TESTED, None)
+        seeds = [f" ({plural(n, 'seed')})" for n in counts]
+        if len(set(counts)) == 1:
+            seeds[:-1] = [""] * (len(seeds) - 1)
+        text = " / ".join(map("".join, zip(texts, seeds, strict=True)))
+        return Cell(text, cells[0].value)
 
-class Table(NamedTuple):
-    """A table with sentences around it.
-
-    Attributes:
-        title: sentences above.
-        cells: rows of text; the first one is the heading.
-        notes: sentences below, without their full stop.
-    """
-
-    title: str
-    cells: list
-    notes: list
-
-    def markdown(self):
-        """Return the table as Markdown."""
-        notes = [f"{note}." for note in self.notes]
-        return "\n\n".join([self.title, markdown(self.cells), *notes])
+    heading = " / ".join(metric.title for metric in scorer.metrics)
+    columns, lines = joined_table(rows, heading, cell, costs)
+    is_groups = bool(rows) and isinstance(rows[0], Group)
+    title = "Mean over runs that differ in their seed ± its standard error over seeds"
+    return Table(title if is_groups else "", columns, lines, score_notes(rows, scorer, costs))
 
 
 def order_notes(metrics):
@@ -121,7 +156,7 @@ def order_notes(metrics):
     return notes
 
 
-def gain_text(gains, metrics):
+def _gain_text(gains, metrics):
     """Return the gains of a row as text, with the number of images."""
     counts = {gain.n for gain in gains.values() if gain.mean is not None and gain.n is not None}
     texts = []
@@ -140,53 +175,24 @@ def gain_table(rows, scorer):
     def cell(row, key):
         base = reference(rows, row, key)
         if key not in row.tests or base is None:
-            return NOT_TESTED
+            return Cell(NOT_TESTED, None)
         gains, note = image_gains(base, row, key, scorer)
         if base is not first:
             notes.setdefault(f"gain of {row.label} over {base.label}", []).append(key)
         if note:
             notes.setdefault(note, []).append(key)
-        return UNKNOWN if gains is None else gain_text(gains, scorer.metrics)
+        if gains is None:
+            return Cell(UNKNOWN, None)
+        return Cell(_gain_text(gains, scorer.metrics), gains[scorer.metrics[0].name].mean)
 
     metrics = " / ".join(metric.title for metric in scorer.metrics)
     title = f"Gain over {first.label} in {metrics}: mean over n images ± its standard error."
     title = " ".join([title, *order_notes(scorer.metrics), IMAGES_ONLY])
-    cells = grid(rows, f"gain over {first.label}", cell, skip=1)
+    columns, lines = joined_table(rows, f"gain over {first.label}", cell, skip=1)
     where = {
         note: ", ".join(f"{name} x{scale}" for name, scale in keys) for note, keys in notes.items()
     }
-    return Table(title, cells, [f"{sets}: {note}" for note, sets in where.items()])
-
-
-# ------------------------------------------------------------------ groups
-
-
-def seed_text(n_seeds):
-    """Return " (3 seeds)"."""
-    return f" ({plural(n_seeds, 'seed')})"
-
-
-def group_table(groups, scorer, costs=None):
-    """Return the Table of means over seeds with their standard errors."""
-
-    def cell(group, key):
-        texts, counts = [], []
-        for metric in scorer.metrics:
-            mean, error, n_seeds = group.summary(key, metric, scorer)
-            digits = metric.digits + (error is not None)
-            text = format_number(mean, f".{digits}f")
-            texts.append(text if error is None else f"{text} ± {error:.{digits}f}")
-            counts.append(n_seeds)
-        if not any(counts):
-            return NOT_TESTED
-        if len(set(counts)) > 1:
-            return " / ".join(text + seed_text(n) for text, n in zip(texts, counts, strict=True))
-        return " / ".join(texts) + seed_text(counts[0])
-
-    title = " / ".join(metric.title for metric in scorer.metrics)
-    text = "Mean over runs that differ in their seed ± its standard error over seeds"
-    cells = grid(groups, title, cell, costs)
-    return Table(text, cells, score_notes(groups, scorer, costs))
+    return Table(title, columns, lines, [f"{sets}: {note}" for note, sets in where.items()])
 
 
 def group_gains(groups):
@@ -201,100 +207,34 @@ def group_gains(groups):
 def group_gain_table(groups, scorer):
     """Return the Table of gains over the first group."""
     first = groups[0]
-    head = [f"gain over {first.label}", "scale", "set", "metric", "gain", "± over seeds"]
-    cells, notes = [[*head, "± over images", "verdict"]], []
+    columns = [f"gain over {first.label}", "scale", "set", "metric", "gain", "± over seeds"]
+    lines, notes = [], []
     for base, group, key in group_gains(groups):
         notes += [] if base is first else [f"gain of {group.label} over {base.label}"]
         notes += seed_notes(base, group, key)
         for metric in scorer.metrics:
-            cells.append(_group_gain_cells(base, group, key, metric, scorer))
+            lines.append(_group_gain_cells(base, group, key, metric, scorer))
     text = (
         f"Gain over {first.label}. The error over seeds says whether training again would give "
-        "the gain again, the error over images whether other images would."
+        "the gain again, the error over images whether other images would. The interval is that "
+        "of a t-test over seeds."
     )
     text = " ".join([text, *order_notes(scorer.metrics)])
     notes += image_notes(groups, scorer) + [note for group in groups for note in group.notes]
-    return Table(text, cells, list(dict.fromkeys(notes)))
+    return Table(text, [*columns, "± over images", "verdict"], lines, list(dict.fromkeys(notes)))
 
 
 def _group_gain_cells(first, group, key, metric, scorer):
-    gain = group_gain(first, group, key, metric, scorer)
-    form = f".{metric.digits + 1}f"
+    gain, digits = group_gain(first, group, key, metric, scorer), metric.digits + 1
     seeds = images = UNKNOWN
     if gain.seed_error is not None:
-        seeds = f"{gain.seed_error:{form}} ({gain.kind})"
+        seeds = f"{gain.seed_error:.{digits}f} ({gain.kind})"
     if gain.image_error is not None:
-        images = f"{gain.image_error:{form}} (n={gain.n_images})"
+        images = f"{gain.image_error:.{digits}f} (n={gain.n_images})"
     name = GAIN_NAMES.get(metric.name, metric.title)
-    mean = format_number(gain.mean, "+" + form)
-    return [group.label, f"x{key[1]}", key[0], name, mean, seeds, images, gain.verdict]
-
-
-# --------------------------------------------------------------------- CSV
-
-
-def _write_csv(rows):
-    out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows(rows)
-    return out.getvalue()
-
-
-def _text(value):
-    return "" if value is None else repr(value) if isinstance(value, float) else str(value)
-
-
-def csv_text(rows, scorer, costs=None):
-    """Return CSV in full precision: a line for each test, with its gains."""
-    names = [metric.name for metric in scorer.metrics]
-    gain_names = [f"{name}_gain{end}" for name in names for end in ("", "_se")]
-    heads = [*COLUMNS, *names, *gain_names, "gain_n", *SETTING_COLUMNS]
-    lines = [[*heads, *(("parameters", "multiply_adds") if costs else ())]]
-    for row in rows:
-        for key, test in row.tests.items():
-            base, gains = reference(rows, row, key), None
-            if base is not None:
-                gains, _ = image_gains(base, row, key, scorer)
-            values = [row.folder.name, row.label, *key, test.get("epoch"), test.get("images")]
-            values += [scorer.mean(row, key, metric) for metric in scorer.metrics]
-            for name in names:
-                values += gains[name][:2] if gains else [None, None]
-            counts = [gain.n for gain in gains.values() if gain.n] if gains else []
-            n_images = " / ".join(map(str, counts if len(set(counts)) > 1 else counts[:1]))
-            values += [n_images, *(row.how[name] if row.run else None for name in SETTING_COLUMNS)]
-            if costs:
-                values += costs.cost(row, key[1]) or (None, None)
-            lines.append([_text(value) for value in values])
-    return _write_csv(lines)
-
-
-def image_csv_text(rows, scorer):
-    """Return one line an image as CSV, with every metric in full precision."""
-    names = [metric.name for metric in scorer.metrics]
-    lines = [["label", "dataset", "scale", "image", *names]]
-    for row in rows:
-        for key in row.tests:
-            for image, found in (scorer.scores(row, key) or {}).items():
-                values = [_text(found.get(name)) for name in names]
-                lines.append([row.label, key[0], key[1], image, *values])
-    return _write_csv(lines)
-
-
-def group_csv_text(groups, scorer):
-    """Return one line a group, set and metric as CSV in full precision."""
-    heads = ["group", "runs", "dataset", "scale", "metric", "mean", "se_seeds", "n_seeds"]
-    heads += ["gain", "gain_se_seeds", "gain_n_seeds", "gain_is_paired"]
-    lines = [[*heads, "gain_se_images", "gain_n_images", "notes"]]
-    bases = {(group.label, key): base for base, group, key in group_gains(groups)}
-    for group in groups:
-        runs = "+".join(row.folder.name for row in group.rows)
-        for key in group.tests:
-            base = bases.get((group.label, key))
-            notes = [*group.notes, *image_notes([g for g in (base, group) if g], scorer)]
-            notes += seed_notes(base, group, key) if base else []
-            for metric in scorer.metrics:
-                values = [group.label, runs, *key, metric.name]
-                values += group.summary(key, metric, scorer)
-                values += group_gain(base, group, key, metric, scorer) if base else [None] * 6
-                values.append("; ".join(dict.fromkeys(notes)))
-                lines.append([_text(value) for value in values])
-    return _write_csv(lines)
+    return [
+        *(text_cell(group.label), Cell(f"x{key[1]}", key[1]), *map(text_cell, (key[0], name))),
+        Cell(format_number(gain.mean, f"+.{digits}f"), gain.mean),
+        *(Cell(seeds, gain.seed_error), Cell(images, gain.image_error)),
+        text_cell(gain.verdict(digits)),
+    ]

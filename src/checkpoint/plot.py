@@ -5,59 +5,124 @@ import gc
 from runtime.process import use_file_backend
 
 use_file_backend()
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import font_manager, rc_context  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.ticker import MaxNLocator  # noqa: E402
 
 from checkpoint.metrics import set_file_name, tests_of_training  # noqa: E402
-from runtime.files import atomic_write  # noqa: E402
+from runtime.files import UserError, atomic_write  # noqa: E402
 
 # coincident curves stay visible: each later one is thinner, dashed differently
 STYLES = ("-", "--", "-.", ":")
+FONT, SMALLEST_FONT = 10, 7  # points
+NARROWEST_PANEL = 1.5  # inches
+FONTS = {
+    "serif": ["Times New Roman", "Nimbus Roman", "TeX Gyre Termes", "STIXGeneral"],
+    "sans-serif": ["DejaVu Sans"],
+    "monospace": ["DejaVu Sans Mono"],
+}
 
 
-def plot_panels(folder, name, panels, ylabel, endings=("pdf", "png")):
+def style(font=None, points=FONT):
+    """Return settings of matplotlib: TrueType fonts in PDF, text as it is written.
+
+    Type 3 fonts, the default, are refused by IEEE; $ in a label would begin a formula.
+    """
+    installed = set(font_manager.get_font_names())
+    families = FONTS.get(font, [font]) if font else FONTS["sans-serif"]
+    found = [name for name in families if name in installed]
+    if not found:
+        raise UserError(
+            f"--font {font} must be {', '.join(FONTS)} or the name of an installed font"
+        )
+    settings = {"pdf.fonttype": 42, "ps.fonttype": 42, "text.usetex": False}
+    settings |= {"text.parse_math": False, "font.size": points}
+    return settings | {"font.family": [found[0], "DejaVu Sans"]}  # the last has most characters
+
+
+def require_format(path):
+    """Raise UserError if the ending of a file is not a format of figures."""
+    formats = Figure().canvas.get_supported_filetypes()
+    if path.suffix[1:] not in formats:
+        raise UserError(f"{path}: {path.suffix!r} must be a format of pictures, as .png")
+
+
+def plot_panels(
+    folder, name, panels, ylabel, endings=("pdf", "png"), width=None, font=None, dpi=None
+):
     """Draw curves over epochs into folder/NAME.pdf and .png, in panels with one shared legend.
 
     Args:
         folder: a Path.
         name: name of the files without ending.
-        panels: dict of title: {label: {epoch: value}}.
+        panels: dict of title: {label: {epoch: value}}. A label has one color in all panels.
         ylabel: label of the vertical axes, with the unit.
         endings: kinds of files.
+        width: inches, or None.
+        font, dpi: see `style`; dots per inch.
     """
+    for ending in endings:
+        require_format(folder / f"{name}.{ending}")
     n_columns = next(n for n in (4, 3, 2, 1) if len(panels) % n == 0 or (n < len(panels) < 4))
     n_columns = min(len(panels), 3) if n_columns == 1 else n_columns
+    n_columns = min(n_columns, max(1, int(width / NARROWEST_PANEL))) if width else n_columns
     n_rows = -(-len(panels) // n_columns)
-    size = (max(5, 3.4 * n_columns), max(3.2, 2.8 * n_rows))
-    figure, axes = plt.subplots(n_rows, n_columns, figsize=size, squeeze=False)
-    handles = {}
-    for axis, (title, curves) in zip(axes.flat, panels.items(), strict=False):
-        for i, (label, curve) in enumerate(curves.items()):
-            marker = "o" if len(curve) < 30 else None
-            (handles[label],) = axis.plot(
-                list(curve), list(curve.values()), STYLES[i % 4], color=f"C{i}", label=label,
-                marker=marker, markersize=4 - i % 3, linewidth=max(2.2 - 0.5 * i, 0.8), alpha=0.85,
-            )  # fmt: skip
-        axis.set_title(title, fontsize=10)
-        axis.ticklabel_format(useOffset=False)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.grid(alpha=0.3)
-    for axis in axes.flat[len(panels) :]:
-        axis.remove()
-    for axis in axes[:, 0]:
-        axis.set_ylabel(ylabel)
-    for axis in axes.flat[: len(panels)][-n_columns:]:
-        axis.set_xlabel("epoch")
-    has_legend = any(len(curves) > 1 for curves in panels.values())
-    figure.tight_layout(rect=(0, 0.3 / size[1] if has_legend else 0, 1, 1))
-    if has_legend:
-        figure.legend(
-            handles.values(), handles, loc="lower center", ncols=len(handles), frameon=False
-        )
-    for ending in endings:
-        with atomic_write(folder / f"{name}.{ending}") as file:
-            figure.savefig(file, format=ending, dpi=110)
-    plt.close(figure)
+    natural = max(5, 3.4 * n_columns)
+    points = min(FONT, max(SMALLEST_FONT, FONT * (width or natural) / natural))
+    size = (width or natural, max(3.2, 2.8 * n_rows) * points / FONT)
+    labels = list(dict.fromkeys(label for curves in panels.values() for label in curves))
+    with rc_context(style(font, points)):
+        figure = Figure(figsize=size)
+        axes = figure.subplots(n_rows, n_columns, squeeze=False)
+        handles = dict.fromkeys(labels)  # in the order of the legend
+        for axis, (title, curves) in zip(axes.flat, panels.items(), strict=False):
+            for label, curve in curves.items():
+                handles[label] = _plot_curve(axis, labels.index(label), curve)
+            _finish_axis(axis, title, curves, points)
+        for axis in axes.flat[len(panels) :]:
+            axis.remove()
+        for axis in axes[:, 0]:
+            axis.set_ylabel(ylabel)
+        for axis in axes.flat[: len(panels)][-n_columns:]:
+            axis.set_xlabel("epoch")
+        has_legend = any(len(curves) > 1 for curves in panels.values())
+        bottom = _draw_legend(figure, handles, size, points) if has_legend else 0
+        figure.tight_layout(rect=(0, bottom, 1, 1))
+        for ending in endings:
+            with atomic_write(folder / f"{name}.{ending}") as file:
+                figure.savefig(file, format=ending, dpi=dpi or 110)
+
+
+def _plot_curve(axis, i, curve):
+    """Draw curve number i of all labels; return its handle."""
+    marker = "o" if len(curve) < 30 else None
+    look = {"linewidth": max(2.2 - 0.5 * i, 0.8), "markersize": 4 - i % 3, "alpha": 0.85}
+    xs, ys = list(curve), list(curve.values())
+    return axis.plot(xs, ys, STYLES[i % 4], color=f"C{i % 10}", marker=marker, **look)[0]
+
+
+def _finish_axis(axis, title, curves, points):
+    axis.set_title(title, fontsize=points)
+    axis.ticklabel_format(useOffset=False)
+    epochs = {epoch for curve in curves.values() for epoch in curve}
+    if len(epochs) == 1:  # a range around it would have ticks between epochs
+        axis.set_xticks(list(epochs))
+    else:
+        axis.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+    axis.grid(alpha=0.3)
+
+
+def _draw_legend(figure, handles, size, points):
+    """Draw the legend below the panels, in as many rows as it needs; return its height's share."""
+    longest = max(map(len, handles)) * 0.6 + 4  # characters of handle and gaps
+    n_columns = max(1, min(len(handles), int(size[0] * 72 / points / longest)))
+    legend = figure.legend(
+        handles.values(), [""] * len(handles), loc="lower center", ncols=n_columns, frameon=False
+    )
+    for text, label in zip(legend.get_texts(), handles, strict=True):
+        text.set_text(label)  # labels that begin with _ are left out by matplotlib
+    n_rows = -(-len(handles) // n_columns)
+    return (n_rows * 1.5 + 0.8) * points / 72 / size[1]
 
 
 def plot_curves(folder, metrics):
@@ -74,10 +139,10 @@ def plot_curves(folder, metrics):
     if len(losses) == 2:  # Total is the same as the only term
         losses.pop("Total")
     for name, curves in sets.items():
-        titles = {f"{name} {label}": {label: curve} for label, curve in curves.items()}
+        titles = {f"{name} {label}": {name: curve} for label, curve in curves.items()}
         plot_panels(folder, f"psnr_{set_file_name(name)}", titles, "PSNR (dB)")
     if losses:
-        panels = {term: {term: curve} for term, curve in losses.items()}
+        panels = {term: {"loss": curve} for term, curve in losses.items()}
         plot_panels(folder, "loss", panels, "mean of the epoch")
     # a figure consists of reference cycles, and a long run would keep hundreds of figures
     gc.collect()

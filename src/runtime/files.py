@@ -44,6 +44,20 @@ def print_error(text):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
+def ignore_closed_pipe(main):
+    """Return main(), or 0 if the reader of its output has closed, as `| head` does."""
+    try:
+        try:
+            return main()
+        finally:
+            if sys.stdout:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes stdout once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
 @functools.lru_cache
 def host_id():
     """Return 8 hexadecimal digits for this machine or container: process ids are unique in it."""
