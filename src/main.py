@@ -24,13 +24,14 @@ from loss.frozen import Teacher
 from model import build_network, choose_device, count_parameters
 from model.loading import load_pre_train
 from option import parse_args
-from runtime import distributed
+from runtime import distributed, launcher
 from runtime.files import UserError, print_error
 from runtime.precision import allow_tf32
 from runtime.process import (
     Stopped,
     StoppedOutside,
     disable_malloc_trim,
+    gpu_problem,
     is_out_of_memory,
     provenance,
     raise_on_signals,
@@ -85,6 +86,8 @@ def _build(args, device, checkpoint):
     ranks = f", {n_ranks} processes" if n_ranks > 1 else ""
     threads = set_threads(args.threads)
     checkpoint.log(f"{names} on {device.type}{ranks}, {threads}, torch {torch.__version__}")
+    if device.type == "cpu" and not args.cpu and gpu_problem():
+        checkpoint.log(f"No GPU is used: {gpu_problem()}")
     net = build_network(args).to(device)
     checkpoint.log(f"{args.model}: {count_parameters(net):,} parameters")
     if args.chop and args.chop_from:
@@ -166,12 +169,14 @@ def main(argv=None):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
+        launcher.read_environment(argv)
         args = parse_args(argv)
+        is_launcher = launcher.needs_launch(args.n_GPUs)
     except UserError as error:
         _report(f"error: {error}")
         return 2
-    if args.n_GPUs > 1 and not distributed.is_started_by_torchrun():
-        return distributed.launch(argv, args.n_GPUs, args.save)
+    if is_launcher:
+        return launcher.launch(argv, args.n_GPUs, args.save)
     disable_malloc_trim()
     return _run_and_report(args)
 
@@ -206,8 +211,8 @@ def _run_and_report(args):
         return 130
     except distributed.RankFailedError as error:
         _report(
-            f"error: another process of the run has ended ({error}): --load {args.save} continues "
-            "from the last saved state"
+            f"error: another process of the run has ended, or cannot be reached: {error}; "
+            f"--load {args.save} continues from the last saved state"
         )
         return 1
     return 0

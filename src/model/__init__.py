@@ -1,6 +1,7 @@
 """The networks. A new one is a file with `make_model(args)` and a line in `NETWORKS`."""
 
 import importlib
+import os
 import shlex
 
 import torch
@@ -10,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 from model import spandrel
 from runtime.distributed import local_rank, local_world_size
 from runtime.files import UserError
+from runtime.process import gpu_problem
 
 # name for --model: module with make_model(args). Other names are networks of spandrel.
 NETWORKS = {
@@ -117,11 +119,14 @@ def choose_device(cpu):
     Raises:
         UserError: more processes on this machine than GPUs.
     """
-    if not cpu and torch.cuda.is_available():
-        if local_world_size() > torch.cuda.device_count():
+    if not cpu and torch.cuda.is_available() and not gpu_problem():
+        n_gpus = torch.cuda.device_count()
+        if n_gpus == 1 and "SLURM_LOCALID" in os.environ:  # srun may show each task its own GPU
+            return torch.device("cuda", 0)
+        if local_world_size() > n_gpus:
             raise UserError(
-                f"{local_world_size()} processes need as many GPUs, and there are "
-                f"{torch.cuda.device_count()}: give a smaller --n_GPUs"
+                f"{local_world_size()} processes need as many GPUs, and there are {n_gpus}: "
+                "give a smaller --n_GPUs"
             )
         return torch.device("cuda", local_rank())
     if not cpu and torch.backends.mps.is_available():

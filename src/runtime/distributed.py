@@ -6,24 +6,26 @@ rank, torch.distributed is not used.
 """
 
 import contextlib
+import ctypes
 import datetime
-import logging
 import os
 import signal
 import sys
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
-from runtime.files import UserError, print_error
+from runtime.files import UserError
 
-TIMEOUT = datetime.timedelta(hours=3)  # the others wait while rank 0 decodes a large data set
-MAIN = Path(__file__).resolve().parent.parent / "main.py"
+TIMEOUT = datetime.timedelta(minutes=30)
+JOIN_TIMEOUT = datetime.timedelta(minutes=5)
+CACHE_TIMEOUT = datetime.timedelta(hours=3)  # the others wait while one decodes a large data set
+PR_SET_PDEATHSIG = 1  # of prctl.h
 
 
 def _env_int(name, default):
-    return int(os.environ.get(name, default))
+    value = os.environ.get(name, "")
+    return int(value) if value.isdecimal() else default  # `read_environment` refuses others
 
 
 def rank():
@@ -51,13 +53,8 @@ def is_main_process():
     return rank() == 0
 
 
-def is_started_by_torchrun():
-    """Return whether torchrun, or --n_GPUs, has started this process."""
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
-
-
 class RankFailedError(Exception):
-    """Another process of the run has ended, or cannot be reached."""
+    """The ranks cannot exchange tensors; most often one has ended. The message says what is known."""
 
 
 @contextlib.contextmanager
@@ -66,7 +63,7 @@ def process_group(device):
 
     Raises:
         UserError: ranks cannot exchange tensors on this kind of device.
-        RankFailedError: another rank has ended during the block.
+        RankFailedError: another rank has ended during the block, or never came.
     """
     if world_size() == 1:
         yield
@@ -74,18 +71,52 @@ def process_group(device):
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"several processes need CUDA or the CPU (--cpu), not {device.type}")
     if device.type == "cuda":
+        if not dist.is_nccl_available():
+            raise UserError("several GPUs need NCCL, which this torch lacks: Linux or WSL 2 has it")
         torch.cuda.set_device(device)
-    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=TIMEOUT)
+    _stop_with_parent()
+    _join("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield
     except RuntimeError as error:
         text = str(error)
         if not any(name in text for name in ("gloo", "Gloo", "NCCL", "c10d", "TCPStore")):
             raise
-        raise RankFailedError(text.splitlines()[0][:200]) from error
+        raise RankFailedError(_explain(text)) from error
     # not after an error: the other ranks may have ended, and waiting for them would not end
     dist.destroy_process_group()
+
+
+def _join(backend):
+    """Meet the other ranks, for a shorter time than an exchange may take."""
+    try:
+        store, _, _ = next(dist.rendezvous("env://", timeout=JOIN_TIMEOUT))
+        store.set_timeout(TIMEOUT)
+        place = {"store": store, "rank": rank(), "world_size": world_size()}
+        dist.init_process_group(backend, timeout=TIMEOUT, **place)
+    except (RuntimeError, ValueError) as error:
+        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise RankFailedError(
+            f"rank {rank()} of {world_size()} has not met the others at {where}: start all of them "
+            f"(torchrun, srun, --n_GPUs), or unset RANK and WORLD_SIZE; {_explain(str(error))}"
+        ) from error
+
+
+def _explain(text):
+    """Return the cause in an error of gloo or NCCL, in one line."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if "Last error:" in lines:  # NCCL's own words follow, after two lines about where it was
+        lines = lines[lines.index("Last error:") + 1 :] or lines
+    cause = " ".join(lines[:2])[:300]
+    if "/dev/shm" in text or "shared memory" in text:
+        cause += ": /dev/shm is too small; docker run --shm-size=1g, or --ipc=host, enlarges it"
+    return cause
+
+
+def _stop_with_parent():
+    """Let SIGTERM stop this rank if its launcher dies, which else would leave it running."""
+    if sys.platform.startswith("linux") and "TORCHELASTIC_RUN_ID" in os.environ:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))
 
 
 def exit_process(status):
@@ -116,13 +147,6 @@ def all_reduce_sum(tensor):
     return tensor
 
 
-def all_reduce_max(tensor):
-    """Return the maximum of a tensor over all ranks; changes the tensor."""
-    if world_size() > 1:
-        dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
-    return tensor
-
-
 def all_gather_object(value):
     """Return the list of the values of all ranks, in rank order."""
     if world_size() == 1:
@@ -138,11 +162,15 @@ def local_main_first():
 
     The others find the files that it has written.
     """
-    if world_size() > 1 and local_rank() > 0:
-        dist.barrier()
+    if world_size() == 1:
+        yield
+        return
+    patient = dist.new_group(backend="gloo", timeout=CACHE_TIMEOUT)
+    if local_rank() > 0:
+        dist.barrier(patient)
     yield
-    if world_size() > 1 and local_rank() == 0:
-        dist.barrier()
+    if local_rank() == 0:
+        dist.barrier(patient)
 
 
 class _SumOverRanks(torch.autograd.Function):
@@ -223,15 +251,6 @@ def all_gather_batch(x, offset=None):
     return _SumOverRanks.apply(torch.cat([before, x, after]))
 
 
-def all_gather_rows(row):
-    """Return the row (n,) of each rank, as (ranks, n); not differentiable."""
-    if world_size() == 1:
-        return row[None]
-    rows = row.new_empty(world_size() * len(row))
-    dist.all_gather_into_tensor(rows, row)
-    return rows.view(world_size(), -1)
-
-
 def draw_for_rank(count, draw):
     """Draw random values for the global batch and return this rank's slice.
 
@@ -269,50 +288,3 @@ def all_reduce_gradients(parameters):
     sizes = [g.numel() for g in gradients]
     for gradient, summed in zip(gradients, total.split(sizes), strict=True):
         gradient.copy_(summed.view_as(gradient))
-
-
-def _launcher_signals():
-    """Return the names of the signals that the launcher forwards: those not ignored."""
-    names = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
-    signals = {name: getattr(signal, name) for name in names if hasattr(signal, name)}
-    return [name for name, s in signals.items() if signal.getsignal(s) != signal.SIG_IGN]
-
-
-def launch(argv, processes, name):
-    """Run the program in several processes on this machine, and return the exit status.
-
-    Args:
-        argv: the flags.
-        processes: number of processes.
-        name: name of the experiment, for the message.
-    """
-    # imported here: they take a second, which a run of one process saves
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # the message is ours
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        nproc_per_node=processes,
-        max_restarts=0,
-        monitor_interval=0.2,
-    )
-    if hasattr(config, "signals_to_handle"):  # torch 2.8 and later
-        config.signals_to_handle = ",".join(_launcher_signals())
-    try:
-        elastic_launch(config, sys.executable)("-u", str(MAIN), *argv)
-    except ChildFailedError as error:
-        failed_rank, failure = error.get_first_failure()
-        if failure.exitcode >= 0:
-            return failure.exitcode  # the process has printed its message
-        died = signal.Signals(-failure.exitcode).name
-        message = f"error: process {failed_rank} of {processes} died ({died})"
-        print_error(f"{message}: --load {name} continues the run")
-        return 1
-    except SignalException as error:
-        return 128 + error.sigval
-    return 0

@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import signal
 import socket
@@ -64,6 +65,36 @@ def provenance(device):
     yield f"commit {git_commit()}"
     yield f"Python {platform.python_version()}, {', '.join(versions)}"
     yield f"device {device.type}, {name}"
+
+
+def gpu_problem():
+    """Return why this process cannot use an NVIDIA GPU, in a sentence; "" if it can or has none."""
+    if torch.cuda.is_available():
+        major, minor = torch.cuda.get_device_capability()
+        # sm_86 runs on 8.6 and 8.9; compute_90 is compiled at the start for 9.0 and later
+        kernels = re.findall(r"(sm|compute)_(\d+)(\d)", " ".join(torch.cuda.get_arch_list()))
+        for kind, first, second in kernels:  # none for AMD, which names them otherwise
+            is_older = (int(first), int(second)) <= (major, minor)
+            if is_older and (kind == "compute" or int(first) == major):
+                return ""
+        name = torch.cuda.get_device_name()
+        return (
+            ""
+            if not kernels
+            else (
+                f"torch {torch.__version__} has no kernels for {name} (compute capability "
+                f"{major}.{minor}): install a build of torch for another CUDA version, see pytorch.org"
+            )
+        )
+    if torch.version.cuda:
+        try:
+            torch.cuda.init()
+        except (RuntimeError, AssertionError) as error:
+            return str(error).split(". ")[0].splitlines()[0]
+        return "CUDA is not available"
+    if Path("/proc/driver/nvidia/version").exists() and not torch.version.hip:
+        return "this torch is built for the CPU alone: install a build for CUDA, see pytorch.org"
+    return ""
 
 
 _default_threads = functools.cache(torch.get_num_threads)

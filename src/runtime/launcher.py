@@ -1,0 +1,168 @@
+"""What starts the ranks of a run: --n_GPUs, torchrun, or srun of SLURM.
+
+Each rank has torchrun's environment variables; those of srun are translated to them.
+"""
+
+import logging
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+
+from runtime.distributed import world_size
+from runtime.files import UserError, print_error
+
+MAIN = Path(__file__).resolve().parent.parent / "main.py"
+SINGLE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}  # values of a run of one process
+VARIABLES = (*SINGLE, "MASTER_ADDR", "MASTER_PORT")
+
+
+def read_environment(argv):
+    """Complete the environment variables of a rank; refuse a part of them.
+
+    Half of them, such as leftovers in a shell, would make a run that writes nothing, or waits.
+    """
+    env = os.environ
+    found = [name for name in SINGLE if name in env]
+    missing = [name for name in VARIABLES if name not in env]
+    if found and not missing:
+        _check_ranks()
+    elif any(env[name] != SINGLE[name] for name in found):
+        found, missing = (" and ".join(names) for names in (found, missing))
+        raise UserError(
+            f"the environment has {found} without {missing}: start several processes with torchrun "
+            f"or --n_GPUs, or unset {found} for a single one"
+        )
+    else:
+        _read_slurm(any(word.startswith("--n_GPUs") for word in argv))
+
+
+def _check_ranks():
+    values = {name: os.environ[name] for name in SINGLE}
+    if not all(re.fullmatch(r"\d{1,9}", value) for value in values.values()) or not (
+        int(values["LOCAL_RANK"]) <= int(values["RANK"]) < int(values["WORLD_SIZE"])
+    ):
+        words = " ".join(f"{name}={value}" for name, value in values.items())
+        raise UserError(f"the environment has {words}: RANK must be from 0 to WORLD_SIZE - 1")
+
+
+def _first_host(nodes):
+    """Return the first host of SLURM's list: node01 of node[01-03,07],gpu5."""
+    first = re.match(r"(?:\[[^\]]*\]|[^,\[])*", nodes)[0]
+    return re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", first)
+
+
+def _tasks_of_node(counts, node):
+    """Return element `node` of SLURM's list 2(x3),1, which is 2, 2, 2, 1."""
+    tasks = []
+    for count, repeats in re.findall(r"(\d+)(?:\(x(\d+)\))?", counts):
+        tasks += [int(count)] * int(repeats or 1)
+    return tasks[node]
+
+
+def _read_slurm(has_n_gpus):
+    """Take the place of this process from srun, if it has started several."""
+    env = os.environ
+    n_tasks = env.get("SLURM_STEP_NUM_TASKS") or env.get("SLURM_NTASKS", "1")
+    # srun alone sets SLURM_STEP_ID. A batch script, too, has SLURM_PROCID, and may use --n_GPUs
+    is_batch_script = has_n_gpus and "SLURM_STEP_ID" not in env
+    if n_tasks == "1" or "SLURM_PROCID" not in env or is_batch_script:
+        for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE"):
+            if int(env.get(name, 1)) > 1 and n_tasks == "1":
+                raise UserError(f"mpirun has started {env[name]} processes: use torchrun or srun")
+        return
+    nodes = next(
+        (
+            env[n]
+            for n in ("SLURM_STEP_NODELIST", "SLURM_NODELIST", "SLURM_JOB_NODELIST")
+            if n in env
+        ),
+        "",
+    )
+    if "SLURM_LOCALID" not in env or not (nodes or "MASTER_ADDR" in env):
+        raise UserError(
+            f"srun has started {n_tasks} processes, and SLURM_LOCALID or SLURM_NODELIST is missing: "
+            "use torchrun, or --n_GPUs in a single task"
+        )
+    is_one_node = env.get("SLURM_NNODES", "1" if not re.search(r"[\[,]", nodes) else "") == "1"
+    counts = env.get("SLURM_STEP_TASKS_PER_NODE") or env.get("SLURM_TASKS_PER_NODE")
+    node = int(env.get("SLURM_NODEID", 0))
+    env["RANK"], env["WORLD_SIZE"], env["LOCAL_RANK"] = (
+        env["SLURM_PROCID"],
+        n_tasks,
+        env["SLURM_LOCALID"],
+    )
+    env["LOCAL_WORLD_SIZE"] = str(_tasks_of_node(counts, node)) if counts else "1"
+    env.setdefault("MASTER_ADDR", "127.0.0.1" if is_one_node else _first_host(nodes))
+    job = int(env.get("SLURM_JOB_ID", 0)) + 1009 * int(env.get("SLURM_STEP_ID", 0))
+    env.setdefault("MASTER_PORT", str(10_000 + job % 20_000))  # below the ports of clients
+    _check_ranks()
+
+
+def needs_launch(n_gpus):
+    """Return whether this process must start those of --n_GPUs."""
+    if n_gpus == 1:
+        return False
+    if sys.platform == "win32":
+        raise UserError(
+            f"--n_GPUs {n_gpus} must be 1 on Windows, for which torch has no NCCL: use WSL 2"
+        )
+    started = int(os.environ.get("LOCAL_WORLD_SIZE", n_gpus))
+    if world_size() > 1 and started != n_gpus:
+        raise UserError(
+            f"--n_GPUs {n_gpus} must be left out if torchrun or srun starts the processes, here "
+            f"{started} on this machine"
+        )
+    return world_size() == 1
+
+
+def _forwarded_signals():
+    """Return the names of the signals that the launcher forwards: those not ignored."""
+    names = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
+    signals = {name: getattr(signal, name) for name in names if hasattr(signal, name)}
+    return [name for name, s in signals.items() if signal.getsignal(s) != signal.SIG_IGN]
+
+
+def launch(argv, processes, name):
+    """Run the program in several processes on this machine, and return the exit status.
+
+    Args:
+        argv: the flags.
+        processes: number of processes.
+        name: name of the experiment, for the message.
+    """
+    # imported here: they take a second, which a run of one process saves
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # the message is ours
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    if threads.isdecimal():  # ranks take OMP_NUM_THREADS=1 for torchrun's own
+        argv = ["--threads", threads, *argv]
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        run_id=str(os.getpid()),
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        nproc_per_node=processes,
+        max_restarts=0,
+        monitor_interval=0.2,
+    )
+    if hasattr(config, "signals_to_handle"):  # torch 2.8 and later
+        config.signals_to_handle = ",".join(_forwarded_signals())
+    try:
+        elastic_launch(config, sys.executable)("-u", str(MAIN), *argv)
+    except ChildFailedError as error:
+        failed_rank, failure = error.get_first_failure()
+        if failure.exitcode >= 0:
+            return failure.exitcode  # the process has printed its message
+        died = signal.Signals(-failure.exitcode).name
+        message = f"error: process {failed_rank} of {processes} died ({died})"
+        print_error(f"{message}: --load {name} continues the run")
+        return 1
+    except SignalException as error:
+        return 128 + error.sigval
+    return 0
