@@ -11,7 +11,6 @@ source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 setup requirements.txt
 data=${DIR_DATA:-$project/datasets}
 experiments=${DIR_EXPERIMENT:-$project/experiment}
-python=$venv/bin/python
 
 echo "== data: photographs from scikit-image"
 "$python" "$project/scripts/prepare_data.py" sample --dir_data "$data" --scale 2

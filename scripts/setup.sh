@@ -2,30 +2,50 @@
 # Makes the virtual environment .venv and installs the packages of requirements.txt into it.
 #     scripts/setup.sh [REQUIREMENTS_FILE...]
 # Nothing happens if they are installed. PYTHON names the interpreter to make .venv with, VENV
-# another folder than .venv. Other scripts source this file and call `setup`.
+# another folder than .venv. Other scripts source this file and call `setup` or `find_python`.
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${VENV:-$project/.venv}
 
-# setup FILE...: install the packages of requirement files, if they changed since the last time
+# find_python: set $python to the interpreter of .venv, or return 1
+find_python() {
+    for python in "$venv/bin/python" "$venv/Scripts/python.exe"; do # the second on Windows
+        [ ! -x "$python" ] || return 0
+    done
+    return 1
+}
+
+# find_any_python: set $python to PYTHON, the interpreter of .venv, or python3 or python
+find_any_python() {
+    python=${PYTHON:-}
+    [ -n "$python" ] || find_python || python=$(command -v python3 || command -v python) || {
+        echo "error: cannot find Python 3.10 or later: install it, or name one by PYTHON" >&2
+        return 1
+    }
+}
+
+# setup FILE...: install the packages of requirement files, if they changed since the last time;
+# set $python to the interpreter of .venv
 setup() {
-    local stamp version_check
+    local stamp version_check file
     stamp=$(cd "$project" && cat "$@" | cksum)
-    if [ ! -x "$venv/bin/python" ]; then
+    if ! find_python; then
+        find_any_python || return 1
         version_check='import sys; sys.version_info >= (3, 10) or sys.exit(
             "error: Python 3.10 or later is needed, this is " + sys.version)'
-        "${PYTHON:-python3}" -c "$version_check" || return 1
+        "$python" -c "$version_check" || return 1
         echo "making the virtual environment $venv"
-        "${PYTHON:-python3}" -m venv "$venv" || {
+        "$python" -m venv "$venv" || {
             echo "error: cannot make a virtual environment." \
                 "On Debian and Ubuntu: apt-get install python3-venv" >&2
             return 1
         }
+        find_python || return 1
     fi
     if ! grep -qsxF "$stamp" "$venv/installed"; then
         echo "installing the packages of $*"
-        local file pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check)
         for file in "$@"; do
-            "${pip[@]}" -r "$project/$file" || return 1
+            "$python" -m pip install --quiet --disable-pip-version-check -r "$project/$file" ||
+                return 1
         done
         echo "$stamp" >>"$venv/installed"
     fi

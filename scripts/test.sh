@@ -12,8 +12,8 @@ if [ "${1:-}" = --slow ]; then
     marks=()
     shift
 fi
-"$venv/bin/ruff" check .
-"$venv/bin/ruff" format --check .
+"$python" -m ruff check .
+"$python" -m ruff format --check .
 # a process per core with one thread each: the networks of the tests are too small for more
 export OMP_NUM_THREADS=1
-exec "$venv/bin/python" -m pytest -n auto ${marks[@]+"${marks[@]}"} "$@"
+exec "$python" -m pytest -n auto ${marks[@]+"${marks[@]}"} "$@"

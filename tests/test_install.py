@@ -1,5 +1,7 @@
-"""`pip install .` refuses and says what to do instead."""
+"""Installation: `pip install .` refuses; the scripts run with the shell and Python that are there."""
 
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,3 +25,44 @@ def test_pip_install_refuses(tmp_path):
         assert "Traceback" not in done.stdout + done.stderr
     assert not (tmp_path / "site").exists()
     assert {path.name for path in (tmp_path / "clone").iterdir()} == {"pyproject.toml", "scripts"}
+
+
+# what bash 3.2 (macOS) and the tools of BSD do not have, as regular expressions
+NEWER = (
+    r"[@!?*+]\([^)]*\|",  # extglob in [[ ]], a syntax error before bash 4.1
+    r"\b(mapfile|readarray|coproc|shopt -s globstar)\b",
+    r"\b(declare|local|typeset) -[a-zA-Z]*[Anglu]",
+    r"\$\{\w+(\[[^]]*\])?(,,?|\^\^?|@[A-Za-z])\}?",
+    r"\$\{\w+\[-\d",  # negative index
+    r"&>>|\|&|;;&|;&|\bwait -n\b|\[\[ -v |%\([^)]*\)T|\$(EPOCH|SRANDOM|BASHPID)",
+    r"\breadlink -[a-z]*f|\brealpath\b|\bnproc\b|\bsed -i|\bgrep -[a-zA-Z]*P|\bdate -d|\bcp --|\btac\b",
+    r"sed .*[^;{ ]\s*\}'",  # BSD wants `;` before `}`
+)
+
+
+@pytest.mark.parametrize("script", [*ROOT.glob("scripts/**/*.sh")], ids=lambda path: path.name)
+def test_scripts_run_on_the_bash_of_macos(script):
+    code = "\n".join(
+        line for line in script.read_text().splitlines() if not line.lstrip().startswith("#")
+    )
+    for pattern in NEWER:
+        assert not re.search(pattern, code), pattern
+
+
+@pytest.mark.parametrize("python", ["bin/python", "Scripts/python.exe"])
+def test_scripts_find_the_interpreter_of_the_environment(tmp_path, python):
+    path = tmp_path / "venv" / python
+    path.parent.mkdir(parents=True)
+    path.write_text('#!/bin/sh\necho "called $*"\n')
+    path.chmod(0o755)
+    env = {"PATH": os.environ["PATH"], "VENV": str(tmp_path / "venv")}
+    for command, words in (
+        ("run.sh --epochs 1", "called .*src/main.py --epochs 1"),
+        ("setup.sh", "called -m pip install .*requirements.txt"),
+    ):
+        script, *argv = command.split()
+        done = subprocess.run(
+            ["bash", ROOT / "scripts" / script, *argv], env=env, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        assert re.search(words, done.stdout)

@@ -235,13 +235,29 @@ def test_the_script(upscale, folder, coffee, sr):
 @pytest.mark.parametrize("flags", ["--scale 2", "--scale=2 --cpu", "--cpu --scale 2"])
 def test_the_script_has_weights_of_its_own(flags):
     run = script("a", "b", *flags.split(), PYTHON="echo")
-    assert f"--pre_train {ROOT}/experiment/model/EDSR_baseline_x2.pt " in run.stdout
+    assert f"--pre_train {ROOT}/experiment/model/EDSR_baseline_x2.pt\n" in run.stdout
     for weights in ("--pre_train mine.pt", "--load run", "--model Bicubic"):
         run = script("a", "b", *flags.split(), *weights.split(), PYTHON="echo")
         assert "experiment/model" not in run.stdout
 
 
-def test_the_script_names_a_scale_without_weights():
-    run = script("a", "b", "--scale", 8)
-    assert (run.returncode, run.stdout) == (2, "")
-    assert run.stderr.startswith("error: --scale 8 has no weights in experiment/model")
+@pytest.mark.parametrize(
+    ("flags", "found"),
+    [
+        ("--real", "EDSR_baseline_x4_real.pt"),
+        ("--fast", "EDSR_tiny_x2.pt"),
+        ("--cpu --scale 3 --real", "EDSR_baseline_x3_real.pt"),
+        ("--scale 8", "error: --scale 8 has no weights in experiment/model"),
+        ("--fast --scale 8", "error: --fast --scale 8 has no weights in experiment/model"),
+        ("--real --fast", "error: --fast chooses the weights: remove --real"),
+        ("--pre_train=w.pt --real", "error: --real chooses the weights: remove --pre_train"),
+        ("--fast --load run", "error: --fast chooses the weights: remove --load"),
+    ],
+)
+def test_the_script_chooses_shipped_weights(flags, found):
+    run = script("a", "b", *flags.split(), PYTHON="echo")
+    if run.returncode == 0:
+        assert f"/experiment/model/{found}" in run.stdout
+    else:
+        assert (run.returncode, run.stdout) == (2, "")
+        assert found in run.stderr

@@ -11,7 +11,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/../setup.sh"
 [ -n "${PYTHON:-}" ] || setup requirements.txt requirements-test.txt || exit 1
 out=${1:-gpu_check}
 mkdir -p "$out" && out=$(cd "$out" && pwd) && cd "$project" || exit 1
-export PYTHON=${PYTHON:-$venv/bin/python}
+export PYTHON=${PYTHON:-$python}
 n_gpus=$("$PYTHON" -c 'import torch; print(torch.cuda.device_count())') || exit 1
 failed=0
 

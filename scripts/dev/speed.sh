@@ -9,7 +9,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../setup.sh"
 [ -n "${PYTHON:-}" ] || setup requirements.txt
 cd "$project"
-python=${PYTHON:-$venv/bin/python}
+python=${PYTHON:-$python}
 repeats=9 cpu=
 while [ $# -gt 0 ]; do
     case $1 in

@@ -10,7 +10,7 @@
 # that was stopped, keeps those that are finished and adds seeds if N has grown.
 set -euo pipefail
 if [ $# -lt 2 ] || [[ ! $2 =~ ^[1-9][0-9]*$ ]]; then
-    sed -n '2,/^set /{/^set /d; s/^# \{0,1\}//; p}' "${BASH_SOURCE[0]}"
+    sed -n '2,/^set /{/^set /d; s/^# \{0,1\}//; p;}' "${BASH_SOURCE[0]}"
     exit 2
 fi
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
