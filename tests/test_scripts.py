@@ -122,7 +122,7 @@ def test_a_recipe_without_a_scale_says_which_there_are(scale):
 
 
 @no_bash
-@pytest.mark.parametrize("target", ["x2", "x3", "x4", "fast"])
+@pytest.mark.parametrize("target", ["x2", "x3", "x4", "real", "fast"])
 def test_shipped_weights_have_a_recipe(target):
     result = run_recipe(f"train/zoo.sh {target} /data --epochs 3")
     _, *flags = shlex.split(result.stdout)
