@@ -13,47 +13,13 @@ import torch
 from generated import Content
 from hypothesis import strategies as st
 
-JUNK = [
-    None,
-    0,
-    -1,
-    10**30,
-    1.5,
-    float("nan"),
-    True,
-    "",
-    "x",
-    b"x",
-    [],
-    {},
-    (),
-    [1, "x"],
-    {"a": 1},
-    {1: 2},
-    1j,
-    torch.zeros(0),
-]
-JUNK += [
-    torch.ones(3),
-    torch.ones(2, 3, dtype=torch.int64),
-    {"net": {}},
-    [[[]]],
-    torch.tensor(float("nan")),
-]
+JUNK = [None, 0, -1, 10**30, 1.5, 1j, float("nan"), True, "", "x", b"x", [], {}, (), [[[]]]]
+JUNK += [[1, "x"], {"a": 1}, {1: 2}, {"net": {}}, torch.zeros(0), torch.ones(3)]
+JUNK += [torch.ones(2, 3, dtype=torch.int64), torch.tensor(float("nan"))]
 NOT_FINITE = ["nan", "inf", "-inf", "1e300"]
 TENSORS = [
     *NOT_FINITE,
-    "int",
-    "bool",
-    "complex",
-    "double",
-    "half",
-    "sparse",
-    "quantized",
-    "meta",
-    "shape",
-    "flat",
-    "expanded",
+    *"int bool complex double half sparse quantized meta shape flat expanded".split(),
 ]
 
 
@@ -171,17 +137,11 @@ def _zip_bomb(content, kind, at):
             content,
             lambda name, data: (data + more * name.endswith("data/0"), zipfile.ZIP_DEFLATED),
         )
-    number = (
-        (1 << 40 if kind == "declared64" else 0xF0000000).to_bytes(8, "little")[:4]
-        if kind != "declared64"
-        else b"\xfe" * 4
-    )
+    number = b"\xfe" * 4 if kind == "declared64" else (0xF0000000).to_bytes(4, "little")
     content = bytearray(content)
     start = content.rfind(b"PK\1\2") if at % 2 else content.find(b"PK\1\2")
-    for offset in (
-        20,
-        24,
-    ):  # sizes of the member in the central directory: compressed, uncompressed
+    # sizes of the member in the central directory: compressed, uncompressed
+    for offset in (20, 24):
         if kind != "uncompressed" or offset == 24:
             content[start + offset : start + offset + 4] = number
     return bytes(content)
@@ -200,11 +160,8 @@ def checkpoints(good, marker):
 @st.composite
 def _checkpoints(draw, good, marker):
     legacy, number = draw(st.booleans()), draw(st.integers(0, 10**6))
-    kind = draw(
-        st.sampled_from(
-            "cut flip flip bits zip zip junk junk drop rename tensor tensor code wrap".split()
-        )
-    )
+    kinds = "cut flip flip bits zip zip junk junk drop rename tensor tensor code wrap".split()
+    kind = draw(st.sampled_from(kinds))
     whole, value = _saved(good, legacy), _copied(good)
     places = list(_places(good))
     path = places[number % len(places)]
@@ -218,38 +175,19 @@ def _checkpoints(draw, good, marker):
     if kind == "bits":
         return kind, _flipped(_saved(value, False), number, draw(st.integers(1, 255))), ""
     if kind == "zip":
-        bomb = draw(
-            st.sampled_from(["deflated", "deflated", "declared", "declared64", "uncompressed"])
-        )
+        bomb = draw(st.sampled_from("deflated deflated declared declared64 uncompressed".split()))
         return kind, _zip_bomb(_saved(good, False), bomb, number), ""
     if kind == "wrap":
         junk = draw(st.sampled_from(JUNK))
-        wrapped = draw(
-            st.sampled_from(
-                [
-                    junk,
-                    {"model": junk},
-                    {"params": {"x": junk}},
-                    {"model": {"params": value}},
-                    [value],
-                ]
-            )
-        )
-        return kind, _saved(wrapped, legacy), ""
+        wraps = [junk, {"model": junk}, {"params": {"x": junk}}, {"model": {"params": value}}]
+        return kind, _saved(draw(st.sampled_from([*wraps, [value]])), legacy), ""
     if kind == "code":
         gadget = Gadget(draw(st.sampled_from(GADGETS)), marker)
         _parent(value, path)[path[-1]] = gadget
-        return (
-            kind,
-            draw(
-                st.sampled_from([_saved(value, legacy), pickle.dumps(value if legacy else gadget)])
-            ),
-            "",
-        )
+        files = [_saved(value, legacy), pickle.dumps(value if legacy else gadget)]
+        return kind, draw(st.sampled_from(files)), ""
     if kind == "tensor":
-        tensors = [
-            place for place in places if isinstance(_parent(good, place)[place[-1]], torch.Tensor)
-        ]
+        tensors = [at for at in places if isinstance(_parent(good, at)[at[-1]], torch.Tensor)]
         path = tensors[number % len(tensors)]
         change = draw(st.sampled_from(TENSORS))
         old = _parent(good, path)[path[-1]]

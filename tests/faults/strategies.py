@@ -17,63 +17,12 @@ FLAGS = sorted(
     if name not in LEFT_OUT
 )
 WORDS = [
-    "",
-    " ",
-    "0",
-    "-1",
-    "1",
-    "2",
-    "3",
-    "nan",
-    "inf",
-    "-inf",
-    "1e400",
-    "-1e-400",
-    "9" * 400,
-    "9" * 5000,
-    "1e300",
-    "+",
-    "1-",
-]
-WORDS += [
-    *"2+ 2+2 2+4 1-9/4-4 1-3/4-4".split(),
-    f"1-{'9' * 5000}",
-    "1-2/3-4/5-6",
-    "a\0b",
-    "a\nb",
-    "ü✓",
-    "\udcff",
-    "--",
-    "-",
-]
-WORDS += [
-    "x" * 300,
-    "../x",
-    "/",
-    ".",
-    "true",
-    "false",
-    "None",
-    "1,2",
-    "7",
-    "0.5",
-    "1*L1",
-    "1*MSE+1e30*L1",
-    "-inf*L1",
-    "1*patchD",
-]
-WORDS += "RCAN Bicubic RCAN+PCL EDSR_paper Set5 Set5+Mine Demo MyImage DIV2K bin SGD Cosine".split()
-WORDS += [
-    *"CosineRestart -x --x '".split(),
-    '"',
-    "#",
-    "$HOME",
-    "%s",
-    "%(prog)s",
-    "{}",
-    "\x1b[2J",
-    "\u2028",
-    "１",
+    *"0 -1 1 2 3 nan inf -inf 1e400 -1e-400 1e300 + 1- 2+ 2+2 2+4 1-9/4-4 1-3/4-4 1-2/3-4/5-6".split(),
+    *"ü✓ -- - ../x / . true false None 1,2 7 0.5 1*L1 1*MSE+1e30*L1 -inf*L1 1*patchD RCAN".split(),
+    *"Bicubic RCAN+PCL EDSR_paper Set5 Set5+Mine Demo MyImage DIV2K bin SGD Cosine -x --x".split(),
+    *"CosineRestart ' \" # $HOME %s %(prog)s {} １".split(),
+    *["", " ", "9" * 400, "9" * 5000, f"1-{'9' * 5000}", "x" * 300],
+    *["a\0b", "a\nb", "\udcff", "\x1b[2J", "\u2028"],
 ]
 
 
@@ -136,24 +85,8 @@ def flags(draw, most=4, wild=7):
 # ------------------------------------------------------------------ folders
 
 EVERYWHERE = ["HR", "LR_bicubic/X2", "LR_bicubic", ""]
-NAMES = [
-    "a",
-    "b",
-    "ax2",
-    "bx2",
-    "c",
-    "cx2",
-    "ax3",
-    ".hidden",
-    "-x",
-    "a b",
-    "ä",
-    "a\nb",
-    "a\\b",
-    "%d",
-    "x" * 200,
-]
-NAMES += [os.fsdecode(b"\xff"), "a.b"]
+NAMES = "a b ax2 bx2 c cx2 ax3 .hidden -x ä a\\b %d a.b".split()
+NAMES += ["a b", "a\nb", "x" * 200, os.fsdecode(b"\xff")]
 ENDINGS = [".png", ".PNG", ".jpg", ".tif", ".gif", ".txt", "", ".npy", ".png.part"]
 DEEDS = ["remove", "empty", "file", "rename", "copy", "mkdir", "dangle", "loop", "fifo", "deeper"]
 
@@ -203,63 +136,39 @@ def do(root, deed, where, name, ending, number):
 
 # -------------------------------------------------------------- experiments
 
-LINES = [
-    "[1, 2]",
-    "3",
-    "null",
-    "{}",
-    "{",
-    '{"epoch": 1}',
-    '{"epoch": "1"}',
-    '{"epoch": null, "dataset": "Set5"}',
-    "NaN",
-]
-LINES += [
-    '{"epoch": 1, "dataset": "Set5", "scale": 2, "psnr": "30"}',
-    '{"epoch": 1, "dataset": 5, "scale": [], "psnr": 1}',
-]
-LINES += [
-    '{"epoch": 1e999, "loss": {"L1": 1}}',
-    '{"epoch": 1, "loss": 5}',
-    '{"epoch": 1, "loss": {"L1": "x"}}',
-    "[" * 100000,
-]
-LINES += [
-    '{"epoch": 1, "lr": 1, "loss": {"L1": NaN}}',
-    "9" * 5000,
-    "\0",
-    "\udcff",
-    '{"a":' * 5000,
-    '{"epoch": ' + "9" * 400 + "}",
-]
-LINES += [
-    '{"epoch": 1, "dataset": "../x", "scale": 2, "psnr": 30}',
-    '{"epoch": 1, "dataset": "Set5", "scale": 2, "psnr": Infinity}',
-]
-SETTINGS = [
-    "--epochs",
-    "--n_feats 0",
-    "--scale '2",
-    "--nosuch 1",
-    "stray",
-    "--load other",
-    "--resume 3",
-    "# nothing",
-    "--seed x",
-]
-SETTINGS += [
-    "--epochs 9\0",
-    "--data_train $(touch ran)",
-    "--test_only",
-    "--reset",
-    "--save other",
-    "--template RCAN",
-    "--loss 1*L7",
-]
-DAMAGED = (
-    "config.txt metrics.jsonl log.txt model/state.pt model/model_latest.pt "
-    "model/model_best.pt .lock"
-).split()
+LINES = ["[1, 2]", *"3 null {} { NaN \0 \udcff".split(" ")]
+LINES += ["9" * 5000, "[" * 100000, '{"a":' * 5000, '{"epoch": ' + "9" * 400 + "}"]
+LINES += """\
+{"epoch": 1}
+{"epoch": "1"}
+{"epoch": null, "dataset": "Set5"}
+{"epoch": 1, "dataset": "Set5", "scale": 2, "psnr": "30"}
+{"epoch": 1, "dataset": "Set5", "scale": 2, "psnr": Infinity}
+{"epoch": 1, "dataset": "../x", "scale": 2, "psnr": 30}
+{"epoch": 1, "dataset": 5, "scale": [], "psnr": 1}
+{"epoch": 1e999, "loss": {"L1": 1}}
+{"epoch": 1, "loss": 5}
+{"epoch": 1, "loss": {"L1": "x"}}
+{"epoch": 1, "lr": 1, "loss": {"L1": NaN}}""".split("\n")
+SETTINGS = """\
+--epochs
+--n_feats 0
+--scale '2
+--nosuch 1
+stray
+--load other
+--resume 3
+# nothing
+--seed x
+--epochs 9\0
+--data_train $(touch ran)
+--test_only
+--reset
+--save other
+--template RCAN
+--loss 1*L7""".split("\n")
+DAMAGED = "config.txt metrics.jsonl log.txt .lock".split()
+DAMAGED += [f"model/{name}.pt" for name in ("state", "model_latest", "model_best")]
 
 
 def damages():

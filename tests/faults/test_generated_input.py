@@ -23,14 +23,20 @@ from option import parse_args
 
 NEVER_USED = {"cut", "bits", "zip", "code", "not finite", "sparse", "quantized", "meta", "expanded"}
 BICUBIC = ["--model", "Bicubic", "--test_only", "--scale", 2, "--cpu"]
-ONE_STEP = (
-    "--epochs 2 --test_every 1 --batch_size 1 --patch_size 8 --n_threads 0 --print_every 1"
-).split()
+ONE_STEP = "--epochs 2 --test_every 1 --batch_size 1 --patch_size 8 --n_threads 0".split()
+ONE_STEP += ["--print_every", 1]
+TRAIN = [*"--scale 2 --data_train Mine --n_feats 8 --n_resblocks 1 --cpu".split(), *ONE_STEP]
+TRAIN += ["--epochs", 1]
 
 
 def examples(few):
     """Few examples in the default suite, 500 with --slow."""
     return pytest.mark.parametrize("examples", [few, pytest.param(500, marks=pytest.mark.slow)])
+
+
+def names_of(argv):
+    """The flags of a command line, and its words as Python writes them."""
+    return [*(w.split("=")[0].strip("-") for w in argv if w.startswith("-")), *map(repr, argv)]
 
 
 def write(path, image):
@@ -52,10 +58,7 @@ def test_flags(sr, tmp_path, monkeypatch, examples, counted):
 
     def check(argv):
         seen.clear()
-        names = [word.split("=")[0].strip("-") for word in argv if word.startswith("-")] + [
-            repr(word) for word in argv
-        ]
-        tally.run(lambda: sr(*argv), names, [])
+        tally.run(lambda: sr(*argv), names_of(argv), [])
         for args in seen:
             config.write_text("\n".join(config_lines(args)))
             where = ["--dir_experiment", str(sr.experiments), "--load", "kept"]
@@ -72,44 +75,22 @@ def test_flags_of_whole_runs(sr, tmp_path, examples, counted):
     tally = Tally("flags, whole runs")
     small = [
         *ONE_STEP,
-        *(
-            "--n_feats 8 --n_resblocks 1 --n_resgroups 1 --gan_k 1 --mcl_neg 1 --shuffle_neg_num 1"
-        ).split(),
+        *"--n_feats 8 --n_resblocks 1 --n_resgroups 1 --gan_k 1 --mcl_neg 1".split(),
     ]
-    small += [
-        *"--epochs 1 --n_GPUs 1 --dir_out".split(),
-        "",
-        "--dir_cache",
-        tmp_path / "cache",
-        *"--cpu --nlsn_n_hashes 1 --reduction 2".split(),
-    ]
-    small += [
-        "--dir_demo",
-        sr.data / "Mine/HR",
-        "--dir_experiment",
-        sr.experiments,
-        "--reset",
-        "--data_range",
-        "1-3/4-4",
-    ]
+    small += "--shuffle_neg_num 1 --epochs 1 --n_GPUs 1 --cpu --nlsn_n_hashes 1 --dir_out".split()
+    small += ["", *"--reduction 2 --reset --data_range 1-3/4-4 --dir_cache".split()]
+    small += [tmp_path / "cache", "--dir_demo", sr.data / "Mine/HR"]
+    small += ["--dir_experiment", sr.experiments]
 
     def check(case):
         argv, train = case
-        first = (
-            ["--scale", 2, "--data_test", "Set5"] if train else [*BICUBIC, "--data_test", "Set5"]
-        )
-        names = [word.split("=")[0].strip("-") for word in argv if word.startswith("-")] + [
-            repr(word) for word in argv
-        ]
-        names += [
-            part or "''" for word in argv for part in word.rpartition("=")[2].split("+")
-        ]  # a file or a set is named without its flag
+        first = [*(["--scale", 2] if train else BICUBIC), "--data_test", "Set5"]
+        # a file or a set is named without its flag
+        parts = [part or "''" for word in argv for part in word.rpartition("=")[2].split("+")]
+        names = [*names_of(argv), *parts, "the loss is"]
         with fresh(sr.experiments), little_memory():
-            tally.run(
-                lambda: sr(*first, *argv, *small),
-                [*names, "the loss is"],
-                [sr.experiments, tmp_path / "cache"],
-            )
+            program = lambda: sr(*first, *argv, *small)  # noqa: E731
+            tally.run(program, names, [sr.experiments, tmp_path / "cache"])
 
     for_all(tally, st.tuples(flags(most=2, wild=1), st.booleans()), check, examples)
     counted(tally)
@@ -146,29 +127,17 @@ def test_images(sr, photographs, tmp_path, examples, counted):
             elif where.startswith("Probe"):
                 argv = [*BICUBIC, "--data_test", "Probe"]
             else:
-                argv = [
-                    *"--scale 2 --data_train Mine --data_test Probe --n_feats 8 --n_resblocks 1".split(),
-                    *ONE_STEP,
-                ]
-                argv += ["--epochs", 1, "--ext", ext, "--cpu"]
-            status, _, err = tally.run(
-                lambda: sr(*argv, data=data), names, [data / "cache", sr.experiments, out]
-            )
-            assert "memory" not in err, (
-                "only failing to get it has stopped the program from taking gigabytes"
-            )
+                argv = [*TRAIN, "--data_test", "Probe", "--ext", ext]
+            written = [data / "cache", sr.experiments, out]
+            status, _, err = tally.run(lambda: sr(*argv, data=data), names, written)
+            assert "memory" not in err, "gigabytes were asked for"
             if status and "--test_only" not in argv and ext != "img":
                 assert not list(sr.experiments.iterdir()), "something was written"
 
-    folders = st.sampled_from(
-        [f"{name}/{kind}" for name in ("Mine", "Probe") for kind in ("HR", "HR", "LR_bicubic/X2")]
-    )
-    for_all(
-        tally,
-        st.tuples(images(made), folders, st.sampled_from(["sep", "img", "bin"])),
-        check,
-        examples,
-    )
+    kinds = ("HR", "HR", "LR_bicubic/X2")
+    folders = st.sampled_from([f"{name}/{kind}" for name in ("Mine", "Probe") for kind in kinds])
+    cases = st.tuples(images(made), folders, st.sampled_from(["sep", "img", "bin"]))
+    for_all(tally, cases, check, examples)
     counted(tally)
 
 
@@ -195,27 +164,13 @@ def test_folders(sr, photographs, tmp_path, examples, counted):
                 do(data / "Mine", *deed)
             argv = [*BICUBIC, "--data_test", "Mine"]
             if demo:
-                argv = [
-                    *BICUBIC,
-                    "--data_test",
-                    "Demo",
-                    "--dir_demo",
-                    data / "Mine/HR",
-                    "--dir_out",
-                    out,
-                ]
+                argv = [*BICUBIC, "--data_test", "Demo", "--dir_demo", data / "Mine/HR"]
+                argv += ["--dir_out", out]
             elif train:
-                argv = [
-                    *"--scale 2 --data_train Mine --data_test Set5 --n_feats 8 --n_resblocks 1".split(),
-                    *ONE_STEP,
-                ]
+                argv = [*TRAIN, "--data_test", "Set5"]
                 os.symlink(sr.data / "benchmark", data / "benchmark")
-                argv += ["--epochs", 1, "--cpu"]
-            tally.run(
-                lambda: sr(*argv, data=data),
-                [str(data / "Mine")],
-                [data / "cache", sr.experiments, out],
-            )
+            written = [data / "cache", sr.experiments, out]
+            tally.run(lambda: sr(*argv, data=data), [data / "Mine"], written)
 
     for_all(tally, st.tuples(layouts(), st.booleans(), st.booleans()), check, examples)
     counted(tally)
@@ -243,17 +198,14 @@ def test_checkpoints(sr, tmp_path, examples, counted):
     """Weights of --pre_train, for a test and for training."""
     tally, path, marker = Tally("checkpoints"), tmp_path / "given.pt", tmp_path / "code_ran"
     good = EDSR(scale=2, n_resblocks=1, n_feats=8).state_dict()
-    small = [
-        *"--scale 2 --n_resblocks 1 --n_feats 8 --data_test Set5 --cpu --pre_train".split(),
-        path,
-    ]
+    argv = [*TRAIN, "--data_test", "Set5", "--pre_train", path]
 
     def check(case):
         (kind, content, name), train = case
         path.write_bytes(content)
-        more = ["--data_train", "Mine", *ONE_STEP, "--epochs", 1] if train else ["--test_only"]
+        more = [] if train else ["--test_only"]
         with fresh(sr.experiments), little_memory():
-            status, _, err = tally.run(lambda: sr(*small, *more), [path.name], [sr.experiments])
+            status, _, err = tally.run(lambda: sr(*argv, *more), [path.name], [sr.experiments])
             assert not status or not list(sr.experiments.iterdir()), "something was written"
         assert not marker.exists(), "code of the checkpoint ran"
         judge(kind, name, status, err)
@@ -274,12 +226,9 @@ def test_states(sr, trained, tmp_path, examples, counted):
             shutil.copytree(trained, folder, dirs_exist_ok=True)
             (folder / "model/state.pt").write_bytes(content)
             before = contents(folder)
-            status, _, err = tally.run(
-                lambda: sr("--load", "copy", *ONE_STEP, "--cpu"), ["state.pt"], []
-            )
-            assert not status or contents(folder) == before, (
-                "a refused run has changed the experiment"
-            )
+            resume = ["--load", "copy", *ONE_STEP, "--cpu"]
+            status, _, err = tally.run(lambda: sr(*resume), ["state.pt"], [])
+            assert not status or contents(folder) == before, "a refused run has changed it"
             assert status or not half_written(folder)
         assert not marker.exists(), "code of the state ran"
         judge(kind, name, status, err)
@@ -323,16 +272,11 @@ def test_experiments(sr, trained, examples, counted):
                 damage(folder, *deed)
             before = contents(folder)
             names = [folder, *(name for name, *_ in deeds)]
-            more = ["--test_only"] if test_only else []
-            status, *_ = tally.run(
-                lambda: sr("--load", "copy", *ONE_STEP, "--cpu", *more), names, []
-            )
-            late = any(
-                kind == "folder" for _, kind, *_ in deeds
-            )  # found when the file is to be written
-            assert not status or late or contents(folder) == before, (
-                "a refused run has changed the experiment"
-            )
+            resume = ["--load", "copy", *ONE_STEP, "--cpu", *(["--test_only"] if test_only else [])]
+            status, *_ = tally.run(lambda: sr(*resume), names, [])
+            # found when the file is to be written
+            late = any(kind == "folder" for _, kind, *_ in deeds)
+            assert not status or late or contents(folder) == before, "a refused run has changed it"
             assert not list(folder.rglob("*.part"))
 
     for_all(tally, st.tuples(damages(), st.booleans()), check, examples)
