@@ -8,10 +8,10 @@
     scripts/prepare_data.py folder PHOTOS MyPhotos   your images, for --data_train MyPhotos
     scripts/prepare_data.py lr HR --lr LR --scale 4  only LR images
 
-LR images that are not downloaded are made by MATLAB's bicubic downsampling. A command that was
-stopped continues if it is run again. A file that cannot be downloaded can be fetched by other means
-and put at the path that the message names. The last lines list the sets. The exit status is 1 if
-a set that the command requires is incomplete.
+LR images that are not downloaded are made by MATLAB's bicubic downsampling, or by --degradation. A
+command that was stopped continues if it is run again. A file that cannot be downloaded can be
+fetched by other means and put at the path that the message names. The last lines list the sets. The
+exit status is 1 if a set that the command requires is incomplete.
 """
 
 import argparse
@@ -29,9 +29,10 @@ if __name__ == "__main__":
     use_project_packages()  # before imports that need them
 
 from data.datasets import DEMO_SETS, dataset_spec, list_images
+from data.degradation import DEGRADATIONS
 from data.image import set_max_pixels, write_image
-from data.prepare.lr_images import missing_lr
-from data.prepare.published import (
+from prepare.lr_images import missing_lr
+from prepare.published import (
     BENCHMARKS,
     DIV2K_LR_SCALES,
     DIV2K_PARTS,
@@ -64,7 +65,7 @@ def sample(args):
     """Write the photographs of scikit-image as sample_train and sample_test."""
     problems, sets = [], []
     for name, photographs in SAMPLES.items():
-        hr, lr = folders(args.dir_data, name)
+        hr, lr = folders(args.dir_data, name, args.degradation)
         hr.mkdir(parents=True, exist_ok=True)
         remove_stale_temp_files(hr)
         for photograph in photographs.split():
@@ -89,10 +90,9 @@ def folder(args):
     The name may be that of a published set.
     """
     sources = list_images(args.source, print)
-    hr, lr = folders(args.dir_data, args.name)
-    problems = make(
-        args, sources, lr, args.scale, None if hr.resolve() == args.source.resolve() else hr
-    )
+    hr, lr = folders(args.dir_data, args.name, args.degradation)
+    copies = None if hr.resolve() == args.source.resolve() else hr
+    problems = make(args, sources, lr, args.scale, copies)
     return problems, [Expected(args.name, len(images_in(hr)), "")]
 
 
@@ -106,42 +106,35 @@ def lr(args):
 
 def report(args, expected):
     """Print the present and the missing images of a set; return whether it is complete."""
-    hr, lr = folders(args.dir_data, expected.name)
+    hr, lr = folders(args.dir_data, expected.name, args.degradation)
     images = images_in(hr)
     lr_scales = {int(p.name[1:]) for p in lr.glob("X*") if p.name[1:].isdigit()} | set(args.scale)
     n_missing = {s: len(missing_lr(images, lr / f"X{s}", s)) for s in sorted(lr_scales)}
     complete = [f"X{scale}" for scale, count in n_missing.items() if not count] if images else []
-    print(
-        f"{expected.name}: {len(images)} images in {hr}, LR images {' '.join(complete) or 'none'}"
-    )
-    missing = []
-    if len(images) < expected.count:
-        missing.append(f"{expected.count - len(images)} images: {expected.hint}")
-    for scale in args.scale:
-        if n_missing[scale]:
-            command = shlex.join(
-                ["scripts/prepare_data.py", "lr", str(hr), "--lr", str(lr), "--scale", str(scale)]
-            )
-            missing.append(
-                f"LR images X{scale} of {n_missing[scale]} images; this makes them: {command}"
-            )
+    names = " ".join(complete) or "none"
+    print(f"{expected.name}: {len(images)} images in {hr}, LR images {names}")
+    missing, more = [], len(images) - expected.count
+    if more < 0:
+        missing.append(f"{-more} images: {expected.hint}")
+    for scale in [scale for scale in args.scale if n_missing[scale]]:
+        command = ["scripts/prepare_data.py", "lr", hr, "--lr", lr, "--scale", scale]
+        command += ["--degradation", args.degradation] if args.degradation != "BI" else []
+        how = shlex.join(map(str, command))
+        missing.append(f"LR images X{scale} of {n_missing[scale]} images; this makes them: {how}")
     for line in missing:
         print(f"  missing: {line}")
-    if len(images) > expected.count:
-        shift = (
-            ", which shift the positions of --data_range"
-            if dataset_spec(expected.name).uses_data_range
-            else ""
-        )
-        print(f"  {len(images) - expected.count} images more than published{shift}")
+    if more > 0:
+        is_by_position = dataset_spec(expected.name).uses_data_range
+        shift = ", which shift the positions of --data_range" if is_by_position else ""
+        print(f"  {more} images more than published{shift}")
     return not missing
 
 
 def scales(text):
     """Return '2+3+4' as a list."""
     parts = text.split("+")
-    if not all(part.isdigit() and int(part) >= 2 for part in parts) or len(set(parts)) < len(parts):
-        raise argparse.ArgumentTypeError(f"{text!r} must be scales of 2 or more, joined by +")
+    if not all(part.isdigit() and int(part) for part in parts) or len(set(parts)) < len(parts):
+        raise argparse.ArgumentTypeError(f"{text!r} must be scales of 1 or more, joined by +")
     return [int(part) for part in parts]
 
 
@@ -188,21 +181,25 @@ def positive(kind):
     return parse
 
 
-def add_command(commands, run, text, default_scale):
+def add_command(commands, run, text, default_scale, makes_all_lr=False):
     """Add a command with the flags that all have; return its `add_argument`."""
     parser = commands.add_parser(run.__name__, help=text, description=text)
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, degradation="BI", seed=1)
     flag = parser.add_argument
-    text = "scales of the LR images, joined by +"
     if default_scale is None:
-        flag("--scale", type=scales, required=True, help=text)
+        flag("--scale", type=scales, required=True, help="scales of the LR images, joined by +")
     else:
-        text += f" (default: {default_scale})"
+        text = f"scales of the LR images, joined by + (default: {default_scale})"
         flag("--scale", type=scales, default=scales(default_scale), help=text)
-    flag("--jobs", type=positive(int), default=os.cpu_count() or 1,
-         help="processes (default: %(default)s)")  # fmt: skip
-    flag("--max_pixels", type=positive(int),
-         help="pixels above which an image file is refused (default: 178,956,970)")  # fmt: skip
+    if makes_all_lr:
+        text = "how LR is made (default: BI)"
+        flag("--degradation", choices=list(DEGRADATIONS), default="BI", help=text)
+        text = "seed of random degradations, that of the training (default: 1)"
+        flag("--seed", type=int, default=1, help=text)
+    cores = os.cpu_count() or 1
+    flag("--jobs", type=positive(int), default=cores, help="processes (default: %(default)s)")
+    text = "pixels above which an image file is refused (default: 178,956,970)"
+    flag("--max_pixels", type=positive(int), help=text)
     if run is not lr:
         flag("--dir_data", type=Path, default=ROOT / "datasets", help="folder of all sets")
     return flag
@@ -212,12 +209,12 @@ def add_download_flags(flag, url, archives):
     """Add the flags of a command that downloads."""
     flag("--url", default=url, help="folder of the archives (default: %(default)s)")
     flag("--keep", action="store_true", help="keep the downloaded archives")
-    flag("--sha256", type=checksum_of(archives), action="append", default=[], metavar="FILE=HEX",
-         help="checksum of an archive, or its start")  # fmt: skip
-    flag("--retries", type=int, default=4,
-         help="attempts after the first that bring nothing (default: %(default)s)")  # fmt: skip
-    flag("--timeout", type=positive(float), default=30,
-         help="seconds to wait for the server (default: %(default)s)")  # fmt: skip
+    checksum, text = checksum_of(archives), "checksum of an archive, or its start"
+    flag("--sha256", type=checksum, action="append", default=[], metavar="FILE=HEX", help=text)
+    text = "attempts after the first that bring nothing (default: %(default)s)"
+    flag("--retries", type=int, default=4, help=text)
+    text = "seconds to wait for the server (default: %(default)s)"
+    flag("--timeout", type=positive(float), default=30, help=text)
 
 
 def build_parser():
@@ -226,7 +223,7 @@ def build_parser():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    add_command(commands, sample, "photographs that come with scikit-image", "2")
+    add_command(commands, sample, "photographs that come with scikit-image", "2", True)
     flag = add_command(commands, div2k, "DIV2K", "2+3+4")
     scales_of_archives = (None, *DIV2K_LR_SCALES)  # None: HR
     archives = [div2k_archive(part, s) for s in scales_of_archives for part in DIV2K_PARTS]
@@ -234,13 +231,13 @@ def build_parser():
     flag = add_command(commands, flickr2k, "Flickr2K, 2,650 images", "2+3+4")
     add_download_flags(flag, EDSR_URL, ["Flickr2K.tar"])
     flag = add_command(commands, benchmark, "Set5, Set14, B100, Urban100, Manga109", "2+3+4")
-    flag("--sets", type=benchmark_names, default=[*BENCHMARKS][:4],
-         help="sets whose absence is an error (default: all except Manga109)")  # fmt: skip
+    text = "sets whose absence is an error (default: all except Manga109)"
+    flag("--sets", type=benchmark_names, default=[*BENCHMARKS][:4], help=text)
     add_download_flags(flag, EDSR_URL, ["benchmark.tar"])
-    flag = add_command(commands, folder, "a data set from a folder of HR images", "2+3+4")
+    flag = add_command(commands, folder, "a data set from a folder of HR images", "2+3+4", True)
     flag("source", type=Path, help="folder of HR images")
     flag("name", type=set_name, help="name of the set")
-    flag = add_command(commands, lr, "only LR images", None)
+    flag = add_command(commands, lr, "only LR images", None, True)
     flag("source", type=Path, help="folder of HR images")
     flag("--lr", type=Path, required=True, help="folder to make, with X2 and so on")
     return parser
@@ -248,7 +245,12 @@ def build_parser():
 
 def main(argv=None):
     """Prepare the data sets of a command; return the exit status."""
-    args = build_parser().parse_args(argv)
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    defined = DEGRADATIONS[args.degradation].scales
+    if defined and not set(args.scale) <= set(defined):
+        names = "+".join(map(str, defined))
+        parser.error(f"--degradation {args.degradation} must be used with --scale {names}")
     if args.max_pixels:
         set_max_pixels(args.max_pixels)
     try:

@@ -156,7 +156,7 @@ def test_div2k_and_flickr2k_train_together(sr, data_dir, tmp_path, photographs):
 
 
 def test_flickr2k_is_prepared_from_its_archive(prepare, server, tmp_path, photographs, monkeypatch):
-    monkeypatch.setattr("data.prepare.published.FLICKR2K_COUNT", 2)
+    monkeypatch.setattr("prepare.published.FLICKR2K_COUNT", 2)
     image = photographs["coffee"]
     server.files["Flickr2K.tar"] = tar_of(
         {f"Flickr2K/Flickr2K_HR/00000{i}.png": png(image) for i in (1, 2)}

@@ -76,6 +76,38 @@ def data_of(root, *flags):
     return Data(parse_args([*small, *sets, *map(str, flags)]), lambda line: None)
 
 
+@pytest.mark.parametrize(("name", "scale"), [("BD", 2), ("DN", 3), ("real", 4), ("real", 1)])
+def test_prepared_lr_is_that_of_the_test_and_of_the_cache(
+    sr, prepare, tmp_path, photographs, name, scale
+):
+    write_set(tmp_path / "Mine/HR", photographs)
+    flags = ["--degradation", name, "--scale", scale, "--seed", 5]
+    assert sr(*BICUBIC, *flags, data=tmp_path)[0] == 0
+    made = sr.folder("test") / "results-Mine"
+    assert prepare("lr", tmp_path / "Mine/HR", "--lr", tmp_path / "lr", *flags)[0] == 0
+    train_set = data_of(tmp_path, *flags).train.dataset
+    for triple in train_set.pairs[0]:
+        stem = triple[0].name.split(".")[0]
+        lr = read_image(tmp_path / f"lr/X{scale}/{stem}x{scale}.png")
+        assert np.array_equal(lr, read_image(made / f"{stem}_x{scale}_LR.png"))
+        if name != "real":
+            assert np.array_equal(lr, np.load(triple[1]))
+        else:
+            assert triple[1] is None, "an unused cache of LR images"
+
+
+def test_prepared_lr_is_made_again_by_another_degradation(prepare, tmp_path, photographs):
+    write_set(tmp_path / "in", photographs)
+    command = ["lr", tmp_path / "in", "--lr", tmp_path / "lr", "--scale", 3]
+    for flags in ([], ["--degradation", "DN"], ["--degradation", "DN", "--seed", 2], []):
+        assert "4 files written" in prepare(*command, *flags)[1]
+        assert "0 files written" in prepare(*command, *flags)[1]
+    lr = read_image(tmp_path / "lr/X3/coffeex3.png")
+    assert np.array_equal(lr, downsample(photographs["coffee"], 3))
+    with pytest.raises(SystemExit):
+        prepare(*command[:-1], 4, "--degradation", "DN")
+
+
 def test_real_is_drawn_per_sample_and_the_same_from_any_worker(tmp_path, photographs, monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: 3)
     write_set(tmp_path / "Mine/HR", photographs)

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import pytest
 
-import data.prepare.archive
-from data.prepare.download import download
 from file_server import FileServer
 from helpers import SET5, files_in, tar_of, zip_of
+from prepare.archive import unpack
+from prepare.download import download
 
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts/prepare_data.py"
 from runtime.files import UserError
@@ -67,48 +67,37 @@ def test_a_killed_download_goes_on_where_it_was(benchmark, server, set5, tmp_pat
     assert files_in(tmp_path / "data") == sorted(["benchmark.tar", *SET5])
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [{"plain": True}, {}, {"deaf": True}, {"no_etag": True}, {"no_etag": True, "deaf": True}],
-)
+@pytest.mark.parametrize("fault", [{"plain": True}, {}])
 def test_no_part_is_joined_to_another_file(fault, set5, tmp_path):
+    def check(part):
+        if part.read_bytes() not in server.files.values():
+            raise UserError("is damaged")
+
     with FileServer({"a": set5}) as server:
         server.faults["a"] = itertools.chain([{"cut": 6000, **fault}], itertools.repeat(fault))
         with pytest.raises(UserError, match="6,000"):
-            download(server.url + "a", tmp_path / "a", retries=0)
+            download(server.url + "a", tmp_path / "a", check=check, retries=0)
         assert (tmp_path / "a.part").stat().st_size == 6000
-        if not fault.get("plain"):  # else the server does not know Range
-            server.files["a"] = set5[::-1][:-5]
-        download(server.url + "a", tmp_path / "a", retries=1)
+        server.files["a"] = set5[::-1]
+        download(server.url + "a", tmp_path / "a", check=check, retries=1)
         assert (tmp_path / "a").read_bytes() == server.files["a"]
-        assert server.requests[1][1] == (None if fault.get("plain") else "bytes=6000-")
-        assert server.requests[1][2] == (206 if fault.get("deaf") else 200), (
-            "If-Range saves a second request"
-        )
+        assert [asked for _, asked, _ in server.requests] == [None, "bytes=6000-", None]
     assert files_in(tmp_path) == ["a"]
 
 
-def test_a_part_of_another_address_or_that_is_whole(set5, tmp_path):
-    with FileServer({"a": set5, "b": set5[:-7]}) as server:
-        for name in "aba":
-            server.faults[name] = iter([{"cut": 6000}])
-            with pytest.raises(UserError, match="6,000"):
-                download(server.url + name, tmp_path / "x", retries=0)
-        assert [status for *_, status in server.requests] == [200] * 3, "each time from the start"
-        with open(
-            tmp_path / "x.part", "ab"
-        ) as part:  # all arrived, and the process ended before it was renamed
-            part.write(set5[6000:])
+def test_a_part_that_is_whole(set5, tmp_path):
+    (tmp_path / "x.part").write_bytes(set5)  # the process ended before it was renamed
+    with FileServer({"a": set5}) as server:
         download(server.url + "a", tmp_path / "x", retries=0)
-        assert server.requests[-1][2] == 416
-        assert (tmp_path / "x").read_bytes() == set5
+        assert [status for *_, status in server.requests] == [416]
+    assert (tmp_path / "x").read_bytes() == set5
 
 
 def test_wrong_lengths(benchmark, server, set5, tmp_path):
     server.faults["benchmark.tar"] = iter([{"extra": 100}])
     status, out, _ = benchmark()
     assert status == 0, "asked for the rest, the server says that there is none"
-    assert f"100 bytes remaining to read: {len(set5):,} bytes have arrived" in out
+    assert f"{len(set5):,} bytes have arrived" in out
     shutil.rmtree(tmp_path / "data")
     server.faults["benchmark.tar"] = itertools.repeat({"extra": -20000})
     status, _, err = benchmark()
@@ -227,7 +216,7 @@ def test_nothing_of_an_archive_leads_out(archive, benchmark, tmp_path):
     assert benchmark()[0] == 1
     assert files_in(tmp_path) == ["data/benchmark.tar"], "only names of the benchmark are unpacked"
     with contextlib.suppress(UserError):  # with every name of the archive wanted
-        data.prepare.archive.unpack(tmp_path / "data/benchmark.tar", tmp_path / "data/out", str)
+        unpack(tmp_path / "data/benchmark.tar", tmp_path / "data/out", str)
     out = tmp_path / "data/out"
     outside = {tmp_path / name for name in files_in(tmp_path)} - {tmp_path / "data/benchmark.tar"}
     assert all(path.is_relative_to(out) for path in outside)
@@ -264,21 +253,21 @@ def test_unpacking_goes_on_and_sees_damage(make, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("shutil.disk_usage", lambda folder: namedtuple("usage", "free")(11_999))
         with pytest.raises(UserError, match="cannot hold 12,000 bytes more"):
-            data.prepare.archive.unpack(path, tmp_path / "out", str)
+            unpack(path, tmp_path / "out", str)
         (tmp_path / "out/a").mkdir(parents=True)
         (tmp_path / "out/a/2.png").write_bytes(files["a/2.png"])
-        assert data.prepare.archive.unpack(path, tmp_path / "out", str) == (3, 1)
+        assert unpack(path, tmp_path / "out", str) == (3, 1)
     assert {f"a/{p.name}": p.read_bytes() for p in (tmp_path / "out/a").iterdir()} == files
     (tmp_path / "out/a/3.png").write_bytes(b"another file of that length".ljust(3000))
     with pytest.raises(UserError, match=r"another content(.|\n)*a/3\.png"):
-        data.prepare.archive.unpack(path, tmp_path / "out", str)
+        unpack(path, tmp_path / "out", str)
     path.write_bytes(content[:7000])
     with pytest.raises(UserError, match="not a complete zip or tar"):
-        data.prepare.archive.unpack(path, tmp_path / "other", str)
+        unpack(path, tmp_path / "other", str)
     if make is zip_of:
         path.write_bytes(content.replace(b"\1" * 3000, b"\1" * 2999 + b"\2"))
         with pytest.raises(UserError, match=r"damaged at a/1\.png"):
-            data.prepare.archive.unpack(path, tmp_path / "other", str)
+            unpack(path, tmp_path / "other", str)
         assert files_in(tmp_path / "other") == ["a/0.png"]
 
 
@@ -288,4 +277,4 @@ def test_a_damaged_xz_archive_is_named(tmp_path):
     content[150_000] ^= 255
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"damaged\.tar\.xz: is not a complete zip or tar archive"):
-        data.prepare.archive.unpack(path, tmp_path / "out", str)
+        unpack(path, tmp_path / "out", str)

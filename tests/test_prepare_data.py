@@ -186,7 +186,7 @@ def test_bad_images_are_named_and_the_good_are_done(prepare, tmp_path, photograp
     assert not (tmp_path / "Other").exists()
     for bad in (
         ["folder", "x", "../out"],
-        ["div2k", "--scale", "1"],
+        ["div2k", "--scale", "0"],
         ["benchmark", "--sets", "Set6"],
         ["sample", "--scale", "2+2"],
         ["sample", "--jobs", "0"],

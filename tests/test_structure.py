@@ -40,8 +40,3 @@ def test_only_runtime_touches_the_process():
         if "runtime" not in path.parts:
             found = PROCESS & set(imports(path))
             assert not found and "os.environ" not in path.read_text(), f"{path}: {found}"
-
-
-def test_only_the_preparation_script_uses_data_prepare():
-    users = [p for p in SRC.rglob("*.py") if any("data.prepare" in m for m in imports(p))]
-    assert {path.parent.name for path in users} <= {"prepare"}

@@ -194,7 +194,7 @@ def fingerprint(name, scale, seed):
     rng = np.random.default_rng(0)
     for dtype in (np.uint8, np.uint16):
         hr = rng.integers(0, np.iinfo(dtype).max, (13 * scale, 11 * scale, 3), dtype)
-        lr = DEGRADATIONS[name](hr, scale, image_generator(seed, "fingerprint"))
+        lr = make_lr(DEGRADATIONS[name], hr, scale, image_generator(seed, "fingerprint"))
         digest.update(np.ascontiguousarray(lr).data)
     return digest.hexdigest()[:10]
 

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from data.datasets import dataset_spec, list_images
 from data.image import EXTENSIONS
-from data.prepare.archive import check_archive, unpack
-from data.prepare.download import NoConnectionError, NotFoundError, download
-from data.prepare.lr_images import make_set, missing_lr
+from prepare.archive import check_archive, unpack
+from prepare.download import NoConnectionError, NotFoundError, download
+from prepare.lr_images import Job, make_set, missing_lr
 from runtime.files import UserError, atomic_path, bullet_list
 
 DIV2K_URL = "https://data.vision.ee.ethz.ch/cvl/DIV2K/"
@@ -34,34 +34,25 @@ MANGA109 = (
 
 
 class Expected(NamedTuple):
-    """A set for the table at the end.
-
-    Attributes:
-        name: name of the set.
-        count: number of images as published.
-        hint: how to get them.
-        required: whether its absence is an error.
-    """
+    """A set for the table at the end."""
 
     name: str
-    count: int
-    hint: str
-    required: bool = True
+    count: int  # images as published
+    hint: str  # how to get them
+    required: bool = True  # whether its absence is an error
 
 
 def images_in(folder, log=None):
     """List the images of a folder as `list_images` does; [] if there are none."""
-    if not folder.is_dir() or not any(
-        p.suffix.lower() in EXTENSIONS and p.name[0] != "." for p in folder.iterdir()
-    ):
-        return []
-    return list_images(folder, log)
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    is_image = any(os.path.splitext(name)[1].lower() in EXTENSIONS for name in names)
+    return list_images(folder, log) if is_image else []
 
 
-def folders(dir_data, name):
+def folders(dir_data, name, degradation="BI"):
     """Return a set's HR folder, and the folder of its LR folders X2, X3, ..."""
-    spec = dataset_spec(name)
-    return dir_data / spec.hr, (dir_data / spec.lr.format(scale=0)).parent
+    hr, lr = dataset_spec(name).folders(0, degradation)
+    return dir_data / hr, (dir_data / lr).parent
 
 
 def make_missing_lr(args, name, scales):
@@ -78,15 +69,11 @@ def make_missing_lr(args, name, scales):
 
 def make(args, sources, lr, scales, hr=None):
     """Make LR images, copy HR images, and print what was done; returns the problems."""
-    made = make_set(sources, lr, scales, hr, args.jobs, args.max_pixels)
-    again = (
-        f", {made.replaced} of them in place of files that were broken"
-        " or not of the present HR image"
-    )
-    print(
-        f"{made.written} files written to {hr.parent if hr else lr}"
-        + (again if made.replaced else "")
-    )
+    job = Job(hr, lr, scales, args.degradation, args.seed, args.max_pixels)
+    made = make_set(sources, job, args.jobs)
+    again = f", {made.replaced} of them in place of files that were broken or made of other images"
+    line = f"{made.written} files written to {hr.parent if hr else lr}"
+    print(line + (again if made.replaced else ""))
     count = f"{len(made.errors)} images cannot be used:"
     return [count + bullet_list(made.errors)] if made.errors else []
 

@@ -1,10 +1,7 @@
 """Unpack chosen files of a zip or tar archive.
 
-No other file of the archive is written.
-
 The caller maps names of the archive to paths of its own; no path of the archive is used. Each file
-is written to a temporary folder, from which it is moved, complete, to its path. Files that are
-there are never replaced.
+appears complete or not at all. Files that are there are never replaced.
 """
 
 import contextlib
@@ -16,7 +13,6 @@ import tempfile
 import zipfile
 import zlib
 from pathlib import Path
-from typing import NamedTuple
 
 from tqdm import tqdm
 
@@ -37,13 +33,6 @@ ARCHIVE_ERRORS = (
     RuntimeError,
     LZMAError,
 )
-
-
-class UnpackResult(NamedTuple):
-    """Numbers of files: written, and there before with the same content."""
-
-    written: int
-    kept: int
 
 
 @contextlib.contextmanager
@@ -71,8 +60,6 @@ def check_archive(path):
 def unpack(path, folder, target_for):
     """Unpack files of an archive; keep files that exist already.
 
-    Each file appears complete or not at all.
-
     Args:
         path: a zip or tar archive.
         folder: where the files go.
@@ -80,11 +67,8 @@ def unpack(path, folder, target_for):
             file out.
 
     Returns:
-        UnpackResult.
-
-    Raises:
-        UserError: not an archive, or a damaged one; files that are there with another content (they
-            are kept, the others unpacked); too little space.
+        numbers of files: (written, there before with the same content). Files that are there with
+        another content are an error, after the others are unpacked.
     """
     folder = Path(folder)
     try:
@@ -131,4 +115,4 @@ def _extract_all(path, folder, jobs, open_member):
             f"{len(differ)} files are there with another content than in {path}; they were kept:"
             + bullet_list(differ)
         )
-    return UnpackResult(written, len(jobs) - written)
+    return written, len(jobs) - written
