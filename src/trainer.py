@@ -24,7 +24,13 @@ from progress import Progress
 from runtime import distributed
 from runtime.files import UserError, bullet_list
 from runtime.precision import autocast, choose_precision, tune_convolutions
-from runtime.process import Stopped, StopRequest, WorkerErrors, compile_network
+from runtime.process import (
+    Stopped,
+    StopRequest,
+    WorkerErrors,
+    compile_network,
+    keep_threads,
+)
 from runtime.threads import ThreadWatch
 from runtime.weight_cast import WeightCast, autocast_modules
 
@@ -42,8 +48,6 @@ class Trainer:
         self.ema = None
         self.best = {"psnr": None, "epoch": 0}  # mean PSNR of the test sets
         self.timer = Progress(args, checkpoint.log)
-        is_alone = device.type == "cpu" and distributed.world_size() == 1
-        self.threads = ThreadWatch(torch.get_num_threads() if is_alone else 1)
         self.worker_errors = WorkerErrors()
         self.stop = StopRequest(args.save, verbose=distributed.is_main_process())
         checkpoint.on_closed_pipe = self.stop.request
@@ -86,6 +90,7 @@ class Trainer:
             "epoch": self.epoch,
             "step": self.step,
             "best": self.best,
+            "threads": torch.get_num_threads(),
             "random": random_states(),
         }
 
@@ -99,6 +104,7 @@ class Trainer:
         device, precision = state["precision"]
         if self.args.precision == "auto" and device == self.device.type:
             self._set_precision(precision)  # another choice would change the bits
+        keep_threads(self.args.threads, state.get("threads"), self.checkpoint.log)
         load_strict(self.net, state["net"], self.checkpoint.state_file(self.args.resume))
         if self.ema:
             self.ema.average.load_state_dict(state["ema"] or state["net"])
@@ -188,6 +194,8 @@ class Trainer:
         if self.epoch >= self.args.epochs:
             self.checkpoint.log(f"Nothing to train: {self._position()} of {self.args.epochs}")
         self.model = self.wrap_model()
+        is_alone = self.device.type == "cpu" and distributed.world_size() == 1
+        self.threads = ThreadWatch(torch.get_num_threads() if is_alone else 1)
         with self.stop:
             try:
                 while self.epoch < self.args.epochs:

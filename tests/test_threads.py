@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from helpers import state_of
 from runtime import process, threads
 
 N_CORES = 8
@@ -126,6 +127,17 @@ def test_threads_that_wait_for_cores_are_told_once(
     hint = "8 threads wait for cores, of which other processes use 4.0 of 8: --threads 4 is likely"
     assert out.count(hint) == is_told
     assert ("wait for cores" in out) == is_told
+
+
+def test_a_resumed_run_keeps_its_threads_on_which_its_bits_depend(sr, machine):
+    machine(busy=5.0)
+    assert sr.train("--save", "run", "--epochs", 1)[0] == 0
+    state = state_of(sr.folder("run"))
+    torch.save(state | {"threads": 4}, sr.folder("run") / "model/state.pt")
+    kept = "4 threads, as before (--threads N overrides)"
+    assert kept in sr("--load", "run", "--epochs", 2, "--cpu")[1]
+    assert machine.chosen == [3, 3, 4]
+    assert "as before" not in sr("--load", "run", "--epochs", 3, "--cpu", "--threads", 2)[1]
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no affinity")

@@ -21,7 +21,7 @@ import torch
 
 from runtime import distributed
 from runtime.files import UserError, host_id, print_error
-from runtime.threads import choose_threads, own_cores
+from runtime.threads import VARIABLES, choose_threads, own_cores
 
 
 def use_file_backend():
@@ -109,6 +109,15 @@ def set_threads(requested):
     )
     torch.set_num_threads(count)
     return text
+
+
+def keep_threads(requested, former, log):
+    """Resume with the former number of threads, on which the last bits of a sum depend."""
+    is_chosen = requested or any(os.environ.get(name) for name in VARIABLES)
+    is_fit = isinstance(former, int) and 1 <= former <= len(own_cores())
+    if is_fit and not is_chosen and former != torch.get_num_threads():
+        torch.set_num_threads(former)
+        log(f"{former} thread{'s' if former > 1 else ''}, as before (--threads N overrides)")
 
 
 # options of mallopt and their range, from malloc.h of glibc
