@@ -1,5 +1,6 @@
 """Tests: the metrics of all test sets, and the images of --save_results."""
 
+import hashlib
 import math
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ from checkpoint.metrics import finite_mean, variant
 from data.image import image_size, to_uint8, write_image
 from data.testset import DemoSet
 from demo import upscale_all
-from image_quality import OWN, PSNR, load_metrics, parse_metrics, score
+from image_quality import OWN, PSNR, SSIM, load_metrics, parse_metrics, score
 from metric import calc_psnr, calc_ssim
 from model.inference import Upscaler
 from runtime import distributed
@@ -19,8 +20,7 @@ from runtime.files import UserError, bullet_list
 from runtime.precision import tune_convolutions
 from runtime.process import available_bytes
 
-# Feature maps of HR size that a network holds at its peak, rounded up: HAN at x2 needs most.
-N_FEATURE_MAPS = 12
+PEAK_MAPS = 5  # feature maps of HR size that a network holds at its peak, unless it says otherwise
 
 
 def to_network_input(images, device, rgb_range):
@@ -41,6 +41,20 @@ def _decode_ahead(images, indices):
             yield image
 
 
+def _images_id(digests):
+    """Return the fingerprint of the images of a set: 16 hex digits of the sha256 of all `digests`."""
+    return hashlib.sha256(b"".join(digests)).hexdigest()[:16]
+
+
+def _digest(image):
+    """Return the sha256 of the shapes and pixels of an image's LR and HR."""
+    digest = hashlib.sha256()
+    for pixels in (image.lr, image.hr):
+        digest.update(f"{tuple(pixels.shape)}".encode())
+        digest.update(pixels.contiguous().numpy())
+    return digest.digest()
+
+
 def _format(value, digits):
     return "n/a" if value is None else f"{value:.{digits}f}"
 
@@ -48,13 +62,14 @@ def _format(value, digits):
 class Evaluator:
     """Test a network on all test sets; log and record the scores."""
 
-    def __init__(self, args, data, checkpoint, device, raise_if_stopped=lambda: None):
-        """Keep the settings of all tests; `raise_if_stopped` is called between images."""
+    def __init__(self, args, data, checkpoint, device, agree):
+        """Keep the settings of all tests; `agree` is called after each image: `Trainer.agree`."""
         self.args, self.data, self.checkpoint, self.device = args, data, checkpoint, device
-        self.raise_if_stopped = raise_if_stopped
+        self.agree = agree
+        self.chop = args.chop  # becomes true when the memory of an accelerator is full
         # PSNR and SSIM are always computed: they choose the best epoch
         names = [name for name in parse_metrics(args.metrics) if name not in OWN]
-        self.metrics = [*OWN.values(), *load_metrics(names, device)]
+        self.metrics = [PSNR, SSIM, *load_metrics(names, device)]
 
     def run(self, net, epoch, precision):
         """Test on all sets and scales; upscale the files without ground truth.
@@ -77,20 +92,18 @@ class Evaluator:
             for images in self.data.tests:
                 if isinstance(images, DemoSet):
                     if distributed.is_main_process():  # only rank 0 writes
-                        upscaler = self._build_upscaler(net, precision, self.args.chop)
+                        upscaler = self._build_upscaler(net, precision)
                         failed += upscale_all(
                             images, upscaler, self.args, self.device, self.checkpoint
                         )
                 else:
-                    chop = self.args.chop and not self._fits_in_memory(images)
-                    upscaler = self._build_upscaler(net, precision, chop)
-                    psnrs.append(self._evaluate_set(images, upscaler, epoch))
+                    psnrs.append(self._test_set(images, net, epoch, precision))
         if failed and self.args.test_only:
             listed = bullet_list(failed, len(failed))
             raise UserError(f"{len(failed)} files were not upscaled:{listed}")
         return [psnr for psnr in psnrs if psnr is not None]
 
-    def _build_upscaler(self, net, precision, chop):
+    def _build_upscaler(self, net, precision, chop=False):
         return Upscaler(
             net,
             chop=chop,
@@ -101,38 +114,34 @@ class Evaluator:
             log=self.checkpoint.log,
         )
 
-    def _fits_in_memory(self, images):
-        """Return whether the images of a set may run whole although --chop is on.
-
-        Only the --chop of a preset is ignored. An accelerator tries: if its memory is
-        full, `Upscaler` continues in tiles.
-        """
-        if not self.args.chop_from:
-            return False
+    def _fits_in_memory(self, images, net):
+        """Return whether whole images fit, on all ranks; an accelerator tries."""
         free = available_bytes()
-        if self.device.type != "cpu" or free is None:
+        if self.device.type != "cpu" or free is None or not next(net.parameters(), None):
             return True
         pixels = max(math.prod(image_size(hr)) for hr, _ in images.pairs)
-        needed = 4 * N_FEATURE_MAPS * self.args.n_feats * pixels
+        needed = 4 * getattr(net, "peak_maps", PEAK_MAPS) * self.args.n_feats * pixels
         return all(distributed.all_gather_object(needed < free / 2))
 
-    def _evaluate_set(self, images, upscaler, epoch):
-        """Test one set, log and record it; return its PSNR or None.
-
-        None means that no image has a finite PSNR.
-        """
+    def _test_set(self, images, net, epoch, precision):
+        """Test one set, log and record it; return its PSNR, or None if no image has a finite one."""
         t_start = time.perf_counter()
-        line = {"epoch": epoch, "dataset": images.name, "scale": images.scale}
-        settings = self._settings(upscaler)
-        scores = self._evaluate_images(images, upscaler, settings)
-        settings = self._settings_after(images, settings, upscaler)
+        chop = self.chop or not self._fits_in_memory(images, net)
+        upscaler = self._build_upscaler(net, precision, chop)
+        results = self._test_images(images, upscaler)
+        if results is None:  # the memory of a rank was full
+            self.chop = True
+            upscaler = self._build_upscaler(net, precision, chop=True)
+            results = self._test_images(images, upscaler)
+        scores, digests = zip(*results, strict=True)
         names = [metric.name for metric in self.metrics]
-        means = [finite_mean(column) for column in zip(*scores, strict=True)]
-        line |= dict(zip(names, means, strict=True)) | {"images": len(images)} | settings
+        line = {"epoch": epoch, "dataset": images.name, "scale": images.scale}
+        line |= {name: finite_mean([score[name] for score in scores]) for name in names}
+        line |= {"images": len(images), "images_id": _images_id(digests)} | _settings(upscaler)
         self.checkpoint.log_metrics(line)
         stems = [hr.stem for hr, _ in images.pairs]
-        self.checkpoint.write_scores(line, stems, names, scores)
-        n_equal = sum(math.isinf(pair[0]) for pair in scores)
+        self.checkpoint.write_scores(line, stems, names, [score.values() for score in scores])
+        n_equal = sum(math.isinf(score["psnr"]) for score in scores)
         if n_equal:
             self.checkpoint.log(
                 f"[{images.name} x{images.scale}]\t{n_equal} of {len(scores)} images equal HR: "
@@ -142,10 +151,7 @@ class Evaluator:
         return line["psnr"]
 
     def _log_result(self, line, seconds):
-        """Log the scores of a set.
-
-        In training the line has the best PSNR so far, in a test the duration.
-        """
+        """Log the scores of a set: in training with the best PSNR so far, in a test the duration."""
         text = f"[{line['dataset']} x{line['scale']}]\t"
         text += " ".join(
             f"{metric.name.upper()}: {_format(line[metric.name], 3 if metric is PSNR else 4)}"
@@ -158,34 +164,9 @@ class Evaluator:
             text += f" (Best: {best:.3f} @epoch {epoch})"
         self.checkpoint.log(text)
 
-    def _settings(self, upscaler):
-        """Return how a test is made, as metrics.jsonl records it, the same on all ranks."""
-        return {
-            "self_ensemble": upscaler.self_ensemble,
-            "chop": any(distributed.all_gather_object(bool(upscaler.chop))),
-            "precision": upscaler.precision,
-        }
-
-    def _settings_after(self, images, before, upscaler):
-        """Return how the test was made: a full memory may have turned tiles on.
-
-        Images that were saved as those of a test without tiles are moved then.
-        """
-        after = self._settings(upscaler)
-        if after != before and self.args.save_results and distributed.is_main_process():
-            source, target = (
-                self.checkpoint.results_dir(images.name, settings) for settings in (before, after)
-            )
-            target.mkdir(parents=True, exist_ok=True)
-            for hr, _ in images.pairs:
-                for kind in ("SR", *(("LR", "HR") if self.args.save_gt else ())):
-                    name = f"{hr.stem}_x{images.scale}_{kind}.png"
-                    (source / name).replace(target / name)
-        return after
-
-    def _evaluate_images(self, images, upscaler, settings):
-        """Return the scores of each image of a set, gathered from all ranks."""
-        n_ranks, scores = distributed.world_size(), []
+    def _test_images(self, images, upscaler):
+        """Return (scores, digest) of each image of a set; None if a rank had to turn on tiles."""
+        n_ranks, results, chop = distributed.world_size(), [], upscaler.chop
         decoded = _decode_ahead(images, range(distributed.rank(), len(images), n_ranks))
         starts = tqdm(
             range(0, len(images), n_ranks),
@@ -195,34 +176,41 @@ class Evaluator:
             leave=False,
         )
         for start in starts:
-            self.raise_if_stopped()
-            index, result = start + distributed.rank(), None
-            if index < len(images):
-                image = next(decoded)
-                sr = self._upscale(image, images.scale, upscaler)
-                scores.append(self._evaluate_image(images, image, sr))
-                self.checkpoint.log_image(images, index, image, sr)
-                if self.args.save_results:
-                    result = (image, to_uint8(sr, self.args.rgb_range))
-            if self.args.save_results:
-                for gathered in distributed.all_gather_object(result):  # only rank 0 writes
-                    if gathered is not None and distributed.is_main_process():
-                        self._write_results(images, settings, *gathered)
-        gathered = distributed.all_gather_object(scores)  # rank i % n_ranks has image i
-        return [gathered[i % n_ranks][i // n_ranks] for i in range(len(images))]
+            result = saved = error = None
+            try:
+                if start + distributed.rank() < len(images):
+                    image = next(decoded)
+                    sr = self._upscale(image, images.scale, upscaler)
+                    result = self._score_image(images, image, sr), _digest(image)
+                    if start == 0:
+                        self.checkpoint.log_image(images, image, sr)
+                    if self.args.save_results:  # only rank 0 writes
+                        saved = image, to_uint8(sr, self.args.rgb_range)
+            except (UserError, OSError) as failure:
+                error = str(failure)
+            gathered = self.agree(error, (upscaler.chop, result, saved))
+            if any(made_in_tiles != chop for made_in_tiles, *_ in gathered):
+                return None
+            for _, found, to_save in gathered:  # rank i has image start + i
+                results += [found] if found else []
+                if to_save and distributed.is_main_process():
+                    self._write_results(images, _settings(upscaler), *to_save)
+        return results
 
     def _upscale(self, image, scale, upscaler):
         lr = to_network_input(image.lr[None], self.device, self.args.rgb_range)
-        return upscaler(lr, scale)[0].clamp(0, self.args.rgb_range)
+        return upscaler(lr, scale)[0].clamp(0, self.args.rgb_range)  # (C, H*scale, W*scale)
 
-    def _evaluate_image(self, images, image, sr):
-        """Return the scores of an image in the order of `self.metrics`."""
-        hr = image.hr.to(self.device).float()
-        metric_args = (hr * (self.args.rgb_range / 255), images.scale, self.args.rgb_range)
-        scores = [f(sr, *metric_args, images.benchmark) for f in (calc_psnr, calc_ssim)]
-        sr = (sr.float() * (255 / self.args.rgb_range)).round()
-        others = self.metrics[len(scores) :]
-        return (*scores, *(score(metric, sr, hr, image.name) for metric in others))
+    def _score_image(self, images, image, sr):
+        """Return the value of each metric by name."""
+        rgb_range, hr = self.args.rgb_range, image.hr.to(self.device).float()
+        pair = (sr, hr * (rgb_range / 255), images.scale, rgb_range, images.benchmark)
+        scores = {PSNR.name: calc_psnr(*pair), SSIM.name: calc_ssim(*pair)}
+        rounded = (sr.float() * (255 / rgb_range)).round()
+        for metric in self.metrics:
+            if metric.name not in scores:
+                scores[metric.name] = score(metric, rounded, hr, image.name)
+        return scores
 
     def _write_results(self, images, settings, image, sr):
         folder = self.checkpoint.results_dir(images.name, settings)
@@ -232,3 +220,12 @@ class Evaluator:
         if self.args.save_gt:
             for kind, tensor in (("LR", image.lr), ("HR", image.hr)):
                 write_image(folder / f"{stem}_{kind}.png", to_uint8(tensor, 255))
+
+
+def _settings(upscaler):
+    """Return how a test is made, as metrics.jsonl records it."""
+    return {
+        "self_ensemble": upscaler.self_ensemble,
+        "chop": bool(upscaler.chop),
+        "precision": upscaler.precision,
+    }

@@ -139,15 +139,32 @@ def _number_conflicts(args, broken):
         yield f"--patch_size {args.patch_size} must be at least the scale {max(args.scale)}"
     if is_fine("split_batch", "batch_size") and args.split_batch > args.batch_size:
         yield f"--split_batch {args.split_batch} must be at most --batch_size {args.batch_size}"
-    if is_fine("lr", "cosine_etamin", "cosine_restart_weight") and args.scheduler != "MileStone":
-        restarts = args.scheduler == "CosineRestart"
-        lowest = args.lr * min(1, args.cosine_restart_weight if restarts else 1)
-        if args.cosine_etamin > lowest:
-            yield f"--cosine_etamin {args.cosine_etamin} must be at most {lowest:g}"
+    is_split = is_fine("split_batch", "compile_mode") and args.split_batch > 1
+    if is_split and args.compile_mode != "default":
+        # CUDA graphs keep the gradients of a part in memory that the next part overwrites
+        yield f"--compile_mode {args.compile_mode} must not be used with --split_batch"
+    is_cosine = args.scheduler.startswith("Cosine") and is_fine("lr", "cosine_etamin", "scheduler")
+    if is_cosine and args.cosine_etamin > args.lr:
+        yield f"--cosine_etamin {args.cosine_etamin} must be at most --lr {args.lr:g}"
 
 
-# common names of flags in other programs
-OTHER_NAMES = {"--learning_rate": "--lr", "--epoch": "--epochs"}
+# flags of other programs, and what they are here
+OTHER_NAMES = {
+    "learning_rate": "--lr",
+    "epoch nEpochs num_epochs n_epochs max_epochs": "--epochs",
+    "batchSize bs": "--batch_size",
+    "upscale_factor sf": "--scale",
+    "gpu_ids gpus num_gpu": "--n_GPUs",
+    "workers num_workers": "--n_threads",
+    "lr_decay decay_type step_size": "--decay 200-400-600 halves the rate after these epochs",
+    "beta1 beta2": "--betas B1 B2",
+    "n_train n_val offset_val offset_train": "--data_range 1-800/801-810",
+    "wandb use_wandb wandb_project": "--tensorboard",
+    "use_fft": "--use_wavelet is the high-frequency input of the embedding",
+    "cl_gan_cl_weight cl_weight": "the weight in --loss, as in 1*L1+5*CL-patchD",
+    "ema ema_rate": "--use_ema, --ema_decay",
+}
+OTHER_NAMES = {f"--{name}": here for names, here in OTHER_NAMES.items() for name in names.split()}
 
 
 def unknown_flags(words, parser, other_names=OTHER_NAMES):
@@ -158,6 +175,7 @@ def unknown_flags(words, parser, other_names=OTHER_NAMES):
         if not word.startswith("--"):
             yield f"{word!r} must follow a flag"
             continue
-        close = [other_names[name]] if name in other_names else []
-        close = close or difflib.get_close_matches(name, known, 1)
-        yield f"unknown flag {word}" + (f" (did you mean {close[0]}?)" if close else "")
+        close = difflib.get_close_matches(name, known, 1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        hint = f" (here: {other_names[name]})" if name in other_names else hint
+        yield f"unknown flag {word}{hint}"

@@ -90,11 +90,6 @@ def _build(args, device, checkpoint):
         checkpoint.log(f"No GPU is used: {gpu_problem()}")
     net = build_network(args).to(device)
     checkpoint.log(f"{args.model}: {count_parameters(net):,} parameters")
-    if args.chop and args.chop_from:
-        checkpoint.log(
-            f"--template {args.chop_from} sets --chop: tests run in tiles if whole images do not "
-            "fit into memory (--chop: always)"
-        )
     if not count_parameters(net) and not args.test_only:
         raise UserError(
             f"--model {args.model} must be used with --test_only: it has no weights to train"

@@ -22,11 +22,12 @@ def build_optimizer(args, parameters, lr=None):
     parameters = [p for p in parameters if p.requires_grad]
     if args.optimizer == "RMSprop":
         return torch.optim.RMSprop(parameters, eps=args.epsilon, **common)
-    common["fused"] = parameters[0].device.type in ("cpu", "cuda")  # one kernel for all parameters
     if args.optimizer == "SGD":
+        # never fused: torch's kernel leaves the momentum unset if GradScaler rejects the first step
         return torch.optim.SGD(parameters, momentum=args.momentum, **common)
     # ADAM adds weight decay to the gradient, ADAMW decouples it (Loshchilov and Hutter, ICLR 2019)
     cls = torch.optim.AdamW if args.optimizer == "ADAMW" else torch.optim.Adam
+    common["fused"] = parameters[0].device.type in ("cpu", "cuda")  # one kernel for all parameters
     return cls(parameters, betas=tuple(args.betas), eps=args.epsilon, **common)
 
 
@@ -38,15 +39,10 @@ def load_optimizer(optimizer, state):
     Raises:
         ValueError: the state is damaged, or of another optimizer.
     """
-    settings = [
-        {key: value for key, value in group.items() if key != "params"}
-        for group in optimizer.param_groups
-    ]
-    optimizer.load_state_dict(state)
-    for group, own in zip(optimizer.param_groups, settings, strict=True):
-        for key in set(group) - {"params"}:
-            del group[key]
-        group.update(own)
+    # before loading: `fused` decides on which device torch puts the count of steps
+    pairs = zip(state["param_groups"], optimizer.state_dict()["param_groups"], strict=True)
+    groups = [{**own, "params": saved["params"]} for saved, own in pairs]
+    optimizer.load_state_dict({**state, "param_groups": groups})
     names = OPTIMIZER_STATE[type(optimizer)]
     for parameter, kept in optimizer.state.items():
         fits = isinstance(kept, dict) and set(kept) in (names, set())  # empty before the first step
@@ -58,41 +54,61 @@ def load_optimizer(optimizer, state):
             raise ValueError(f"the optimizer state of a parameter of shape {shape} does not fit")
 
 
-def _cosine(lr, eta_min, progress):
-    return eta_min + (lr - eta_min) * (1 + math.cos(math.pi * progress)) / 2
+def _cosine(amplitude, eta_min, progress):
+    return eta_min + amplitude * (1 + math.cos(math.pi * progress)) / 2
 
 
-def learning_rate(args, epoch):
-    """Return the learning rate of an epoch, counted from 1, after the warm-up.
+def milestones(args, epoch, step):
+    """Return lr * gamma^(number of milestones that have passed)."""
+    return args.lr * args.gamma ** sum(epoch > int(end) for end in args.decay.split("-"))
 
-    It depends only on the epoch, so that a resume cannot change it.
-    MileStone: lr * gamma^(number of milestones that have passed). Cosine: SGDR (Loshchilov and
-    Hutter, ICLR 2017, equation 5) over --cosine_tmax epochs. CosineRestart: three such cycles; the
-    second and third start at lr * --cosine_restart_weight, and the last value is kept after them.
-    A cycle of T epochs restarts in epoch T + 1, as in torch's CosineAnnealingWarmRestarts; in the
-    release of PCL-SR, that epoch still has the smallest rate.
+
+def cosine(args, epoch, step):
+    """Return the rate of SGDR (Loshchilov and Hutter, ICLR 2017, equation 5).
+
+    After --cosine_tmax epochs it rises again, as torch's CosineAnnealingLR does.
     """
-    done = epoch - 1
-    if args.scheduler == "MileStone":
-        passed = sum(done >= int(milestone) for milestone in args.decay.split("-"))
-        return args.lr * args.gamma**passed
-    if args.scheduler == "Cosine":
-        return _cosine(args.lr, args.cosine_etamin, done / (args.cosine_tmax or args.epochs))
+    progress = (epoch - 1) / (args.cosine_tmax or args.epochs)
+    return _cosine(args.lr - args.cosine_etamin, args.cosine_etamin, progress)
+
+
+def cosine_restart(args, epoch, step):
+    """Return the rate of three cosine cycles; the last value is kept after them.
+
+    --cosine_restart_weight multiplies the amplitude of the second and third. A cycle of T epochs
+    restarts in epoch T + 1, as in torch's CosineAnnealingWarmRestarts; in the release of PCL-SR,
+    that epoch still has the smallest rate.
+    """
     period = args.cosine_tmax or math.ceil(args.epochs / 3)
-    cycle = min(done // period, 2)
+    cycle = min((epoch - 1) // period, 2)
     weight = args.cosine_restart_weight if cycle else 1.0
-    return _cosine(weight * args.lr, args.cosine_etamin, min(done / period - cycle, 1.0))
+    progress = min((epoch - 1) / period - cycle, 1.0)
+    return _cosine(weight * (args.lr - args.cosine_etamin), args.cosine_etamin, progress)
 
 
-def warmup_factor(args, epoch, step):
-    """Return the learning rate's factor: below 1 in the first --warmup steps, then 1.
+# name in --scheduler: function of the flags, the epoch and its step, both counted from 1. A rate
+# depends on nothing else, so that a resume cannot change it.
+SCHEDULES = {"MileStone": milestones, "Cosine": cosine, "CosineRestart": cosine_restart}
 
-    Args:
-        args: the flags.
-        epoch, step: both counted from 1.
-    """
-    steps = (epoch - 1) * args.test_every + step
-    return min(1.0, steps / args.warmup) if args.warmup else 1.0
+
+def learning_rate(args, epoch, step=None):
+    """Return the learning rate of a step, counted from 1; without `step`, as if after --warmup."""
+    rate = SCHEDULES[args.scheduler](args, epoch, step or 1)
+    if step and args.warmup:
+        rate *= min(1.0, ((epoch - 1) * args.test_every + step) / args.warmup)
+    return rate
+
+
+def describe_end(args):
+    """Return the learning rate after the last cosine cycle, if --epochs goes beyond it, or ""."""
+    n_cycles = {"Cosine": 1, "CosineRestart": 3}.get(args.scheduler)
+    if not n_cycles or not args.cosine_tmax or args.epochs <= n_cycles * args.cosine_tmax:
+        return ""
+    then = "rises again" if n_cycles == 1 else f"stays at --cosine_etamin {args.cosine_etamin}"
+    return (
+        f"--cosine_tmax {args.cosine_tmax} ends after epoch {n_cycles * args.cosine_tmax} of "
+        f"{args.epochs}: the learning rate {then} after it"
+    )
 
 
 def set_learning_rate(optimizer, lr):
@@ -101,42 +117,14 @@ def set_learning_rate(optimizer, lr):
         group["lr"] = lr
 
 
-def can_reject_on_device(optimizer, scaler):
-    """Return whether `update_weights` takes `rejected`: a fused optimizer, on CUDA.
-
-    A GradScaler gives the optimizer a value of its own.
-    """
-    is_cuda = optimizer.param_groups[0]["params"][0].is_cuda
-    return is_cuda and optimizer.defaults.get("fused") and not scaler.is_enabled()
-
-
-def rejection_flag(loss, limit):
-    """Return the tensor 1.0 if the loss is not finite or above `limit`, else 0.0."""
-    return 1.0 - (torch.isfinite(loss) & (loss.double() <= limit)).float()
-
-
-def update_weights(args, optimizer, scaler, rejected=None):
-    """Clip the gradients (--gclip, --gclip_norm) and update the weights.
-
-    Args:
-        args: the flags.
-        optimizer: with gradients.
-        scaler: the GradScaler.
-        rejected: tensor; if it is 1.0, nothing changes. The host need not know its value.
-    """
+def clip_gradients(args, optimizer):
+    """Clip the gradients (--gclip, --gclip_norm); return their norm before --gclip_norm, or None."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    if args.gclip > 0 or args.gclip_norm > 0:
-        scaler.unscale_(optimizer)
     if args.gclip > 0:
         nn.utils.clip_grad_value_(parameters, args.gclip)
     if args.gclip_norm > 0:
-        nn.utils.clip_grad_norm_(parameters, args.gclip_norm)
-    if rejected is not None:
-        optimizer.found_inf = rejected
-    scaler.step(optimizer)
-    scaler.update()
-    if rejected is not None:
-        del optimizer.found_inf
+        return nn.utils.clip_grad_norm_(parameters, args.gclip_norm)
+    return None
 
 
 class EMA:

@@ -20,7 +20,7 @@ from model import NETWORKS, is_network
 from model.inferred import flags_of_weights
 from model.spandrel import PUBLISHED, complete_options
 from model.weights import read_weights
-from optim import OPTIMIZERS
+from optim import OPTIMIZERS, SCHEDULES
 from runtime.files import UserError, bullet_list
 from runtime.precision import PRECISIONS
 from runtime.process import COMPILE_MODES
@@ -28,7 +28,6 @@ from template import TEMPLATES
 
 N_HELD_OUT = 10  # images of a training set for tests, if no test set is given
 CL_LOSSES = ("InfoNCE", "LMCL", "cosine", "l2", "l1")
-SCHEDULERS = ("MileStone", "Cosine", "CosineRestart")
 
 
 def value_type(convert, expected):
@@ -270,7 +269,7 @@ def _add_training_flags(parser):
     flag("--weight_decay", non_negative, 0.0, "L2 penalty of the weights; decoupled in ADAMW")
     flag("--gclip", non_negative, 0.0, "clip each gradient to [-GCLIP, GCLIP]; 0: no clipping")
     flag("--gclip_norm", non_negative, 0.0, "clip the norm of all gradients; 0: no clipping")
-    flag("--scheduler", choice(SCHEDULERS), "MileStone", "schedule of the learning rate")
+    flag("--scheduler", choice(SCHEDULES), "MileStone", "schedule of the learning rate")
     flag("--decay", int_list("-", 1), "200", "MileStone: epochs, joined by -")
     flag("--gamma", positive, 0.5, "MileStone: factor of the learning rate at each milestone")
     cycle = "epochs of a cosine cycle (default: --epochs, for CosineRestart a third of it)"
@@ -351,9 +350,7 @@ def _add_test_flags(parser):
     group = FlagGroup(parser, "test and output")
     flag, switch = group.flag, group.switch
     switch("--self_ensemble", "mean over the 8 flips and transposes")
-    switch("--chop", "run test images in overlapping tiles; Demo and MyImage always do")
-    # the preset that has set --chop: tests then use tiles only if whole images need too much memory
-    parser.add_argument("--chop_from", help=argparse.SUPPRESS)
+    switch("--chop", "always test in overlapping tiles; otherwise if the memory is too small")
     flag("--chop_size", number(int, low=16), 192, "side of a tile, LR pixels")
     flag("--chop_overlap", non_negative_int, 48, "LR pixels that tiles share, below half a tile")
     metrics = "metrics beside PSNR and SSIM, joined by ,: haar (energy of the high frequencies, "
@@ -454,7 +451,7 @@ def parse_args(argv=None):
         argparse.Namespace. `scale` is a list of int, `data_train` and `data_test` are lists of str,
         `betas` a list of two float, `save` the name of the experiment (also with --load), `resume`
         -1, 0 or an epoch. `from_file` is a dict of the flags that come from the file of
-        --pre_train. `chop_from` names the preset that sets --chop, or is None.
+        --pre_train.
 
     Raises:
         UserError: with all problems: unknown flags and names, bad values, flags that contradict.
@@ -468,8 +465,6 @@ def parse_args(argv=None):
     first, _ = parser.parse_known_args(argv)
     for name in (first.template or "").split("+"):
         parser.set_defaults(**TEMPLATES.get(name, {}))
-        if TEMPLATES.get(name, {}).get("chop"):
-            parser.set_defaults(chop_from=name)
     from_file = {}
     if not first.load and first.pre_train not in (None, "download"):
         from_file = _flags_of_file(first, parser, given)
@@ -486,7 +481,5 @@ def parse_args(argv=None):
     args.from_file = from_file
     if first.load and first.pre_train is None:
         args.pre_train = recorded_pre_train(config)
-    if "--chop" in given:
-        args.chop_from = None
     _complete(args)
     return args

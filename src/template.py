@@ -3,6 +3,8 @@
 A flag on the command line wins.
 """
 
+_RCAN_SIZE = {"n_resgroups": 10, "n_resblocks": 20, "n_feats": 64}
+
 # Wu et al., TNNLS 2023, as in the release: dual contrastive patch discriminator on Haar bands
 _PCL = {"no_ad_loss": True, "use_wavelet": True, "before_relu": True}
 _PCL_INFO_NCE = {
@@ -20,12 +22,12 @@ _PCL_INFO_NCE = {
 TEMPLATES = {
     # Lim et al., CVPRW 2017, section 4: the large EDSR
     "EDSR_paper": {"model": "EDSR", "n_resblocks": 32, "n_feats": 256, "res_scale": 0.1},
-    # Zhang et al., ECCV 2018, section 4.1
-    "RCAN": {"model": "RCAN", "n_resgroups": 10, "n_resblocks": 20, "n_feats": 64, "chop": True},
-    # Niu et al., ECCV 2020, section 4.1
-    "HAN": {"model": "HAN", "n_resgroups": 10, "n_resblocks": 20, "n_feats": 64, "chop": True},
+    # Zhang et al., ECCV 2018, section 4.1; epochs and rates of its repository
+    "RCAN": {"model": "RCAN", **_RCAN_SIZE, "epochs": 1000, "decay": "200-400-600-800"},
+    # Niu et al., ECCV 2020, section 4.1; epochs of its repository, which has MSE for the paper's L1
+    "HAN": {"model": "HAN", **_RCAN_SIZE, "epochs": 400},
     # Mei et al., CVPR 2021, section 4.1
-    "NLSN": {"model": "NLSN", "n_resblocks": 32, "n_feats": 256, "res_scale": 0.1, "chop": True},
+    "NLSN": {"model": "NLSN", "n_resblocks": 32, "n_feats": 256, "res_scale": 0.1},
     # the paper's method, to fine-tune a trained network at rgb_range 255 (docs/pcl.md)
     "PCL": {
         **_PCL_INFO_NCE,

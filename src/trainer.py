@@ -1,5 +1,6 @@
 """The training loop and the training state."""
 
+import argparse
 import contextlib
 import math
 
@@ -14,17 +15,18 @@ from model.loading import load_strict
 from optim import (
     EMA,
     build_optimizer,
+    clip_gradients,
+    describe_end,
     learning_rate,
     load_optimizer,
     set_learning_rate,
-    update_weights,
-    warmup_factor,
 )
 from progress import Progress
 from runtime import distributed
 from runtime.files import UserError, bullet_list
 from runtime.precision import autocast, choose_precision, tune_convolutions
 from runtime.process import (
+    STOP_SIGNALS,
     Stopped,
     StopRequest,
     WorkerErrors,
@@ -32,7 +34,13 @@ from runtime.process import (
     keep_threads,
 )
 from runtime.threads import ThreadWatch
-from runtime.weight_cast import WeightCast, autocast_modules
+
+
+def _reason(error):
+    """Return the message of an error, without the traceback of the worker that raised it."""
+    text = str(error)
+    is_of_worker = "Original Traceback" in text
+    return text.rpartition(f"{type(error).__name__}: ")[2].strip() if is_of_worker else text
 
 
 class Trainer:
@@ -51,11 +59,7 @@ class Trainer:
         self.worker_errors = WorkerErrors()
         self.stop = StopRequest(args.save, verbose=distributed.is_main_process())
         checkpoint.on_closed_pipe = self.stop.request
-        self.evaluator = Evaluator(args, data, checkpoint, device, self.stop.raise_if_stopped)
-        # WeightCast is not used with torch.compile, which fuses the casts, and for several scales:
-        # to DistributedDataParallel, the weights of all scales would seem to be used.
-        modules = [] if args.compile or is_multi_scale(net) else autocast_modules(net)
-        self.weight_cast = WeightCast(modules).cast
+        self.evaluator = Evaluator(args, data, checkpoint, device, self.agree)
         self.model = net  # called in training; see `wrap_model`
         is_known = args.test_only and args.precision == "auto"
         self._set_precision(
@@ -148,12 +152,13 @@ class Trainer:
         if flags.get("loss", args.loss) != args.loss:
             self.progress, self.prev_epoch_loss = None, math.inf
             self.checkpoint.log(f"--loss was {flags['loss']}: the mean of {args.loss} starts now")
-        epochs = flags.get("epochs", args.epochs)
-        if epochs != args.epochs and args.scheduler != "MileStone" and not args.cosine_tmax:
-            rate = learning_rate(args, epoch + 1)
+        former = argparse.Namespace(**{**vars(args), "epochs": flags.get("epochs", args.epochs)})
+        rate = learning_rate(args, epoch + 1)
+        if rate != learning_rate(former, epoch + 1):
             self.checkpoint.log(
-                f"WARNING: --epochs was {epochs}: the cosine now spans {args.epochs} epochs, and "
-                f"the learning rate jumps to {rate:.2e} (--cosine_tmax keeps the former schedule)"
+                f"WARNING: --epochs was {former.epochs}: --scheduler {args.scheduler} now spans "
+                f"{args.epochs} epochs, and the learning rate jumps to {rate:.2e} (--cosine_tmax "
+                "keeps the former schedule)"
             )
 
     def resume(self):
@@ -185,7 +190,7 @@ class Trainer:
 
         Raises:
             Stopped: a signal has come, or the output was closed; the state is saved.
-            UserError: the loss is not finite, or a data loader worker has died.
+            UserError: the loss is not finite, or an image or a batch cannot be loaded.
         """
         if self.args.resume != 0:
             self.checkpoint.truncate_metrics(self.epoch, self.best["epoch"])
@@ -193,6 +198,8 @@ class Trainer:
             self._save()  # so that a run that is stopped in its first epoch can be resumed
         if self.epoch >= self.args.epochs:
             self.checkpoint.log(f"Nothing to train: {self._position()} of {self.args.epochs}")
+        if describe_end(self.args):
+            self.checkpoint.log(f"WARNING: {describe_end(self.args)}")
         self.model = self.wrap_model()
         is_alone = self.device.type == "cpu" and distributed.world_size() == 1
         self.threads = ThreadWatch(torch.get_num_threads() if is_alone else 1)
@@ -201,12 +208,37 @@ class Trainer:
                 while self.epoch < self.args.epochs:
                     self._train_epoch(self.epoch + 1)
                     self._finish_epoch(self.epoch + 1)
-            except Stopped as stopped:
-                self._save()
-                self.checkpoint.log(f"Stopped by {stopped} after {self._position()}; state saved")
-                raise
             finally:
                 self.worker_errors.restore()
+
+    def agree(self, error=None, value=None):
+        """Return the `value` of each rank, unless a rank has an error or a stop signal.
+
+        Each rank calls this at the same point, so that all end alike and rank 0 saves the state.
+
+        Args:
+            error: message, or None.
+            value: anything that can be pickled.
+
+        Raises:
+            UserError: a rank has an error; in training, the state is saved.
+            Stopped: a rank has received a signal; the state is saved.
+        """
+        gathered = distributed.all_gather_object((self.stop.signum, error, value))
+        errors = [text for _, text, _ in gathered if text]
+        signums = [signum for signum, *_ in gathered if signum]
+        if (errors or signums) and not self.args.test_only:
+            self._save()
+        if errors and self.args.test_only:
+            raise UserError(errors[0])
+        if errors:
+            state = f"The state after {self._position()} is saved"
+            raise UserError(f"{errors[0]}\n{state}: --load {self.args.save} continues")
+        if signums:
+            stopped = Stopped(max(signums, key=STOP_SIGNALS.index))
+            self.checkpoint.log(f"Stopped by {stopped} after {self._position()}; state saved")
+            raise stopped
+        return [value for *_, value in gathered]
 
     def _finish_epoch(self, epoch):
         """Test, save and draw after an epoch."""
@@ -214,19 +246,23 @@ class Trainer:
         self.epoch, self.step = epoch, 0
         is_best = self._update_best(psnrs)
         self._save(is_best)
-        self.checkpoint.plot()
+        self.checkpoint.plot(is_last=epoch == self.args.epochs)
 
     def _update_best(self, psnrs):
-        """Update and log the best mean PSNR; return whether this epoch has it."""
+        """Update the best mean PSNR; return whether this epoch has it."""
+        changed = self.checkpoint.changed_tests(self.epoch, self.best["epoch"])
+        if changed:
+            self.best = {"psnr": None, "epoch": 0}
+            self.checkpoint.log(f"Mean PSNR has a new best from here on: {changed}")
         if not psnrs:  # no set has a PSNR: the latest weights are as good as any
             return self.best["psnr"] is None
         psnr = sum(psnrs) / len(psnrs)
         is_best = self.best["psnr"] is None or psnr > self.best["psnr"]
         if is_best:
             self.best = {"psnr": psnr, "epoch": self.epoch}
-        sets = f" of {len(psnrs)} test sets" if len(psnrs) > 1 else ""
-        best = f"(Best: {self.best['psnr']:.3f} @epoch {self.best['epoch']})"
-        self.checkpoint.log(f"Mean PSNR{sets}: {psnr:.3f} {best}")
+        if len(psnrs) > 1:
+            best = f"(Best: {self.best['psnr']:.3f} @epoch {self.best['epoch']})"
+            self.checkpoint.log(f"Mean PSNR of {len(psnrs)} test sets: {psnr:.3f} {best}")
         return is_best
 
     def wrap_model(self):
@@ -243,19 +279,22 @@ class Trainer:
         tune_convolutions(True)
         self.timer.start_epoch(self.epoch, self.step)
         batches = iter(self.data.epoch(epoch, self.step, self.device))
+        batch, error = self._next_batch(batches)
+        self.agree(error)
         with self._bar(f"epoch {epoch}") as bar:
-            while (batch := self._next_batch(batches)) is not None:
-                step = self.step + 1
-                set_learning_rate(self.optimizer, lr * warmup_factor(self.args, epoch, step))
-                total, stop = self.train_step(batch, step)
-                self.step = step
+            while batch is not None:
+                # loaded before the step, whose exchange then tells all ranks of an error
+                next_batch, error = self._next_batch(batches)
+                total, is_interrupted = self.train_step(batch, self.step + 1, error)
+                self.step += 1
                 bar.set_postfix(loss=f"{total:.3f}", refresh=False)
                 bar.update()
-                self.timer.after_step(step, self.loss)
+                self.timer.after_step(self.step, self.loss)
                 if hint := self.threads.after_step():
                     self.checkpoint.log(hint)
-                if stop:
-                    raise Stopped(stop)
+                if is_interrupted:
+                    self.agree(error)
+                batch = next_batch
         means = self.loss.means()
         self.prev_epoch_loss = means.get("Total", self.prev_epoch_loss)  # {}: all were skipped
         line = {"epoch": epoch, "loss": means, "lr": lr}
@@ -272,67 +311,69 @@ class Trainer:
         )
 
     def _next_batch(self, batches):
-        """Return the next batch, or None at the end of the epoch.
-
-        Raises:
-            UserError: it cannot be loaded; the state is saved.
-        """
+        """Return (batch, error): the next batch, None at the end; why it cannot be loaded."""
         try:
             with self.timer.waiting_for_data(), self.worker_errors:
-                return next(batches, None)
+                return next(batches, None), None
         except (UserError, OSError, RuntimeError) as error:
-            self._save()
             if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
                 raise
-            raise UserError(
-                f"{error}\nThe state after {self._position()} is saved: --load {self.args.save} "
-                "continues"
-            ) from error
+            return None, _reason(error)
 
-    def train_step(self, batch, step):
+    def train_step(self, batch, step, error=None):
         """Update the weights once, by the mean over all parts of a batch (ranks, --split_batch).
 
+        Args:
+            batch: `data.loader.Batch`, the images of this rank.
+            step: counted from 1 in the epoch.
+            error: this rank cannot continue after the step.
+
         Returns:
-            (loss, signal): the weighted sum of the terms; the signal that asks to stop, the same on
-            all ranks, or 0.
+            (loss, is_interrupted): the weighted sum of the terms; whether any rank has an error or
+            a stop signal.
         """
+        args, n_ranks, n_parts = self.args, distributed.world_size(), self.args.split_batch
         # random numbers depend only on the step: a stop cannot shift them, and all ranks agree
-        key = np.random.SeedSequence([self.args.seed, self.epoch, step])
+        key = np.random.SeedSequence([args.seed, self.epoch, step])
         torch.manual_seed(int(key.generate_state(1, np.uint64)[0]))
+        progress = self.loss.progress()
+        log_gradients = step == 1 or step % args.print_every == 0
         self.optimizer.zero_grad(set_to_none=True)
-        lr, hr = (to_network_input(x, self.device, self.args.rgb_range) for x in batch[:2])
-        precision = self.device, self.precision
-        log_gradients = step == 1 or step % self.args.print_every == 0
-        lr_parts, hr_parts = (x.tensor_split(self.args.split_batch) for x in (lr, hr))
-        for i, (lr_part, hr_part) in enumerate(zip(lr_parts, hr_parts, strict=True), 1):
-            syncs_gradients = i == self.args.split_batch or distributed.world_size() == 1
+        lr, hr = (to_network_input(x, self.device, args.rgb_range) for x in batch[:2])
+        parts = zip(lr.tensor_split(n_parts), hr.tensor_split(n_parts), strict=True)
+        for i, (lr_part, hr_part) in enumerate(parts, 1):  # (B / n_parts, C, H, W)
+            syncs_gradients = i == n_parts or n_ranks == 1
             with contextlib.nullcontext() if syncs_gradients else self.model.no_sync():
-                with autocast(*precision), self.weight_cast(*precision):
+                with autocast(self.device, self.precision):
                     scale = (batch.scale,) if is_multi_scale(self.net) else ()
                     sr = self.model(lr_part, *scale)
-                batch_fraction = len(lr_part) / self.args.batch_size
-                with distributed.batch_part(self.args.batch_size, i - 1, self.args.split_batch):
-                    loss = self.loss(sr.float(), hr_part, lr_part, batch_fraction, log_gradients)
+                fraction = len(lr_part) / args.batch_size
+                with distributed.batch_part(args.batch_size, i - 1, n_parts):
+                    loss = self.loss(sr.float(), hr_part, lr_part, fraction, log_gradients)
                 # DistributedDataParallel takes the mean over ranks; the fractions need the sum
-                self.scaler.scale(loss * distributed.world_size()).backward()
-        return self._finish_step(batch, step)
+                self.scaler.scale(loss * n_ranks).backward()
 
-    def _finish_step(self, batch, step):
-        """Update the weights, unless the loss is not finite or too large; return (loss, signal)."""
-        progress = self.loss.progress()
-        total, stop_flags = self.loss.finish_step(self.stop.flags())
-        limit = self.args.skip_threshold * self.prev_epoch_loss
-        limit = limit if limit > 0 else math.inf  # some losses are below 0
+        self.scaler.unscale_(self.optimizer)
+        norm = clip_gradients(args, self.optimizer)
+        if norm is not None:  # it is inf where GradScaler rejects the step
+            norm = norm.nan_to_num(0.0, 0.0)
+            self.loss.epoch_means.add("gradient norm", norm, len(lr) / args.batch_size, self.device)
+        is_interrupted = float(bool(error or self.stop.signum))
+        total, (n_interrupted,) = self.loss.finish_step([is_interrupted])  # waits for the device
+
         if not math.isfinite(total):
             self._raise_non_finite(batch, total)
-        if total > limit:
+        limit = args.skip_threshold * self.prev_epoch_loss
+        if total > limit > 0:  # some losses are below 0
             self.loss.restore_progress(progress)  # a skipped step counts in no mean
             self.checkpoint.log(f"Step {step} is skipped: its loss is {total:.4f}")
         else:
-            update_weights(self.args, self.optimizer, self.scaler)
-            if self.ema and (self.epoch * self.args.test_every + step) % self.args.ema_iter == 0:
+            set_learning_rate(self.optimizer, learning_rate(args, self.epoch + 1, step))
+            self.scaler.step(self.optimizer)
+            if self.ema and (self.epoch * args.test_every + step) % args.ema_iter == 0:
                 self.ema.update()
-        return total, self.stop.agree(stop_flags)
+        self.scaler.update()
+        return total, bool(n_interrupted)
 
     def _raise_non_finite(self, batch, value):
         names = [name for part in distributed.all_gather_object(batch.names) for name in part]

@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from checkpoint.config import is_config
 from checkpoint.metrics import (
+    has_same_images,
     read_metrics,
     results_dir,
     scores_file,
@@ -42,6 +43,8 @@ from model.loading import load_strict
 from model.weights import read_weights
 from runtime import distributed
 from runtime.files import Lock, UserError, append_text, atomic_write, ensure_newline
+
+PLOT_SECONDS = 60  # a drawing takes seconds, an epoch of a small network may take less
 
 
 class Checkpoint:
@@ -70,6 +73,7 @@ class Checkpoint:
         self.on_closed_pipe = None  # called once if stdout is closed, as by `| head`
         self._pending_log = []  # lines logged before the folder exists
         self._log = self._lock = self.board = None  # _log: path of log.txt once it exists
+        self._next_plot = 0.0  # time.monotonic()
         self._scores = {}  # contents of the files in per_image/best, by path
         if not self.is_writer:
             return
@@ -175,9 +179,9 @@ class Checkpoint:
         if self.board:
             self.board.log_metrics(line)
 
-    def log_image(self, images, index, image, sr):
-        """Show the first image of a test set in TensorBoard."""
-        if self.board and index == 0:
+    def log_image(self, images, image, sr):
+        """Show an image of a test set in TensorBoard."""
+        if self.board:
             label = f"{images.name} x{images.scale}"
             self.board.log_image(label, image, sr, self.args.rgb_range)
 
@@ -207,11 +211,32 @@ class Checkpoint:
         _write(scores_file(self.dir, line), content)
 
     def best_test(self, line):
-        """Return (PSNR, epoch) of the best epoch for a test line's set and scale."""
+        """Return (PSNR, epoch) of the best epoch for a test line's set, scale and images."""
         tests = tests_of_training(self.metrics)[line["dataset"], line["scale"]]
-        scored = {e: test["psnr"] for e, test in tests.items() if test["psnr"] is not None}
+        scored = {
+            epoch: test["psnr"]
+            for epoch, test in tests.items()
+            if test["psnr"] is not None and has_same_images(test, line)
+        }
         epoch = max(scored, key=scored.get)  # the first of equal ones
         return scored[epoch], epoch
+
+    def changed_tests(self, epoch, former):
+        """Return in words how the test sets of two epochs differ, "" if they do not."""
+        all_tests, found = tests_of_training(self.metrics), []
+        now, then = (
+            {key: tests[e] for key, tests in all_tests.items() if e in tests}
+            for e in (epoch, former)
+        )
+        if then and now.keys() != then.keys():
+            names = ", ".join(f"{name} x{scale}" for name, scale in then)
+            return f"the test sets were {names} in epoch {former}"
+        for (name, scale), line in now.items() if then else ():
+            if not has_same_images(line, then[name, scale]):
+                moved = self.args.hold_out and name in self.args.data_train
+                why = " (--hold_out: files came or went)" if moved else ""
+                found.append(f"{name} x{scale}{why}")
+        return f"other images since epoch {former} in {', '.join(found)}" if found else ""
 
     def truncate_metrics(self, epoch, best_epoch):
         """Remove metrics and best weights of the epochs after the one that is resumed."""
@@ -255,10 +280,12 @@ class Checkpoint:
             save_tensors(self.state_file(epoch), state)
         save_tensors(self.state_file(), state)
 
-    def plot(self):
-        """Draw the curves of all epochs so far; log a failure."""
-        if not self.is_writer:
+    def plot(self, is_last):
+        """Draw the curves of all epochs so far, once a minute and at the end; log a failure."""
+        is_due = time.monotonic() > self._next_plot or is_last
+        if not self.is_writer or not is_due:
             return
+        self._next_plot = time.monotonic() + PLOT_SECONDS
         try:
             # imported here: matplotlib takes a second to load, which a test saves
             from checkpoint.plot import plot_curves

@@ -119,9 +119,11 @@ def read_config(path):
         raise UserError(f"{path}: is damaged: it holds {len(flags)} flags{of}")
     names = {words[0].removeprefix("--") for words in flags}
     argv = [f"--{name}={value}" for name, value in FORMER_VALUES.items() if name not in names]
+    # an earlier version wrote --chop_from if the preset, and not the user, had set --chop
+    left_out = NOT_RESTORED | ({"chop", "chop_from"} if "chop_from" in names else set())
     for words in flags:
         words = [str(ROOT) + w[len(PROJECT) :] if w.startswith(PROJECT) else w for w in words]
-        if words[0].removeprefix("--") not in NOT_RESTORED:
+        if words[0].removeprefix("--") not in left_out:
             # --name=value, since a value may start with - or be empty
             argv += ["=".join(words)] if len(words) == 2 else words
     return argv

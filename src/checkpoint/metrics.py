@@ -1,8 +1,9 @@
 """metrics.jsonl: one line for each test of a set, and one for each training epoch.
 
-A test line has epoch, dataset, scale, psnr (dB), ssim, images, and how it was made: self_ensemble
-and chop (booleans), precision. A line without these three was made without self-ensemble and tiles,
-in single precision.
+A test line has epoch, dataset, scale, psnr (dB), ssim, images (their number), images_id (16 hex
+digits of a sha256 over shapes and pixels of LR and HR), and how it was made: self_ensemble and chop
+(booleans), precision. A line without these three was made without self-ensemble and tiles, in
+single precision.
 """
 
 import contextlib
@@ -79,6 +80,12 @@ def tests_of_training(lines):
             key = line["dataset"], line["scale"]
             tests.setdefault(key, {}).setdefault(line["epoch"], line)
     return tests
+
+
+def has_same_images(line, other):
+    """Return whether two test lines are of the same pixels, as far as they say."""
+    ids = line.get("images_id"), other.get("images_id")
+    return None in ids or ids[0] == ids[1]
 
 
 def set_file_name(dataset):

@@ -97,6 +97,8 @@ class ChannelSpatialAttention(nn.Module):
 class HAN(RCAN):
     """See `SRNetwork` for shapes and ranges, `RCAN` for the arguments."""
 
+    peak_maps = 12  # of HR size at x2, measured: layer attention holds the outputs of all groups
+
     def __init__(self, *, n_resgroups=10, n_feats=64, **shared):
         super().__init__(n_resgroups=n_resgroups, n_feats=n_feats, **shared)
         self.la = LayerAttention()

@@ -326,26 +326,6 @@ class StopRequest:
         """Ask to stop as if a signal had come."""
         self.signum = self.signum or signum
 
-    def flags(self):
-        """Return a number for each of `STOP_SIGNALS`: 1.0 if it has come, else 0.0."""
-        return [float(s == self.signum) for s in STOP_SIGNALS]
-
-    def agree(self, sums):
-        """Return the signal that any rank has received, or 0; equal on all ranks.
-
-        Args:
-            sums: `flags`, summed over all ranks; not used with a single rank.
-        """
-        if distributed.world_size() == 1:
-            return self.signum
-        received = [s for s, count in zip(STOP_SIGNALS, sums, strict=True) if count]
-        return received[-1] if received else 0
-
-    def raise_if_stopped(self):
-        """Raise Stopped if a signal has come."""
-        if self.signum:
-            raise Stopped(self.signum)
-
 
 def ignore_signals_in_worker(_worker=None):
     """Leave signals to the main process in a data loader worker.
