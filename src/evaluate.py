@@ -117,7 +117,7 @@ class Evaluator:
     def _fits_in_memory(self, images, net):
         """Return whether whole images fit, on all ranks; an accelerator tries."""
         free = available_bytes()
-        if self.device.type != "cpu" or free is None or not next(net.parameters(), None):
+        if self.device.type != "cpu" or free is None or next(net.parameters(), None) is None:
             return True
         pixels = max(math.prod(image_size(hr)) for hr, _ in images.pairs)
         needed = 4 * getattr(net, "peak_maps", PEAK_MAPS) * self.args.n_feats * pixels

@@ -20,12 +20,30 @@ def format_duration(seconds):
     return f"{seconds / DAY:.1f} days"
 
 
+def _end_time(seconds):
+    """Return the date and time after a duration."""
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + seconds))
+
+
+def recipe_line(args, n_images, precision):
+    """Return the data and the recipe of a training in one line."""
+    augment = "no augmentation" if args.no_augment else "flips and transposes"
+    scale, workers = "+".join(map(str, args.scale)), f"{args.n_threads} loader workers"
+    return (
+        f"Training on {'+'.join(args.data_train)} x{scale} ({n_images:,} images, "
+        f"{getattr(args, 'degradation', 'BI')}): batches of {args.batch_size} patches of "
+        f"{args.patch_size}x{args.patch_size}, {augment}; {args.loss}, {args.optimizer}, "
+        f"learning rate {args.lr:g} {args.scheduler}, {precision} precision, {workers}"
+    )
+
+
 class Progress:
     """Times of a training, and the log lines of its steps."""
 
     def __init__(self, args, log):
         """Keep the flags, and the function that logs a line."""
         self.args, self.log = args, log
+        self.t_epoch, self.first_step = 0.0, 0  # of the epoch before
         self.is_estimated = self.is_started = False  # one estimate, and one early line, per process
 
     def start_epoch(self, epoch, step):
@@ -51,6 +69,20 @@ class Progress:
         seconds = time.perf_counter() - self.t_start
         return {"seconds": round(seconds, 1), "waiting": round(self.data_seconds, 1)}
 
+    def epoch_line(self, n_done):
+        """Return how long an epoch takes with its test, and when the run ends; "" before the first.
+
+        Args:
+            n_done: completed epochs of the run.
+        """
+        now = time.perf_counter()
+        epoch_seconds, self.t_epoch = now - self.t_epoch if self.t_epoch else 0.0, now
+        if self.first_step or not epoch_seconds:  # of the epoch before: only a whole one is timed
+            return ""
+        left = (self.args.epochs - n_done) * epoch_seconds
+        took = f"{format_duration(epoch_seconds)} per epoch"
+        return f"\t{took}, {format_duration(left)} left (until {_end_time(left)})"
+
     def after_step(self, step, loss):
         """Log the losses every --print_every steps and, once, how long the training will take."""
         n_done, n_steps = step - self.first_step, self.args.test_every
@@ -74,11 +106,10 @@ class Progress:
         epoch_seconds = (self.args.test_every - step) * seconds_per_step
         later_epochs = self.args.epochs - self.epoch - 1
         run_seconds = epoch_seconds + later_epochs * self.args.test_every * seconds_per_step
-        end = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + run_seconds))
         self.log(
             f"{seconds_per_step:.3g} s per step: this epoch takes "
             f"{format_duration(epoch_seconds)} more, the run {format_duration(run_seconds)} "
-            f"(until {end}), tests not included"
+            f"(until {_end_time(run_seconds)}), tests not included"
         )
         if run_seconds > DAY:
             self.log(

@@ -21,7 +21,7 @@ from optim import (
     load_optimizer,
     set_learning_rate,
 )
-from progress import Progress
+from progress import Progress, recipe_line
 from runtime import distributed
 from runtime.files import UserError, bullet_list
 from runtime.precision import autocast, choose_precision, tune_convolutions
@@ -198,6 +198,8 @@ class Trainer:
             self._save()  # so that a run that is stopped in its first epoch can be resumed
         if self.epoch >= self.args.epochs:
             self.checkpoint.log(f"Nothing to train: {self._position()} of {self.args.epochs}")
+        n_images = len(self.data.train.dataset)
+        self.checkpoint.log(recipe_line(self.args, n_images, self.precision))
         if describe_end(self.args):
             self.checkpoint.log(f"WARNING: {describe_end(self.args)}")
         self.model = self.wrap_model()
@@ -272,7 +274,10 @@ class Trainer:
 
     def _train_epoch(self, epoch):
         lr = learning_rate(self.args, epoch)
-        self.checkpoint.log(f"[Epoch {epoch}/{self.args.epochs}]\tLearning rate: {lr:.2e}")
+        estimate = self.timer.epoch_line(self.epoch)
+        self.checkpoint.log(
+            f"[Epoch {epoch}/{self.args.epochs}]\tLearning rate: {lr:.2e}{estimate}"
+        )
         self.loss.start_epoch(epoch, self.progress if self.step else None, self.step)
         self.progress = None
         self.net.train()

@@ -42,7 +42,7 @@ def test_every_flag_is_read():
 
 
 def test_no_flag_is_read_that_does_not_exist():
-    known = {action.dest for action in build_parser()._actions} | {"from_file", "chop_from"}
+    known = {action.dest for action in build_parser()._actions} | {"from_file"}
     known.add("thread")  # of the arguments of threading.excepthook
     for path in SRC.rglob("*.py"):
         if path.parent.name == "prepare":  # its flags are those of scripts/prepare_data.py

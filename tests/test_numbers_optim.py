@@ -3,7 +3,6 @@
 import copy
 import itertools
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ from torch import nn
 
 from helpers import same_bits, state_of
 from loss import Loss
-from optim import EMA, build_optimizer, learning_rate, load_optimizer, warmup_factor
+from optim import EMA, build_optimizer, learning_rate, load_optimizer
 from option import parse_args
 
 # ------------------------------------------------------------------ schedules
@@ -44,8 +43,8 @@ def test_a_cosine_cycle_takes_all_epochs_by_default():
 @pytest.mark.parametrize("period", [["--cosine_tmax", "2"], ["--epochs", "5"]])
 def test_restarts_begin_three_cycles_the_later_ones_lower(period):
     flags = ["--scheduler", "CosineRestart", *period, "--cosine_etamin", "0.001"]
-    flags += ["--cosine_restart_weight", "0.6"]  # cycles 2 and 3 start at 0.006
-    cycles = [0.01, 0.0055, 0.006, 0.0035, 0.006, 0.0035]
+    flags += ["--cosine_restart_weight", "0.6"]  # cycles 2 and 3 start at 0.001 + 0.6 * 0.009
+    cycles = [0.01, 0.0055, 0.0064, 0.0037, 0.0064, 0.0037]
     assert rates(9, *flags) == pytest.approx([*cycles, 0.001, 0.001, 0.001], rel=1e-12)
 
 
@@ -56,12 +55,14 @@ def test_a_restart_cycle_takes_a_third_of_the_epochs_by_default():
 
 
 def test_warm_up_grows_step_by_step_over_epochs():
-    args = SimpleNamespace(warmup=5, test_every=3)
     steps = [(epoch, step) for epoch in (1, 2, 3) for step in (1, 2, 3)]
-    factors = [warmup_factor(args, *step) for step in steps]
-    assert factors == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1, 1, 1, 1], rel=1e-12)
-    args.warmup = 0
-    assert [warmup_factor(args, *step) for step in steps] == [1.0] * 9
+    for warmup in (5, 0):
+        flags = ["--lr", "1", "--warmup", str(warmup), "--test_every", "3", "--decay", "2"]
+        args = parse_args(flags)
+        expected = [0.2, 0.4, 0.6, 0.8, 1, 1] if warmup else [1] * 6
+        rates = [learning_rate(args, *step) for step in steps]
+        assert rates == pytest.approx([*expected, 0.5, 0.5, 0.5], rel=1e-12)
+        assert [learning_rate(args, epoch) for epoch in (1, 2, 3)] == [1, 1, 0.5]
 
 
 def first_weight_change(sr, name, *flags):

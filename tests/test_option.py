@@ -59,10 +59,10 @@ def test_the_command_line_wins_over_its_preset():
     assert parse_args(["--template", "EDSR_paper"]).n_feats == 256
     args = parse_args(["--n_feats", "32", "--template", "EDSR_paper"])
     assert (args.n_feats, args.n_resblocks) == (32, 32)
-    assert parse_args(["--template", "RCAN"]).chop is True
     both = parse_args(["--template", "RCAN+PCL"])
     assert (both.model, both.use_wavelet, both.no_ad_loss) == ("RCAN", True, True)
-    assert parse_args(["--template", "RCAN", "--chop", "false"]).chop is False
+    assert (both.epochs, both.decay) == (1000, "200-400-600-800")
+    assert parse_args(["--template", "HAN", "--epochs", "7"]).epochs == 7
 
 
 def test_aliases_of_nlsn():

@@ -133,11 +133,13 @@ def test_the_experiment_folder(sr, draw_curves):
     tests = [line for line in sr.metrics("run") if "dataset" in line]
     assert [set(line) for line in tests] == [
         {"epoch", "dataset", "scale", "self_ensemble", "chop", "precision"}
-        | {"psnr", "ssim", "images"}
+        | {"psnr", "ssim", "images", "images_id"}
     ] * 2
-    assert tests[0] | {"psnr": 0, "ssim": 0} == {
+    assert re.fullmatch("[0-9a-f]{16}", tests[0]["images_id"])
+    assert tests[0]["images_id"] == tests[1]["images_id"]
+    assert tests[0] | {"psnr": 0, "ssim": 0, "images_id": ""} == {
         "epoch": 1, "dataset": "Set5", "scale": 2, "psnr": 0, "ssim": 0, "images": 2,
-        "self_ensemble": False, "chop": False, "precision": "single",
+        "self_ensemble": False, "chop": False, "precision": "single", "images_id": "",
     }  # fmt: skip
     found = re.findall(r"^\[Set5 x2\]\tPSNR: (\S+) SSIM: \S+ \(Best: (\S+) @epoch \d\)$", out, re.M)
     assert [float(psnr) for psnr, _ in found] == [round(line["psnr"], 3) for line in tests]
@@ -287,10 +289,9 @@ def test_ema_is_what_is_tested_and_kept(sr):
 
 
 @pytest.mark.parametrize(("free", "tiles"), [(2**40, False), (2**20, True), (None, False)])
-def test_a_preset_runs_in_tiles_what_does_not_fit_in_memory(sr, monkeypatch, free, tiles):
+def test_tests_run_in_tiles_if_whole_images_do_not_fit_in_memory(sr, monkeypatch, free, tiles):
     monkeypatch.setattr("evaluate.available_bytes", lambda: free)
-    flags = ["--template", "RCAN", "--epochs", 1, "--test_every", 1]  # a small EDSR all the same
-    assert sr.train("--save", "run", *flags)[0] == 0
+    assert sr.train("--save", "run", "--epochs", 1, "--test_every", 1)[0] == 0
     (line,) = (line for line in sr.metrics("run") if "dataset" in line)
     assert line["chop"] == tiles
 

@@ -20,6 +20,7 @@ gradient: there the contrastive loss was a constant.
 import argparse
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -124,7 +125,8 @@ class Adversarial(Term):
         self._check_flags(name)
         self.layers = [int(i) for i in args.cl_layer.split(",")]
         self.dis = Discriminator(args, patch=self.gan_type == "patchD")
-        if args.embed_load:
+        # a resumed run has the embedding in its state, and may outlive the file
+        if args.embed_load and (args.resume == 0 or Path(args.embed_load).is_file()):
             _load_embedding(self.dis, args.embed_load)
         settings = args
         self.lr = args.embed_lr or args.lr
