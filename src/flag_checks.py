@@ -156,12 +156,12 @@ OTHER_NAMES = {
     "upscale_factor sf": "--scale",
     "gpu_ids gpus num_gpu": "--n_GPUs",
     "workers num_workers": "--n_threads",
-    "lr_decay decay_type step_size": "--decay 200-400-600 halves the rate after these epochs",
+    "lr_decay decay_type step_size": "--decay 200-400-600, the epochs that halve the rate",
     "beta1 beta2": "--betas B1 B2",
     "n_train n_val offset_val offset_train": "--data_range 1-800/801-810",
     "wandb use_wandb wandb_project": "--tensorboard",
-    "use_fft": "--use_wavelet is the high-frequency input of the embedding",
-    "cl_gan_cl_weight cl_weight": "the weight in --loss, as in 1*L1+5*CL-patchD",
+    "use_fft": "--use_wavelet",
+    "cl_gan_cl_weight cl_weight": "the weight in --loss 1*L1+5*CL-patchD",
     "ema ema_rate": "--use_ema, --ema_decay",
 }
 OTHER_NAMES = {f"--{name}": here for names, here in OTHER_NAMES.items() for name in names.split()}
@@ -175,7 +175,6 @@ def unknown_flags(words, parser, other_names=OTHER_NAMES):
         if not word.startswith("--"):
             yield f"{word!r} must follow a flag"
             continue
-        close = difflib.get_close_matches(name, known, 1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
-        hint = f" (here: {other_names[name]})" if name in other_names else hint
-        yield f"unknown flag {word}{hint}"
+        close = [other_names[name]] if name in other_names else []
+        close = close or difflib.get_close_matches(name, known, 1)
+        yield f"unknown flag {word}" + (f" (did you mean {close[0]}?)" if close else "")
