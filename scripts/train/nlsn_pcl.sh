@@ -17,4 +17,4 @@ else
         --lr 5e-6 --scheduler CosineRestart --cosine_tmax 200 --cosine_etamin 1e-8 --epochs 600)
 fi
 exec "$project/scripts/run.sh" --template NLSN+PCL --scale "$scale" --patch_size $((48 * scale)) \
-    --rgb_range 1 --loss 1*L1+3.9e-3*CL-patchD "${recipe[@]}" "$@"
+    --rgb_range 1 --loss 1*L1+3.9e-4*CL-patchD "${recipe[@]}" "$@"
