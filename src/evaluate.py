@@ -81,9 +81,6 @@ class Evaluator:
 
         Returns:
             mean PSNR in dB of each set and scale with ground truth, if an image has a finite one.
-
-        Raises:
-            UserError: with --test_only, files were not upscaled; a training only logs them.
         """
         net.eval()
         tune_convolutions(False)

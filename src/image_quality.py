@@ -82,11 +82,7 @@ def parse_metrics(text):
 
 
 def load_metrics(names, device="cpu"):
-    """Return the Metric of each name.
-
-    Raises:
-        UserError: pyiqa is not installed, does not know the name, or lacks the metric's weights.
-    """
+    """Return the Metric of each name."""
     return [WITHOUT_PYIQA.get(name) or _load_from_pyiqa(name, device) for name in names]
 
 
@@ -119,9 +115,6 @@ def score(metric, sr, hr, image):
         metric: Metric with `compute`.
         sr, hr: tensors (1 or 3, H, W) in [0, 255]; hr may be None if the metric does not need it.
         image: name of the image, for messages.
-
-    Raises:
-        UserError: the metric cannot score the image, which may be too small.
     """
     images = (sr, hr) if metric.needs_hr else (sr,)
     try:
@@ -135,8 +128,6 @@ def score(metric, sr, hr, image):
 
 
 def _to_unit(image):
-    """Return an image as a float tensor (1, 3, H, W) in [0, 1].
-
-    The input is (1 or 3, H, W) in [0, 255].
-    """
+    """Return an image as a float tensor (1, 3, H, W) in [0, 1]."""
+    # The input is (1 or 3, H, W) in [0, 255].
     return (image.float() / 255).expand(3, -1, -1)[None].contiguous()

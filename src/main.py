@@ -143,10 +143,8 @@ def _message(error):
 
 
 def _report(text):
-    """Print to stderr. Ranks above 0 wait first.
-
-    An error of rank 0 then ends them before they print.
-    """
+    """Print to stderr. Ranks above 0 wait first."""
+    # An error of rank 0 then ends them before they print.
     if not distributed.is_main_process():
         time.sleep(3)
         text = f"rank {distributed.rank()}: {text}"

@@ -85,10 +85,8 @@ def calc_psnr(sr, hr, scale, rgb_range, benchmark=True):
 
 @functools.cache
 def _band(device):
-    """Return the band matrix (TILE, TILE + TAPS - 1) that applies the window.
-
-    It filters one column of pixels.
-    """
+    """Return the band matrix (TILE, TILE + TAPS - 1) that applies the window."""
+    # It filters one column of pixels.
     x = torch.arange(TAPS, dtype=torch.float64) - TAPS // 2
     window = torch.exp(-0.5 * (x / SIGMA) ** 2)
     band = torch.zeros(TILE, TILE + TAPS - 1, dtype=torch.float64)
@@ -98,13 +96,10 @@ def _band(device):
 
 
 def _ssim_map(x, y):
-    """Return the SSIM map (C, H, W) of padded float64 images.
-
-    Their shape is (C, H + TAPS - 1, W + TAPS - 1).
-
-    H and W must be multiples of TILE. The window is separable: two products with a band matrix, one
-    along the columns and one along the rows, which are faster than convolutions in float64.
-    """
+    """Return the SSIM map (C, H, W) of padded float64 images."""
+    # Their shape is (C, H + TAPS - 1, W + TAPS - 1).
+    # H and W must be multiples of TILE. The window is separable: two products with a band matrix, one
+    # along the columns and one along the rows, which are faster than convolutions in float64.
     band, size = _band(x.device), TILE + TAPS - 1
     maps = torch.stack([x, y, x.square().addcmul_(y, y), x * y])
     maps = band @ maps.unfold(2, size, TILE).transpose(3, 4)  # (4, C, H/TILE, TILE, W + TAPS - 1)

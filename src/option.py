@@ -405,11 +405,9 @@ def _parse(parser, argv):
 
 
 def _flags_of_file(first, parser, given):
-    """Return the flags of the network in the file of --pre_train that may still be set.
-
-    Those of the command line win and, in a training, those of a preset. {} if another network is
-    asked for, as with RCAN's weights for HAN, or the file cannot be read.
-    """
+    """Return the flags of the network in the file of --pre_train that may still be set."""
+    # Those of the command line win and, in a training, those of a preset. {} if another network is
+    # asked for, as with RCAN's weights for HAN, or the file cannot be read.
     try:
         state = read_weights(first.pre_train)
     except UserError:  # loading the weights reports it
@@ -452,9 +450,6 @@ def parse_args(argv=None):
         `betas` a list of two float, `save` the name of the experiment (also with --load), `resume`
         -1, 0 or an epoch. `from_file` is a dict of the flags that come from the file of
         --pre_train.
-
-    Raises:
-        UserError: with all problems: unknown flags and names, bad values, flags that contradict.
     """
     parser = build_parser()
     argv = sys.argv[1:] if argv is None else list(argv)

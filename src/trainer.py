@@ -99,11 +99,7 @@ class Trainer:
         }
 
     def load_state_dict(self, state):
-        """Load the result of `state_dict`, also of another device or an older version.
-
-        Raises:
-            UserError: flags that a run must keep differ from those of the state.
-        """
+        """Load the result of `state_dict`, also of another device or an older version."""
         self._check_fixed_flags(state["fixed"])
         device, precision = state["precision"]
         if self.args.precision == "auto" and device == self.device.type:

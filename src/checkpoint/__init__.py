@@ -60,10 +60,6 @@ class Checkpoint:
         Args:
             args: the flags.
             is_upscaling: whether the run only upscales images without ground truth.
-
-        Raises:
-            UserError: the state to resume is missing, a new run would overwrite an experiment,
-                another run writes there, or the package for --tensorboard is missing.
         """
         self.args, self.is_writer = args, distributed.is_main_process()
         self.writes_records = self.is_writer and not (is_upscaling and args.resume != 0)
@@ -123,11 +119,7 @@ class Checkpoint:
             raise UserError(f"--resume {epoch}: no such file: {needed}{kept}")
 
     def create(self, config_lines):
-        """Create the folder, or empty it with --reset, and write the flags of the run.
-
-        Raises:
-            UserError: it cannot be written, or another run writes there.
-        """
+        """Create the folder, or empty it with --reset, and write the flags of the run."""
         if not self.writes_records:
             return
         self.dir.mkdir(parents=True, exist_ok=True)
@@ -260,9 +252,6 @@ class Checkpoint:
             state: `Trainer.state_dict()`.
             eval_weights: state_dict that tests use, the EMA with --use_ema.
             is_best: also write model_best.pt and the scores of its images.
-
-        Raises:
-            UserError: a file cannot be written; the former one is whole.
         """
         if not self.is_writer:
             return
@@ -307,11 +296,7 @@ class Checkpoint:
         return read_state(self.state_file())["epoch"] if self.state_file().is_file() else 0
 
     def read_state(self):
-        """Return the training state that --resume names; None if only its weights are kept.
-
-        Raises:
-            UserError: the state is damaged.
-        """
+        """Return the training state that --resume names; None if only its weights are kept."""
         path = self.state_file(self.args.resume)
         return read_state(path) if path.is_file() else None
 

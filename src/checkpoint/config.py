@@ -97,11 +97,7 @@ def _describe_foreign(path, text):
 
 
 def read_config(path):
-    """Return the flags of config.txt of an experiment, as argv.
-
-    Raises:
-        UserError: it cannot be read, is cut, or is of another program.
-    """
+    """Return the flags of config.txt of an experiment, as argv."""
     try:
         text = _read(path)
         # not splitlines, which splits at more characters than the newline

@@ -35,9 +35,6 @@ def read_metrics(path, warn=print):
     Args:
         path: the file; a missing one has no lines.
         warn: function that takes a warning about damaged lines, which are left out.
-
-    Raises:
-        UserError: it cannot be read.
     """
     try:
         text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""

@@ -88,11 +88,7 @@ def _wrong_entries(state):
 
 
 def read_state(path):
-    """Read a training state.
-
-    Raises:
-        UserError: the file is not a training state, or is damaged.
-    """
+    """Read a training state."""
     state = load_file(path)
     if not isinstance(state, dict) or not set(state) >= set(STATE_SCHEMA):
         raise UserError(f"{path} is not a training state of this program")

@@ -30,11 +30,7 @@ class TensorBoardLog:
     """Writes events; the first one creates the file."""
 
     def __init__(self, folder):
-        """Import the package.
-
-        Raises:
-            UserError: it is not installed.
-        """
+        """Import the package."""
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:

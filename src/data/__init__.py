@@ -30,11 +30,7 @@ class Data:
     """All data of a run: `epoch` yields training batches, `tests` lists TestSet and DemoSet."""
 
     def __init__(self, args, log=print):
-        """Find, check and decode the data sets of --data_train and --data_test.
-
-        Raises:
-            UserError: names each file that is missing, broken or does not match.
-        """
+        """Find, check and decode the data sets of --data_train and --data_test."""
         set_max_pixels(args.max_pixels)
         log_once = functools.cache(log)  # several sets and scales share folders
         ranges = parse_ranges(args.data_range)
@@ -119,10 +115,8 @@ class Data:
 
 
 def _on_device(batches, device):
-    """Yield batches on the device.
-
-    On CUDA, the next batch is copied during the work on the current one.
-    """
+    """Yield batches on the device."""
+    # On CUDA, the next batch is copied during the work on the current one.
     if device.type != "cuda":
         for batch in batches:
             yield batch._replace(lr=batch.lr.to(device), hr=batch.hr.to(device))

@@ -61,11 +61,8 @@ def _write(path, image):
 
 
 def _remove_stale(folder, current):
-    """Remove cache files of former contents of the sources, and leftovers of killed runs.
-
-    Returns:
-        the names of `current` that are there.
-    """
+    """Remove cache files of former contents of the sources, and leftovers of killed runs."""
+    # the names of `current` that are there.
     remove_stale_temp_files(folder)
     names = set(os.listdir(folder))
     sources = {name.rsplit(".", 2)[0] for name in current}
@@ -98,10 +95,6 @@ def build_cache(sources, folder, make=None, rebuild=False, title="decoding", on_
 
     Returns:
         list of paths of .npy files: (H, W, C) arrays, uint8 or uint16.
-
-    Raises:
-        UserError: images that cannot be read (all of them are named), or a cache that cannot be
-            written.
     """
     folder = Path(folder)
     try:

@@ -38,10 +38,8 @@ def _gray(image):
 
 
 def _busiest_window(lr):
-    """Return (top, left, height, width) of the LR window with the most detail.
-
-    Nine windows are compared.
-    """
+    """Return (top, left, height, width) of the LR window with the most detail."""
+    # Nine windows are compared.
     height, width = (min(WINDOW, side - 2 * MIN_BORDER) for side in lr.shape[:2])
     windows = []
     for top in np.linspace(MIN_BORDER, lr.shape[0] - MIN_BORDER - height, 3).astype(int):
@@ -115,10 +113,8 @@ class PairSummary(NamedTuple):
 
 
 def _pair_sizes(hr, lr, scale, name):
-    """Return the sizes (H, W, h, w) of HR and LR of a pair.
-
-    If LR is to be made, h and w are computed from HR.
-    """
+    """Return the sizes (H, W, h, w) of HR and LR of a pair."""
+    # If LR is to be made, h and w are computed from HR.
     hr_size = image_hw(hr)
     lr_size = image_hw(lr) if lr is not None else tuple(side // scale for side in hr_size)
     paired_lr_size(hr_size, lr_size, scale, (name, lr if lr is not None else name))
@@ -197,9 +193,6 @@ class TestFingerprints:
 
         Returns:
             list of sentences about misaligned pairs.
-
-        Raises:
-            UserError: an image cannot be decoded.
         """
         problems = []
         for i in indices:

@@ -128,10 +128,6 @@ def list_images(folder, log=None):
         folder: the folder.
         log: called with one line that names all other files and folders, except hidden ones; or
             None.
-
-    Raises:
-        UserError: the folder is missing or holds no image, or something with an image's name is not
-            a file.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -177,9 +173,6 @@ def list_demo_inputs(source):
 
     Returns:
         (files, skipped): list of Path; names of all others, except hidden ones.
-
-    Raises:
-        UserError: the file or folder is missing, or holds neither an image nor a video.
     """
     source = Path(source)
     known = EXTENSIONS | VIDEO_EXTENSIONS
@@ -281,10 +274,6 @@ def find_pairs(dir_data, name, scale, data_range=None, log=None, degradation="BI
 
     Returns:
         list of (HR path, LR path); the LR path is None if LR is to be made from HR.
-
-    Raises:
-        UserError: a folder is missing or empty, HR and LR do not match by name, or the range lies
-            outside of the set.
     """
     spec, root = dataset_spec(name), Path(dir_data)
     hr_folder, lr_folder = (root / path for path in spec.folders(scale, degradation))

@@ -75,10 +75,8 @@ def _open(path):
 
 
 def _cmyk_to_srgb(path, image, profile):
-    """Convert CMYK to sRGB by its ICC profile.
-
-    Without a valid profile: red is 1 - min(1, C + K), and likewise green and blue.
-    """
+    """Convert CMYK to sRGB by its ICC profile."""
+    # Without a valid profile: red is 1 - min(1, C + K), and likewise green and blue.
     if not profile:
         return image.convert("RGB")
     try:
@@ -201,10 +199,8 @@ def _ppm_maximum(file):
 
 
 def _kept_exif(file):
-    """Return the EXIF of an opened file without orientation, sizes, thumbnail and maker note.
-
-    A maker note has offsets that do not survive a copy. Nothing is left of it: None.
-    """
+    """Return the EXIF of an opened file without orientation, sizes, thumbnail and maker note."""
+    # A maker note has offsets that do not survive a copy. Nothing is left of it: None.
     exif, kept = file.getexif(), Image.Exif()
     for tag, value in exif.items():
         if tag in DESCRIPTIVE_TAGS or (EXIF_IFD <= tag < 0xC000 and tag != ICC_TAG):
@@ -257,9 +253,6 @@ def read_image_with_metadata(path):
     Returns:
         (pixels, metadata): array (H, W, C), uint8 or uint16, C 1 (gray), 2 (and alpha), 3 (RGB) or
         4 (and alpha), colors as they are stored; options of `write_image`.
-
-    Raises:
-        UserError: the file cannot be decoded or is not such an image.
     """
     path = Path(path)
     pixels, profile = _read(path)
@@ -295,11 +288,7 @@ def read_image(path, alpha=False):
 
 
 def image_size(path):
-    """Return (height, width) of an image file from its header, as `read_image` will give it.
-
-    Raises:
-        UserError: the file has no readable header, or too many pixels.
-    """
+    """Return (height, width) of an image file from its header, as `read_image` will give it."""
     path = Path(path)
     try:
         if is_tiff(path):

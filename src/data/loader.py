@@ -99,9 +99,6 @@ class SharedBatches:
         Args:
             workers: number of loader workers.
             max_bytes: bytes of the largest batch.
-
-        Raises:
-            UserError: the system refuses as much memory.
         """
         try:
             raw = mmap.mmap(-1, workers * SLOTS * max_bytes)

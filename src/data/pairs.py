@@ -31,9 +31,6 @@ def paired_lr_size(hr_size, lr_size, scale, names):
 
     HR may be up to scale - 1 pixels larger than LR x scale, or smaller, as MATLAB rounds LR sizes
     up.
-
-    Raises:
-        UserError: the sizes do not belong together; names = (hr, lr) are in the message.
     """
     if any(abs(h - low * scale) >= scale for h, low in zip(hr_size, lr_size, strict=True)):
         (hh, hw), (lh, lw) = hr_size, lr_size
@@ -72,9 +69,6 @@ def load_pair(hr, lr, scale, name=None, make=None):
 
     Returns:
         (hr, lr): arrays (h*scale, w*scale, C) and (h, w, C), uint8 or uint16.
-
-    Raises:
-        UserError: an image cannot be read, or the sizes do not belong together.
     """
     names = (hr, lr) if name is None and isinstance(hr, Path) else (name, name)
     hr = load_array(hr)

@@ -60,9 +60,6 @@ class TrainDataset(Dataset):
             summaries: for each scale, a list of PairSummary, in the order of the pairs; None: they
                 are built.
             degradation: name in DEGRADATIONS, which makes LR if it is None.
-
-        Raises:
-            UserError: sizes of a pair do not match, or an image is smaller than the patch.
         """
         self.pairs, self.scales, self.n_colors = pairs, scales, n_colors
         self.augment, self.seed, self.degradation = augment, seed, DEGRADATIONS[degradation]
@@ -122,10 +119,8 @@ class TrainDataset(Dataset):
         return thumbnail_of(load_array(self.pairs[0][index][0]), self.n_colors)
 
     def _image_index(self, epoch, index):
-        """Return the image index of a sample.
-
-        Each pass over the set has every image once, in a new order.
-        """
+        """Return the image index of a sample."""
+        # Each pass over the set has every image once, in a new order.
         turn, position = divmod(index, len(self))
         if self._order[0] != (epoch, turn):
             rng = np.random.default_rng([self.seed, epoch, turn, 0])

@@ -120,11 +120,7 @@ def _test_set(args, name, scale, data_range, log):
 
 
 def build_test_sets(args, data_range, log=print):
-    """Build a TestSet, or a DemoSet without ground truth, for each of --data_test and --scale.
-
-    Raises:
-        UserError: see `find_pairs` and `paired_lr_size`.
-    """
+    """Build a TestSet, or a DemoSet without ground truth, for each of --data_test and --scale."""
     return [
         _demo_set(args, name, scale)
         if name in DEMO_SETS

@@ -41,11 +41,7 @@ class TiffHeader(NamedTuple):
 
 
 def read_tiff_header(path):
-    """Return the TiffHeader of a file.
-
-    Raises:
-        UserError: values that are signed or float, or a color space that is not understood.
-    """
+    """Return the TiffHeader of a file."""
     with tifffile.TiffFile(path) as file:
         page = file.pages.first
         bits = (
@@ -92,10 +88,6 @@ def read_deep_tiff(path, header, fallback):
 
     Returns:
         array (H, W[, C]), uint16.
-
-    Raises:
-        UserError: a color space other than gray and RGB, premultiplied alpha, or an unknown
-            compression.
     """
     with tifffile.TiffFile(path) as file:
         page = file.pages.first

@@ -29,12 +29,9 @@ def _is_video(path):
 
 
 def _check_output(path, used_paths, overwrite):
-    """Check that an output may be written.
-
-    Raises:
-        UserError: it is an input or the output of another input.
-        Skipped: it exists.
-    """
+    """Check that an output may be written."""
+    # UserError: it is an input or the output of another input.
+    # Skipped: it exists.
     if path.resolve() in used_paths:
         raise UserError(
             f"{path} is also an input or another output, so it is kept: change --dir_out"
@@ -44,10 +41,8 @@ def _check_output(path, used_paths, overwrite):
 
 
 def _count_pixels(path):
-    """Return the number of pixels of a picture or video; 0 if unknown.
-
-    For a video it is the sum over all frames.
-    """
+    """Return the number of pixels of a picture or video; 0 if unknown."""
+    # For a video it is the sum over all frames.
     try:
         if _is_video(path):
             return video.count_pixels(path)
@@ -161,9 +156,6 @@ def upscale_all(images, upscaler, args, device, checkpoint):
 
     Returns:
         list of messages about the files that failed; they are logged, too.
-
-    Raises:
-        UserError: --dir_out cannot be used.
     """
     t_start, log = time.perf_counter(), checkpoint.log
     label = f"{images.name} x{images.scale}"

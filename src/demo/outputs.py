@@ -23,10 +23,8 @@ MAX_JPEG_EXIF = 65_500  # bytes that its segment holds
 
 
 def _default_names(files, suffix, extension):
-    """Yield NAME + suffix + extension for each input.
-
-    NAME keeps its own extension if two files share a stem.
-    """
+    """Yield NAME + suffix + extension for each input."""
+    # NAME keeps its own extension if two files share a stem.
     keys = [(path.stem, path.suffix.lower() in VIDEO_EXTENSIONS) for path in files]
     for path, key in zip(files, keys, strict=True):
         stem = path.name if keys.count(key) > 1 else path.stem
@@ -43,9 +41,6 @@ def output_paths(files, out, suffix="", extension=".png"):
             extension (a.png, a.jpg) keep it: a.png.png, a.jpg.png.
         suffix: text between NAME and the extension.
         extension: of pictures in a folder.
-
-    Raises:
-        UserError: one output file for several inputs, or an extension that is not written.
     """
     out = Path(out)
     written, video = out.suffix.lower(), files[0].suffix.lower() in VIDEO_EXTENSIONS

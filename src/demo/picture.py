@@ -50,12 +50,9 @@ class UpscaleConfig(NamedTuple):
 
 
 def _to_pixels(sr, pixels, top, bottom, config):
-    """Convert SR rows of the network into pixels of the picture's dtype and channels.
-
-    Args:
-        sr: (C, h, w) in [0, rgb_range], the SR of pixels[top:bottom].
-        pixels: (H, W, 1 or 3), the whole LR picture.
-    """
+    """Convert SR rows of the network into pixels of the picture's dtype and channels."""
+    # sr: (C, h, w) in [0, rgb_range], the SR of pixels[top:bottom].
+    # pixels: (H, W, 1 or 3), the whole LR picture.
     peak, scale = np.iinfo(pixels.dtype).max, config.scale
     sr = sr.float().clamp(0, config.rgb_range) * (peak / config.rgb_range)
     sr = sr.permute(1, 2, 0).cpu().numpy()  # (h, w, C)
@@ -97,10 +94,8 @@ def upscaled_rows(pixels, config, on_progress, skip_flat=False):
 
 
 def _neighbors(x, axis, scale):
-    """Return, at SR size, the LR pixels before and after each SR pixel.
-
-    `axis` is the axis along which x is enlarged.
-    """
+    """Return, at SR size, the LR pixels before and after each SR pixel."""
+    # `axis` is the axis along which x is enlarged.
     center = (np.arange(x.shape[axis] * scale) + 0.5) / scale - 0.5
     return (x.take(side(center).astype(int), axis, mode="clip") for side in (np.floor, np.ceil))
 

@@ -48,11 +48,7 @@ def _ffmpeg(path):
 
 
 def _open(path, output_params=()):
-    """Open a video; return its metadata and the generator of its frames.
-
-    Raises:
-        UserError: the package is missing, or the file is not a video.
-    """
+    """Open a video; return its metadata and the generator of its frames."""
     reader = _ffmpeg(path).read_frames(str(path), output_params=list(output_params))
     try:
         meta = next(reader)
@@ -73,11 +69,7 @@ def _read_metadata(path):
 
 
 def count_pixels(path):
-    """Return the pixels of all frames according to the file's header.
-
-    Raises:
-        UserError: the package is missing, or the file is not a video.
-    """
+    """Return the pixels of all frames according to the file's header."""
     meta = _read_metadata(path)
     return round(meta["duration"] * meta["fps"]) * meta["size"][0] * meta["size"][1]
 
@@ -95,12 +87,9 @@ def _pad_to_even(frame):
 
 
 def _rgb_options(meta):
-    """Return ffmpeg's options for reading frames as RGB.
-
-    The error is at most half a step.
-
-    An untagged video of 720 lines or more is read as BT.709, as players do; ffmpeg assumes BT.601.
-    """
+    """Return ffmpeg's options for reading frames as RGB."""
+    # The error is at most half a step.
+    # An untagged video of 720 lines or more is read as BT.709, as players do; ffmpeg assumes BT.601.
     tagged = any(name in meta["pix_fmt"] for name in MATRICES)
     matrix = "" if tagged or meta["size"][1] < 720 else ":in_color_matrix=bt709"
     chroma = "" if meta["codec"] in CENTERED_CHROMA_CODECS else ":in_h_chr_pos=0"
@@ -118,20 +107,13 @@ def _frames(reader, source, width, height):
 
 @contextlib.contextmanager
 def _writer(source, path, size, rate, audio):
-    """Open an output video; yield a function that takes its frames.
-
-    The sound is copied from `source`.
-
-    Args:
-        source: the input video.
-        path: the file to write.
-        size: (width, height).
-        rate: frames per second.
-        audio: codec of the input's audio, or an empty string.
-
-    Raises:
-        UserError: ffmpeg could not write all frames.
-    """
+    """Open an output video; yield a function that takes its frames."""
+    # The sound is copied from `source`.
+    # source: the input video.
+    # path: the file to write.
+    # size: (width, height).
+    # rate: frames per second.
+    # audio: codec of the input's audio, or an empty string.
     ffmpeg, count = _ffmpeg(source), 0
     sound = {}
     if audio:
@@ -184,9 +166,6 @@ def upscale(source, output, upscale_frame):
 
     Returns:
         ("WxH, N frames", "WxH") of input and output.
-
-    Raises:
-        UserError: the package is missing, or the file is not a video, or broken, or HDR.
     """
     meta = _read_metadata(source)
     _check_metadata(source, meta)

@@ -111,9 +111,6 @@ def parse_loss(text):
     """Return the terms of --loss: '1*L1+5*CL-patchD' is [(1.0, 'L1'), (5.0, 'CL-patchD')].
 
     A weight of 1 may be left out.
-
-    Raises:
-        UserError: a weight is not a finite number, a name is not in `LOSSES`, or one occurs twice.
     """
     terms = []
     # a plus sign that belongs to an exponent, as in 1e+2*L1, does not separate terms
@@ -200,9 +197,6 @@ class Loss(nn.Module):
             lr: (B, C, h, w) in [0, rgb_range].
             batch_fraction: these images as a fraction of the batch of the step.
             log_gradients: log the norm of the gradient at sr of each weighted term.
-
-        Raises:
-            UserError: with `log_gradients`, a term sends no gradient to sr.
         """
         values, inputs = {}, self._inputs(sr, hr, lr)
         for name, term in self.terms.items():
@@ -233,16 +227,10 @@ class Loss(nn.Module):
         return inputs
 
     def _gradient_norms(self, values, sr, batch_fraction):
-        """Return each weighted term's gradient norm at sr, divided by that of L1.
-
-        Without an L1 term, the norms are returned as they are.
-
-        With parts or ranks: the root mean square over them, weighted by their fractions f of the
-        batch. Each holds the gradient g * f of its images: sqrt(sum |g * f|^2) / sum f.
-
-        Raises:
-            UserError: a term sends no gradient to sr.
-        """
+        """Return each weighted term's gradient norm at sr, divided by that of L1."""
+        # Without an L1 term, the norms are returned as they are.
+        # With parts or ranks: the root mean square over them, weighted by their fractions f of the
+        # batch. Each holds the gradient g * f of its images: sqrt(sum |g * f|^2) / sum f.
         norms = {}
         for name, value in values.items():
             gradient = None

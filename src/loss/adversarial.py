@@ -114,11 +114,7 @@ class Adversarial(Term):
     inputs = ("sr", "hr", "positives", "negatives")
 
     def __init__(self, args, name):
-        """Build the embedding and its optimizer.
-
-        Raises:
-            UserError: the flags leave no loss, or contradict, or --embed_load does not fit.
-        """
+        """Build the embedding and its optimizer."""
         super().__init__(args, name)
         self.args, self.gan_type = args, name.removeprefix("CL-")
         self.use_contrastive = name.startswith("CL-")
@@ -287,11 +283,7 @@ class Adversarial(Term):
 
 
 def _load_embedding(dis, path):
-    """Load the weights of --embed_load: a state_dict of the embedding, or a training state.
-
-    Raises:
-        UserError: the file does not hold an embedding of this form.
-    """
+    """Load the weights of --embed_load: a state_dict of the embedding, or a training state."""
     state = load_file(path, "--embed_load")
     state = state.get("loss", state) if isinstance(state, dict) else {}
     own = dis.state_dict()

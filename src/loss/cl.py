@@ -23,11 +23,7 @@ class VGGContrastiveLoss(Term):
     inputs = ("sr", "hr", "positives", "negatives")
 
     def __init__(self, args, name):
-        """Load VGG19.
-
-        Raises:
-            UserError: its file is missing, or --cl_layer names a layer above 4 for VGGInfoNCE.
-        """
+        """Load VGG19."""
         super().__init__(args, name)
         self.args, self.use_ratio = args, name == "CL"
         self.indices = [int(i) for i in args.cl_layer.split(",")]

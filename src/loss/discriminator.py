@@ -151,18 +151,13 @@ class Discriminator(nn.Module):
         return haar_high_frequencies(x) if self.use_wavelet else x
 
     def _run(self, x, n_sets, layers, n_blocks=N_LAYERS):
-        """Run the first blocks on sample sets, each normalized by its own float32 statistics.
-
-        Args:
-            x: (n_sets * B, C, h, w), sets of `to_input` joined along the batch.
-            n_sets: how many sets.
-            layers: indices of blocks whose features are returned.
-            n_blocks: how many blocks run.
-
-        Returns:
-            (features, x): dict of (n_sets * B, C, h, w) by block, in float32 if they are those
-            before the activation; the output of the last block, bf16 in bf16.
-        """
+        """Run the first blocks on sample sets, each normalized by its own float32 statistics."""
+        # x: (n_sets * B, C, h, w), sets of `to_input` joined along the batch.
+        # n_sets: how many sets.
+        # layers: indices of blocks whose features are returned.
+        # n_blocks: how many blocks run.
+        # (features, x): dict of (n_sets * B, C, h, w) by block, in float32 if they are those
+        # before the activation; the output of the last block, bf16 in bf16.
         features = {}
         for i, (convolution, norm) in enumerate(self.features[: 2 * n_blocks : 2]):
             with autocast(x.device, self.precision):

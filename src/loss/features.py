@@ -35,11 +35,7 @@ def build_layers():
 
 
 def weights_path(vgg_path):
-    """Return the weight file: --vgg_path, else that in torch.hub's folder, downloaded if missing.
-
-    Raises:
-        UserError: it is missing and cannot be downloaded.
-    """
+    """Return the weight file: --vgg_path, else that in torch.hub's folder, downloaded if missing."""
     if vgg_path:
         return Path(vgg_path)
     try:
@@ -58,9 +54,6 @@ class VGGFeatures(nn.Module):
             args: flags vgg_path and rgb_range.
             layers: indices of the layers, as in torchvision's `features`, that are returned.
             normalize: subtract the mean and divide by the deviation that VGG was trained with.
-
-        Raises:
-            UserError: the file is missing, broken or of another network.
         """
         super().__init__()
         self.layers, self.rgb_range, self.precision = sorted(layers), args.rgb_range, "single"
@@ -113,11 +106,7 @@ class VGGLoss(Term):
     LAYERS = {"VGG22": 7, "VGG54": 34}
 
     def __init__(self, args, name):
-        """Load VGG19.
-
-        Raises:
-            UserError: its file is missing or broken.
-        """
+        """Load VGG19."""
         super().__init__(args, name)
         self.vgg = VGGFeatures(args, [self.LAYERS[name]])
 

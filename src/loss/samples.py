@@ -198,10 +198,8 @@ class SampleMaker:
         self.precision = precision
 
     def _plan(self):
-        """Return (kind, function of a Batch) of each generated sample, in the order of the draws.
-
-        Other samples than the last ones must keep their places: each draws random numbers.
-        """
+        """Return (kind, function of a Batch) of each generated sample, in the order of the draws."""
+        # Other samples than the last ones must keep their places: each draws random numbers.
         args, plan = self.args, []
         n_positives, n_negatives = (
             (args.mcl_neg if args.mcl_pos is None else args.mcl_pos),

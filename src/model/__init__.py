@@ -33,9 +33,6 @@ def build_network(args):
     """Build the network of --model, which writes its flags into its state_dict.
 
     Convolutions are in channels_last, the fastest memory format for them.
-
-    Raises:
-        UserError: several scales for a network of one scale, or a scale that it does not have.
     """
     module = importlib.import_module(NETWORKS.get(args.model, "model.spandrel"))
     try:
@@ -115,9 +112,6 @@ def choose_device(cpu):
     """Return the best device: cuda (this process's GPU), then mps, then the CPU.
 
     With `cpu` it is the CPU.
-
-    Raises:
-        UserError: more processes on this machine than GPUs.
     """
     if not cpu and torch.cuda.is_available() and not gpu_problem():
         n_gpus = torch.cuda.device_count()

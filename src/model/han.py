@@ -19,10 +19,8 @@ CHUNK = 2**16  # values of each feature map that are converted to float32 at a t
 
 
 def _gram_matrix(maps):
-    """Compute the float32 inner products (B, N, N) of N maps (B, C, H, W).
-
-    The maps are not stacked, which saves memory.
-    """
+    """Compute the float32 inner products (B, N, N) of N maps (B, C, H, W)."""
+    # The maps are not stacked, which saves memory.
     gram = 0.0
     chunks = (x.permute(0, 2, 3, 1).flatten(1).split(CHUNK, dim=1) for x in maps)
     for chunk in zip(*chunks, strict=True):

@@ -17,12 +17,10 @@ def _tile_ranges(length, tile, overlap):
 
 
 def _blend_weights(ranges, scale, overlap, like):
-    """Return each tile's weights (length * scale,) along one axis; they sum to 1.
-
-    They have the dtype and device of `like`. Neighbors are blended in a band of overlap / 2 LR
-    pixels in the middle of their overlap. The weight of pixels at the edge of a tile is 0, because
-    they have the least context.
-    """
+    """Return each tile's weights (length * scale,) along one axis; they sum to 1."""
+    # They have the dtype and device of `like`. Neighbors are blended in a band of overlap / 2 LR
+    # pixels in the middle of their overlap. The weight of pixels at the edge of a tile is 0, because
+    # they have the least context.
     band = max(overlap * scale / 2, 1e-3)
     weights = []
     for i, (start, end) in enumerate(ranges):

@@ -109,9 +109,6 @@ def flags_of_weights(path, state, parse, read_config):
 
     Returns:
         dict of flags as `parse_args` has them; empty for an unknown network.
-
-    Raises:
-        UserError: the file says that it is of a network that is not known here.
     """
     renamed, path = to_edsr_names(state), Path(path).resolve()
     described = shlex.split(described_flags(state))

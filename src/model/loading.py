@@ -68,11 +68,7 @@ def _check_range(net, state, path):
 
 
 def load_strict(net, state, path):
-    """Load a state_dict of which every name, shape and kind must fit.
-
-    Raises:
-        UserError: lists the first differences with both shapes, and the flags that would fit.
-    """
+    """Load a state_dict of which every name, shape and kind must fit."""
     if not is_state_dict(state):
         raise UserError(f"checkpoint {path}: holds no state_dict of tensors")
     state = _match_names(net, state)
@@ -87,9 +83,6 @@ def load_matching(net, state, path, log):
     """Load the tensors of a state_dict that fit the network; log the rest.
 
     For weights of another scale, or of RCAN for HAN.
-
-    Raises:
-        UserError: less than half of the network's tensors fit: another network.
     """
     own, state = net.state_dict(), _match_names(net, state)
     fitting = {
@@ -108,11 +101,7 @@ def load_matching(net, state, path, log):
 
 
 def download_edsr(args, log=print):
-    """Return the published EDSR weights for the flags, downloaded if missing.
-
-    Raises:
-        UserError: no published file for these flags, or see `download_weights`.
-    """
+    """Return the published EDSR weights for the flags, downloaded if missing."""
     size = (args.n_resblocks, args.n_feats)
     name = EDSR_FILES.get((size == (32, 256), args.scale[0]))
     if args.model != "EDSR" or name is None or size not in ((16, 64), (32, 256)):

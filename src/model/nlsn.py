@@ -97,16 +97,11 @@ class NonLocalSparseAttention(nn.Module):
         return torch.add(x, mixed.to(x.dtype), alpha=self.res_scale)
 
     def _attend_once(self, match, value, codes):
-        """Attend within the chunks of one hash round.
-
-        Args:
-            match: (B, L, C').
-            value: (B, L, C).
-            codes: (B, L), the bucket of each pixel.
-
-        Returns:
-            result (B, L, C) and the log of each pixel's softmax denominator (B, L), in pixel order.
-        """
+        """Attend within the chunks of one hash round."""
+        # match: (B, L, C').
+        # value: (B, L, C).
+        # codes: (B, L), the bucket of each pixel.
+        # result (B, L, C) and the log of each pixel's softmax denominator (B, L), in pixel order.
         length = match.shape[1]
         order, inverse_order = self._sort(codes)
         queries = self._to_chunks(match, order, inverse_order)
@@ -129,10 +124,8 @@ class NonLocalSparseAttention(nn.Module):
     # (scripts/onnx_modules.py) replaces them.
 
     def _rotations(self, channels, buckets, device):
-        """Return random rotations (1, C', n_hashes, buckets/2), in eval always the same.
-
-        The fixed ones are drawn on the CPU, because other devices draw other numbers from a seed.
-        """
+        """Return random rotations (1, C', n_hashes, buckets/2), in eval always the same."""
+        # The fixed ones are drawn on the CPU, because other devices draw other numbers from a seed.
         shape = (1, channels, self.n_hashes, buckets // 2)
         if self.training:
             return torch.randn(shape, device=device, dtype=torch.float32)
@@ -144,10 +137,8 @@ class NonLocalSparseAttention(nn.Module):
         return self._eval_rotations[key]
 
     def _hash(self, match):
-        """Compute the buckets (B, n_hashes, L) of match (B, L, C').
-
-        A bucket is the index of the nearest axis.
-        """
+        """Compute the buckets (B, n_hashes, L) of match (B, L, C')."""
+        # A bucket is the index of the nearest axis.
         chunks = match.shape[1] // self.chunk_size
         buckets = max(min(chunks + chunks % 2, MAX_BUCKETS), 2)
         rotations = self._rotations(match.shape[2], buckets, match.device)[0]
@@ -155,10 +146,8 @@ class NonLocalSparseAttention(nn.Module):
         return torch.cat([rotated, -rotated], dim=-1).argmax(-1)
 
     def _sort(self, codes):
-        """Return the order (B*L,) that sorts rows by bucket, and its inverse.
-
-        The rows are those of all images.
-        """
+        """Return the order (B*L,) that sorts rows by bucket, and its inverse."""
+        # The rows are those of all images.
         batch, length = codes.shape
         offset = torch.arange(batch, device=codes.device)[:, None] * length  # of each image's rows
         order = (codes.argsort(dim=-1, stable=True) + offset).flatten()
@@ -166,10 +155,8 @@ class NonLocalSparseAttention(nn.Module):
         return order, torch.empty_like(order).scatter_(0, order, rows)
 
     def _to_chunks(self, x, order, inverse_order):
-        """Sort x (B, L, C) into chunks (B, K, S, C).
-
-        Copies of the last rows fill up the last chunk.
-        """
+        """Sort x (B, L, C) into chunks (B, K, S, C)."""
+        # Copies of the last rows fill up the last chunk.
         batch, length, channels = x.shape
         size = min(self.chunk_size, length)
         padding = -length % size

@@ -107,11 +107,9 @@ SCALE_OPTIONS = ("upscale", "scale", "upscaling_factor", "up_scale", "upscale_fa
 
 
 def _package():
-    """Import spandrel, also if torchvision is missing or does not fit torch.
-
-    Two of its architectures, which are refused here, import torchvision. Without it they get
-    functions that do not exist, for the time of the import.
-    """
+    """Import spandrel, also if torchvision is missing or does not fit torch."""
+    # Two of its architectures, which are refused here, import torchvision. Without it they get
+    # functions that do not exist, for the time of the import.
     if "spandrel" in sys.modules:
         return sys.modules["spandrel"]
     names = ("torchvision", "torchvision.transforms", "torchvision.transforms.functional")

@@ -99,11 +99,9 @@ def _require_file(path, what):
 
 
 def _check_format(path, what):
-    """Check the start of a file, and all of the zip that torch.save writes.
-
-    torch.load ignores the checksums of the zip. A member that is compressed, or larger than the
-    file, would fill the memory.
-    """
+    """Check the start of a file, and all of the zip that torch.save writes."""
+    # torch.load ignores the checksums of the zip. A member that is compressed, or larger than the
+    # file, would fill the memory.
     with open(path, "rb") as file:
         start = file.read(64)
     if start.startswith(b"version https://git-lfs"):
@@ -266,10 +264,8 @@ def strip_prefix(state, prefixes=PREFIXES):
 
 
 def _strip_to_network(state):
-    """Return the part of a state_dict that belongs to the network with the first convolution.
-
-    Lightning saves all networks of a training, such as `discriminator.` and `generator.`.
-    """
+    """Return the part of a state_dict that belongs to the network with the first convolution."""
+    # Lightning saves all networks of a training, such as `discriminator.` and `generator.`.
     for conv in FIRST_CONVS:
         found = [name for name in state if name.endswith(f".{conv}")]
         if found and conv not in state:
@@ -280,11 +276,9 @@ def _strip_to_network(state):
 
 
 def _from_basicsr(state):
-    """Rename EDSR and RCAN of BasicSR, and EDSR of mmagic (and mmedit).
-
-    They subtract the mean color without a parameter, so it is added: in [0, 255], BasicSR's
-    img_range, and in [0, 1] for mmagic.
-    """
+    """Rename EDSR and RCAN of BasicSR, and EDSR of mmagic (and mmedit)."""
+    # They subtract the mean color without a parameter, so it is added: in [0, 255], BasicSR's
+    # img_range, and in [0, 1] for mmagic.
     body = [match for match in (re.match(r"body\.(\d{1,4})\.", name) for name in state) if match]
     blocks = [int(n) for n in re.findall(r"residual_group\.(\d{1,4})\.", " ".join(state))]
     n_body, n_blocks = 1 + max(int(match[1]) for match in body), 1 + max(blocks, default=0)

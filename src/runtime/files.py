@@ -99,9 +99,6 @@ def atomic_write(path):
     """Open a temporary file that replaces `path` when the block ends.
 
     After an error `path` is unchanged.
-
-    Raises:
-        UserError: it cannot be written: disk full, no permission.
     """
     path = Path(path)
     try:
@@ -125,11 +122,7 @@ def require_space(folder, size):
 
 
 def append_text(path, text):
-    """Append text to a file; `ensure_newline` repairs a line that a full disk has cut.
-
-    Raises:
-        UserError: it cannot be written.
-    """
+    """Append text to a file; `ensure_newline` repairs a line that a full disk has cut."""
     # unbuffered: a buffer would be written once more at the end of the program
     with report_write_errors(path), open(path, "ab", buffering=0) as file:
         rest = memoryview(text.encode("utf-8", "backslashreplace"))
@@ -185,11 +178,7 @@ class Lock:
                 self._acquire(file)
 
     def acquire(self):
-        """Hold the lock until the end of this process.
-
-        Raises:
-            UserError: another process holds it.
-        """
+        """Hold the lock until the end of this process."""
         with report_write_errors(self.path):
             self._file = open(self.path, "ab+", buffering=0)  # noqa: SIM115 (open until the end)
             self._acquire(self._file)

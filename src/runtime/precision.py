@@ -76,9 +76,6 @@ def choose_precision(name, device, log=print):
     CUDA: bf16 from compute capability 8 (Ampere) on, half from 7 (Volta) on, whose matrix units
     have them. CPU: see `cpu_bf16_support`. The choice is not measured: another outcome of a
     measurement would change the bits of a repeated run.
-
-    Raises:
-        UserError: the GPU has no bf16.
     """
     if device.type == "cuda":
         capability = torch.cuda.get_device_capability(device)
