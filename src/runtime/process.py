@@ -10,7 +10,6 @@ import platform
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -20,7 +19,7 @@ from pathlib import Path
 import torch
 
 from runtime import distributed
-from runtime.files import UserError, host_id, print_error
+from runtime.files import UserError, host_id
 from runtime.threads import VARIABLES, choose_threads, own_cores
 
 
@@ -278,37 +277,21 @@ class StopRequest:
     def __init__(self, name, verbose=True):
         """Keep the name of the experiment for the messages, which are printed if `verbose`."""
         self.name, self.verbose = name, verbose
-        self.signum, self._since = 0, 0.0
+        self.signum, self._since, self._former = 0, 0.0, {}
 
     def __enter__(self):
-        self._installed = threading.current_thread() is threading.main_thread()
-        if self._installed:
-            # A Python handler waits until the main thread has finished its operation. A thread that
-            # reads the signal numbers from a socket does not.
-            self._reader, self._writer = socket.socketpair()
-            self._writer.setblocking(False)
-            self._former_fd = signal.set_wakeup_fd(self._writer.fileno())
+        if threading.current_thread() is threading.main_thread():
             # a signal that is ignored from the start stays ignored: SIGINT in a background job of a
             # script, SIGHUP under nohup
             heard = [s for s in STOP_SIGNALS if signal.getsignal(s) != signal.SIG_IGN]
-            self._former = {s: signal.signal(s, lambda *_: None) for s in heard}
-            threading.Thread(target=self._listen, daemon=True).start()
+            self._former = {s: signal.signal(s, self._on_signal) for s in heard}
         return self
 
     def __exit__(self, *_):
-        if self._installed:
-            for signum, handler in self._former.items():
-                signal.signal(signum, handler)
-            signal.set_wakeup_fd(self._former_fd)
-            self._writer.close()  # ends the thread
+        for signum, handler in self._former.items():
+            signal.signal(signum, handler)
 
-    def _listen(self):
-        with self._reader:
-            while received := self._reader.recv(1):
-                if received[0] in self._former:
-                    self._on_signal(received[0])
-
-    def _on_signal(self, signum):
+    def _on_signal(self, signum, _frame):
         now = time.monotonic()
         if not self.signum:
             self.signum, self._since = signum, now
@@ -319,8 +302,9 @@ class StopRequest:
             os._exit(130)
 
     def _print(self, text):
-        if self.verbose:
-            print_error(text)
+        if self.verbose:  # not by sys.stderr, in the middle of whose write the signal may come
+            with contextlib.suppress(OSError):
+                os.write(2, f"{text}\n".encode("utf-8", "backslashreplace"))
 
     def request(self, signum=signal.SIGTERM):
         """Ask to stop as if a signal had come."""
@@ -333,7 +317,6 @@ def ignore_signals_in_worker(_worker=None):
     SIGINT, SIGHUP and SIGUSR are ignored. SIGTERM ends the worker after a delay in which the main
     process saves its state.
     """
-    signal.set_wakeup_fd(-1)
     for signum in STOP_SIGNALS:
         signal.signal(signum, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_GRACE_SECONDS))
