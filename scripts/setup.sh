@@ -44,7 +44,9 @@ setup() {
     if ! grep -qsxF "$stamp" "$venv/installed"; then
         echo "installing the packages of $*"
         for file in "$@"; do
-            "$python" -m pip install --quiet --disable-pip-version-check -r "$project/$file" ||
+            # spandrel asks for a torchvision that replaces torch, and works without it
+            case $file in *-nodeps.txt) set -- --no-deps ;; *) set -- ;; esac
+            "$python" -m pip install --quiet --disable-pip-version-check "$@" -r "$project/$file" ||
                 return 1
         done
         echo "$stamp" >>"$venv/installed"

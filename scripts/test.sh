@@ -5,7 +5,7 @@
 #     scripts/test.sh -k resume and other flags of pytest
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
-setup requirements.txt requirements-test.txt
+setup requirements.txt requirements-test.txt requirements-test-nodeps.txt
 cd "$project"
 marks=(-m "not slow")
 if [ "${1:-}" = --slow ]; then

@@ -8,6 +8,7 @@ from data.datasets import DATASETS, DEMO_SETS, dataset_spec, is_held_out, parse_
 from data.degradation import DEGRADATIONS
 from loss import parse_loss
 from loss.discriminator import N_LAYERS
+from model import NETWORKS
 from runtime.files import UserError
 from template import TEMPLATES
 
@@ -51,6 +52,8 @@ def find_conflicts(args):
 
 
 def _experiment_conflicts(args):
+    if args.model in NETWORKS and args.model_options is not None:
+        yield f"--model_options must be used with a network of spandrel, not with {args.model}"
     for flag in ("save", "load"):
         name = getattr(args, flag)
         if name is None:

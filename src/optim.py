@@ -31,10 +31,11 @@ def build_optimizer(args, parameters, lr=None):
     return cls(parameters, betas=tuple(args.betas), eps=args.epsilon, **common)
 
 
-def load_optimizer(optimizer, state):
+def load_optimizer(optimizer, state, order=None):
     """Load the state of an optimizer of the same kind.
 
-    Betas, epsilon and so on remain those of the flags.
+    Betas, epsilon and so on remain those of the flags. `order` are the indices of the parameters of
+    this optimizer in the state, if a former version of a network had them in another order.
 
     Raises:
         ValueError: the state is damaged, or of another optimizer.
@@ -42,7 +43,10 @@ def load_optimizer(optimizer, state):
     # before loading: `fused` decides on which device torch puts the count of steps
     pairs = zip(state["param_groups"], optimizer.state_dict()["param_groups"], strict=True)
     groups = [{**own, "params": saved["params"]} for saved, own in pairs]
-    optimizer.load_state_dict({**state, "param_groups": groups})
+    kept = state["state"]
+    if order and kept:
+        kept = {i: kept[index] for i, index in enumerate(order) if index in kept}
+    optimizer.load_state_dict({"state": kept, "param_groups": groups})
     names = OPTIMIZER_STATE[type(optimizer)]
     for parameter, kept in optimizer.state.items():
         fits = isinstance(kept, dict) and set(kept) in (names, set())  # empty before the first step

@@ -108,7 +108,7 @@ class Trainer:
         load_strict(self.net, state["net"], self.checkpoint.state_file(self.args.resume))
         if self.ema:
             self.ema.average.load_state_dict(state["ema"] or state["net"])
-        load_optimizer(self.optimizer, state["optimizer"])
+        load_optimizer(self.optimizer, state["optimizer"], self._parameter_order(state["net"]))
         if self.scaler.is_enabled() and state["scaler"]:  # {} of a run without a scaler
             self.scaler.load_state_dict(state["scaler"])
         self._load_loss(state["loss"])
@@ -117,6 +117,14 @@ class Trainer:
         self.epoch, self.step = state["epoch"], state["step"]
         self.best = state["best"]
         set_random_states(state["random"])
+
+    def _parameter_order(self, weights):
+        """Return the index of each trained parameter in weights, which may be in another order."""
+        names = [name for name, p in self.net.named_parameters() if p.requires_grad]
+        if not set(names) <= weights.keys():  # under other names: spandrel's
+            return None
+        saved = [name for name in weights if name in set(names)]
+        return [saved.index(name) for name in names]
 
     def _fixed_flags(self):
         """Return the flags that a run cannot change when it resumes."""

@@ -152,8 +152,9 @@ class OutputConv(nn.Conv2d):
 class SRNetwork(nn.Module):
     """Mean shift, head, body with long skip, tail: the frame of the networks.
 
-    A subclass fills `self.body` or overrides `features`. The frame keeps input and output in
-    float32 under autocast.
+    A subclass gives a function that builds the body (or fills `self.body` later), or overrides
+    `features`. The frame keeps input and output in float32 under autocast. Weights are drawn in the
+    order of the published code, so that a seed gives the same ones.
 
     Attributes:
         flags: names of the flags that the network is built from, which are its keyword arguments. A
@@ -161,14 +162,19 @@ class SRNetwork(nn.Module):
     """
 
     flags = ("n_feats", "n_colors", "rgb_range")
+    draws_add_mean_last = False  # a convolution draws numbers, also if it is overwritten
 
-    def __init__(self, *, scale, n_feats, n_colors=3, rgb_range=255):
+    def __init__(self, *, scale, n_feats, n_colors=3, rgb_range=255, build_body=nn.Identity):
         super().__init__()
         self.scale = scale
         self.sub_mean = MeanShift(rgb_range, n_colors, sign=-1)
-        self.add_mean = MeanShift(rgb_range, n_colors, sign=1)
-        self.head = nn.Sequential(conv(n_colors, n_feats, 3))
-        self.tail = nn.Sequential(Upsampler(scale, n_feats), OutputConv(n_feats, n_colors))
+        if not self.draws_add_mean_last:
+            self.add_mean = MeanShift(rgb_range, n_colors, sign=1)
+        head, body = nn.Sequential(conv(n_colors, n_feats, 3)), build_body()
+        tail = nn.Sequential(Upsampler(scale, n_feats), OutputConv(n_feats, n_colors))
+        if self.draws_add_mean_last:
+            self.add_mean = MeanShift(rgb_range, n_colors, sign=1)
+        self.head, self.body, self.tail = head, body, tail
 
     @classmethod
     def from_args(cls, args):

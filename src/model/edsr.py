@@ -16,9 +16,11 @@ class EDSR(SRNetwork):
     flags = (*SRNetwork.flags, "n_resblocks", "res_scale")
 
     def __init__(self, *, n_resblocks=16, n_feats=64, res_scale=1.0, **shared):
-        super().__init__(n_feats=n_feats, **shared)
-        blocks = [ResBlock(n_feats, res_scale) for _ in range(n_resblocks)]
-        self.body = nn.Sequential(*blocks, conv(n_feats, n_feats, 3))
+        def build_body():
+            blocks = [ResBlock(n_feats, res_scale) for _ in range(n_resblocks)]
+            return nn.Sequential(*blocks, conv(n_feats, n_feats, 3))
+
+        super().__init__(n_feats=n_feats, build_body=build_body, **shared)
 
 
 def make_model(args):

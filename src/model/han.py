@@ -99,10 +99,11 @@ class HAN(RCAN):
 
     def __init__(self, *, n_resgroups=10, n_feats=64, **shared):
         super().__init__(n_resgroups=n_resgroups, n_feats=n_feats, **shared)
-        self.la = LayerAttention()
         self.csa = ChannelSpatialAttention()
+        self.la = LayerAttention()
         self.last_conv = conv(n_feats * (n_resgroups + 1), n_feats, 3)
         self.last = conv(n_feats * 2, n_feats, 3)
+        self.tail = self._modules.pop("tail")  # the last one in the published weights, too
 
     def features(self, x):
         """Map the head's features (B, C, H, W) through the groups and both attentions.

@@ -181,6 +181,7 @@ class NLSN(SRNetwork):
     """See `SRNetwork` for shapes and ranges."""
 
     flags = (*SRNetwork.flags, "n_resblocks", "res_scale", "nlsn_n_hashes", "nlsn_chunk_size")
+    draws_add_mean_last = True
 
     def __init__(
         self,
@@ -192,19 +193,19 @@ class NLSN(SRNetwork):
         nlsn_chunk_size=144,
         **shared,
     ):
-        super().__init__(n_feats=n_feats, **shared)
-
         def attention():
             return NonLocalSparseAttention(
                 n_feats, nlsn_n_hashes, nlsn_chunk_size, res_scale=res_scale
             )
 
-        layers = [attention()]
-        for i in range(1, n_resblocks + 1):
-            layers.append(ResBlock(n_feats, res_scale))
-            if i % 8 == 0:
-                layers.append(attention())
-        self.body = nn.Sequential(*layers, conv(n_feats, n_feats, 3))
+        def build_body():
+            layers = [attention()]
+            for i in range(1, n_resblocks + 1):
+                layers.append(ResBlock(n_feats, res_scale))
+                layers += [attention()] if i % 8 == 0 else []
+            return nn.Sequential(*layers, conv(n_feats, n_feats, 3))
+
+        super().__init__(n_feats=n_feats, build_body=build_body, **shared)
 
 
 def make_model(args):

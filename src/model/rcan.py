@@ -67,11 +67,14 @@ class RCAN(SRNetwork):
     """Residual in residual (section 3.2, equation 4). See `SRNetwork` for shapes and ranges."""
 
     flags = (*SRNetwork.flags, "n_resgroups", "n_resblocks", "reduction")
+    draws_add_mean_last = True
 
     def __init__(self, *, n_resgroups=10, n_resblocks=20, n_feats=64, reduction=16, **shared):
-        super().__init__(n_feats=n_feats, **shared)
-        groups = [ResidualGroup(n_feats, n_resblocks, reduction) for _ in range(n_resgroups)]
-        self.body = nn.Sequential(*groups, conv(n_feats, n_feats, 3))
+        def build_body():
+            groups = [ResidualGroup(n_feats, n_resblocks, reduction) for _ in range(n_resgroups)]
+            return nn.Sequential(*groups, conv(n_feats, n_feats, 3))
+
+        super().__init__(n_feats=n_feats, build_body=build_body, **shared)
 
 
 def make_model(args):

@@ -110,7 +110,7 @@ def _package():
     """Import spandrel, also if torchvision is missing or does not fit torch."""
     # Two of its architectures, which are refused here, import torchvision. Without it they get
     # functions that do not exist, for the time of the import.
-    if "spandrel" in sys.modules:
+    if sys.modules.get("spandrel"):
         return sys.modules["spandrel"]
     names = ("torchvision", "torchvision.transforms", "torchvision.transforms.functional")
     missing = []
@@ -125,7 +125,10 @@ def _package():
     try:
         import spandrel
     except ImportError as error:
-        raise UserError(f"the package spandrel is needed: pip install spandrel ({error})") from None
+        raise UserError(
+            f"--model or --pre_train needs a package that is missing ({error}): pip install spandrel. "
+            "To keep torch as it is: pip install --no-deps spandrel einops safetensors"
+        ) from None
     finally:
         for name in missing:
             del sys.modules[name]
@@ -176,7 +179,8 @@ def detect(state):
     package = _package()
     descriptor = package.MAIN_REGISTRY.load(dict(state))  # it may change the dict
     if not isinstance(descriptor, package.ImageModelDescriptor) or descriptor.purpose == "FaceSR":
-        raise LookupError(f"{descriptor.architecture.name} does not map an image to an image")
+        name = descriptor.architecture.name
+        raise UserError(f"--model {name} cannot be used: it does not map an image to an image")
     return descriptor
 
 

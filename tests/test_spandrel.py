@@ -1,0 +1,124 @@
+"""Networks of spandrel: by name, and by a file that spandrel recognizes."""
+
+import importlib.util
+import json
+import sys
+
+import pytest
+import torch
+
+from helpers import state_of
+from model import build_network, build_on_meta, count_parameters, has_unused_parameters
+from model.loading import load_pre_train
+from model.spandrel import PUBLISHED
+from option import parse_args
+
+if importlib.util.find_spec("spandrel") is None:
+    pytest.skip("the package spandrel is missing", allow_module_level=True)
+
+SMALL = ("--model", "SAFMN", "--model_options", '{"dim": 8, "n_blocks": 1}')
+TEST = "--data_test Set5 --test_only --cpu --save test --pre_train".split()
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_parameters_are_those_of_the_table(name):
+    for scale, count in PUBLISHED[name].n_parameters.items():
+        args = parse_args(["--model", name, "--scale", str(scale)])
+        assert count_parameters(build_on_meta(args)) == count, f"x{scale}"
+
+
+def test_a_network_is_trained_resumed_tested_and_upscaled(sr, tmp_path):
+    status, out, err = sr.train(*SMALL, "--save", "run", "--epochs", 1, "--use_ema")
+    assert status == 0, err
+    config = (sr.folder("run") / "config.txt").read_text()
+    assert """--model_options '{"dim": 8, "ffn_scale": 2.0, "n_blocks": 1}'""" in config
+    assert sr("--load", "run", "--epochs", 2, "--cpu")[0] == 0
+    assert sr.train(*SMALL, "--save", "whole", "--epochs", 2, "--use_ema")[0] == 0
+    for part in ("net", "ema"):
+        one, other = (state_of(sr.folder(name))[part] for name in ("run", "whole"))
+        assert all(torch.equal(one[key], other[key]) for key in other)
+    state = torch.load(sr.folder("run") / "model/model_latest.pt", weights_only=True)
+    assert "to_feat.weight" in state  # as in the published files
+    for name, content in (("described", state), ("plain", {"params": dict(state)})):
+        torch.save(content, tmp_path / f"{name}.pt")
+        status, out, err = sr(*TEST, tmp_path / f"{name}.pt", "--self_ensemble")
+        assert status == 0, err
+        assert "--model SAFMN --scale 2" in out
+        assert sr("--load", "run", "--test_only", "--cpu", "--self_ensemble")[0] == 0
+        assert sr.metrics("test")[-1]["psnr"] == sr.metrics("run")[-1]["psnr"]
+
+
+@pytest.mark.parametrize("name", ["SPAN", "DAT-light"])
+def test_pcl_on_a_network(sr, name):
+    options = {"SPAN": {"feature_channels": 8}, "DAT-light": {"depth": [2], "embed_dim": 32}}[name]
+    options |= {"num_heads": [2]} if "depth" in options else {}
+    train = ("--model", name, "--model_options", json.dumps(options), "--template", "PCL")
+    status, _, err = sr.train(*train, "--save", "run", "--epochs", 1, "--test_every", 2)
+    assert status == 0, err
+    status, _, err = sr("--load", "run", "--epochs", 2, "--cpu")
+    assert status == 0, err
+
+
+def test_any_size_and_range_and_the_gradient():
+    outputs = []
+    for rgb_range in (255, 1):
+        torch.manual_seed(0)
+        flags = f"--scale 3 --rgb_range {rgb_range} --model CRAFT --model_options".split()
+        args = parse_args([*flags, '{"depths": [1], "embed_dim": 12, "num_heads": [2]}'])
+        net = build_network(args).train()
+        lr = torch.linspace(0, rgb_range, 3 * 19 * 22).view(1, 3, 19, 22)
+        sr = net(lr)
+        assert sr.shape == (1, 3, 57, 66)
+        sr.mean().backward()
+        assert all(p.grad is not None for p in net.parameters())
+        outputs.append(sr.detach() / rgb_range)
+    assert torch.allclose(*outputs, atol=1e-6)
+    assert has_unused_parameters(net)
+
+
+def test_what_spandrel_recognizes_is_loaded_without_flags(tmp_path):
+    from spandrel import ModelLoader
+    from spandrel.architectures.DCTLSA import DCTLSA
+
+    torch.manual_seed(0)
+    net = DCTLSA(nf=20, upscale=2)
+    torch.save({"generator": {"ema": net.state_dict()}}, tmp_path / "w.pth")
+    args = parse_args(["--test_only", "--pre_train", str(tmp_path / "w.pth")])
+    assert (args.model, args.scale, args.n_colors) == ("DCTLSA", [2], 3)
+    own = build_network(args).eval()
+    load_pre_train(args, own, print)
+    lr = torch.rand(1, 3, 20, 23)
+    with torch.inference_mode():
+        expected = ModelLoader().load_from_state_dict(net.state_dict())(lr)
+        assert torch.allclose((own(lr * 255) / 255).clamp(0, 1), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--model", "Swinir"], "--model 'Swinir' must be one of EDSR, MDSR"),
+        (["--model", "SwinIR", "--model_options", "{"], "must be a JSON object"),
+        (["--model", "SAFMN", "--model_options", '{"x": 1}'], "SAFMN has no option x; it has dim"),
+        ([*SMALL, "--n_colors", "1"], "--n_colors 1 must be 3 for --model SAFMN"),
+        ([*SMALL, "--scale", "2+4"], "must be one scale for --model SAFMN"),
+        (["--model", "GRL", "--model_options", '{"embed_dim": 12, "depths": [1], '
+          '"num_heads_window": [2], "num_heads_stripe": [2]}'], "must return"),
+        (["--model", "LaMa"], "--model LaMa cannot be used"),
+        (["--model_options", "{}"], "--model_options must be used with a network of spandrel"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_trained_is_refused_in_a_sentence(sr, flags, words):
+    status, _, err = sr.train("--save", "run", *flags)
+    assert status in (1, 2)
+    assert words in err
+    assert "Traceback" not in err
+    assert not sr.folder("run").exists()
+
+
+def test_without_spandrel_a_sentence_says_what_to_install(sr, monkeypatch):
+    for name in [name for name in sys.modules if name.split(".")[0] == "spandrel"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "spandrel", None)
+    status, _, err = sr.train(*SMALL, "--save", "run")
+    assert status == 1
+    assert "pip install spandrel" in err
