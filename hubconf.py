@@ -146,19 +146,26 @@ def load(weights, device=None, **flags):
     return SuperResolver(net, args, device, config, upscale_pixels)
 
 
-def edsr_baseline(scale=4, device=None, **flags):
-    """Load the shipped EDSR of 16 blocks and 64 features.
+def edsr_baseline(scale=None, device=None, real=False, fast=False, **flags):
+    """Load shipped weights of the EDSR of 16 blocks and 64 features, or of a smaller network.
 
     Args:
-        scale: 2, 3 or 4.
+        scale: 2, 3 or 4; the default is 4, or 2 with `fast`.
+        real: weights for photographs with noise, blur and JPEG artifacts.
+        fast: the smaller network.
         device, flags: as in `load`.
 
     Returns:
         SuperResolver.
     """
-    weights = _ROOT / f"experiment/model/EDSR_baseline_x{scale}.pt"
+    if real and fast:
+        raise RuntimeError("edsr_baseline: real and fast exclude each other")
+    scale = scale or (2 if fast else 4)
+    name = "EDSR_tiny_x{}.pt" if fast else "EDSR_baseline_x{}" + "_real" * real + ".pt"
+    weights = _ROOT / "experiment/model" / name.format(scale)
     if not weights.is_file():
-        scales = sorted(path.stem[-1] for path in weights.parent.glob("EDSR_baseline_x?.pt"))
+        files = weights.parent.glob(name.format("?"))
+        scales = sorted(path.name[name.index("{")] for path in files)
         raise RuntimeError(
             f"edsr_baseline: no weights for scale {scale} (no file {weights}); "
             f"scales: {', '.join(scales) or 'none'}"

@@ -93,6 +93,11 @@ def test_the_shipped_weights_by_their_scale(clone):
     assert upscale(np.zeros((5, 7), np.uint8)).shape == (15, 21)
     with pytest.raises(RuntimeError, match=r"no weights for scale 4 .*scales: 3"):
         hub_load("edsr_baseline", clone)
+    for flag, scale in (("real", 4), ("fast", 2)):
+        with pytest.raises(RuntimeError, match=f"no weights for scale {scale} .*scales: none"):
+            hub_load("edsr_baseline", clone, **{flag: True})
+    torch.save(state, clone / "experiment/model/EDSR_baseline_x3_real.pt")
+    assert hub_load("edsr_baseline", clone, scale=3, real=True).scale == 3
 
 
 @pytest.mark.filterwarnings("ignore:.*hardly trained")

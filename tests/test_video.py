@@ -250,6 +250,34 @@ def test_a_variable_rate_keeps_the_length(upscale, tmp_path):
 
 
 @needs_ffmpeg
+@pytest.mark.parametrize("longer", ["sound.mp4", "sound.webm", "subtitles.mkv"])
+def test_other_tracks_may_outlast_the_picture(upscale, tmp_path, longer):
+    clip = tmp_path / longer
+    picture = make(tmp_path / f"picture{clip.suffix}", rate="10", seconds=2)
+    (tmp_path / "late.srt").write_text("1\n00:00:01,000 --> 00:00:09,000\nwords\n")
+    sound = ["-f", "lavfi", "-i", "sine=440:d=5"]
+    ffmpeg("-i", picture, *(sound if "sound" in longer else ["-i", tmp_path / "late.srt"]), clip)
+    status, out, err = upscale(clip)
+    assert status == 0, err
+    assert "20 frames" in out
+    meta, result = frames_of(upscale.out / f"{clip.stem}.mp4")
+    assert len(result) == 20
+    if "sound" in longer:
+        assert meta["duration"] == pytest.approx(5, abs=0.1), "the sound is cut"
+
+
+@needs_ffmpeg
+def test_the_aspect_of_a_pixel_is_kept(upscale, tmp_path):
+    (tmp_path / "in").mkdir()
+    wide = make(tmp_path / "in/wide.mp4", filters="setsar=32/27", seconds=0.2)
+    ffmpeg("-display_rotation", 90, "-i", wide, "-c", "copy", tmp_path / "in/turned.mp4")
+    make(tmp_path / "in/square.mp4", seconds=0.2)
+    assert upscale(tmp_path / "in")[0] == 0
+    for name, aspect in (("wide", "32/27"), ("turned", "27/32"), ("square", "1/1")):
+        assert video._pixel_aspect(upscale.out / f"{name}.mp4") == aspect
+
+
+@needs_ffmpeg
 def test_broken_videos_leave_nothing(upscale, tmp_path):
     source = tmp_path / "in"
     source.mkdir()

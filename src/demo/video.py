@@ -1,14 +1,17 @@
 """Videos, frame by frame, through the ffmpeg of the optional package imageio-ffmpeg.
 
 The output is MP4: H.264 (libx264 at CRF 14, 8 bits, 4:2:0) in BT.709, which every player supports,
-at the frame rate of the input. The first audio track is copied, or converted to AAC if MP4 cannot
-hold it. Frames of a variable rate are repeated or dropped to keep picture and sound in sync. An odd
-side is made even by repeating its last row or column, which H.264 in 4:2:0 needs. HDR is refused: 8
-bits in BT.709 would look flat.
+at the frame rate and with the pixel aspect ratio of the input. The first audio track is copied, or
+converted to AAC if MP4 cannot hold it; its length is kept. Frames of a variable rate are repeated
+or dropped to keep picture and sound in sync. An odd side is made even by repeating its last row or
+column, which H.264 in 4:2:0 needs. Subtitles, chapters and further tracks are dropped. HDR is
+refused: 8 bits in BT.709 would look flat.
 """
 
 import contextlib
 import logging
+import re
+import subprocess
 
 import numpy as np
 
@@ -24,15 +27,15 @@ SWSCALE_FLAGS = "flags=bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
 # chroma samples of 4:2:0 lie at the left luma sample of two (MPEG-2 and later); swscale's default
 # is between them
 TO_BT709 = (
-    "-vf",
     f"scale={SWSCALE_FLAGS}:out_color_matrix=bt709:out_range=tv:out_h_chr_pos=0,"
-    "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv",
+    "setparams=colorspace=bt709:color_primaries=bt709:color_trc=bt709:range=tv"
 )
 AUDIO_OF_MP4 = {"aac", "mp3", "ac3", "eac3", "alac", "opus", "flac"}
 MATRICES = ("bt709", "bt470bg", "smpte170m", "bt601", "bt2020", "gbr")
 # codecs with chroma samples between the luma samples
 CENTERED_CHROMA_CODECS = ("mjpeg", "mpeg1video")
 HDR = ("smpte2084", "arib-std-b67")
+TRUNCATED = ("partial file", "ended prematurely", "corrupt")  # in messages of demuxers
 
 
 def _ffmpeg(path):
@@ -49,7 +52,8 @@ def _ffmpeg(path):
 
 def _open(path, output_params=()):
     """Open a video; return its metadata and the generator of its frames."""
-    reader = _ffmpeg(path).read_frames(str(path), output_params=list(output_params))
+    # ffmpeg takes the start of a relative name with a colon for a protocol
+    reader = _ffmpeg(path).read_frames(str(path.absolute()), output_params=list(output_params))
     try:
         meta = next(reader)
         if meta["fps"] <= 0 or not all(meta["size"]):
@@ -66,6 +70,32 @@ def _read_metadata(path):
     meta, reader = _open(path)
     reader.close()
     return meta
+
+
+def _run_ffmpeg(path, *options):
+    """Return the messages of ffmpeg that reads a video and writes nothing."""
+    command = [_ffmpeg(path).get_ffmpeg_exe(), "-hide_banner", "-nostdin", "-i", path.absolute()]
+    done = subprocess.run([*command, *options, "-f", "null", "-"], capture_output=True)
+    return done.stderr.decode(errors="replace")
+
+
+def _pixel_aspect(path):
+    """Return the aspect ratio of a pixel, after a rotation of the video: "32/27"; "1" if unknown."""
+    lines = _run_ffmpeg(path, "-frames:v", "1").splitlines()
+    text = [line for line in lines if line.lstrip().startswith("Stream") and "Video:" in line][-1:]
+    match = re.search(r"SAR ([1-9]\d*):([1-9]\d*)", "".join(text))
+    return f"{match[1]}/{match[2]}" if match else "1"
+
+
+def _count_own_frames(path, rate):
+    """Return the number of frames of a video's picture, and whether its file is cut off.
+
+    The packets are read and not decoded. The header has the length of the longest track alone.
+    """
+    text = _run_ffmpeg(path, "-map", "0:v:0", "-c", "copy", "-stats")
+    is_cut = any(word in text for word in TRUNCATED)
+    hours, minutes, seconds = (re.findall(r"time=(\d+):(\d+):([\d.]+)", text) or [(0, 0, 0)])[-1]
+    return (int(hours) * 3600 + int(minutes) * 60 + float(seconds)) * rate + 1, is_cut
 
 
 def count_pixels(path):
@@ -107,19 +137,17 @@ def _frames(reader, source, width, height):
 
 @contextlib.contextmanager
 def _writer(source, path, size, rate, audio):
-    """Open an output video; yield a function that takes its frames."""
-    # The sound is copied from `source`.
-    # source: the input video.
-    # path: the file to write.
-    # size: (width, height).
-    # rate: frames per second.
-    # audio: codec of the input's audio, or an empty string.
+    """Open an output video of a size (width, height); yield a function that takes its frames.
+
+    The sound is copied from `source`; `audio` is its codec, or an empty string.
+    """
     ffmpeg, count = _ffmpeg(source), 0
     sound = {}
     if audio:
         codec = "copy" if audio in AUDIO_OF_MP4 else "aac"
-        sound = {"audio_path": str(source), "audio_codec": codec}
-    output = [*QUALITY, *TO_BT709, *BT709, "-movflags", "+faststart", "-f", "mp4"]
+        sound = {"audio_path": str(source.absolute()), "audio_codec": codec}
+    filters = ["-vf", f"{TO_BT709},setsar={_pixel_aspect(source)}"]
+    output = [*QUALITY, *filters, *BT709, "-movflags", "+faststart", "-f", "mp4"]
     options = {
         "fps": rate,
         "codec": "libx264",
@@ -184,6 +212,11 @@ def upscale(source, output, upscale_frame):
                 send = send or stack.enter_context(_writer(source, partial, size, rate, audio))
                 send(result)
             count += 1
+        is_cut = False
+        if count < 0.95 * expected - 2:
+            expected, is_cut = _count_own_frames(source, rate)
+        if is_cut:
+            raise UserError(f"{source}: is broken: it ends after {count} frames, in mid-file")
         if count < 0.95 * expected - 2 or not count:
             raise UserError(
                 f"{source}: is broken: {count} of about {expected:.0f} frames can be read"
