@@ -1,10 +1,13 @@
 """Folders as users have them: LR under other names, joined sets, held-out images, shared caches."""
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
 import time
+import unicodedata
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from PIL import Image
 import data
 import data.checks
 from data import Data
+from data.cache import load_mmap
 from data.datasets import find_pairs
 from data.image import read_image, write_image
 from data.pairs import match_lr
@@ -329,6 +333,114 @@ def test_two_programs_build_one_cache(sr, tmp_path, photographs):
     for run in runs:
         _, err = run.communicate(timeout=120)
         assert run.returncode == 0, err.decode()
+
+
+# ------------------------------------------------------- what users meet
+
+
+def test_a_shared_cache_with_files_of_others_is_used(tmp_path, photographs, monkeypatch):
+    """Leftovers and outdated files that this user may not remove do not end a run."""
+    write_flat(tmp_path / "Mine/HR", photographs)
+    data_of(tmp_path, "Mine")
+    (folder,) = (tmp_path / "cache").glob("Mine-*/HR")
+    (folder / ".x.npy.00000000-1-00000000.part").write_text("")
+    os.utime(folder / ".x.npy.00000000-1-00000000.part", (1, 1))
+    os.utime(tmp_path / "Mine/HR/coffee.png", (1, 1))
+    n_files = len(list(folder.iterdir()))
+
+    def refuse(path, missing_ok=False):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("pathlib.Path.unlink", refuse)
+    monkeypatch.setattr("data.cache.atomic_path", lambda path: contextlib.nullcontext(path))
+    data_of(tmp_path, "Mine")
+    assert len(list(folder.iterdir())) == n_files + 1, "the changed image, and all that was there"
+
+
+@pytest.mark.parametrize("what", ["read", "written"])
+def test_a_cache_that_cannot_be_used_names_the_flag(sr, tmp_path, photographs, what):
+    write_flat(tmp_path / "Mine/HR", photographs)
+    flags = ["--data_train", "Mine", "--data_test", "Mine", "--epochs", 1]
+    cache = tmp_path / "cache"
+    if what == "read":
+        assert sr.train(*flags, data=tmp_path)[0] == 0
+        (path,) = cache.glob("Mine-*/HR/coffee*.npy")
+        path.write_bytes(b"")
+        load_mmap.cache_clear()
+        flags.append("--reset")
+    else:
+        cache.write_text("")
+    status, _, err = sr.train(*flags, data=tmp_path)
+    assert status == 1
+    assert f"the cache cannot be {what}" in err
+    assert str(cache) in err
+    assert "--dir_cache takes another folder" in err
+
+
+@pytest.mark.parametrize("name", ["a" * 230, "\u6771" * 80, "ab" * 80 + "\xe9"])
+def test_long_names_are_cached(sr, tmp_path, photographs, name):
+    images = {name: photographs["coffee"], name[:-1] + "z": photographs["rocket"]}
+    write_flat(tmp_path / "in", {"0": images[name], "1": photographs["rocket"]})
+    (tmp_path / "Mine/HR").mkdir(parents=True)
+    for number, target in enumerate(images):
+        (tmp_path / f"in/{number}.png").rename(tmp_path / f"Mine/HR/{target}.png")
+    train_set = data_of(tmp_path, "Mine").train.dataset
+    for hr, _, source in train_set.pairs[0]:
+        assert np.array_equal(np.load(hr), read_image(Path(source)))
+    before = files_in(tmp_path / "cache")
+    data_of(tmp_path, "Mine")
+    assert files_in(tmp_path / "cache") == before
+
+
+@pytest.mark.parametrize(("hr", "lr"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_names_are_paired_whatever_form_their_accents_have(
+    sr, prepare, tmp_path, photographs, hr, lr
+):
+    names = ["\xe9", "\xfcx2", "\u304c"]
+    images = dict(zip(names, photographs.values(), strict=False))
+    write_set(tmp_path / "Mine/HR", {unicodedata.normalize(hr, n): x for n, x in images.items()})
+    low = {unicodedata.normalize(lr, n): downsample(x, 2) for n, x in images.items()}
+    write_flat(tmp_path / "Mine/LR_bicubic/X2", low, "{}x2.png")
+    status, out, err = sr(*BICUBIC, "--data_test", "Mine", data=tmp_path)
+    assert status == 0, err
+    assert "no LR images" not in out
+    command = ["lr", tmp_path / "Mine/HR", "--lr", tmp_path / "Mine/LR_bicubic", "--scale", 2]
+    assert prepare(*command)[0] == 0
+
+
+def test_all_images_that_are_too_small_are_named(sr, tmp_path, photographs):
+    write_flat(tmp_path / "Te/HR", photographs)
+    small = {f"{i}": photographs["coffee"][: 20 if i % 2 else 60] for i in range(6)}
+    write_flat(tmp_path / "Mine/HR", small)
+    status, _, err = sr.train("--data_train", "Mine", "--data_test", "Te", data=tmp_path)
+    assert status == 1
+    assert [f"{i}.png is 121x20 pixels" in err for i in range(6)] == [False, True] * 3
+    write_flat(tmp_path / "Few/HR", {f"{i}": x[:3] if int(i) % 2 else x for i, x in small.items()})
+    (tmp_path / "Few/HR/4.png").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid")
+    status, _, err = sr(*BICUBIC, "--data_test", "Few", data=tmp_path)
+    assert status == 1
+    assert [f"HR/{i}.png" in err for i in range(6)] == [False, True, False, True, True, True]
+    assert "4.png: is a pointer of Git LFS, not an image: run git lfs pull" in err
+
+
+@pytest.mark.parametrize("place", ["Mine/HR/HR", "Mine/HR/a/b", "Mine/DIV2K/HR", "Mine"])
+def test_a_folder_below_is_named(sr, tmp_path, photographs, place):
+    write_flat(tmp_path / place, photographs)
+    status, _, err = sr.train("--data_train", "Mine", "--data_test", "Mine", data=tmp_path)
+    assert status == 1
+    assert f" {tmp_path / place} " in err
+
+
+def test_the_cache_is_made_again_by_one_rank_of_a_machine(tmp_path, photographs, monkeypatch):
+    write_flat(tmp_path / "Mine/HR", photographs)
+    data_of(tmp_path, "Mine")
+    made = []
+    monkeypatch.setattr("data.cache._write", lambda path, image: made.append(path))
+    for rank in ("1", "0"):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        assert not made
+        data_of(tmp_path, "Mine", "--ext", "sep_reset")
+    assert len(made) == 8
 
 
 # ----------------------------------------------------------------- workers

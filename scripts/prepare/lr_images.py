@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from data.degradation import DEGRADATIONS, fingerprint, image_lr
 from data.image import TIFF, image_size, read_image, set_max_pixels, write_image
-from data.pairs import match_lr
+from data.pairs import match_lr, stem
 from runtime.files import UserError, atomic_path, atomic_write, remove_stale_temp_files
 
 MARK = ".degradation"  # in a folder of LR images: what made them; without this file, BI
@@ -43,8 +43,8 @@ class MakeResult(NamedTuple):
 def missing_lr(hr_paths, lr_folder, scale):
     """List the HR images without an LR image NAMExSCALE or NAME in a folder."""
     files = lr_folder.iterdir() if lr_folder.is_dir() else ()
-    there = {path.stem for path in files if path.name[0] != "."}
-    found = match_lr([path.stem for path in hr_paths], there, scale)
+    there = {stem(path) for path in files if path.name[0] != "."}
+    found = match_lr([stem(path) for path in hr_paths], there, scale)
     return [path for path, lr in zip(hr_paths, found, strict=True) if lr is None]
 
 

@@ -7,8 +7,10 @@ contains size and time of its source image: a changed image gets a new file. Fil
 atomically, so that several runs and machines may share a cache.
 """
 
+import contextlib
 import functools
 import hashlib
+import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +22,7 @@ from tqdm import tqdm
 from data.image import read_image
 from runtime.files import UserError, atomic_path, bullet_list, remove_stale_temp_files
 
+MAX_NAME_BYTES = 160  # file systems have 255, for size, time and what makes a name temporary, too
 VERSION = 3  # raise it when `read_image` gives other pixels
 
 
@@ -39,13 +42,16 @@ def cache_folder(args, name, sources):
 
 
 def _cache_path(folder, source):
-    stat = source.stat()
-    return folder / f"{source.name}.{VERSION}-{stat.st_size:x}-{stat.st_mtime_ns:x}.npy"
+    stat, name = source.stat(), os.fsencode(source.name)
+    if len(name) > MAX_NAME_BYTES:
+        start = os.fsdecode(name[:MAX_NAME_BYTES]).encode(errors="ignore").decode()
+        name = os.fsencode(f"{start}~{hashlib.sha256(name).hexdigest()[:16]}")
+    return folder / f"{os.fsdecode(name)}.{VERSION}-{stat.st_size:x}-{stat.st_mtime_ns:x}.npy"
 
 
-def _cache_error(path, error):
+def _cache_error(path, error, verb="written"):
     return UserError(
-        f"{path}: the cache cannot be written ({error}); --dir_cache takes another folder"
+        f"{path}: the cache cannot be {verb} ({error}); --dir_cache takes another folder"
     )
 
 
@@ -68,7 +74,8 @@ def _remove_stale(folder, current):
     sources = {name.rsplit(".", 2)[0] for name in current}
     for name in names - current:
         if name.endswith(".npy") and name.rsplit(".", 2)[0] in sources:
-            (folder / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # gone meanwhile, or of another user
+                (folder / name).unlink()
     return names & current
 
 
@@ -97,12 +104,12 @@ def build_cache(sources, folder, make=None, rebuild=False, title="decoding", on_
         list of paths of .npy files: (H, W, C) arrays, uint8 or uint16.
     """
     folder = Path(folder)
+    targets = [_cache_path(folder, source) for source in sources]
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        there = _remove_stale(folder, {target.name for target in targets})
     except OSError as error:
         raise _cache_error(folder, error) from error
-    targets = [_cache_path(folder, source) for source in sources]
-    there = _remove_stale(folder, {target.name for target in targets})
     todo = [
         (source, target)
         for source, target in zip(sources, targets, strict=True)
@@ -125,17 +132,16 @@ def load_mmap(path):
     """Map a file of `build_cache` into memory, as a read-only array.
 
     By torch rather than numpy, whose maps keep a file open each: 800 images would use up the open
-        files of a process.
+    files of a process.
     """
-    with open(path, "rb") as file:
-        version = np.lib.format.read_magic(file)
-        read_header = (
-            np.lib.format.read_array_header_1_0
-            if version == (1, 0)
-            else np.lib.format.read_array_header_2_0
-        )
-        shape, _, dtype = read_header(file)
-        start = file.tell()
-    size = start + int(np.prod(shape)) * dtype.itemsize
-    raw = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
+    try:
+        with open(path, "rb") as file:
+            version = np.lib.format.read_magic(file)
+            reader = "read_array_header_1_0" if version == (1, 0) else "read_array_header_2_0"
+            shape, _, dtype = getattr(np.lib.format, reader)(file)
+            start = file.tell()
+        size = start + math.prod(shape) * dtype.itemsize
+        raw = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _cache_error(path, error, "read") from error
     return raw.numpy()[start:].view(dtype).reshape(shape)

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import itertools
 import zipfile
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ MAX_DECODED = 16  # images that are decoded only for a check
 MAX_ALIGNED = 2000  # cached pairs whose alignment is checked
 MAX_HEADERS = 2000  # image files whose size is read before training, if they are not cached
 MAX_DUPLICATE_MAE = 2.5  # mean difference, of 255, of an image and its copy, saved as JPEG perhaps
-SUMMARY_VERSION = 1  # raise it when a check or a thumbnail gives other values
+SUMMARY_VERSION = 2  # raise it when a check or a thumbnail gives other values
 NO_SIZE = -1
 
 
@@ -37,25 +38,28 @@ def _gray(image):
     return (image.mean(axis=2) * (255 / np.iinfo(image.dtype).max) + 0.5).astype(np.uint8)
 
 
-def _busiest_window(lr):
-    """Return (top, left, height, width) of the LR window with the most detail."""
-    # Nine windows are compared.
+def _best_window(lr, measure):
+    """Return (top, left, height, width) of the largest `measure` of nine windows of LR."""
     height, width = (min(WINDOW, side - 2 * MIN_BORDER) for side in lr.shape[:2])
-    windows = []
-    for top in np.linspace(MIN_BORDER, lr.shape[0] - MIN_BORDER - height, 3).astype(int):
-        for left in np.linspace(MIN_BORDER, lr.shape[1] - MIN_BORDER - width, 3).astype(int):
-            window = lr[top : top + height, left : left + width].astype(np.float32)
-            change = sum(np.abs(np.diff(window, axis=axis)).mean() for axis in (0, 1))
-            windows.append((change, top, left))
-    return (*max(windows)[1:], height, width)
+    tops, lefts = (
+        np.linspace(MIN_BORDER, side - MIN_BORDER - length, 3).astype(int).tolist()
+        for side, length in zip(lr.shape[:2], (height, width), strict=True)
+    )
+    windows = [(top, left, height, width) for top in tops for left in lefts]
+    return max(windows, key=measure)
+
+
+def _cut(image, window, scale=1, margin=0, shift=(0, 0)):
+    """Return a window of LR, with a margin, in an image of `scale` times its size, shifted."""
+    top, left, height, width = window
+    y, x = (top - margin) * scale + shift[0], (left - margin) * scale + shift[1]
+    return image[y : y + (height + 2 * margin) * scale, x : x + (width + 2 * margin) * scale]
 
 
 def check_alignment(hr, lr, scale):
     """Return the problem of an LR image that does not match its HR image.
 
-    A window of HR, shifted by up to one LR pixel, is downsampled and compared with LR by the share
-    of the variance that it leaves unexplained. Blur, noise or another brightness of LR may be
-    intended and are not reported.
+    Blur, noise or another brightness of LR may be intended and are not reported.
 
     Args:
         hr: (H, W, C) uint8 or uint16.
@@ -68,30 +72,86 @@ def check_alignment(hr, lr, scale):
     """
     if min(lr.shape[:2]) < 8 + 2 * MIN_BORDER:
         return None
-    top, left, height, width = _busiest_window(lr)
-    target = _gray(lr[top : top + height, left : left + width]).astype(np.float64)
+    return _shift_problem(hr, lr, scale) or _color_problem(hr, lr, scale)
+
+
+def _shift_problem(hr, lr, scale):
+    """Compare LR with a window of HR, shifted by up to one LR pixel and downsampled.
+
+    The measure is the share of the variance that it leaves unexplained.
+    """
+
+    def detail(window):
+        pixels = _cut(lr, window).astype(np.float32)
+        return sum(np.abs(np.diff(pixels, axis=axis)).mean() for axis in (0, 1))
+
+    window = _best_window(lr, detail)
+    target = _gray(_cut(lr, window)).astype(np.float64)
     if target.std() < 2:
-        return None
+        is_flat = _gray(lr[::2, ::2]).std() < 2 and _gray(hr[:: 2 * scale, :: 2 * scale]).std() > 10
+        return "is flat, and its HR image is not" if is_flat else None
 
-    def residual_variance(down, right):
-        y, x = (top - MARGIN) * scale + down, (left - MARGIN) * scale + right
-        bottom, end = y + (height + 2 * MARGIN) * scale, x + (width + 2 * MARGIN) * scale
-        made = imresize(_gray(hr[y:bottom, x:end]), 1 / scale)[MARGIN:-MARGIN, MARGIN:-MARGIN]
-        return 1 - np.corrcoef(made.ravel(), target.ravel())[0, 1] ** 2 if made.std() > 0 else 1.0
+    def correlation(shift=(0, 0)):
+        made = _gray(_cut(hr, window, scale, MARGIN, shift))
+        made = imresize(made, 1 / scale)[MARGIN:-MARGIN, MARGIN:-MARGIN]
+        return np.corrcoef(made.ravel(), target.ravel())[0, 1] if made.std() > 0 else 0.0
 
-    unshifted = residual_variance(0, 0)
-    if unshifted < 1e-3:
+    unshifted = correlation()
+    if 1 - unshifted**2 < 1e-3 and unshifted > 0:
         return None
+    if unshifted < -(0.5**0.5):
+        return "is inverted against its HR image"
     steps = (0, -1, 1, -scale, scale)
-    shifts = ((residual_variance(y, x), y, x) for y in steps for x in steps)
-    least, down, right = min(shifts)
+    least, down, right = min((1 - correlation((y, x)) ** 2, y, x) for y in steps for x in steps)
     if least > 0.5:
         return "does not show the same as its HR image"
-    if least < 0.7 * unshifted:
+    if least < 0.7 * (1 - unshifted**2):
         moves = [f"{abs(down)} {'up' if down > 0 else 'down'}"] * bool(down)
         moves += [f"{abs(right)} {'left' if right > 0 else 'right'}"] * bool(right)
         return f"is shifted against its HR image, by {' and '.join(moves)} (HR pixels)"
     return None
+
+
+def _chroma(image):
+    """Return the difference of each channel to their mean, in 8-bit steps."""
+    pixels = image.astype(np.float32) * (255 / np.iinfo(image.dtype).max)
+    return pixels - pixels.mean(axis=2, keepdims=True)
+
+
+def _color_problem(hr, lr, scale):
+    """Compare the colors of LR with those of HR, in the window in which HR has the most."""
+    if hr.shape[2] != 3:
+        return None
+    lr = lr if lr.shape[2] == 3 else lr.repeat(3, axis=2)
+    window = _best_window(
+        lr, lambda window: np.abs(_chroma(_cut(hr, window, scale)[::scale, ::scale])).mean()
+    )
+    boxes = _chroma(_cut(hr, window, scale))
+    boxes = boxes.reshape(window[2], scale, window[3], scale, 3).mean(axis=(1, 3))
+    target = _chroma(_cut(lr, window))
+    if np.abs(boxes).mean() < 3:  # about gray
+        return None
+    if np.abs(target).mean() < 0.1 * np.abs(boxes).mean():
+        return "has no colors, and its HR image has"
+    orders = list(itertools.permutations(range(3)))
+    errors = [np.abs(boxes - target[:, :, order]).mean() for order in orders]
+    best = int(np.argmin(errors))
+    if errors[best] > errors[0] / 2 or errors[0] < 2:
+        return None
+    names = {(2, 1, 0): "red and blue", (1, 0, 2): "red and green", (0, 2, 1): "green and blue"}
+    swapped = names.get(orders[best])
+    return f"has {swapped} swapped" if swapped else "has its color channels in another order"
+
+
+def differs_from_bicubic(hr, lr, scale):
+    """Return whether LR is not MATLAB's bicubic downsampling of HR, judged by a window."""
+    if scale == 1 or min(lr.shape[:2]) < 8 + 2 * MIN_BORDER:
+        return False
+    window = _best_window(lr, lambda window: float(_cut(lr, window).std()))
+    made = imresize(_cut(hr, window, scale, MIN_BORDER), 1 / scale)
+    made = made[MIN_BORDER:-MIN_BORDER, MIN_BORDER:-MIN_BORDER]
+    # at x3, exact halves may be rounded otherwise in a window than in the image
+    return bool((made != _cut(lr, window)).mean() > 0.001)
 
 
 # -------------------------------------------------------------------- sizes
@@ -187,6 +247,7 @@ class TestFingerprints:
 
     def __init__(self):
         self.thumbnails = {}  # {path: (cropped size, 16x16 pixels)}
+        self.not_bicubic = set()  # test sets that were reported
 
     def check_test_pairs(self, test_set, indices):
         """Check images of a TestSet and keep their thumbnails.
@@ -205,6 +266,13 @@ class TestFingerprints:
                 )
                 problem = check_alignment(hr, lr, test_set.scale)
                 problems += [f"{lr_path} {problem}"] if problem else []
+                is_other = test_set.expects_bicubic and differs_from_bicubic(hr, lr, test_set.scale)
+                if is_other and not problem and test_set not in self.not_bicubic:
+                    self.not_bicubic.add(test_set)
+                    problems.append(
+                        f"{lr_path} is not MATLAB's bicubic downsampling of its HR image: results"
+                        f" on {test_set.name} cannot be compared with published ones"
+                    )
         return problems
 
     def find_leaks(self, train_set):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.image import EXTENSIONS
-from data.pairs import match_lr
+from data.pairs import match_lr, stem
 from runtime.files import UserError, bullet_list
 
 
@@ -153,12 +153,22 @@ def list_images(folder, log=None):
             + bullet_list(same)
         )
     if not paths:
+        below = _images_below(folder)
         endings = ", ".join(sorted(EXTENSIONS))
-        raise UserError(f"{folder}: cannot find an image in it: add files that end in {endings}")
+        fix = f"move those of {below} up" if below else f"add files that end in {endings}"
+        raise UserError(f"{folder}: cannot find an image in it: {fix}")
     if log and len(paths) < len(entries):
         others = {entry.name for entry in entries} - {path.name for path in paths}
         log(f"{folder}: {left_out_line([folder / name for name in others])}")
     return paths
+
+
+def _images_below(folder):
+    """Return the first folder with images in a folder, as archives unpack to HR/HR, or None."""
+    for path in sorted(p for pattern in ("*", "*/*", "*/*/*") for p in folder.glob(pattern)):
+        if path.suffix.lower() in EXTENSIONS and path.is_file() and not _is_hidden(path):
+            return path.parent
+    return None
 
 
 def left_out_line(paths, limit=8):
@@ -182,9 +192,9 @@ def list_demo_inputs(source):
     found = [path for path in found if not _is_hidden(path) or path == source]
     files = [path for path in found if path.is_file() and path.suffix.lower() in known]
     if not files:
-        raise UserError(
-            f"{source}: cannot find pictures or videos: they end in {', '.join(sorted(known))}"
-        )
+        below = source.is_dir() and _images_below(source)
+        fix = f"give {below}" if below else f"they end in {', '.join(sorted(known))}"
+        raise UserError(f"{source}: cannot find pictures or videos: {fix}")
     return files, [path.name + "/" * path.is_dir() for path in found if path not in set(files)]
 
 
@@ -206,8 +216,9 @@ def _missing_set(root, name, scale):
         command = f"python scripts/prepare_data.py {spec.command} --scale {scale} --dir_data {root}"
         return UserError(f"{text}\nfetch it with: {command}")
     text += f" ({name} is not one of {', '.join(DATASETS)}, so it is a folder of yours)"
-    if any(path.suffix.lower() in EXTENSIONS for path in (root / name).glob("*.*")):
-        return UserError(f"{text}\nput the images that lie in {root / name} into {root / spec.hr}")
+    below = _images_below(root / name)
+    if below:
+        return UserError(f"{text}\nput the images that lie in {below} into {root / spec.hr}")
     there = _list_sets(root) if root.is_dir() else []
     close = difflib.get_close_matches(name, there, 1)
     text += f"\nsets in {root}: {', '.join(there) or 'none'}"
@@ -293,9 +304,9 @@ def find_pairs(dir_data, name, scale, data_range=None, log=None, degradation="BI
 
 def _pair_files(hr, lr_folder, scale, chosen, require_all, log):
     """Return (HR path, LR path) for the positions `chosen`; see `find_pairs`."""
-    files = {path.stem: path for path in list_images(lr_folder, log)}
-    stems = match_lr([path.stem for path in hr], files, scale)
-    found = [(path, files.get(stem)) for path, stem in zip(hr, stems, strict=True)]
+    files = {stem(path): path for path in list_images(lr_folder, log)}
+    names = match_lr([stem(path) for path in hr], files, scale)
+    found = [(path, files.get(name)) for path, name in zip(hr, names, strict=True)]
     missing = [
         str(lr_folder / f"{path.stem}x{scale}.png") for path, lr in found[chosen] if lr is None
     ]

@@ -266,6 +266,9 @@ def read_image_with_metadata(path):
 
 
 def _unreadable(path, error):
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        if file.read(24).startswith(b"version https://git-lfs"):
+            return UserError(f"{path}: is a pointer of Git LFS, not an image: run git lfs pull")
     return UserError(f"{path}: cannot be read as an image ({type(error).__name__}: {error})")
 
 

@@ -1,5 +1,6 @@
 """Pairs of HR and LR images: match the files, load and crop them."""
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,13 @@ from data.image import image_size, read_image
 from runtime.files import UserError
 
 
+def stem(path):
+    """Return a file's name without ending, in Unicode's composed form: macOS may decompose it."""
+    return unicodedata.normalize("NFC", path.stem)
+
+
 def match_lr(hr_names, lr_names, scale):
-    """Return the LR name of each HR name, or None; both without ending.
+    """Return the LR name of each HR name, or None; both without ending and in `stem`'s form.
 
     A folder of LR images has the names of the HR images, or NAMExSCALE, or a mixture. In a mixture
     NAMExSCALE comes first: with the HR images a and ax2, an LR image ax2 belongs to a, not to ax2.

@@ -28,7 +28,7 @@ from data.degradation import (
 from data.image import to_channels, to_tensor
 from data.pairs import load_array, load_pair
 from runtime import distributed
-from runtime.files import UserError
+from runtime.files import UserError, bullet_list
 
 BLOCK = 1024  # samples whose random numbers come from one generator: one each would cost more
 
@@ -72,16 +72,21 @@ class TrainDataset(Dataset):
         self._check_sizes()
 
     def _check_sizes(self):
+        problems = []
         for scale_idx, triples in enumerate(self.pairs):
             sizes = np.concatenate([summary.sizes for summary in self.summaries[scale_idx]])
             scale, side = self.scales[scale_idx], self.lr_patch[scale_idx]
             least = np.minimum(sizes[:, :2] // scale, sizes[:, 2:]).min(axis=1)
-            for i in np.flatnonzero((least < side) & (sizes[:, 0] != NO_SIZE))[:1]:
-                raise self._too_small(triples[i][2], sizes[i, :2], scale_idx)
+            for i in np.flatnonzero((least < side) & (sizes[:, 0] != NO_SIZE)):
+                problems.append(self._too_small(triples[i][2], sizes[i, :2], scale_idx))
+        if len(problems) > 1:
+            raise UserError(f"{len(problems)} images are too small:" + bullet_list(problems))
+        if problems:
+            raise UserError(problems[0])
 
     def _too_small(self, name, size, scale_idx):
         need = self.lr_patch[scale_idx] * self.scales[scale_idx]
-        return UserError(
+        return (
             f"{name} is {size[1]}x{size[0]} pixels: smaller than the patch of {need}x{need}"
             " (--patch_size)"
         )
@@ -146,7 +151,7 @@ class TrainDataset(Dataset):
         hr, lr = load_pair(hr_source, lr_source, scale, name, make)
         height, width = (side // scale for side in hr.shape[:2])
         if min(height, width) < side:
-            raise self._too_small(name, hr.shape, scale_idx)
+            raise UserError(self._too_small(name, hr.shape, scale_idx))
         y, x = int(down * (height - side + 1)), int(right * (width - side + 1))
         if lr is None:
             rng = sample_generator(self.seed, epoch, index)
@@ -205,7 +210,8 @@ class EpochSampler(Sampler):
 
 def _decode_to_cache(args, name, scale, found, folder, on_make_lr):
     """Return the cache files (HR, LR) of a set's pairs; write the missing ones."""
-    rebuild, hr_paths = args.ext == "sep_reset", [hr for hr, _ in found]
+    hr_paths = [hr for hr, _ in found]
+    rebuild = args.ext == "sep_reset" and distributed.local_rank() == 0  # once on a machine
     hr = build_cache(hr_paths, folder / "HR", rebuild=rebuild, title=f"{name} HR")
     title = f"{name} LR x{scale}"
     degradation = DEGRADATIONS[args.degradation]

@@ -19,7 +19,7 @@ from data.degradation import DEGRADATIONS, image_lr
 from data.image import image_size, to_channels, to_tensor
 from data.pairs import load_pair, paired_lr_size
 from metric import crop_border
-from runtime.files import UserError
+from runtime.files import UserError, bullet_list
 
 KEPT_BYTES = 2**29  # decoded test images that stay in memory between the tests of a training
 
@@ -53,18 +53,28 @@ class TestSet:
         self.name, self.scale, self.pairs = name, scale, pairs
         self.n_colors, self.benchmark = args.n_colors, dataset_spec(name).benchmark
         self.degradation, self.seed = DEGRADATIONS[args.degradation], args.seed
+        is_benchmark = dataset_spec(name).is_published_test()
+        self.expects_bicubic = is_benchmark and args.degradation == "BI" and args.n_colors == 3
         self._kept, self._free = {}, kept_bytes
-        benchmark = self.benchmark
-        border = crop_border(scale, benchmark)
-        for hr, lr in pairs:
-            size = image_size(hr)
-            if lr is not None:
-                paired_lr_size(size, image_size(lr), scale, (hr, lr))
-            if min(side // scale * scale for side in size) <= 2 * border:
-                raise UserError(
-                    f"{hr} is {size[1]}x{size[0]} pixels: nothing is left inside the crop border"
-                    f" of {border} of the metrics"
-                )
+        problems = []
+        for pair in pairs:
+            try:
+                self._check_size(*pair)
+            except UserError as error:
+                problems.append(str(error))
+        if problems:
+            more = f"{len(problems)} pairs of {name} cannot be used:" + bullet_list(problems)
+            raise UserError(more if len(problems) > 1 else problems[0])
+
+    def _check_size(self, hr, lr):
+        size, border = image_size(hr), crop_border(self.scale, self.benchmark)
+        if lr is not None:
+            paired_lr_size(size, image_size(lr), self.scale, (hr, lr))
+        if min(side // self.scale * self.scale for side in size) <= 2 * border:
+            raise UserError(
+                f"{hr} is {size[1]}x{size[0]} pixels: nothing is left inside the crop border"
+                f" of {border} of the metrics"
+            )
 
     def __len__(self):
         return len(self.pairs)

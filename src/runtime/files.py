@@ -149,7 +149,7 @@ def remove_stale_temp_files(folder):
         match = re.fullmatch(r"\..+\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.part", path.name)
         if not match:
             continue
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # gone meanwhile, or of another user
             is_old = time.time() - path.stat().st_mtime > STALE_SECONDS
             if is_old or (match[1] == host_id() and not _is_running(int(match[2]))):
                 path.unlink(missing_ok=True)

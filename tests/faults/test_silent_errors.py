@@ -6,6 +6,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from data.checks import check_alignment
 from data.image import read_image, write_image
@@ -126,3 +127,39 @@ def test_test_images_that_are_trained_on_are_reported(sr, copy):
 def test_metrics_of_images_of_different_sizes_are_an_error(function, shape):
     with pytest.raises(ValueError, match="same shape"):
         function(torch.zeros(3, 20, 20), torch.zeros(shape), 2, 255)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda lr: lr[:, :, ::-1], "has red and blue swapped"),
+        (lambda lr: lr[:, :, [1, 0, 2]], "has red and green swapped"),
+        (lambda lr: lr[:, :, [1, 2, 0]], "has its color channels in another order"),
+        (lambda lr: lr[:, :, [1, 1, 1]], "has no colors, and its HR image has"),
+        (lambda lr: 255 - lr, "is inverted against its HR image"),
+        (lambda lr: lr * 0 + 77, "is flat, and its HR image is not"),
+        (lambda lr: lr[::-1], "does not show the same as its HR image"),
+    ],
+)
+@pytest.mark.parametrize("scale", [2, 4])
+def test_lr_with_wrong_colors_or_none_is_reported(sr, copy, change, words, scale):
+    lr = copy / f"DIV2K/DIV2K_train_LR_bicubic/X{scale}/0003x{scale}.png"
+    write_image(lr, change(read_image(lr)))
+    found = warnings(sr.train("--save", "run", "--epochs", 1, "--scale", scale, data=copy))
+    hr = copy / "DIV2K/DIV2K_train_HR/0003.png"
+    assert found == [f"{hr}: its LR image of scale {scale} {words}"]
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_a_benchmark_with_lr_of_another_bicubic_is_reported(sr, copy, scale):
+    bicubic = ["--model", "Bicubic", "--test_only", "--data_test", "Set5", "--scale", scale]
+    folder = copy / f"benchmark/Set5/LR_bicubic/X{scale}"
+    assert warnings(sr(*bicubic, "--cpu", data=copy)) == []
+    for path in folder.iterdir():
+        hr = Image.fromarray(read_image(copy / f"benchmark/Set5/HR/{path.name.split('x')[0]}.png"))
+        lr = read_image(path).shape[1::-1]
+        hr = hr.crop((0, 0, lr[0] * scale, lr[1] * scale))
+        hr.resize(lr, Image.Resampling.BICUBIC).save(path)
+    (line,) = warnings(sr(*bicubic, "--cpu", data=copy))
+    assert "is not MATLAB's bicubic downsampling of its HR image" in line
+    assert "results on Set5 cannot be compared" in line
