@@ -138,7 +138,7 @@ def test_samples_are_eight_bit_images(rgb_range):
             assert steps.max() <= 255
             assert len(steps[0].unique()) > 50
     up = torch.nn.functional.interpolate(lr, size=48, mode="bicubic", align_corners=True)
-    assert (negatives[0] - up.clamp(0, rgb_range)).abs().max() <= 0.51 * rgb_range / 255
+    assert (negatives[0] - up.clamp(0, rgb_range)).abs().max() < 1e-4 * rgb_range
 
 
 def test_numbers_of_positives_and_negatives_apart():
@@ -255,17 +255,7 @@ def test_every_variant_of_the_contrastive_loss_has_a_gradient(kind, more):
 @pytest.mark.parametrize("kind", GAN_LOSSES)
 def test_the_embedding_learns_to_tell_hr_from_sr(kind):
     torch.manual_seed(0)
-    args = parse_args(
-        [
-            *PCL,
-            "--no_ad_loss",
-            "false",
-            "--loss",
-            kind,
-            "--lr",
-            "2e-3" if kind == "WGAN" else "2e-4",
-        ]
-    )
+    args = parse_args([*PCL, *f"--no_ad_loss false --loss {kind} --lr 2e-4".split()])
     term = Adversarial(args, kind)
     lr, hr = pictures(batch=4)
     sr = gaussian_blur(hr, (5, 5), (1.0, 1.0), 255)
@@ -273,9 +263,7 @@ def test_the_embedding_learns_to_tell_hr_from_sr(kind):
     for _ in range(12):
         term(sr.clone().requires_grad_(), hr, [hr], [enlarged(lr, hr)])
         values.append(float(term.log_values()["embedding"]))
-    assert sum(values[-3:]) < sum(values[1:4]), (
-        values
-    )  # the first is before the first clipping of WGAN
+    assert sum(values[-3:]) < sum(values[:3]), values
 
 
 def test_features_go_no_deeper_than_the_layers_need():

@@ -17,6 +17,7 @@ from loss_formulas import (
     random_images,
     upsampled,
 )
+from option import parse_args
 
 
 def bce(logits, is_real):
@@ -114,7 +115,7 @@ def test_both_players_of_each_gan_minimize_their_formula(kind):
         for parameter, want in zip(dis.parameters(), gradients, strict=True):
             assert torch.allclose(parameter.grad, want, atol=1e-3 * float(want.abs().max()) + 1e-6)
     else:
-        clip = 0.01 if kind == "WGAN" else None
+        clip = 1.0 if kind == "WGAN" else None
         check_parameters(dis, before, descend(before, loss, 0.02, clip=clip))
 
     again = sr.detach().clone().requires_grad_()
@@ -140,12 +141,17 @@ def test_the_embedding_takes_gan_k_steps():
     start, moving = copy.deepcopy(dis), copy.deepcopy(dis)
     sr, hr, lr = images_of_a_step()
     term(sr=sr, hr=hr, positives=[hr], negatives=[upsampled(lr)])
+    losses = []
     for _ in range(2):
-        wanted = descend(moving, bce(moving(hr), True) + bce(moving(sr), False), 0.02)
+        loss = bce(moving(hr), True) + bce(moving(sr), False)
+        losses.append(float(loss.detach()))
+        wanted = descend(moving, loss, 0.02)
         with torch.no_grad():
             for parameter, value in zip(moving.parameters(), wanted, strict=True):
                 parameter.copy_(value)
     check_parameters(dis, start, wanted)
+    assert float(term.log_values()["embedding"]) == pytest.approx(sum(losses) / 2, rel=1e-5)
+    assert abs(losses[0] - losses[1]) > 0.001
 
 
 # --------------------------------------------------------- contrastive loss
@@ -252,3 +258,76 @@ def test_ratios_stay_finite_where_the_anchor_is_the_negative(kind):
     positive = anchor * torch.tensor([1.0, -1.0]).view(2, 1, 1)  # orthogonal, at a distance of 1
     loss, _ = contrastive(kind, [anchor], [[positive]], [[anchor]])
     assert 0.5 / 3e-7 < float(loss) < 2 / 3e-7
+
+
+# name: flags, then loss, norm of its gradient at sr, loss of the embedding and sum of the absolute
+# weights of the embedding, after each of three steps
+STEPS_OF_THE_RELEASE = [
+    (
+        "CL-patchD",
+        "--no_ad_loss --use_wavelet --before_relu --cl_layer 4 --cl_loss_type InfoNCE --contras_D_train",
+        [
+            (1.09448235, 6.97645288e-05, 9.72235293, 187286.714),
+            (1.10299081, 7.10351285e-05, 9.7151601, 187287.162),
+            (1.10005629, 7.18547055e-05, 9.71936165, 187287.66),
+        ],
+    ),
+    (
+        "CL-patchD",
+        "--no_ad_loss --use_wavelet --cl_layer 2 --cl_loss_type l1",
+        [
+            (0.995676051, 9.14440275e-05, 8.35058138, 187286.839),
+            (1.01011313, 9.56878592e-05, 8.34642436, 187287.141),
+            (0.994345004, 9.16948062e-05, 8.34883688, 187287.626),
+        ],
+    ),
+    (
+        "CL-patchD",
+        "--no_ad_loss --use_wavelet --before_relu --cl_layer 1,3 --cl_loss_type LMCL",
+        [
+            (0.688164069, 7.00908206e-05, 8.35058138, 187286.839),
+            (0.698324145, 7.07155671e-05, 8.34642436, 187287.141),
+            (0.691519041, 7.16285465e-05, 8.34883688, 187287.626),
+        ],
+    ),
+    (
+        "CL-ContrasD",
+        "--before_relu --cl_layer 4 --cl_loss_type InfoNCE",
+        [
+            (5.54628131, 0.00275742594, 3.3163643, 521698.735),
+            (4.87063143, 0.00260845624, 3.45761193, 521700.154),
+            (4.91098608, 0.00263501188, 3.17614002, 521701.564),
+        ],
+    ),
+    (
+        "CL-RGAN",
+        "--before_relu --cl_layer 4 --cl_loss_type InfoNCE",
+        [
+            (3.33584643, 0.00207477119, 1.44236036, 521698.725),
+            (2.84855244, 0.00178705889, 1.53094041, 521700.131),
+            (2.86491189, 0.00181215363, 1.35633941, 521701.569),
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "more", "steps"), STEPS_OF_THE_RELEASE)
+def test_three_steps_of_the_loss_are_those_of_the_release(name, more, steps):
+    """Computed in float64 by its code, with the gradient to SR and without in-place activations."""
+    base = f"--cpu --scale 2 --patch_size 64 --batch_size 4 --lr 1e-4 --loss {name}"
+    term = Adversarial(parse_args([*base.split(), *more.split()]), name)
+    state, generator = term.dis.state_dict(), torch.Generator().manual_seed(11)
+    for key in sorted(key for key in state if state[key].is_floating_point()):
+        value = torch.randn(state[key].shape, generator=generator) * 0.05
+        state[key].copy_(value.abs() + 0.5 if key.endswith("running_var") else value)
+    for i, (loss, norm, embedding, weights) in enumerate(steps):
+        generator = torch.Generator().manual_seed(200 + i)
+        draws = [torch.randint(0, 256, (4, 3, 64, 64), generator=generator) for _ in range(5)]
+        sr, hr, positive, *negatives = (x.float() for x in draws)
+        value = term(sr.requires_grad_(), hr, [hr, positive], negatives)
+        value.backward()
+        found = (value.detach(), sr.grad.norm(), term.log_values()["embedding"])
+        assert [float(x) for x in found] == pytest.approx([loss, norm, embedding], rel=2e-3), i
+        assert float(value.detach()) == pytest.approx(loss, rel=1e-4), i
+        total = sum(float(p.detach().double().abs().sum()) for p in term.dis.parameters())
+        assert total == pytest.approx(weights, rel=1e-7), i
