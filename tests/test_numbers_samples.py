@@ -199,13 +199,13 @@ def test_a_degraded_image_is_filtered_before_it_is_made_smaller(monkeypatch):
 
 
 def test_jpeg_qualities_are_drawn_for_each_image(monkeypatch):
-    written, qualities = samples.iio.imwrite, []
+    compressed, qualities = samples.jpeg, []
 
-    def note(*args, quality, **more):
+    def note(image, quality):
         qualities.append(quality)
-        return written(*args, quality=quality, **more)
+        return compressed(image, quality)
 
-    monkeypatch.setattr(samples.iio, "imwrite", note)
+    monkeypatch.setattr(samples, "jpeg", note)
     torch.manual_seed(0)
     degrade(random_images(4, batch=200, side=8), 2, lambda x: x, 255)
     assert len(qualities) == 200

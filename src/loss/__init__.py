@@ -227,10 +227,9 @@ class Loss(nn.Module):
         return inputs
 
     def _gradient_norms(self, values, sr, batch_fraction):
-        """Return each weighted term's gradient norm at sr, divided by that of L1."""
-        # Without an L1 term, the norms are returned as they are.
-        # With parts or ranks: the root mean square over them, weighted by their fractions f of the
-        # batch. Each holds the gradient g * f of its images: sqrt(sum |g * f|^2) / sum f.
+        """Return each weighted term's gradient norm at sr, divided by that of L1, if there is L1."""
+        # With ranks: their root mean square. Each has the gradient g of a fraction f of the batch:
+        # sqrt(sum |g * f|^2) / sum f.
         norms = {}
         for name, value in values.items():
             gradient = None
@@ -262,7 +261,7 @@ class Loss(nn.Module):
             return
         self.has_warned = True
         for name, ratio in ratios.items():
-            if ratio > 1:
+            if ratio > 1.001:  # KD has the gradient norm of L1, except for rounding
                 self.log(
                     f"WARNING: --loss: the gradient of {self.weights[name]:g}*{name} at SR is "
                     f"{ratio:.2f} times that of L1: use a smaller weight, so that L1 dominates"

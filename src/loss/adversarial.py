@@ -3,7 +3,8 @@
 The call tree of one batch, or of one part of it with --split_batch:
 
     Trainer.train_step -> Loss.forward(sr, hr, lr)                    loss/__init__.py
-      positives, negatives = SampleMaker.__call__(hr, lr, sr)         loss/samples.py
+      Teacher.__call__(lr), with --teacher                            loss/frozen.py
+      positives, negatives = SampleMaker.__call__(hr, lr, sr, ...)    loss/samples.py
       Adversarial.forward(sr, hr, positives, negatives)               this file
         Haar high frequencies of all, with --use_wavelet              loss/wavelet.py
         phase 1, SR detached: train the embedding to tell HR from SR  loss/discriminator.py
@@ -167,31 +168,23 @@ class Adversarial(Term):
         load_optimizer(self.optimizer, state)
 
     def forward(self, sr, hr, positives, negatives):
-        """Train the embedding (phase 1), then return the loss of sr (phase 2).
+        """Train the embedding (phase 1), then return the scalar loss of sr (phase 2).
 
         Args:
             sr: (B, C, H, W) in [0, rgb_range], with gradient.
-            hr: (B, C, H, W).
-            positives: list of (B, C, H, W); the first is hr.
-            negatives: list of (B, C, H, W).
-
-        Returns:
-            scalar.
+            hr: (B, C, H, W), the first positive.
+            positives, negatives: lists of (B, C, H, W).
         """
-        fake, real, positives, negatives = self._embedding_inputs(sr, hr, positives, negatives)
+        transform = self.dis.to_input
+        with torch.no_grad():
+            positives, negatives = ([transform(x) for x in side] for side in (positives, negatives))
+        real, fake = positives[0], transform(sr)
         self._train_embedding(real, fake.detach(), generated(positives), generated(negatives))
         self.dis.requires_grad_(False)
         loss = 0.0 if self.args.no_ad_loss else self._generator_loss(real, fake)
         if self.use_contrastive:
             loss = loss + self._contrastive_loss(fake, positives, negatives)
         return loss
-
-    def _embedding_inputs(self, sr, hr, positives, negatives):
-        """Return the embedding's inputs (fake, real, positives, negatives); fake has a gradient."""
-        transform = self.dis.to_input
-        with torch.no_grad():
-            positives, negatives = ([transform(x) for x in side] for side in (positives, negatives))
-        return transform(sr), positives[0], positives, negatives
 
     def _logits(self, sets):
         """Return the logits (n,) of each sample set (B, C, h, w) over all ranks."""

@@ -15,27 +15,15 @@ RATIO_EPS = 3e-7  # added to the denominator of l1 and l2, as in the release
 
 
 def similarities(anchor, others):
-    """Return the similarity s(anchor, o) of each image of all ranks.
+    """Return s(anchor, o) for each o of a list: (len(others), B over all ranks), in [-1, 1].
 
-    It is computed for each o of a list of features.
-
-    Args:
-        anchor: (B, C, H, W).
-        others: list of (B, C, H, W).
-
-    Returns:
-        (len(others), B over all ranks), in [-1, 1].
+    The anchor and the others are (B, C, H, W).
     """
     return layer_similarities([anchor], [others])[0]
 
 
 def layer_similarities(anchors, others):
-    """Return `similarities` of each layer, with one exchange for all.
-
-    Args:
-        anchors: list of features, one for each layer.
-        others: list of lists of features, one list for each layer.
-    """
+    """Return `similarities` for each layer's anchor and list of others, with one exchange."""
     own = [_own_similarities(a, o) for a, o in zip(anchors, others, strict=True)]
     if world_size() == 1:
         return own
@@ -54,10 +42,7 @@ def _own_similarities(anchor, others):
 
 
 def distance(anchor, others):
-    """Return the mean absolute difference of features to each of a list.
-
-    All are (B, C, H, W).
-    """
+    """Return the mean absolute difference of features (B, C, H, W) to each of a list."""
     means = [(anchor - other).abs().mean((1, 2, 3)) for other in others]
     return all_gather_batch(torch.stack(means, dim=1)).mean()
 
@@ -132,9 +117,6 @@ def contrastive(kind, anchor, positives, negatives, weights=None, temperature=1.
 
     Returns:
         (loss, values): a scalar; the mean similarities s_pos and s_neg for the log.
-
-    Raises:
-        ValueError: `kind` is none of these.
     """
     weights = weights or [1.0] * len(anchor)
     others = [[other[i] for other in (*positives, *negatives)] for i in range(len(anchor))]

@@ -205,9 +205,7 @@ class Discriminator(nn.Module):
             return self.classifier(x).float()
 
     def forward(self, x, return_features=False):
-        """Return the logits of images: (B, 1, 4, 4) or (B, 1).
-
-        The images are (B, C, H, W) in [0, rgb_range].
+        """Return the logits (B, 1, 4, 4) or (B, 1) of images (B, C, H, W) in [0, rgb_range].
 
         With `return_features`: (logits, list of the features of all eight blocks).
         """

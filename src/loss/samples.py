@@ -9,19 +9,14 @@ come from torch's CPU generator, which Trainer.train_step seeds in each step.
 import functools
 from typing import NamedTuple
 
-import imageio.v3 as iio
-import numpy as np
 import torch
 from torch.nn.functional import conv2d, interpolate, pad
 
+from data.degradation import JPEG_QUALITIES, NOISE_SIGMAS, jpeg
 from data.image import to_uint8
 from loss.frozen import scale_of, super_resolve
 from runtime.distributed import draw_for_rank
 from runtime.files import UserError
-
-# the full degradation of --random_neg without --only_blur
-NOISE_SIGMAS = (1.0, 25.0)  # in 8-bit steps
-JPEG_QUALITIES = (30, 95)
 
 
 def quantize(x, rgb_range):
@@ -111,11 +106,7 @@ def _jpeg(x, rgb_range):
     images = []
     qualities = _uniform_per_image(*JPEG_QUALITIES, len(x)).int().tolist()
     for image, quality in zip(x.cpu(), qualities, strict=True):  # one copy from the device
-        pixels = to_uint8(image, rgb_range)
-        pixels_2d = pixels[:, :, 0] if pixels.shape[2] == 1 else pixels
-        stored = iio.imwrite("<bytes>", pixels_2d, extension=".jpg", quality=quality)
-        decoded = np.asarray(iio.imread(stored, extension=".jpg")).reshape(pixels.shape)
-        images.append(torch.from_numpy(decoded).permute(2, 0, 1))
+        images.append(torch.tensor(jpeg(to_uint8(image, rgb_range), quality)).permute(2, 0, 1))
     return torch.stack(images).to(x, non_blocking=x.is_cuda) * (rgb_range / 255)
 
 

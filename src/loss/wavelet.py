@@ -15,9 +15,6 @@ def haar_high_frequencies(x):
 
     Returns:
         (B, 3*C, H/2, W/2): the C channels of LH, then of HL, then of HH, in the units of x.
-
-    Raises:
-        ValueError: H or W is odd.
     """
     if x.shape[-2] % 2 or x.shape[-1] % 2:
         raise ValueError(f"the Haar transform needs even sides, not {x.shape[-1]}x{x.shape[-2]}")
