@@ -15,7 +15,7 @@ from loss.contrastive import contrastive, info_nce, similarities
 from loss.discriminator import Discriminator
 from loss.features import VGGFeatures
 from loss.frozen import Teacher
-from loss.samples import SampleMaker, gaussian_blur, select, sharpen
+from loss.samples import SampleMaker, gaussian_blur, generated, select, sharpen
 from loss.wavelet import haar_high_frequencies
 from model import build_network
 from option import parse_args
@@ -123,14 +123,15 @@ def test_sharpening_with_one_changes_nothing_and_more_adds_contrast():
 
 
 @pytest.mark.parametrize("rgb_range", [1, 255])
-def test_samples_are_eight_bit_images(rgb_range):
+def test_generated_samples_are_eight_bit_images(rgb_range):
     flags = ["--use_noise_pos", "--rgb_range", str(rgb_range), "--mcl_neg", "2"]
     lr, hr = pictures(rgb_range=rgb_range)
     for more in ([], ["--only_blur", "false"]):
         positives, negatives = SampleMaker(parse_args(PCL + flags + more))(hr, lr)
         assert (len(positives), len(negatives)) == (5, 3)
         assert positives[0] is hr
-        for sample in positives[1:] + negatives:
+        assert negatives[0].shape == hr.shape
+        for sample in generated(positives) + generated(negatives):
             assert sample.shape == hr.shape
             steps = sample * (255 / rgb_range)
             assert torch.allclose(steps, torch.floor(steps + 0.5), atol=1e-3)
@@ -138,7 +139,7 @@ def test_samples_are_eight_bit_images(rgb_range):
             assert steps.max() <= 255
             assert len(steps[0].unique()) > 50
     up = torch.nn.functional.interpolate(lr, size=48, mode="bicubic", align_corners=True)
-    assert (negatives[0] - up.clamp(0, rgb_range)).abs().max() < 1e-4 * rgb_range
+    assert (negatives[0] - up.clamp(0, rgb_range)).abs().max() < 1e-4 * rgb_range, "only clamped"
 
 
 def test_numbers_of_positives_and_negatives_apart():
