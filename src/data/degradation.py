@@ -94,33 +94,34 @@ class Real(Degradation):
     """Blur, downsampling, noise and JPEG in random order, then JPEG, for photographs.
 
     The limits are those of BSRGAN (Zhang et al., ICCV 2021, section 3); its shuffled chain without
-    the camera's processing. Kernels are Gaussians without truncation. Poisson noise is its normal
-    approximation. LR has 8 bits.
+    the camera's processing. Kernels are Gaussians without truncation, of HR pixels also after the
+    downsampling. Poisson noise is its normal approximation. LR has 8 bits.
     """
 
     per_sample = True
 
     def plan(self, scale, rng):
-        steps = [_draw_blur(scale, rng), _draw_downsampling(scale, rng)]
-        if rng.random() < 0.5:
-            steps.append(_draw_blur(scale, rng))
-        if rng.random() < 0.75:
-            steps.append((functools.partial(_add_noise, _draw_gaussian(rng), rng), 0))
-        if rng.random() < 0.25:
-            steps.append((functools.partial(_add_noise, _draw_poisson(rng), rng), 0))
-        if rng.random() < 0.5:
-            steps.append((functools.partial(_jpeg_float, rng), 0))
-        order = rng.permutation(len(steps)).tolist()
-        at_hr = order[: order.index(1)]  # steps before the downsampling, which is steps[1]
-        radius = sum(radius / (scale if i in at_hr else 1) for i, (_, radius) in enumerate(steps))
+        steps = [_downsample, _blur]
+        for step, probability in ((_blur, 0.5), (_add_gaussian, 0.75), (_add_poisson, 0.25)):
+            steps += [step] * (rng.random() < probability)
+        steps += [_recompress] * (rng.random() < 0.5)
+        steps = [steps[i] for i in rng.permutation(len(steps))]
+        blurs = [_draw_covariance(scale, rng) for step in steps if step is _blur]
+        radius = sum(math.ceil(3 * math.sqrt(np.trace(covariance))) for covariance in blurs)
 
         def apply(hr):
             x = hr.astype(np.float32) / np.float32(_unit(hr.dtype))
-            for i in order:
-                x = steps[i][0](x)
+            coming, zoom = iter(blurs), 1
+            for step in steps:
+                if step is _blur:
+                    x = _blur(x, next(coming) / zoom**2)
+                elif step is _downsample:
+                    x, zoom = _downsample(x, scale, rng), scale
+                else:
+                    x = step(x, rng)
             return random_jpeg(to_pixels(x), rng)
 
-        return math.ceil(radius), apply
+        return math.ceil(radius / scale) + 2, apply
 
 
 DEGRADATIONS = {"BI": BI(), "BD": BD(), "DN": DN(), "real": Real()}
@@ -232,78 +233,75 @@ def random_jpeg(image, rng):
     return jpeg(image[rows][:, columns], rng.integers(low, high + 1))[down:, right:]
 
 
-def _jpeg_float(rng, x):
+def _recompress(x, rng):
     return random_jpeg(to_pixels(x), rng).astype(np.float32)
 
 
-def _draw_blur(scale, rng):
-    """Draw an isotropic or anisotropic Gaussian: (function, radius in pixels)."""
+def _draw_covariance(scale, rng):
+    """Draw the covariance (2, 2) of an isotropic or anisotropic Gaussian, in HR pixels."""
     if rng.random() < 0.5:
-        axes = [rng.uniform(0.1, 2 + 0.2 * scale) ** 2] * 2
-    else:
-        axes = rng.uniform(0.5, 4 + scale, 2)  # variances along and across its direction
+        return np.eye(2) * rng.uniform(0.1, 2 + 0.2 * scale) ** 2
+    along, across = rng.uniform(0.5, 4 + scale, 2)  # variances
     angle = rng.uniform(0, math.pi)
-    turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    covariance = turn @ np.diag(axes) @ turn.T
-    return functools.partial(blur, covariance), math.ceil(3 * math.sqrt(max(axes)))
+    cos, sin = math.cos(angle), math.sin(angle)
+    mixed = (along - across) * cos * sin
+    yy, xx = along * sin**2 + across * cos**2, along * cos**2 + across * sin**2
+    return np.array([[yy, mixed], [mixed, xx]])
 
 
-def blur(covariance, x):
+def _blur(x, covariance):
     """Return x (H, W, C) float32 filtered by a Gaussian, with opposite borders joined."""
     height, width = (scipy.fft.next_fast_len(side, real=True) for side in x.shape[:2])
-    fy = scipy.fft.fftfreq(height).astype(np.float32)[:, None]
-    fx = scipy.fft.rfftfreq(width).astype(np.float32)
+    fy, fx = _frequencies(height, width)
     (yy, yx), (_, xx) = (-2 * math.pi**2 * covariance).astype(np.float32)
     response = np.exp(yy * fy * fy + 2 * yx * fy * fx + xx * fx * fx)
-    spectrum = scipy.fft.rfft2(x, (height, width), axes=(0, 1)) * response[:, :, None]
-    return scipy.fft.irfft2(spectrum, (height, width), axes=(0, 1))[: x.shape[0], : x.shape[1]]
+    spectrum = scipy.fft.rfft2(x, (height, width), axes=(0, 1), overwrite_x=True)
+    spectrum *= response[:, :, None]
+    blurred = scipy.fft.irfft2(spectrum, (height, width), axes=(0, 1), overwrite_x=True)
+    return blurred[: x.shape[0], : x.shape[1]]
 
 
-KERNELS = {
-    "bicubic": (cubic, 2),
-    "bilinear": (lambda x: np.maximum(1 - np.abs(x), 0), 1),
-    "area": (lambda x: (np.abs(x) < 0.5).astype(float), 0.5),
-}
+@functools.lru_cache(maxsize=64)
+def _frequencies(height, width):
+    fy, fx = scipy.fft.fftfreq(height), scipy.fft.rfftfreq(width)
+    return fy.astype(np.float32)[:, None], fx.astype(np.float32)
+
+
+KERNELS = (
+    cubic,
+    lambda x: np.maximum(1 - np.abs(x), 0),  # bilinear
+    lambda x: (np.abs(x) < 0.5).astype(float),  # area
+)
 
 
 @functools.lru_cache(maxsize=256)
-def _downsampling_matrix(length, scale, kernel):
+def _downsampling_matrix(length, scale, kernel_idx):
     """Return the sparse matrix (length / scale, length) of an antialiased filter."""
-    function, _ = KERNELS[kernel]
     centers = (np.arange(length // scale)[:, None] + 0.5) * scale - 0.5
-    weights = function((np.arange(length) - centers) / scale)
+    weights = KERNELS[kernel_idx]((np.arange(length) - centers) / scale)
     weights /= weights.sum(axis=1, keepdims=True)
     return scipy.sparse.csr_array(weights.astype(np.float32))
 
 
-def _draw_downsampling(scale, rng):
-    kernel = list(KERNELS)[rng.integers(len(KERNELS))]
-
-    def shrink(x):
-        for _ in range(2):  # rows, then columns
-            matrix = _downsampling_matrix(len(x), scale, kernel)
-            small = matrix @ np.ascontiguousarray(x).reshape(len(x), -1)
-            x = small.reshape(len(small), *x.shape[1:]).swapaxes(0, 1)
-        return x
-
-    return shrink, KERNELS[kernel][1]
+def _downsample(x, scale, rng):
+    """Return x (H, W, C) downsampled by a random one of KERNELS."""
+    kernel_idx = int(rng.integers(len(KERNELS)))
+    for _ in range(2):  # rows, then columns
+        matrix = _downsampling_matrix(len(x), scale, kernel_idx)
+        small = matrix @ np.ascontiguousarray(x).reshape(len(x), -1)
+        x = small.reshape(len(small), *x.shape[1:]).swapaxes(0, 1)
+    return x
 
 
-def _draw_gaussian(rng):
-    """Draw a function that gives the variance of Gaussian noise at pixels."""
-    sigma = rng.uniform(*NOISE_SIGMAS)
-    return lambda x: sigma**2
-
-
-def _draw_poisson(rng):
-    """Draw a function that gives the variance of Poisson noise: 100 to 10,000 photons at white."""
-    photons = 10 ** rng.uniform(2, 4)
-    return lambda x: np.maximum(x, 0) * np.float32(255 / photons)
-
-
-def _add_noise(variance, rng, x):
-    """Return x with noise, the same in all channels in 2 of 5 cases."""
+def _add_gaussian(x, rng):
+    """Return x with Gaussian noise, gray in 2 of 5 cases."""
     channels = 1 if rng.random() < 0.4 else x.shape[2]
-    noise = rng.standard_normal((*x.shape[:2], channels), np.float32)
-    level = x.mean(axis=2, keepdims=True) if channels == 1 else x
-    return x + np.sqrt(variance(level), dtype=np.float32) * noise
+    sigma = np.float32(rng.uniform(*NOISE_SIGMAS))
+    return x + sigma * rng.standard_normal((*x.shape[:2], channels), np.float32)
+
+
+def _add_poisson(x, rng):
+    """Return x with the noise of 100 to 10,000 photons at white, gray in 2 of 5 cases."""
+    level = x.mean(axis=2, keepdims=True) if rng.random() < 0.4 else x
+    variance = np.maximum(level, 0) * np.float32(255 / 10 ** rng.uniform(2, 4))
+    return x + np.sqrt(variance) * rng.standard_normal(level.shape, np.float32)
