@@ -8,6 +8,7 @@ from loss import Loss
 from loss.frozen import Teacher
 from loss.samples import quantize
 from loss_formulas import flags, images_of_a_step
+from test_distributed import TWO, run
 from trainer import Trainer
 
 PCL = "--template PCL_InfoNCE --mcl_neg 1 --lr 1e-3 --scheduler MileStone"
@@ -58,6 +59,20 @@ def test_a_run_with_all_of_them_resumes_to_the_last_bit(sr, teacher, monkeypatch
     assert {name.split(".")[2] for name in copies} == {"0", "1"}
     assert len(copies) == 2 * len(whole["net"])
     assert not any("teacher" in name for name in whole["loss"])
+
+
+@pytest.mark.slow
+def test_two_processes_train_like_one(sr, teacher):
+    flags = [*ALL.split(), "--teacher", teacher, "--batch_size", 5, "--split_batch", 2]
+    flags += ["--epochs", 1, "--embed_lr", 1e-5, "--cl_layer", "1,4"]
+    assert sr.train("--save", "one", *flags)[0] == 0
+    done = run([*TWO, *sr.argv("--save", "two", *flags)])
+    assert done.returncode == 0, done.stderr
+    one, two = (sr.metrics(name)[0]["loss"] for name in ("one", "two"))
+    assert two == pytest.approx(one, rel=2e-3)
+    one, two = (state_of(sr.folder(name))["loss"] for name in ("one", "two"))
+    for name in (name for name in one if name.startswith("history.")):
+        assert torch.allclose(one[name], two[name], atol=1e-3), name
 
 
 def test_the_sr_of_the_teacher_is_in_the_range_of_the_run():

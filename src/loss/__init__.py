@@ -193,8 +193,7 @@ class Loss(nn.Module):
         A term that learns updates its own network first.
 
         Args:
-            sr, hr: (B, C, H, W) in [0, rgb_range]; sr with gradient.
-            lr: (B, C, h, w) in [0, rgb_range].
+            sr, hr, lr: see `Term.inputs`; sr with gradient.
             batch_fraction: these images as a fraction of the batch of the step.
             log_gradients: log the norm of the gradient at sr of each weighted term.
         """
@@ -270,11 +269,8 @@ class Loss(nn.Module):
     def finish_step(self, extra=()):
         """Add the step to the means of the epoch; wait for the device.
 
-        Args:
-            extra: numbers of this rank that are summed over ranks in the same exchange.
-
         Returns:
-            (total, extra): the weighted sum of the terms, and the list of the sums of `extra`.
+            (total, extra): the weighted sum of the terms; the numbers `extra`, summed over ranks.
         """
         values, extra = self.epoch_means.finish_step(extra)
         self.is_first_step, self.step = False, self.step + 1

@@ -50,19 +50,11 @@ WGAN_GP_LR = 1e-5  # as in EDSR-PyTorch; betas (0, 0.9) are those of Gulrajani e
 
 
 def dual_contrastive(real_logits, fake_logits):
-    """Return the dual contrastive loss of the discriminator.
+    """Return the dual contrastive loss of the discriminator, a scalar, of logits (n,) and (m,).
 
     Yu et al., ICCV 2021, equations 3 and 4:
-
     mean_i -log(e^r_i / (e^r_i + sum_j e^f_j)) + mean_j -log(e^-f_j / (e^-f_j + sum_i e^-r_i)).
     The loss of the generator has the arguments exchanged.
-
-    Args:
-        real_logits: (n,).
-        fake_logits: (m,).
-
-    Returns:
-        scalar.
     """
     real = softplus(fake_logits.logsumexp(0) - real_logits).mean()
     fake = softplus((-real_logits).logsumexp(0) + fake_logits).mean()
@@ -78,10 +70,7 @@ def _squared(logits, target):
 
 
 class GANLoss(NamedTuple):
-    """Losses of discriminator and generator, functions of logits.
-
-    Arguments: the real logits (n,) and the fake logits (m,).
-    """
+    """Losses of discriminator and generator, functions of real and fake logits (n,), (m,)."""
 
     discriminator: Callable
     generator: Callable

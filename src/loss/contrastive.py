@@ -48,14 +48,10 @@ def distance(anchor, others):
 
 
 def shuffled(negatives, n_others):
-    """Return the features of the negatives of `n_others` other images of the batch.
+    """Return the features of the negatives of `n_others` other images, over all ranks.
 
-    Args:
-        negatives: list of lists of layers (B, C, H, W).
-        n_others: other images, over all ranks, for each image; one can be drawn twice.
-
-    Returns:
-        list like `negatives`, `n_others` times as long.
+    `negatives` is a list of lists of layers (B, C, H, W); the result, `n_others` times as long. An
+    image can be drawn twice.
     """
     count = len(negatives[0][0])
     first, total = offset = rank_offset(count)
@@ -74,19 +70,10 @@ def _info_nce(sim_pos, sim_neg):
 
 
 def info_nce(anchor, positives, negatives, temperature=1.0):
-    """Return InfoNCE on the features of one layer.
+    """Return InfoNCE on the features (B, C, H, W) of one layer: a scalar.
 
-    Equation 4 of van den Oord et al., 2018.
-
-    Mean over p and the batch of -log(e^(s(p)/t) / (e^(s(p)/t) + sum_n e^(s(n)/t))).
-
-    Args:
-        anchor: features of SR (B, C, H, W), with gradient.
-        positives, negatives: lists of features of the same shape.
-        temperature: t, above 0.
-
-    Returns:
-        scalar.
+    Van den Oord et al., 2018, equation 4, with temperature t: mean over positives p and the batch
+    of -log(e^(s(p)/t) / (e^(s(p)/t) + sum_n e^(s(n)/t))).
     """
     sim_pos, sim_neg = similarities(anchor, positives), similarities(anchor, negatives)
     return _info_nce(sim_pos / temperature, sim_neg / temperature)
@@ -94,10 +81,8 @@ def info_nce(anchor, positives, negatives, temperature=1.0):
 
 def _l1_ratio(anchor, positives, negatives, weights):
     near, far = (
-        sum(w * distance(a, [o[i] for o in others]) for i, (w, a) in enumerate(pairs))
-        for pairs, others in (
-            (list(zip(weights, anchor, strict=True)), x) for x in (positives, negatives)
-        )
+        sum(weights[i] * distance(a, [o[i] for o in others]) for i, a in enumerate(anchor))
+        for others in (positives, negatives)
     )
     return near / (far + RATIO_EPS)
 

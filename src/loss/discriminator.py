@@ -101,11 +101,7 @@ class Discriminator(nn.Module):
     def __init__(self, args, patch=None):
         """Build the network.
 
-        Args:
-            args: flags n_colors, use_wavelet, before_relu, patch_size, scale, batch_size,
-                split_batch; and loss, if `patch` is None.
-            patch: True for a head of 4x4 logits (patchD), False for one logit per image; None takes
-                it from --loss.
+        `patch` asks for a head of 4x4 logits (patchD), not of one per image; None: as --loss says.
         """
         super().__init__()
         self.use_wavelet, self.before_relu = args.use_wavelet, args.before_relu
@@ -151,13 +147,9 @@ class Discriminator(nn.Module):
         return haar_high_frequencies(x) if self.use_wavelet else x
 
     def _run(self, x, n_sets, layers, n_blocks=N_LAYERS):
-        """Run the first blocks on sample sets, each normalized by its own float32 statistics."""
-        # x: (n_sets * B, C, h, w), sets of `to_input` joined along the batch.
-        # n_sets: how many sets.
-        # layers: indices of blocks whose features are returned.
-        # n_blocks: how many blocks run.
-        # (features, x): dict of (n_sets * B, C, h, w) by block, in float32 if they are those
-        # before the activation; the output of the last block, bf16 in bf16.
+        """Return (dict of features by block of `layers`, output of the last block)."""
+        # x: (n_sets * B, C, h, w), sample sets joined along the batch. In bf16, both are bf16,
+        # except features before the activation; statistics are those of each set, in float32.
         features = {}
         for i, (convolution, norm) in enumerate(self.features[: 2 * n_blocks : 2]):
             with autocast(x.device, self.precision):
@@ -172,11 +164,9 @@ class Discriminator(nn.Module):
         return features, x
 
     def embed(self, x, layers):
-        """Return the features of the blocks `layers`: a list of (B, C, h, w), float32.
+        """Return the features of blocks `layers`, from 0, of an output of `to_input`.
 
-        Args:
-            x: output of `to_input`.
-            layers: indices of blocks, from 0. Blocks after the largest do not run.
+        A list of (B, C, h, w), float32. Blocks after the largest index do not run.
         """
         return self.embed_sets([x], layers)[0]
 

@@ -50,10 +50,8 @@ class VGGFeatures(nn.Module):
     def __init__(self, args, layers, normalize=True):
         """Load the weights.
 
-        Args:
-            args: flags vgg_path and rgb_range.
-            layers: indices of the layers, as in torchvision's `features`, that are returned.
-            normalize: subtract the mean and divide by the deviation that VGG was trained with.
+        `layers` are indices of torchvision's `features`. `normalize`: subtract the mean and divide
+        by the deviation that VGG was trained with.
         """
         super().__init__()
         self.layers, self.rgb_range, self.precision = sorted(layers), args.rgb_range, "single"

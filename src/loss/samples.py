@@ -34,16 +34,9 @@ def _gaussian(size, sigma, like):
 
 
 def gaussian_blur(x, kernel_size, sigma, rgb_range):
-    """Return x blurred with an axis-aligned Gaussian; borders are reflected.
+    """Return x (B, C, H, W) blurred with an axis-aligned Gaussian; borders are reflected.
 
-    Args:
-        x: (B, C, H, W) in [0, rgb_range].
-        kernel_size: pair (y, x) of odd sizes in pixels.
-        sigma: pair (y, x) of standard deviations in pixels.
-        rgb_range: maximum pixel value.
-
-    Returns:
-        (B, C, H, W) in [0, rgb_range], not rounded.
+    `kernel_size`, odd, and `sigma` are pairs (y, x) in pixels. The result is not rounded.
     """
     channels = x.shape[1]
     (size_y, size_x), (sigma_y, sigma_x) = map(int, kernel_size), map(float, sigma)
@@ -56,18 +49,10 @@ def gaussian_blur(x, kernel_size, sigma, rgb_range):
 
 
 def sharpen(x, factor, rgb_range):
-    """Return d + factor * (x - d), clamped, with d the smoothed image.
+    """Return d + factor * (x - d), clamped and not rounded, with d the smoothed x (B, C, H, W).
 
     In the interior, d is x under the 3x3 kernel [[1,1,1],[1,5,1],[1,1,1]] / 13; border pixels are
-    those of x.
-
-    Args:
-        x: (B, C, H, W) in [0, rgb_range].
-        factor: (B,) tensor; above 1 sharpens, below 1 smooths.
-        rgb_range: maximum pixel value.
-
-    Returns:
-        (B, C, H, W) in [0, rgb_range], not rounded.
+    those of x. `factor` (B,) sharpens above 1, and smooths below.
     """
     channels = x.shape[1]
     kernel = x.new_ones(3, 3)
@@ -111,14 +96,7 @@ def _jpeg(x, rgb_range):
 
 
 def degrade(hr, scale, blur, rgb_range):
-    """Return LR images (B, C, H/scale, W/scale) of hr: blurred, downsampled, noisy, JPEG.
-
-    Args:
-        hr: (B, C, H, W) in [0, rgb_range].
-        scale: int.
-        blur: function that blurs a batch.
-        rgb_range: maximum pixel value.
-    """
+    """Return LR (B, C, H/scale, W/scale) of hr: blurred by `blur`, downsampled, noisy, JPEG."""
     x = interpolate(blur(hr), scale_factor=1 / scale, mode="bicubic", antialias=True)
     x = x.clamp(0, rgb_range)
     sigma = _uniform(*NOISE_SIGMAS).item() * rgb_range / 255
@@ -133,10 +111,7 @@ def generated(samples):
 def select(samples, only_aug, ids):
     """Return the samples that the contrastive loss compares.
 
-    Args:
-        samples: list; the first is HR or upsampled LR itself.
-        only_aug: leave the first one out.
-        ids: indices to keep, counted after `only_aug`, such as "0,2"; None keeps all.
+    `only_aug` leaves out the first. `ids`, such as "0,2", are indices of the others; None: all.
     """
     samples = generated(samples) if only_aug else samples
     return samples if ids is None else [samples[int(i)] for i in ids.split(",")]
@@ -166,10 +141,7 @@ class SampleMaker:
     def __init__(self, args, net=None, history=None):
         """Plan the samples, and check that the flags leave some of each kind.
 
-        Args:
-            args: the flags.
-            net: function that super-resolves (B, C, h, w), for --neg_sr.
-            history: `loss.frozen.History`, for --neg_history.
+        `net` is the SR network, for --neg_sr; `history` is a `loss.frozen.History`.
         """
         self.args, self.net, self.history, self.precision = args, net, history, "single"
         if args.neg_sr and (args.only_blur or not args.random_neg):
@@ -190,13 +162,10 @@ class SampleMaker:
 
     def _plan(self):
         """Return (kind, function of a Batch) of each generated sample, in the order of the draws."""
-        # Other samples than the last ones must keep their places: each draws random numbers.
         args, plan = self.args, []
-        n_positives, n_negatives = (
-            (args.mcl_neg if args.mcl_pos is None else args.mcl_pos),
-            args.mcl_neg,
-        )
         if args.use_aug:
+            n_negatives = args.mcl_neg
+            n_positives = n_negatives if args.mcl_pos is None else args.mcl_pos
             for i in range(max(n_positives, n_negatives)):
                 if args.sharp_hr and i < n_positives:
                     plan.append(("positives", self._sharpened))
