@@ -235,6 +235,7 @@ class Trainer:
         signums = [signum for signum, *_ in gathered if signum]
         if (errors or signums) and not self.args.test_only:
             self._save()
+            distributed.all_gather_object(None)  # a launcher ends rank 0 soon after another rank
         if errors and self.args.test_only:
             raise UserError(errors[0])
         if errors:

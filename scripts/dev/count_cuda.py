@@ -1,87 +1,97 @@
 #!/usr/bin/env python3
-"""Count the CUDA operations of an ordinary training step, without a GPU.
+"""Count what an ordinary training step asks of a GPU, without a GPU.
 
-    scripts/dev/count_cuda.py [--ranks N] [--floor] [--verbose] FLAGS
-        FLAGS       flags of main.py: --model, --template, --loss, --precision, --batch_size ...
-        --ranks     count the step of rank 0 of N processes (1)
-        --floor     also print the arithmetic and the memory traffic of the step, and the least time
-                    that an H100 needs for them and its host for the launches
-        --verbose   also list operations, waits, copies and exchanges by operation and source line
-    scripts/dev/count_cuda.py --scale 4 --precision bf16 --template PCL_InfoNCE --ranks 2
+    scripts/dev/count_cuda.py FLAGS             flags of main.py: --model, --template, --loss ...
+    scripts/dev/count_cuda.py --verbose FLAGS   also lists waits and copies by line of src
 
-The last line reads `ops N waits N copies N exchanges N`:
-    ops         operations on CUDA tensors; views and allocations do not count, and an operation
-                that launches several kernels, such as a fused optimizer, counts once
-    waits       times the host waits for the GPU
-    copies      copies from host to device that block the host
-    exchanges   collective operations between ranks, without DistributedDataParallel's own
-
-Needs Linux, a C++ compiler and the CPU build of torch; see scripts/dev/fake_cuda.
+The last line reads `ops N waits N copies N`: operations on CUDA tensors; times the host waits for
+the GPU; copies to the GPU that block the host. A tensor on the wrong device is an error that names
+the line. Needs Linux, a C++ compiler and the CPU build of torch; see fake_cuda.py.
 """
 
 import argparse
-import collections
-import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "src"), str(ROOT / "scripts/dev")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 from runtime.interpreter import use_project_packages
 
 if __name__ == "__main__":
     use_project_packages()  # before imports that need them
 
-from fake_cuda.restart import NoCompilerError, restart_with_fake_device
-from fake_cuda.steps import build_trainer, train_step
-from fake_cuda.watch import FakeCuda
+import torch
+from fake_cuda import DEVICE, FakeCuda, NoCompilerError, restart_with_fake_device
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 
+from data.loader import Batch
+from loss import Loss
+from model import build_network
+from option import parse_args
 from runtime.files import UserError
+from trainer import Trainer
 
 
-def _table(counts):
-    """Yield the lines of --verbose: for each kind, counts by operation and by source line."""
-    for kind in counts.KINDS:
-        for column, title in enumerate(("operation", "source line")):
-            rows = collections.Counter()
-            for key, count in getattr(counts, kind).items():
-                rows[key[column]] += count
-            if rows:
-                yield f"{kind} by {title}"
-                yield from (f"  {count:5d} {name}" for name, count in rows.most_common())
+def build_trainer(argv):
+    """Build the trainer as main.py does, with random weights."""
+    args = parse_args(argv)
+    torch.manual_seed(args.seed)
+    checkpoint = SimpleNamespace(log=lambda line: None)
+    with unset_fake_temporarily():  # files of weights hold real tensors
+        net = build_network(args)
+    net.to(DEVICE)
+    with unset_fake_temporarily():
+        loss = Loss(args, net, checkpoint.log)
+    trainer = Trainer(args, net, loss.to(DEVICE), SimpleNamespace(tests=[]), checkpoint, DEVICE)
+    trainer.net.train()
+    return trainer
+
+
+def _images(n_images, side, n_colors):
+    """Return a batch on the device, in the memory format of the data loader."""
+    shape = (n_images, side, side, n_colors)
+    return torch.empty(shape, dtype=torch.uint8, device=DEVICE).permute(0, 3, 1, 2)
+
+
+def count_step(cuda, trainer, step=None):
+    """Run one training step; return its counts.
+
+    Args:
+        cuda: the FakeCuda.
+        trainer: of `build_trainer`.
+        step: 1 for the step that checks and logs gradients; None for an ordinary one.
+    """
+    args, scale = trainer.args, trainer.args.scale[0]
+    side = args.patch_size // scale
+    lr, hr = (_images(args.batch_size, size, args.n_colors) for size in (side, side * scale))
+    cuda.reset()
+    names = ["image"] * args.batch_size
+    trainer.train_step(Batch(lr, hr, names, scale), step or args.print_every + 1)
+    return cuda.counts
 
 
 def main():
-    """Count and print.
-
-    Returns:
-        exit status: 0; 1 if the fake device cannot be built, or a flag is wrong.
-    """
+    """Count and print; return the exit status: 1 for bad flags or without a compiler."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--ranks", type=int, default=1)
-    parser.add_argument("--floor", action="store_true")
     parser.add_argument("--verbose", action="store_true")
     options, flags = parser.parse_known_args()
-    os.environ.update(WORLD_SIZE=str(options.ranks), RANK="0", LOCAL_RANK="0")
-    os.environ["LOCAL_WORLD_SIZE"] = str(options.ranks)
     try:
         restart_with_fake_device()
         with FakeCuda() as cuda:
             trainer = build_trainer(flags)
-            train_step(cuda, trainer)  # the first one also creates the state of the optimizer
-            counts = train_step(cuda, trainer)
+            count_step(cuda, trainer)  # the first one also creates the state of the optimizer
+            counts = count_step(cuda, trainer)
     except (NoCompilerError, UserError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    if options.verbose:
-        print("\n".join(_table(counts)))
-    if options.floor:
-        print("\n".join(counts.work.report(trainer.args.tf32)))
-    print(counts)
+    for kind in ("waits", "copies") if options.verbose else ():
+        for (operation, line), count in counts[kind].most_common():
+            print(f"{count:5d} {kind} {operation} {line}")
+    print(" ".join(f"{kind} {count.total()}" for kind, count in counts.items()))
     return 0
 
 

@@ -87,8 +87,9 @@ class EpochMeans:
             (values, extra): the step's sums by name, and the sums of the numbers `extra` over ranks.
         """
         values = torch.stack(list(self.step.values()))
-        extra = torch.tensor(extra, dtype=values.dtype).to(values.device)
-        summed = all_reduce_sum(torch.cat([values, extra])).tolist()
+        # filled by the device: a copy from the host would block it
+        extra = [values.new_full((1,), number) for number in extra]
+        summed = all_reduce_sum(torch.cat([values, *extra])).tolist()
         values = dict(zip(self.step, summed, strict=False))
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + value

@@ -1,9 +1,7 @@
-"""Run training steps and tests on fake CUDA tensors, one line of JSON for each.
+"""Run training steps on fake CUDA tensors: run_cases.py FILE, a JSON list of {"flags", "plant"}.
 
-    run_cases.py FILE       a JSON list of {"kind": step, steps or test, "flags", "plant"}
-
-Prints each case with "counts", the waits and copies by source line, and "error", the exception that
-ended it, or null. `plant` breaks the program: cpu_kernel, item or null.
+Prints a line of JSON for each: the waits and copies of an ordinary step by source line, or the error
+that ended it. `plant` breaks the program: cpu_kernel, item or null.
 """
 
 import contextlib
@@ -17,9 +15,8 @@ from unittest.mock import patch
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts/dev"))
-from fake_cuda.restart import restart_with_fake_device
-from fake_cuda.steps import build_trainer, check_devices, run_test, train_step
-from fake_cuda.watch import FakeCuda
+from count_cuda import build_trainer, count_step
+from fake_cuda import DEVICE, FakeCuda, restart_with_fake_device
 
 import loss.samples
 from loss.features import build_layers
@@ -27,54 +24,44 @@ from loss.pixel import L1
 
 
 def planted(name):
-    """Return a context with a defect: a blur kernel on the CPU, or a loss that is read."""
+    """Return a context with a defect: a sample on the CPU, or a loss that is read."""
     if name == "cpu_kernel":
-        gaussian = loss.samples._gaussian
-        return patch.object(loss.samples, "_gaussian", lambda *args: gaussian(*args).cpu())
+        sharpen = loss.samples.sharpen
+        return patch.object(loss.samples, "sharpen", lambda *args: sharpen(*args).cpu())
     if name == "item":
         forward = L1.forward
         return patch.object(L1, "forward", lambda *args: forward(*args) + 0 * args[1].mean().item())
     return contextlib.nullcontext()
 
 
-def run(cuda, kind, flags):
-    """Run a test, an ordinary step, or the first step before one; return the counts of the last."""
-    trainer = build_trainer(flags, test_only=kind == "test")
-    if kind == "test":
-        return run_test(cuda, trainer)
-    if kind == "steps":
-        train_step(cuda, trainer, 1)
-    counts = train_step(cuda, trainer)
-    check_devices(trainer)
-    return counts
-
-
-def write_vgg(folder):
-    """Write random weights of VGG19; return the path."""
-    path = Path(folder, "vgg19.pt")
-    torch.save({f"features.{k}": v for k, v in build_layers().state_dict().items()}, path)
-    return str(path)
+def run(cuda, flags):
+    """Run the first step, which logs gradients, and an ordinary one; return its counts."""
+    trainer = build_trainer(flags)
+    count_step(cuda, trainer, 1)
+    counts = count_step(cuda, trainer)
+    terms = trainer.loss.terms.values()
+    for optimizer in [trainer.optimizer, *(t.optimizer for t in terms if hasattr(t, "optimizer"))]:
+        for state in optimizer.state.values():
+            values = [v for v in state.values() if isinstance(v, torch.Tensor) and v.dim()]
+            assert all(value.device == DEVICE for value in values)
+    return {
+        kind: {f"{name} {line}": n for (name, line), n in counts[kind].items()}
+        for kind in ("waits", "copies")
+    }
 
 
 def main():
-    """Run the cases."""
     restart_with_fake_device()
     warnings.simplefilter("ignore")
-    cases = json.loads(Path(sys.argv[1]).read_text())
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        vgg = ["--vgg_path", write_vgg(folder)]
-        cuda = stack.enter_context(FakeCuda())
-        for case in cases:
-            result = {**case, "counts": None, "error": None}
+    with tempfile.TemporaryDirectory() as folder, FakeCuda() as cuda:
+        vgg = Path(folder, "vgg19.pt")
+        torch.save({f"features.{k}": v for k, v in build_layers().state_dict().items()}, vgg)
+        for case in json.loads(Path(sys.argv[1]).read_text()):
             try:
                 with planted(case["plant"]):
-                    counts = run(cuda, case["kind"], [*case["flags"].split(), *vgg])
-                result["counts"] = {
-                    kind: {f"{name} {line}": n for (name, line), n in getattr(counts, kind).items()}
-                    for kind in ("waits", "copies")
-                }
+                    result = run(cuda, [*case["flags"].split(), "--vgg_path", str(vgg)])
             except Exception as error:  # of any kind: the other cases run all the same
-                result["error"] = f"{type(error).__name__}: {error}"[:500]
+                result = {"error": f"{type(error).__name__}: {error}"[:500]}
             print(json.dumps(result), flush=True)
 
 
