@@ -63,7 +63,7 @@ class Trainer:
         self.model = net  # called in training; see `wrap_model`
         is_known = args.test_only and args.precision == "auto"
         self._set_precision(
-            "single" if is_known else choose_precision(args.precision, device, checkpoint.log)
+            "single" if is_known else choose_precision(args.precision, device, checkpoint.log, net)
         )
         if not args.test_only:
             self.optimizer = build_optimizer(args, net.parameters())

@@ -12,6 +12,7 @@ import torch
 import model
 import option
 from file_server import FileServer
+from helpers import same_bits
 from model import build_network, count_parameters, loading
 from model.edsr import EDSR
 from model.weights import read_weights
@@ -235,3 +236,21 @@ def test_weights_of_rcan_start_han_and_what_is_missing_is_listed(sr):
     )
     assert status == 1
     assert "--model RCAN" in err
+
+
+def test_a_state_whose_weights_have_another_order_resumes(sr):
+    """As of a former version: the tail before the body."""
+    assert sr.train("--save", "run", "--epochs", 1)[0] == 0
+    assert sr.train("--save", "whole", "--epochs", 2)[0] == 0
+    path = sr.folder("run") / "model/state.pt"
+    state = torch.load(path, weights_only=True)
+    names = [name for name in state["net"] if "mean" not in name]
+    order = sorted(names, key=lambda name: ("head", "tail", "body").index(name.split(".")[0]))
+    assert order != names
+    state["net"] = {name: state["net"][name] for name in [*order, *state["net"]]}
+    kept = state["optimizer"]["state"]
+    state["optimizer"]["state"] = {i: kept[names.index(name)] for i, name in enumerate(order)}
+    torch.save(state, path)
+    assert sr("--load", "run", "--epochs", 2, "--cpu")[0] == 0
+    one, other = (sr.folder(name) / "model/model_latest.pt" for name in ("run", "whole"))
+    same_bits(*(dict(torch.load(path, weights_only=True)) for path in (one, other)))

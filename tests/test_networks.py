@@ -278,6 +278,11 @@ def test_out_of_memory_halves_the_tile_and_goes_on():
     assert "out of memory" in messages[0]
     assert torch.allclose(sr, Net()(lr, limit=150), atol=1e-6)
 
+    sizes.clear()  # the tile of the flags comes before half of it
+    Upscaler(Net(), tile=90, overlap=20, log=messages.append)(lr, 2)
+    assert sizes[:3] == [150, 90, 45]
+    assert "tiles of 90 pixels with an overlap of 20" in messages[2]
+
     def never_enough(x):
         sizes.append(max(x.shape[2:]))
         raise OutOfMemoryError("never enough")
@@ -288,3 +293,34 @@ def test_out_of_memory_halves_the_tile_and_goes_on():
     with pytest.raises(OutOfMemoryError, match="never enough"):
         Upscaler(hopeless, log=messages.append)(lr, 2)
     assert min(sizes) >= 32
+
+
+def conv(n_in, n_out, size=3):
+    return torch.nn.Conv2d(n_in, n_out, size, padding=size // 2)
+
+
+@pytest.mark.parametrize("name", ["EDSR", "RCAN", "NLSN", "MDSR"])
+def test_a_seed_gives_the_weights_of_the_published_code(name):
+    """Its order: the mean shift, head, body, tail; EDSR adds the second mean shift before them."""
+    net = build(name, 2)
+    torch.manual_seed(0)
+    shifts = [conv(3, 3, 1) for _ in range(1 if name in ("RCAN", "NLSN") else 2)]
+    assert len(shifts) in (1, 2)
+    head = conv(3, 8)
+    if name == "NLSN":
+        first = conv(8, 2)
+    elif name == "MDSR":
+        first = conv(8, 8, 5)
+    else:
+        first = conv(8, 8)
+    state = net.state_dict()
+    key = {"NLSN": "body.0.conv_match.0", "MDSR": "pre_process.0.0.body.0"}.get(
+        name, "body.0.body.0"
+    )
+    key = "body.0.body.0.body.0" if name == "RCAN" else key
+    assert torch.equal(state["head.0.weight"], head.weight)
+    assert torch.equal(state[f"{key}.weight"], first.weight)
+    if name == "EDSR":
+        [conv(8, 8) for _ in range(4)]  # the rest of the body
+        assert torch.equal(state["tail.0.0.weight"], conv(8, 32).weight)
+        assert torch.equal(state["tail.1.weight"], conv(8, 3).weight)

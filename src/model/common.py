@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.functional import conv2d
 
-from runtime.precision import autocast_off, cast_to_autocast
+from runtime.precision import autocast_off, cast_to_autocast, tf32_allowed
 
 # Mean color of the DIV2K training images, RGB in [0, 1] (Lim et al., EDSR-PyTorch)
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
@@ -109,14 +109,15 @@ class Upsampler(nn.Sequential):
 class ConvFp32Out(torch.autograd.Function):
     """Convolution of 16-bit features with a float32 result and a 16-bit gradient.
 
-    This is the gradient that autocast computes for the other convolutions.
+    This is the gradient that autocast computes for the other convolutions. TF32 has the 8 bits of
+    bfloat16 and more, so that only the weights are rounded by it.
     """
 
     @staticmethod
     def forward(ctx, x, weight, bias, padding):
         ctx.save_for_backward(x, weight)
         ctx.padding = padding
-        with autocast_off(x):
+        with autocast_off(x), tf32_allowed():
             return conv2d(x.float(), weight, bias, padding=padding)
 
     @staticmethod

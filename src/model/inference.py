@@ -147,7 +147,7 @@ class Upscaler:
             except RuntimeError as error:
                 if not is_accelerator_out_of_memory(error):
                     raise
-                self._halve_tile(lr.shape[2:], error)
+                self._shrink_tile(lr.shape[2:], error, was_tiled=self.chop)
 
     def iter_rows(self, forward, size, scale, on_progress=lambda fraction: None):
         """Super-resolve in tiles, whatever `chop` is; yield finished rows: see `iter_tiled_rows`.
@@ -181,7 +181,7 @@ class Upscaler:
             except RuntimeError as error:
                 if not is_accelerator_out_of_memory(error):
                     raise
-                self._halve_tile(size, error)
+                self._shrink_tile(size, error, was_tiled=True)
                 on_progress(-done)
 
     def forward_whole(self, lr, scale):
@@ -193,9 +193,10 @@ class Upscaler:
             total = total + undo(self._forward(apply(lr).contiguous(), scale))
         return total / 8
 
-    def _halve_tile(self, size, error):
-        """Halve the tile after an out-of-memory error; raise the error below 32 pixels."""
-        tile = min(self.tile, max(size)) // 2
+    def _shrink_tile(self, size, error, was_tiled):
+        """Use tiles after an out-of-memory error, then smaller ones; raise it below 32 pixels."""
+        is_new = not was_tiled and self.tile < max(size)
+        tile = self.tile if is_new else min(self.tile, max(size)) // 2
         if tile < 32:
             raise error
         self.chop, self.tile, self.overlap = True, tile, min(self.overlap, tile // 2 - 1)

@@ -33,6 +33,20 @@ def allow_tf32(allowed):
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
+@contextlib.contextmanager
+def tf32_allowed():
+    """Allow TF32 in float32 convolutions on CUDA during a `with` block, unless it is compiled."""
+    if torch.compiler.is_compiling():  # torch.compile cannot trace a change of this setting
+        yield
+        return
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
 def autocast_off(x):
     """Return the context that turns autocast off on the device of x."""
     return torch.autocast(x.device.type, enabled=False)
@@ -68,7 +82,19 @@ def cpu_bf16_support(path="/proc/cpuinfo"):
     return "AVX-512 BF16" if "avx512_bf16" in flags and not is_intel else ""
 
 
-def choose_precision(name, device, log=print):
+def choose_precision(name, device, log=print, net=None):
+    """Return single, half or bf16 for --precision, which the network must support."""
+    chosen = _fastest_precision(name, device, log)
+    unsupported = getattr(net, "unsupported_dtypes", ())
+    if chosen == "single" or autocast_dtype(device, chosen) not in unsupported:
+        return chosen
+    if name != "auto":
+        raise UserError(f"--precision {name} must be another one: the network has no {name}")
+    log(f"--precision auto: single, the network has no {chosen}")
+    return "single"
+
+
+def _fastest_precision(name, device, log):
     """Return single, half or bf16 for --precision.
 
     `auto` is the fastest on the device, and is logged.
