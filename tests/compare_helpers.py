@@ -59,9 +59,9 @@ def write_run(folder, *tests, trained=(1, 2), kept=True, **flags):
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def line(epoch, dataset, psnr):
+def line(epoch, dataset, psnr, images_id=None):
     """Return a test for `write_run`."""
-    return {"-epoch": epoch, "-dataset": dataset, "x": psnr}
+    return {"-epoch": epoch, "-dataset": dataset, "x": psnr, "-images_id": images_id}
 
 
 def tables_of(text):

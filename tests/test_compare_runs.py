@@ -39,16 +39,18 @@ def write_best(folder, epoch):
         ),
         # an equal mean is not better
         ([(1, "Set5", 31.0), (2, "Set5", 31.0), (3, "Set5", 30.0)], {}, 1),
-        # a resume has added a set, which the mean of its epochs counts
+        # a resume has added a set, or has other images: the best begins anew
         (
             [
                 *((1, "Set5", 32.0), (2, "Set5", 31.0), (2, "B100", 28.0)),
-                *((3, "Set5", 32.5), (3, "B100", 28.0)),
+                *((3, "Set5", 30.5), (3, "B100", 28.0)),
             ],
             {},
-            1,
+            2,
         ),
-        ([(2, "Set5", 32.0), (3, "Set5", 32.5), (3, "B100", 28.0)], {"data_test": "Set5+B100"}, 2),
+        ([(2, "Set5", 32.0), (3, "Set5", 30.5), (3, "B100", 28.0)], {"data_test": "Set5+B100"}, 3),
+        ([(1, "Set5", 32.0, "a"), (2, "Set5", 31.0, "b"), (3, "Set5", 30.0, "b")], {}, 2),
+        ([(1, "Set5", 32.0, "a"), (2, "Set5", 31.0), (3, "Set5", 30.0, "a")], {}, 1),
         # a test alone of the last epoch, on another set and again
         (
             [(2, "Set5", 32.0), (3, "Set5", 32.5), (3, "B100", 28.0), (3, "Set5", 20.0)],

@@ -17,7 +17,7 @@ CROP, GAP, MARGIN = 1.9, 0.08, 0.05
 DPI = 100
 DPI_OF_VECTORS = 300  # of the images in vector formats, which are printed and zoomed into
 FONT, FONT_OF_WIDTH, SMALLEST_FONT = 10, 8, 6  # points; --width is the width on paper
-CHARACTER_WIDTH, LINE_HEIGHT = 0.55, 1.25  # of the font size
+CHARACTER_WIDTH, LINE_HEIGHT = 0.55, 1.4  # of the font size
 COLORS = ("red", "#0072b2", "#009e73", "#e69f00")  # of boxes; distinct for color-blind readers
 VECTOR_FORMATS = (".pdf", ".svg", ".eps", ".ps")
 

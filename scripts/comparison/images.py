@@ -37,6 +37,8 @@ class Truth:
         """
         self.dir_data, self.dir_demo = Path(dir_data), dir_demo and Path(dir_demo)
         self.runs = runs
+        names = [run.flags.get("degradation", "BI") for run in runs if run.rows]
+        self.degradation = names[0] if names else "BI"
         self._found = {}  # key: (pairs, is_luma)
 
     def pairs(self, key):
@@ -94,7 +96,7 @@ class Truth:
                 raise UserError(f"--dir_demo {self.dir_demo}: no such file or folder")
             return {path.stem: Pair(None, path) for path in _pictures(self.dir_demo)}
         try:
-            pairs = find_pairs(self.dir_data, name, scale)
+            pairs = find_pairs(self.dir_data, name, scale, degradation=self.degradation)
         except UserError:
             return {}
         return {hr.stem: Pair(hr, lr) for hr, lr in pairs}
@@ -110,12 +112,14 @@ class Truth:
         return hr[:height, :width]
 
     def bicubic(self, key, image):
-        """Return LR upscaled by bicubic, (H, W, C); None without LR. LR is made from HR if it is missing."""
+        """Return LR upscaled by bicubic, (H, W, C); None without LR, or HR of which it is made."""
         pair = self.pairs(key).get(image, Pair())
         if pair.lr is not None:
             return imresize(read_image(pair.lr), key[1])
         hr = self.hr(key, image)
-        return None if hr is None else imresize(imresize(hr, 1 / key[1]), key[1])
+        if hr is None or self.degradation != "BI":
+            return None
+        return imresize(imresize(hr, 1 / key[1]), key[1])
 
 
 def to_rgb8(image):

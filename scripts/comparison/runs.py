@@ -12,7 +12,15 @@ import os
 import re
 
 from checkpoint.config import read_config
-from checkpoint.metrics import PLAIN, finite_mean, read_metrics, results_dir, scores_file, variant
+from checkpoint.metrics import (
+    PLAIN,
+    finite_mean,
+    has_same_images,
+    read_metrics,
+    results_dir,
+    scores_file,
+    variant,
+)
 from checkpoint.state import read_state
 from data.datasets import DEMO_SETS
 from runtime.files import UserError, print_error
@@ -48,7 +56,7 @@ def best_epoch(tests, trained, data_test=()):
         lines = first.setdefault(line["epoch"], {})
         lines.setdefault((line["dataset"], line["scale"]), line)
     epochs = sorted(trained & set(first))
-    best, best_psnr, before = None, -math.inf, {}
+    best, best_psnr, before, kept = None, -math.inf, {}, {}
     for i, epoch in enumerate(epochs):
         beside = {key for e in epochs[max(i - 1, 0) : i + 2] if e != epoch for key in first[e]}
         # a set that neither the training nor the epochs beside it know is of a test alone
@@ -56,10 +64,12 @@ def best_epoch(tests, trained, data_test=()):
         own = own or first[epoch]
         if epoch == epochs[-1] and not set(before) <= set(own):
             break  # its test was cut or has not ended
+        if not (set(own) == set(kept) and all(has_same_images(own[k], kept[k]) for k in own)):
+            best_psnr = -math.inf  # means over other sets or images are not comparable
         before, psnrs = own, [line["psnr"] for line in own.values() if line["psnr"] is not None]
         mean = sum(psnrs) / len(psnrs) if psnrs else -math.inf
         if mean > best_psnr or best_psnr == -math.inf:
-            best, best_psnr = epoch, mean
+            best, best_psnr, kept = epoch, mean, own
     return best
 
 

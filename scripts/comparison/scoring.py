@@ -153,7 +153,7 @@ class Scorer:
 SR_PIXELS = 1280 * 720  # the field's convention: multiply-adds for one such SR image
 # LR pixels of the image that is counted. The cost is proportional to the pixels, except for the
 # hashing of NLSN: 0.1 % of its cost at 1280x720, less at this size.
-SIDE = 48
+SIDE = 64  # a multiple of the windows of published networks, to which they pad images
 
 
 class Cost(NamedTuple):
@@ -167,11 +167,13 @@ def cost_of(args, scale):
     """Return the Cost of the network that flags describe, at a scale, from one small image."""
     args.scale = [scale]
     net = build_network(args).eval()
+    n_parameters = count_parameters(net)
+    net.requires_grad_(False)  # the counter adds hooks to what has a gradient
     lr = torch.zeros(1, args.n_colors, SIDE, SIDE)
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         net(lr, scale) if is_multi_scale(net) else net(lr)
     images = SR_PIXELS / (SIDE * scale) ** 2
-    return Cost(count_parameters(net), counter.get_total_flops() / 2 * images)
+    return Cost(n_parameters, counter.get_total_flops() / 2 * images)
 
 
 class CostTable:
@@ -194,8 +196,8 @@ class CostTable:
         flags = ["--dir_experiment", str(row.folder.parent), "--load", row.folder.name]
         try:
             return cost_of(parse_args([*flags, "--test_only", "--cpu"]), scale)
-        except (UserError, NotImplementedError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
+        except Exception as error:  # networks of others fail in any way
+            reason = (str(error).splitlines() or [repr(error)])[0]
             self.notes.append(f"no multiply-adds of {row.run.label} x{scale}: {reason}")
             return None
 
