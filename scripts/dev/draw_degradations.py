@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Draw pic/degradations.png: one photograph under each degradation, and draws of `real`.
 
-    scripts/dev/draw_degradations.py [OUTPUT, default pic/degradations.png]
+scripts/dev/draw_degradations.py [OUTPUT, default pic/degradations.png]
 """
 
 import sys

@@ -119,20 +119,10 @@ def keep_threads(requested, former, log):
         log(f"{former} thread{'s' if former > 1 else ''}, as before (--threads N overrides)")
 
 
-# options of mallopt and their range, from malloc.h of glibc
+# options of mallopt, from malloc.h of glibc
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_MAX_THRESHOLD = 2**31 - 1
-_DEFAULT_THRESHOLD = 2**25  # the highest value that glibc itself sets for mmap
 # torch 2.4 has only the second
 OutOfMemoryError = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
-
-
-def _set_thresholds(trim, mmap):
-    if sys.platform.startswith("linux"):
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-        if mallopt:
-            mallopt(_M_MMAP_THRESHOLD, mmap)
-            mallopt(_M_TRIM_THRESHOLD, trim)
 
 
 def disable_malloc_trim():
@@ -141,12 +131,9 @@ def disable_malloc_trim():
     glibc returns a freed block of more than 32 MiB to the system, which then has to clear the pages
     of the next block. docs/performance.md has the gain.
     """
-    _set_thresholds(trim=_MAX_THRESHOLD, mmap=_MAX_THRESHOLD)
-
-
-def restore_malloc_defaults():
-    """Undo `disable_malloc_trim`, to measure its gain."""
-    _set_thresholds(trim=2 * _DEFAULT_THRESHOLD, mmap=_DEFAULT_THRESHOLD)
+    mallopt = sys.platform.startswith("linux") and getattr(ctypes.CDLL(None), "mallopt", None)
+    for option in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD) if mallopt else ():
+        mallopt(option, 2**31 - 1)
 
 
 def is_out_of_memory(error):
