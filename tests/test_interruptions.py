@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -87,6 +88,56 @@ def test_a_killed_worker_ends_in_one_sentence_and_the_run_resumes_to_the_same_bi
     assert "--load run continues" in err
     assert sr("--load", "run", "--cpu", "--n_threads", 0)[0] == 0
     same_bits(state_of(sr.folder("whole"))["net"], state_of(sr.folder("run"))["net"])
+
+
+# starts the program in a rank, of which one fails
+FAILING_RANK = """
+import os, signal, sys, threading
+sys.path.insert(0, {src!r})
+import data.patches, data.testset, main
+from runtime import distributed
+from runtime.files import UserError
+
+def fail_in(cls, is_due):
+    load = cls.__getitem__
+    def load_or_fail(self, key):
+        if is_due(key):
+            {failure}
+        return load(self, key)
+    cls.__getitem__ = load_or_fail
+
+if os.environ["RANK"] == "1":
+    {where}
+distributed.exit_process(main.main())
+"""
+LOADING = "fail_in(data.patches.TrainDataset, lambda key: key[1] >= 7)"  # in step 4
+# a thread decodes the images of a test; checks before the training do not count
+TESTING = "fail_in(data.testset.TestSet, lambda key: threading.current_thread() is not threading.main_thread())"
+
+
+@pytest.mark.parametrize(
+    ("where", "failure", "step"),
+    [
+        (LOADING, "raise UserError('0002.png is broken')", 3),
+        (TESTING, "os.kill(os.getpid(), signal.SIGTERM)", 5),
+        pytest.param(TESTING, "raise OSError('disk is gone')", 5, marks=pytest.mark.slow),
+    ],
+)
+def test_a_rank_that_fails_alone_leaves_the_state_that_the_message_names(
+    sr, tmp_path, where, failure, step
+):
+    src = str(Path(__file__).resolve().parent.parent / "src")
+    script = tmp_path / "rank.py"
+    script.write_text(FAILING_RANK.format(src=src, where=where, failure=failure))
+    flags = ["--save", "run", "--epochs", 2, "--test_every", 5, "--batch_size", 2]
+    launch = "-m torch.distributed.run --nproc_per_node=2 --rdzv_backend=c10d --rdzv_endpoint=localhost:0"
+    command = [sys.executable, *launch.split(), str(script), *sr.argv(*flags)[1:]]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0
+    words = "Stopped by SIGTERM after" if "signal" in failure else "The state after"
+    assert f"{words} epoch 0 and {step} steps" in done.stdout + done.stderr
+    state = state_of(sr.folder("run"))
+    assert (state["epoch"], state["step"]) == (0, step)
 
 
 def test_compile_without_a_compiler_is_refused_before_anything_is_written(sr, monkeypatch):

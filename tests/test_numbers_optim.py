@@ -3,15 +3,19 @@
 import copy
 import itertools
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
+from data.loader import Batch
 from helpers import same_bits, state_of
 from loss import Loss
+from model import build_network
 from optim import EMA, build_optimizer, learning_rate, load_optimizer
 from option import parse_args
+from trainer import Trainer
 
 # ------------------------------------------------------------------ schedules
 
@@ -52,6 +56,31 @@ def test_a_restart_cycle_takes_a_third_of_the_epochs_by_default():
     flags = ["--scheduler", "CosineRestart", "--epochs", "12", "--cosine_restart_weight", "0.6"]
     starts = [i for i, (a, b) in enumerate(itertools.pairwise(rates(12, *flags)), 2) if b > a]
     assert starts == [5, 9]
+
+
+# {epoch: learning rate} by the schedulers of the release of PCL-SR. After a cycle of T epochs, its
+# epoch T + 1 still has the smallest rate: left out here, see `cosine_restart`.
+RELEASE = {
+    "--decay 3-3-7 --gamma 0.1": {1: 1e-4, 3: 1e-4, 4: 1e-6, 7: 1e-6, 8: 1e-7, 12: 1e-7},
+    "--scheduler Cosine --cosine_tmax 150": {
+        1: 1e-4, 2: 9.998904513956854e-05, 76: 5.005e-05, 151: 1e-7, 161: 1.1915273e-06,
+        320: 9.6097064e-05,
+    },
+    "--scheduler CosineRestart --cosine_tmax 4 --cosine_etamin 1e-5 --cosine_restart_weight 0.5": {
+        1: 1e-4, 2: 8.681980515339464e-05, 3: 5.5e-05, 4: 2.318019e-05, 6: 4.840990e-05,
+        7: 3.25e-05, 8: 1.659010e-05, 10: 4.840990e-05, 12: 1.659010e-05, 13: 1e-5,
+    },
+    "--scheduler CosineRestart --cosine_tmax 200 --cosine_etamin 1e-8 --cosine_restart_weight 1 --lr 5e-5": {
+        1: 5e-05, 2: 4.9996916428879106e-05, 202: 4.9996916428879106e-05, 601: 1e-8,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("flags", RELEASE)
+def test_learning_rates_are_those_of_the_release(flags):
+    args = parse_args(flags.split())
+    found = {epoch: learning_rate(args, epoch) for epoch in RELEASE[flags]}
+    assert found == pytest.approx(RELEASE[flags], rel=1e-6)
 
 
 def test_warm_up_grows_step_by_step_over_epochs():
@@ -292,3 +321,60 @@ def test_the_embedding_keeps_its_own_rate(schedule, factors, own, start):
         loss.start_epoch(epoch)
         seen += {group["lr"] for group in optimizer.param_groups}
     assert seen == pytest.approx([start * factor for factor in factors], rel=1e-12)
+
+
+# ------------------------------------- three epochs of three steps by the code of the originals
+# EDSR-PyTorch, RCAN and HAN in float64: flags; the loss of each step; after the last step the sum
+# of absolute weights, and the sums of head.0.weight and tail.1.weight
+TRAJECTORIES = {
+    "EDSR --n_resblocks 2 --gclip 0.02": (
+        [65.092309, 65.044578, 64.139956, 64.668201, 65.448004, 64.945667, 64.981885, 66.218839, 66.007623],
+        [230.771412211, 1.1758557214, -0.0212203895],
+    ),
+    "EDSR --n_resblocks 2 --rgb_range 1 --res_scale 0.1 --loss 1*L1+0.1*MSE --epsilon 1e-4 --weight_decay 0.01 --gamma 0.3": (
+        [0.28093330, 0.28096125, 0.27237306, 0.27485739, 0.28105780, 0.27457077, 0.27648696, 0.28132107, 0.28000503],
+        [216.432855031, 1.0648724755, 0.4853229423],
+    ),
+    "RCAN --n_resgroups 2 --n_resblocks 1 --reduction 4": (
+        [65.033860, 64.918148, 64.106289, 64.665094, 65.306800, 64.885210, 64.797346, 66.156902, 65.939901],
+        [279.575020477, -0.4159966873, 0.6238702912],
+    ),
+    "HAN --n_resgroups 10 --n_resblocks 1 --reduction 4": (
+        [65.056456, 64.865965, 64.190232, 64.631734, 64.916462, 64.591186, 64.309305, 65.570718, 65.144429],
+        [1155.507938737, -0.3246032928, -1.5398212406],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("flags", TRAJECTORIES)
+def test_nine_steps_are_those_of_the_originals(flags):
+    small = "--cpu --precision single --scale 2 --n_feats 8 --patch_size 24 --batch_size 2"
+    recipe = "--test_every 3 --epochs 3 --decay 1-2 --lr 1e-3"
+    args = parse_args(f"--model {flags} {small} {recipe}".split())
+    net, loss = build_network(args), Loss(args)
+    generator = torch.Generator().manual_seed(7)
+    weights = net.state_dict()
+    names = [name for name in sorted(weights) if not name.startswith(("sub_mean", "add_mean"))]
+    for name in names:
+        weights[name].copy_(torch.randn(weights[name].shape, generator=generator) * 0.05)
+    log = SimpleNamespace(log=print, dir=None)
+    trainer = Trainer(args, net, loss, None, log, torch.device("cpu"))
+    losses = []
+    for t in range(9):
+        trainer.epoch, step = divmod(t, 3)
+        if not step:
+            loss.start_epoch(trainer.epoch + 1)
+        generator.manual_seed(100 + t)
+        lr, hr = (
+            torch.randint(0, 256, (2, 3, side, side), generator=generator, dtype=torch.uint8)
+            for side in (12, 24)
+        )
+        losses.append(trainer.train_step(Batch(lr, hr, ["image"] * 2, 2), step + 1)[0])
+    expected, sums = TRAJECTORIES[flags]
+    assert losses == pytest.approx(expected, rel=1e-6)
+    total = sum(float(weights[name].abs().double().sum()) for name in names)
+    found = [
+        total,
+        *(float(weights[f"{name}.weight"].double().sum()) for name in ("head.0", "tail.1")),
+    ]
+    assert found == pytest.approx(sums, rel=1e-6, abs=1e-5)
