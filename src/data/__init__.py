@@ -119,7 +119,7 @@ def _on_device(batches, device):
     # On CUDA, the next batch is copied during the work on the current one.
     if device.type != "cuda":
         for batch in batches:
-            yield batch._replace(lr=batch.lr.to(device), hr=batch.hr.to(device))
+            yield batch.map_tensors(lambda tensor: tensor.to(device))
         return
     stream, ready = torch.cuda.Stream(device), None
     for batch in itertools.chain(batches, [None]):
@@ -127,15 +127,11 @@ def _on_device(batches, device):
         if batch is not None:
             with torch.cuda.stream(stream):
                 # only pinned memory is copied while the GPU works
-                lr, hr = (
-                    images.pin_memory().to(device, non_blocking=True)
-                    for images in (batch.lr, batch.hr)
-                )
-                coming = batch._replace(lr=lr, hr=hr)
+                coming = batch.map_tensors(lambda x: x.pin_memory().to(device, non_blocking=True))
         if ready is not None:
             yield ready
         if coming is not None:
-            torch.cuda.current_stream(device).wait_stream(stream)
-            for images in (coming.lr, coming.hr):
-                images.record_stream(torch.cuda.current_stream(device))
+            current = torch.cuda.current_stream(device)
+            current.wait_stream(stream)
+            coming.map_tensors(lambda x, current=current: x.record_stream(current))
         ready = coming

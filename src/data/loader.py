@@ -20,69 +20,70 @@ PREFETCH = 2  # batches that a worker makes ahead of time
 # that is requested before the step ends.
 SLOTS = PREFETCH + 2
 TIMEOUT = 600  # seconds to wait for a batch, far beyond any disk: a run must not hang forever
+ALIGNMENT = 64  # bytes
 
 
 class Batch(NamedTuple):
     """Patches of one training step in [0, 255], uint8 or float32.
 
-    Attributes:
-        lr: (B, C, h, w).
-        hr: (B, C, h*scale, w*scale).
-        names: B names of images.
-        scale: int.
+    A sample is a Batch without the axis B, and with one name. A new tensor of a sample is a field
+    here and a value in `TrainDataset.__getitem__`.
     """
 
-    lr: torch.Tensor
-    hr: torch.Tensor
-    names: list
-    scale: int
+    lr: torch.Tensor  # (B, C, h, w)
+    hr: torch.Tensor  # (B, C, h*scale, w*scale)
+    names: list  # B names of images
+    scale: int  # that of all samples
+
+    def map_tensors(self, function):
+        """Return the batch with each tensor replaced by function(tensor)."""
+        return Batch(*(function(x) if isinstance(x, torch.Tensor) else x for x in self))
 
 
-def _common_dtype(samples):
-    """Return the dtype of a batch: float32 if 8-bit and other samples are mixed."""
-    dtypes = {image.dtype for lr, hr, *_ in samples for image in (lr, hr)}
-    return dtypes.pop() if len(dtypes) == 1 else torch.float32
+class Place(NamedTuple):
+    """Place of a tensor in the shared memory, sent by a worker in its stead."""
+
+    offset: int
+    dtype: torch.dtype
+    shape: tuple
 
 
-def _channels_last(memory, shape):
+def _collate(samples, allocate):
+    """Return a Batch of samples: tensors stacked, names listed.
+
+    `allocate(dtype, shape)` returns a tensor to fill, and what stands for it in the Batch.
+    """
+    fields = []
+    for values in zip(*samples, strict=True):
+        if isinstance(values[0], torch.Tensor):
+            dtypes = {value.dtype for value in values}
+            # 8-bit and other images are mixed as float32
+            dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
+            tensor, field = allocate(dtype, (len(values), *values[0].shape))
+            for target, value in zip(tensor, values, strict=True):
+                target.copy_(value)
+            fields.append(field)
+        else:
+            fields.append(list(values) if isinstance(values[0], str) else values[0])
+    return Batch(*fields)
+
+
+def _as_images(memory, shape):
     """Return memory (B*C*H*W,) as a tensor (B, C, H, W) in channels_last."""
+    if len(shape) != 4:
+        return memory.view(shape)
     batch, channels, height, width = shape
     return memory.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
-def _shapes(samples):
-    """Return the shapes of lr and hr of a batch."""
-    lr, hr, *_ = samples[0]
-    return [(len(samples), *image.shape) for image in (lr, hr)]
-
-
-def _fill(tensors, samples):
-    """Copy lr and hr of each sample into the two tensors of a batch."""
-    for i, (lr, hr, *_) in enumerate(samples):
-        tensors[0][i].copy_(lr)
-        tensors[1][i].copy_(hr)
-    return tensors
-
-
 def collate(samples):
-    """Return a Batch of samples (lr, hr, name, scale) of one scale."""
-    dtype = _common_dtype(samples)
-    tensors = [
-        _channels_last(torch.empty(math.prod(shape), dtype=dtype), shape)
-        for shape in _shapes(samples)
-    ]
-    return Batch(*_fill(tensors, samples), [sample[2] for sample in samples], samples[0][3])
+    """Return a Batch of samples of one scale."""
 
+    def allocate(dtype, shape):
+        tensor = _as_images(torch.empty(math.prod(shape), dtype=dtype), shape)
+        return tensor, tensor
 
-class SlotHandle(NamedTuple):
-    """Place of a batch in the shared memory, sent by a worker."""
-
-    worker: int
-    slot: int
-    dtype: torch.dtype
-    shapes: list  # of lr and hr
-    names: list
-    scale: int
+    return _collate(samples, allocate)
 
 
 class SharedBatches:
@@ -94,44 +95,36 @@ class SharedBatches:
     """
 
     def __init__(self, workers, max_bytes):
-        """Set aside the slots; they take memory when they are used.
-
-        Args:
-            workers: number of loader workers.
-            max_bytes: bytes of the largest batch.
-        """
+        """Set aside slots for batches of `max_bytes`; they take memory when they are used."""
+        self.slot_bytes = max_bytes + ALIGNMENT * len(Batch._fields)
+        size = workers * SLOTS * self.slot_bytes
         try:
-            raw = mmap.mmap(-1, workers * SLOTS * max_bytes)
+            raw = mmap.mmap(-1, size)
         except (OSError, OverflowError) as error:
             raise UserError(
-                f"--n_threads {workers}: no {workers * SLOTS * max_bytes:,} bytes of memory for the"
-                f" batches of the workers ({error}): a smaller --n_threads or --batch_size helps"
+                f"--n_threads {workers}: no {size:,} bytes of memory for the batches of the workers"
+                f" ({error}): a smaller --n_threads or --batch_size helps"
             ) from error
-        self.memory = torch.frombuffer(raw, dtype=torch.uint8).view(workers, SLOTS, max_bytes)
+        self.memory = torch.frombuffer(raw, dtype=torch.uint8)
         self.next_slot = 0
 
     def collate(self, samples):
-        """Write a batch of samples and return its handle; collate_fn of the DataLoader."""
+        """Write a batch of samples; return it with a Place for each tensor: a collate_fn."""
         self.next_slot = (self.next_slot + 1) % SLOTS
-        names, scale = [sample[2] for sample in samples], samples[0][3]
-        handle = SlotHandle(
-            get_worker_info().id,
-            self.next_slot,
-            _common_dtype(samples),
-            _shapes(samples),
-            names,
-            scale,
-        )
-        _fill(self._tensors(handle), samples)
-        return handle
+        offset = (get_worker_info().id * SLOTS + self.next_slot) * self.slot_bytes
 
-    def receive(self, handle):
-        """Return the batch of a handle, in the main process."""
-        return Batch(*self._tensors(handle), handle.names, handle.scale)
+        def allocate(dtype, shape):
+            nonlocal offset
+            place = Place(-(-offset // ALIGNMENT) * ALIGNMENT, dtype, shape)
+            offset = place.offset + math.prod(shape) * dtype.itemsize
+            return self._tensor(place), place
 
-    def _tensors(self, handle):
-        counts = [math.prod(shape) for shape in handle.shapes]
-        slot = self.memory[handle.worker, handle.slot]
-        used = slot[: sum(counts) * handle.dtype.itemsize].view(handle.dtype)
-        parts = zip(used.split(counts), handle.shapes, strict=True)
-        return [_channels_last(part, shape) for part, shape in parts]
+        return _collate(samples, allocate)
+
+    def receive(self, batch):
+        """Return the Batch of `collate` with its tensors, in the main process."""
+        return Batch(*(self._tensor(x) if isinstance(x, Place) else x for x in batch))
+
+    def _tensor(self, place):
+        end = place.offset + math.prod(place.shape) * place.dtype.itemsize
+        return _as_images(self.memory[place.offset : end].view(place.dtype), place.shape)

@@ -26,6 +26,7 @@ from data.degradation import (
     sample_generator,
 )
 from data.image import to_channels, to_tensor
+from data.loader import Batch
 from data.pairs import load_array, load_pair
 from runtime import distributed
 from runtime.files import UserError, bullet_list
@@ -163,7 +164,7 @@ class TrainDataset(Dataset):
         if self.augment:
             flags = [number < 0.5 for number in augmentation]
             lr, hr = (_augment(image, *flags) for image in (lr, hr))
-        return lr, hr, name, scale
+        return Batch(lr, hr, name, scale)
 
 
 def _augment(image, flip_y, flip_x, transpose):
