@@ -5,7 +5,7 @@ from torch import nn
 
 from model import is_multi_scale
 from optim import EMA
-from runtime.precision import autocast
+from runtime.precision import autocast, autocast_dtype
 
 
 def scale_of(hr, lr):
@@ -16,6 +16,10 @@ def scale_of(hr, lr):
 @torch.no_grad()
 def super_resolve(net, lr, scale, precision):
     """Return the SR of lr (B, C, h, w): (B, C, H, W) in float32, without gradient."""
+    if precision != "single":
+        unsupported = getattr(net, "unsupported_dtypes", ())
+        is_unsupported = autocast_dtype(lr.device, precision) in unsupported
+        precision = "single" if is_unsupported else precision
     with autocast(lr.device, precision):
         return net(*((lr, scale) if is_multi_scale(net) else (lr,))).float()
 
@@ -26,13 +30,7 @@ class Teacher:
     precision = "single"
 
     def __init__(self, net, own_range, rgb_range):
-        """Freeze the network.
-
-        Args:
-            net: the network, on the device of the run.
-            own_range: its maximum pixel value.
-            rgb_range: that of the run.
-        """
+        """Freeze `net`, whose maximum pixel value is `own_range`; that of the run is `rgb_range`."""
         self.net, self.factor = net.eval().requires_grad_(False), own_range / rgb_range
 
     def set_precision(self, precision):
@@ -47,8 +45,8 @@ class Teacher:
 class History(nn.Module):
     """Lagged copies of the SR network, for --neg_history.
 
-    Wu, Jiang, Jiang, Liu, AAAI 2024 (MCLIR), section 3: copy i takes over the weights every
-    --history_every[i] steps, and keeps --history_keep of its own.
+    Wu, Jiang, Jiang, Liu, AAAI 2024 (MCLIR): copy i takes over the weights every --history_every[i]
+    steps, and keeps --history_keep of its own.
     """
 
     def __init__(self, args, net):
