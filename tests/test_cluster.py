@@ -9,9 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 import slurm
 from helpers import state_of
+from runtime import process
 from runtime.launcher import _first_host
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -176,3 +178,91 @@ def test_ranks_save_and_end_if_sigusr1_kills_torchrun(sr):
     assert "Stopped by SIGTERM" in out
     time.sleep(0.1)
     assert state_of(sr.folder("run"))["step"] >= 10
+
+
+TWO_RANKS = WHOLE | {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+NCCL = "NCCL error in: ProcessGroupNCCL.cpp:3699, unhandled system error (run with NCCL_DEBUG=INFO)"
+NCCL += "\nncclSystemError: System call failed.\nLast error:\n"
+SHM = "Error while creating shared memory segment /dev/shm/nccl-x (size 9637888)"
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (NCCL + SHM, f"{SHM}: /dev/shm is too small; docker run --shm-size=1g, or --ipc=host"),
+        (
+            NCCL + "Duplicate GPU detected : rank 0 and rank 1 both on CUDA device 1000",
+            "cannot be reached: Duplicate GPU detected : rank 0 and rank 1 both on CUDA device",
+        ),
+        ("[enforce fail] gloo/transport/tcp: Connection closed by peer", "Connection closed by"),
+    ],
+)
+def test_the_words_of_nccl_are_shown(sr, monkeypatch, error, message):
+    def fail(*_):
+        raise RuntimeError(error)
+
+    for name, value in TWO_RANKS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("runtime.distributed._join", lambda backend: None)
+    monkeypatch.setattr("main.run", fail)
+    status, _, err = sr.train("--save", "run")
+    assert status == 1
+    assert message in err
+    assert len(err.splitlines()) == 1
+
+
+def driver_is_too_old():
+    raise RuntimeError("The NVIDIA driver on your system is too old (found version 11040). Update")
+
+
+@pytest.mark.parametrize(
+    ("patches", "reason"),
+    [
+        ({}, None),
+        (
+            {"version.cuda": "13.0", "cuda.init": driver_is_too_old},
+            "The NVIDIA driver on your system is too old (found version 11040)",
+        ),
+        (
+            {
+                "version.cuda": "13.0",
+                "cuda.is_available": lambda: True,
+                "cuda.get_device_capability": lambda: (7, 0),
+                "cuda.get_device_name": lambda: "Tesla V100",
+                "cuda.get_arch_list": lambda: ["sm_75", "sm_80", "sm_90", "compute_120"],
+            },
+            f"torch {torch.__version__} has no kernels for Tesla V100 (compute capability 7.0): ",
+        ),
+        (
+            {
+                "backends.mps.is_available": lambda: True,
+                "amp.is_autocast_available": lambda kind: kind != "mps",
+            },
+            f"torch {torch.__version__} is too old for GPUs of Apple",
+        ),
+    ],
+)
+def test_the_log_says_why_no_gpu_is_used(sr, monkeypatch, patches, reason):
+    for name, value in patches.items():
+        monkeypatch.setattr(f"torch.{name}", value)
+    bicubic = ("--model", "Bicubic", "--test_only", "--scale", 2, "--data_test", "Set5")
+    status, out, err = sr(*bicubic, "--save", "run")
+    assert status == 0, err
+    assert "run on cpu, " in out
+    assert (f"No GPU is used: {reason}" in out) if reason else ("No GPU is used" not in out)
+    assert "No GPU" not in sr(*bicubic, "--save", "run2", "--cpu")[1]
+
+
+def test_a_gpu_of_a_minor_version_uses_the_kernels_of_its_major_version(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "GPU")
+    for capability, names, is_usable in [
+        ((8, 9), ["sm_80", "sm_86"], True),
+        ((12, 0), ["sm_90", "compute_90"], True),
+        ((8, 0), ["sm_86"], False),
+        ((9, 0), ["sm_90a"], True),
+        ((9, 4), ["gfx942"], True),
+    ]:
+        monkeypatch.setattr("torch.cuda.get_device_capability", lambda c=capability: c)
+        monkeypatch.setattr("torch.cuda.get_arch_list", lambda n=names: n)
+        assert (process.gpu_problem() == "") == is_usable, (capability, names)

@@ -123,6 +123,6 @@ def choose_device(cpu):
                 "give a smaller --n_GPUs"
             )
         return torch.device("cuda", local_rank())
-    if not cpu and torch.backends.mps.is_available():
+    if not cpu and torch.backends.mps.is_available() and not gpu_problem():
         return torch.device("mps")
     return torch.device("cpu")

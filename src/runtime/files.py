@@ -156,6 +156,8 @@ def remove_stale_temp_files(folder):
 
 
 def _is_running(pid):
+    if os.name == "nt":  # signal 0 is Ctrl-C there; a temporary file may stay for a day
+        return True
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

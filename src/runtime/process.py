@@ -31,6 +31,7 @@ def use_file_backend():
     os.environ["MPLBACKEND"] = "Agg"
 
 
+VERSION = "1.0.0"
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("torch", "numpy", "scikit-image", "imageio", "Pillow", "scipy")
 
@@ -67,7 +68,7 @@ def provenance(device):
 
 
 def gpu_problem():
-    """Return why this process cannot use an NVIDIA GPU, in a sentence; "" if it can or has none."""
+    """Return why this process cannot use the GPU, in a sentence; "" if it can or has none."""
     if torch.cuda.is_available():
         major, minor = torch.cuda.get_device_capability()
         # sm_86 runs on 8.6 and 8.9; compute_90 is compiled at the start for 9.0 and later
@@ -91,6 +92,8 @@ def gpu_problem():
         except (RuntimeError, AssertionError) as error:
             return str(error).split(". ")[0].splitlines()[0]
         return "CUDA is not available"
+    if torch.backends.mps.is_available() and not torch.amp.is_autocast_available("mps"):
+        return f"torch {torch.__version__} is too old for GPUs of Apple: see requirements.txt"
     if Path("/proc/driver/nvidia/version").exists() and not torch.version.hip:
         return "this torch is built for the CPU alone: install a build for CUDA, see pytorch.org"
     return ""
