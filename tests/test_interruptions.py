@@ -10,14 +10,13 @@ from pathlib import Path
 import pytest
 
 from checkpoint.config import HEADER
-from helpers import same_bits, state_of
+from helpers import ForkedProgram, same_bits, state_of
 
 ENDLESS = ("--test_every", 100000, "--epochs", 1, "--print_every", 2)
 
 
-def start(sr, *flags, **more):
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | more
-    return subprocess.Popen([sys.executable, *sr.argv(*ENDLESS, *flags)], **pipes)
+def start(sr, *flags, before=None):
+    return ForkedProgram(sr.argv(*ENDLESS, *flags)[1:], before=before)
 
 
 def wait_for_step(process):
@@ -47,7 +46,7 @@ def test_a_signal_of_a_cluster_or_terminal_saves_the_state(sr, name):
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 def test_a_hangup_is_ignored_under_nohup(sr):
     process = start(
-        sr, "--save", "run", preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        sr, "--save", "run", before=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)
     )
     wait_for_step(process)
     process.send_signal(signal.SIGHUP)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers import same_bits, state_of, write_set
+from helpers import ForkedProgram, same_bits, state_of, write_set
 from model.edsr import EDSR
 from optim import learning_rate
 from option import parse_args
@@ -43,10 +43,7 @@ def test_stopped_and_resumed_is_the_same_to_the_last_bit(sr, workers, flags):
 def test_killed_in_the_middle_of_an_epoch_goes_on_from_its_start(sr):
     more = ["--test_every", 60, "--print_every", 5, "--epochs", 2]
     assert sr.train("--save", "whole", *more)[0] == 0
-    process = subprocess.Popen(
-        [sys.executable, *sr.argv("--save", "killed", *more, "--n_threads", 2)],
-        stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    process = ForkedProgram(sr.argv("--save", "killed", *more, "--n_threads", 2)[1:])
     for line in process.stdout:
         if line.startswith("[20/"):  # in epoch 1
             break

@@ -3,17 +3,14 @@
 `scripts/test.sh --slow tests/faults/test_kills.py` makes 50 stops of each kind at random instants.
 """
 
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import torch
 
-from helpers import is_whole, same_bits, state_of
+from helpers import ForkedProgram, is_whole, same_bits, state_of
 
 # PCL-SR with a moving average, augmentation, two loader workers: all that has a state
 PCL = "--template PCL_InfoNCE --mcl_neg 1 --use_ema --ema_iter 2 --gclip 1 --scheduler Cosine --cosine_tmax 4 --save_models --n_threads 2"
@@ -33,12 +30,8 @@ def nothing_is_left_running():
 
 
 def start(sr, *flags, before=None):
-    process = subprocess.Popen(
-        [sys.executable, *sr.argv(*flags)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, preexec_fn=before,
-    )  # fmt: skip
-    STARTED.append(process)
-    return process
+    STARTED.append(ForkedProgram(sr.argv(*flags)[1:], before=before))
+    return STARTED[-1]
 
 
 def stopped_again_and_again(sr, name, signum, rng, span, most):
