@@ -23,7 +23,7 @@ from model.weights import read_weights
 from optim import OPTIMIZERS, SCHEDULES
 from runtime.files import UserError, bullet_list
 from runtime.precision import PRECISIONS
-from runtime.process import COMPILE_MODES
+from runtime.process import COMPILE_MODES, VERSION
 from template import TEMPLATES
 
 N_HELD_OUT = 10  # images of a training set for tests, if no test set is given
@@ -377,6 +377,7 @@ def build_parser():
         allow_abbrev=False,
         formatter_class=DefaultsFormatter,
     )
+    parser.add_argument("--version", action="version", version=VERSION, help="print the version")
     first = (_add_run_flags, _add_data_flags, _add_network_flags, _add_training_flags)
     for add in (*first, _add_loss_flags, _add_sample_flags, _add_test_flags):
         add(parser)

@@ -260,7 +260,7 @@ class Trainer:
         changed = self.checkpoint.changed_tests(self.epoch, self.best["epoch"])
         if changed:
             self.best = {"psnr": None, "epoch": 0}
-            self.checkpoint.log(f"Mean PSNR has a new best from here on: {changed}")
+            self.checkpoint.log(f"Mean PSNR: a new best from here on: {changed}")
         if not psnrs:  # no set has a PSNR: the latest weights are as good as any
             return self.best["psnr"] is None
         psnr = sum(psnrs) / len(psnrs)

@@ -9,7 +9,7 @@ import torch
 from option import build_parser
 
 SRC = Path(__file__).resolve().parent.parent / "src"
-ACCEPTED = {"help", "gpu_blur", "gpu_sharp"}  # their help says that they change nothing
+ACCEPTED = {"help", "version", "gpu_blur", "gpu_sharp"}  # the last two change nothing
 HOLDERS = {"args", "first", "settings"}  # variables that hold the flags
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from checkpoint.config import HEADER
 from helpers import ForkedProgram, same_bits, state_of
+from runtime.process import VERSION
 
 ENDLESS = ("--test_every", 100000, "--epochs", 1, "--print_every", 2)
 
@@ -192,5 +193,8 @@ def test_config_says_what_the_run_was_made_with(sr):
     sr.train("--save", "run", "--epochs", 1)
     text = (sr.folder("run") / "config.txt").read_text()
     assert text.startswith(HEADER)
-    for words in ("\n# commit ", "torch ", "\n# device cpu"):
+    for words in ("\n# commit ", "torch ", "\n# device cpu", f"\n# version {VERSION}\n"):
         assert words in text
+    with pytest.raises(SystemExit) as ended:
+        sr("--version")
+    assert not ended.value.code

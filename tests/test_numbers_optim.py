@@ -267,6 +267,30 @@ def test_a_damaged_state_of_an_optimizer_is_refused(change):
         load_optimizer(one_step(), state)
 
 
+@pytest.mark.parametrize("name", ["ADAM", "ADAMW", "RMSprop", "SGD"])
+def test_a_first_step_that_the_scaler_rejects_leaves_no_trace(name):
+    weight = nn.Parameter(torch.tensor(START))
+    optimizer = build_optimizer(parse_args(["--lr", "0.1", "--optimizer", name]), [weight])
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    factor = scaler.scale(torch.ones(1))
+    for gradient in (torch.full((3,), torch.inf), torch.tensor(GRADIENTS[0]) * factor / 2):
+        weight.grad = gradient  # the scale is halved after the first
+        scaler.step(optimizer)
+        scaler.update()
+    (plain,) = one_step("--optimizer", name).param_groups[0]["params"]
+    assert torch.allclose(weight, plain)
+
+
+def test_the_count_of_steps_of_another_device_is_moved_for_a_fused_optimizer():
+    state = one_step().state_dict()
+    state["param_groups"][0]["fused"] = None  # of a Mac
+    state["state"][0]["step"] = state["state"][0]["step"].double()
+    optimizer = one_step()
+    load_optimizer(optimizer, state)
+    (kept,) = optimizer.state.values()
+    assert kept["step"].dtype == torch.float32
+
+
 # ------------------------------------------------------------------------ EMA
 
 

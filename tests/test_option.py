@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from option import parse_args
+from runtime.files import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED = [
@@ -63,6 +64,31 @@ def test_the_command_line_wins_over_its_preset():
     assert (both.model, both.use_wavelet, both.no_ad_loss) == ("RCAN", True, True)
     assert (both.epochs, both.decay) == (1000, "200-400-600-800")
     assert parse_args(["--template", "HAN", "--epochs", "7"]).epochs == 7
+
+
+@pytest.mark.parametrize(
+    ("flags", "hint"),
+    [
+        ("--lr_decay 200", "--decay 200-400-600"),
+        ("--beta1=0.9", "--betas B1 B2"),
+        ("--cl_gan_cl_weight 5", "the weight in --loss"),
+        ("--use_wandb", "--tensorboard"),
+        (
+            "--compile --compile_mode max-autotune --split_batch 2",
+            "must not be used with --split_b",
+        ),
+    ],
+)
+def test_refused_flags_name_what_to_give(flags, hint):
+    with pytest.raises(UserError, match=hint):
+        parse_args(flags.split())
+
+
+def test_paths_expand_the_home_folder_and_are_absolute(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    args = parse_args(["--dir_experiment=~/exp", "--pre_train", "~/a.pt", "--dir_data", "data"])
+    assert (args.dir_experiment, args.pre_train) == ("/home/me/exp", "/home/me/a.pt")
+    assert args.dir_data == str(Path("data").absolute())
 
 
 def test_aliases_of_nlsn():

@@ -1,6 +1,7 @@
 """Training, resuming and testing through the program itself."""
 
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from helpers import ForkedProgram, same_bits, state_of, write_set
+from model import NETWORKS
 from model.edsr import EDSR
 from optim import learning_rate
 from option import parse_args
@@ -291,6 +293,62 @@ def test_tests_run_in_tiles_if_whole_images_do_not_fit_in_memory(sr, monkeypatch
     assert sr.train("--save", "run", "--epochs", 1, "--test_every", 1)[0] == 0
     (line,) = (line for line in sr.metrics("run") if "dataset" in line)
     assert line["chop"] == tiles
+
+
+MY_NET = """
+import torch
+from torch import nn
+from model.common import OutputConv
+from runtime.precision import autocast_off
+
+class MyNet(nn.Module):
+    flags = ("n_feats",)
+    dtypes = set()
+
+    def __init__(self, n_feats):
+        super().__init__()
+        self.head, self.gate = nn.Conv2d(3, n_feats, 3, padding=1), nn.Conv2d(n_feats, n_feats, 1)
+        self.tail = OutputConv(n_feats, 12)
+
+    def forward(self, lr):
+        x = self.head(lr)
+        with autocast_off(x):
+            x = x + self.gate(x.float()).sigmoid().to(x.dtype)
+        sr = nn.functional.pixel_shuffle(self.tail(x), 2)
+        self.dtypes.add(sr.dtype)
+        return sr
+
+def make_model(args):
+    return MyNet(args.n_feats)
+"""
+
+
+def test_a_network_outside_of_the_frame_is_float32_at_its_output(sr, monkeypatch, tmp_path):
+    (tmp_path / "mynet.py").write_text(MY_NET)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(NETWORKS, "MyNet", "mynet")
+    flags = ["--model", "MyNet", "--precision", "bf16", "--epochs", 1]
+    status, _, err = sr.train("--save", "run", *flags)
+    assert status == 0, err
+    assert sys.modules["mynet"].MyNet.dtypes == {torch.float32}
+
+
+def test_other_images_under_the_same_name_begin_a_new_best(sr, data_dir, tmp_path, photographs):
+    data = tmp_path / "data"
+    shutil.copytree(data_dir, data)
+    flags = ["--data_test", "Mine", "--test_every", 2, "--lr", "1e-30"]
+    assert sr.train("--save", "run", "--epochs", 1, *flags, data=data)[0] == 0
+    assert sr("--load", "run", "--epochs", 2, "--cpu", data=data)[0] == 0
+    write_set(data / "Mine/HR", {"rocket": photographs["rocket"][::-1] // 2})
+    _, out, _ = sr("--load", "run", "--epochs", 3, "--cpu", data=data)
+    assert "Mean PSNR: a new best from here on: other images since epoch 1 in Mine x2" in out
+    tests = [line for line in sr.metrics("run") if "dataset" in line]
+    ids = [line["images_id"] for line in tests]
+    assert ids[0] == ids[1] != ids[2]
+    assert state_of(sr.folder("run"))["best"] == {"psnr": tests[2]["psnr"], "epoch": 3}
+    assert f"(Best: {tests[2]['psnr']:.3f} @epoch 3)" in out
+    _, out, _ = sr("--load", "run", "--epochs", 4, "--cpu", "--data_test", "Mine+Set5", data=data)
+    assert "a new best from here on: the test sets were Mine x2 in epoch 3" in out
 
 
 def test_bicubic_takes_the_same_path(sr):

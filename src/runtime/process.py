@@ -33,6 +33,7 @@ def use_file_backend():
 
 VERSION = "1.0.0"
 ROOT = Path(__file__).resolve().parents[2]
+VERSION = "1.0.0"
 PACKAGES = ("torch", "numpy", "scikit-image", "imageio", "Pillow", "scipy")
 
 
@@ -62,6 +63,7 @@ def provenance(device):
             versions.append(f"{name} {importlib.metadata.version(name)}")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     yield f"started {time.strftime('%Y-%m-%d %H:%M:%S')}"
+    yield f"version {VERSION}"
     yield f"commit {git_commit()}"
     yield f"Python {platform.python_version()}, {', '.join(versions)}"
     yield f"device {device.type}, {name}"
