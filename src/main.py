@@ -134,14 +134,6 @@ def _as_list(value):
     return value if isinstance(value, list) else [value]
 
 
-def _message(error):
-    """Return the message of an error, without the traceback of the worker that raised it."""
-    text = str(error)
-    if "Original Traceback" in text:
-        return text.rpartition("UserError: ")[2].strip()
-    return text
-
-
 def _report(text):
     """Print to stderr. Ranks above 0 wait first."""
     # An error of rank 0 then ends them before they print.
@@ -181,7 +173,7 @@ def _run_and_report(args):
         with raise_on_signals(), distributed.process_group(device):
             run(args, device)
     except (UserError, OSError) as error:
-        _report(f"error: {_message(error)}")
+        _report(f"error: {error}")
         return 1
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):

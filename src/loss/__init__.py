@@ -157,6 +157,7 @@ class Loss(nn.Module):
         self.blends = args.teacher_blend
         self.steps_per_epoch, self.n_steps = args.test_every, args.epochs * args.test_every
         self.log, self.has_warned = log, False
+        self.unlisted = set()  # names that the log leaves out
         self.start_epoch(1)
 
     def _build_samples(self, args, net):
@@ -207,6 +208,7 @@ class Loss(nn.Module):
             logged[name] = value
             for key, number in self.terms[name].log_values().items():
                 logged[f"{name} {key}"] = number
+                self.unlisted.add(f"{name} {key}")
         for name, value in (logged | {"Total": total}).items():
             self.epoch_means.add(name, value, batch_fraction, sr.device)
         return total * batch_fraction
@@ -282,8 +284,11 @@ class Loss(nn.Module):
         return self.epoch_means.means()
 
     def display_loss(self):
-        """Return the means as they are written to the log: [L1: 3.1415][Total: 3.1415]."""
-        means = self.means()
+        """Return the means as the log has them: [L1: 3.1415][Total: 3.1415].
+
+        The log values of the terms are in metrics.jsonl alone.
+        """
+        means = {name: x for name, x in self.means().items() if name not in self.unlisted}
         if len(means) == 2:
             means.pop("Total")
         return "".join(f"[{name}: {value:.4f}]" for name, value in means.items())
