@@ -97,7 +97,7 @@ def test_every_command(project, page):
             continue
         processes = [start(project, command) for _ in range(2 if "--nnodes=2" in command else 1)]
         for process in processes:
-            out, _ = process.communicate(timeout=120)
+            out, _ = process.communicate(timeout=600)
             assert process.returncode == 0, f"{command}\n{out}"
     made = {
         "README.md": "report.html upscaled/astronaut.png experiment/EDSR_PCL_x4/model/model_best.pt",

@@ -69,7 +69,7 @@ def test_flags(sr, tmp_path, monkeypatch, examples, counted):
     counted(tally)
 
 
-@examples(30)
+@examples(20)
 def test_flags_of_whole_runs(sr, tmp_path, examples, counted):
     """Flags go through the whole program; the sizes of what is run are held small by flags at the end."""
     tally = Tally("flags, whole runs")
@@ -99,7 +99,7 @@ def test_flags_of_whole_runs(sr, tmp_path, examples, counted):
 # ------------------------------------------------------------------- images
 
 
-@examples(120)
+@examples(80)
 def test_images(sr, photographs, tmp_path, examples, counted):
     """A broken or unusual image among those of training, of a test, or among pictures to upscale."""
     tally = Tally("images")
@@ -144,7 +144,7 @@ def test_images(sr, photographs, tmp_path, examples, counted):
 # ------------------------------------------------------------------ folders
 
 
-@examples(60)
+@examples(40)
 def test_folders(sr, photographs, tmp_path, examples, counted):
     """Deeds on the folders of a set: files missing, left over, of another scale, links, folders in place of files."""
     tally = Tally("folders")
@@ -193,7 +193,7 @@ def judge(kind, name, status, err):
     assert kind != "not finite" or name in err, err
 
 
-@examples(120)
+@examples(80)
 def test_checkpoints(sr, tmp_path, examples, counted):
     """Weights of --pre_train, for a test and for training."""
     tally, path, marker = Tally("checkpoints"), tmp_path / "given.pt", tmp_path / "code_ran"
@@ -214,7 +214,7 @@ def test_checkpoints(sr, tmp_path, examples, counted):
     counted(tally)
 
 
-@examples(40)
+@examples(25)
 def test_states(sr, trained, tmp_path, examples, counted):
     """The training state of a run that is gone on with."""
     tally, marker = Tally("training states"), tmp_path / "code_ran"
@@ -237,7 +237,7 @@ def test_states(sr, trained, tmp_path, examples, counted):
     counted(tally)
 
 
-@examples(100)
+@examples(60)
 def test_weights_of_an_experiment(sr, trained, tmp_path, examples, counted):
     """The weights of an experiment that is tested."""
     tally, marker = Tally("weights of experiments"), tmp_path / "code_ran"
@@ -259,7 +259,7 @@ def test_weights_of_an_experiment(sr, trained, tmp_path, examples, counted):
 # -------------------------------------------------------------- experiments
 
 
-@examples(50)
+@examples(35)
 def test_experiments(sr, trained, examples, counted):
     """A folder of an experiment with damaged files: gone on with, or tested."""
     tally = Tally("damaged experiments")
