@@ -1,6 +1,5 @@
 """PCL-SR: formulas against their definitions, and gradients that reach the network."""
 
-import itertools
 import math
 
 import pytest
@@ -11,12 +10,11 @@ from data.resize import downsample
 from helpers import same_bits, state_of
 from loss import LOSSES, Loss, parse_loss
 from loss.adversarial import GAN_LOSSES, Adversarial, dual_contrastive
-from loss.contrastive import contrastive, info_nce, similarities
+from loss.contrastive import contrastive
 from loss.discriminator import Discriminator
 from loss.features import VGGFeatures
 from loss.frozen import Teacher
-from loss.samples import SampleMaker, gaussian_blur, generated, select, sharpen
-from loss.wavelet import haar_high_frequencies
+from loss.samples import SampleMaker, gaussian_blur, generated, select
 from model import build_network
 from option import parse_args
 from runtime.files import UserError
@@ -42,28 +40,6 @@ def enlarged(lr, hr):
 # --------------------------------------------------------------- formulas
 
 
-def test_haar_bands_of_a_block():
-    x = torch.tensor([[1.0, 2.0], [4.0, 8.0]]).view(1, 1, 2, 2)
-    assert haar_high_frequencies(x).flatten().tolist() == [
-        (1 + 2 - 4 - 8) / 2,
-        (1 - 2 + 4 - 8) / 2,
-        (1 - 2 - 4 + 8) / 2,
-    ]
-    rgb = torch.rand(2, 3, 8, 6)
-    assert torch.equal(
-        haar_high_frequencies(rgb)[:, 3:6],
-        torch.cat([haar_high_frequencies(rgb[:, i : i + 1])[:, 1:2] for i in range(3)], 1),
-    )
-    low = (
-        rgb[..., ::2, ::2] + rgb[..., ::2, 1::2] + rgb[..., 1::2, ::2] + rgb[..., 1::2, 1::2]
-    ) / 2
-    assert (low**2).sum() + (haar_high_frequencies(rgb) ** 2).sum() == pytest.approx(
-        float((rgb**2).sum()), rel=1e-5
-    )
-    with pytest.raises(ValueError, match="even sides, not 6x7"):
-        haar_high_frequencies(torch.rand(1, 3, 7, 6))
-
-
 def test_dual_contrastive_is_its_definition():
     r, f = torch.randn(5), torch.randn(3)
     real = sum(-math.log(math.exp(a) / (math.exp(a) + sum(math.exp(b) for b in f))) for a in r) / 5
@@ -72,19 +48,6 @@ def test_dual_contrastive_is_its_definition():
     )
     assert float(dual_contrastive(r, f)) == pytest.approx(real + fake, rel=1e-5)
     assert torch.isfinite(dual_contrastive(1e4 * r, 1e4 * f)), "overflow"
-
-
-def test_info_nce_is_its_definition():
-    a, *others = torch.randn(5, 2, 6, 4, 4)
-    pos, neg = others[:2], others[2:]
-    assert similarities(a, [a])[0].tolist() == pytest.approx([1, 1])
-    cosine = torch.cosine_similarity(a, pos[0]).mean((1, 2))
-    assert similarities(a, pos)[0].tolist() == pytest.approx(cosine.tolist(), abs=1e-6)
-    want = 0
-    for p, image in itertools.product(pos, range(2)):
-        s = similarities(a, [p, *neg])[:, image].tolist()
-        want += -math.log(math.exp(s[0]) / sum(map(math.exp, s))) / 4
-    assert float(info_nce(a, pos, neg)) == pytest.approx(want, rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["InfoNCE", "LMCL", "cosine", "l2", "l1"])
@@ -98,28 +61,6 @@ def test_contrastive_losses_fall_from_negatives_to_positives(kind):
         anchor = [mix * b + (1 - mix) * f for b, f in zip(base, far, strict=True)]
         values.append(float(contrastive(kind, anchor, [list(base)], [list(far)])[0]))
     assert values[0] > values[1] > values[2]
-
-
-def test_blur_keeps_the_mean_and_depends_on_the_axis():
-    _, hr = pictures()
-    blurred = gaussian_blur(hr, (11, 3), (2.0, 0.1), 255)
-    assert blurred.mean() == pytest.approx(float(hr.mean()), rel=0.02)
-    assert (blurred - hr).abs().mean() > 3
-    rows = hr.clone()
-    rows[:] = torch.linspace(0, 255, 48)  # constant along y, so that only a blur along x would show
-    assert torch.allclose(gaussian_blur(rows, (11, 3), (2.0, 0.1), 255), rows, atol=1e-3)
-
-
-def test_sharpening_with_one_changes_nothing_and_more_adds_contrast():
-    _, hr = pictures()
-    assert torch.allclose(sharpen(hr, torch.ones(2), 255), hr, atol=1e-3)
-    sharper = sharpen(hr, torch.tensor([1.0, 3.0]), 255)
-    assert torch.allclose(sharper[0], hr[0], atol=1e-3)
-    assert (
-        haar_high_frequencies(sharper[1:]).abs().mean()
-        > 1.3 * haar_high_frequencies(hr[1:]).abs().mean()
-    )
-    assert torch.equal(sharper[:, :, 0], hr[:, :, 0]), "border pixels are kept"
 
 
 @pytest.mark.parametrize("rgb_range", [1, 255])
