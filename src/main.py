@@ -62,7 +62,7 @@ def run(args, device):
     is_upscaling = args.test_only and set(args.data_test) <= DEMO_SETS
     checkpoint = Checkpoint(args, is_upscaling)
     net = _build(args, device, checkpoint)
-    loss = None if args.test_only else _build_loss(args, net, device, checkpoint.log)
+    loss = None if args.test_only else build_loss(args, net, device, checkpoint.log)
     data = Data(args, checkpoint.log)
     trainer = Trainer(args, net, loss, data, checkpoint, device)
     config = config_lines(args, provenance(device))
@@ -106,7 +106,7 @@ def _build(args, device, checkpoint):
     return net
 
 
-def _build_loss(args, net, device, log):
+def build_loss(args, net, device, log):
     """Build the losses, and the network of --teacher, which leaves the random state as it is."""
     if not args.teacher:
         return Loss(args, net, log).to(device)

@@ -38,7 +38,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from data import Data
 from data.image import write_image
 from data.loader import Batch
-from loss import Loss
+from main import build_loss
 from model import build_network, choose_device
 from model.inference import Upscaler
 from option import parse_args
@@ -54,8 +54,8 @@ KINDS = ("step", "forward", "pipeline")
 def build_step(args, device):
     """Return (function that makes a training step, number of patches, precision)."""
     net = build_network(args).to(device)
-    loss = Loss(args, net).to(device)
     checkpoint = SimpleNamespace(log=lambda line: print(line, file=sys.stderr))
+    loss = build_loss(args, net, device, checkpoint.log)
     trainer = Trainer(args, net, loss, SimpleNamespace(tests=[]), checkpoint, device)
     trainer.net.train()
     trainer.model = trainer.wrap_model()
