@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import training_state
 from checkpoint import Checkpoint
 from checkpoint.config import config_lines
 from data import Data
@@ -73,7 +74,7 @@ def run(args, device):
         return
     if args.resume != 0:
         with checkpoint.damaged_state_errors():
-            trainer.resume()
+            training_state.resume(trainer)
     checkpoint.create(config)
     trainer.train()
     data.close()

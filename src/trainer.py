@@ -1,6 +1,5 @@
 """The training loop and the training state."""
 
-import argparse
 import contextlib
 import math
 
@@ -8,17 +7,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from checkpoint.state import random_states, set_random_states
+import training_state
 from evaluate import Evaluator, to_network_input
-from model import architecture_flags, has_unused_parameters, is_multi_scale
-from model.loading import load_strict
+from model import has_unused_parameters, is_multi_scale
 from optim import (
     EMA,
     build_optimizer,
     clip_gradients,
     describe_end,
     learning_rate,
-    load_optimizer,
     set_learning_rate,
 )
 from progress import Progress, recipe_line
@@ -31,7 +28,6 @@ from runtime.process import (
     StopRequest,
     WorkerErrors,
     compile_network,
-    keep_threads,
 )
 from runtime.threads import ThreadWatch
 
@@ -51,6 +47,7 @@ class Trainer:
         self.checkpoint = checkpoint
         self.epoch = 0  # finished epochs
         self.step = 0  # finished steps of the epoch after them
+        self.error = None  # why this rank cannot continue after the step
         self.prev_epoch_loss = math.inf  # for --skip_threshold
         self.progress = None  # sums of an epoch that is resumed in its middle
         self.ema = None
@@ -62,130 +59,26 @@ class Trainer:
         self.evaluator = Evaluator(args, data, checkpoint, device, self.agree)
         self.model = net  # called in training; see `wrap_model`
         is_known = args.test_only and args.precision == "auto"
-        self._set_precision(
+        self.set_precision(
             "single" if is_known else choose_precision(args.precision, device, checkpoint.log, net)
         )
         if not args.test_only:
             self.optimizer = build_optimizer(args, net.parameters())
             self.ema = EMA(net, args.ema_decay) if args.use_ema else None
 
-    def _set_precision(self, precision):
+    def set_precision(self, precision):
         self.precision = precision
         needs_scaler = precision == "half" and self.device.type == "cuda"
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=needs_scaler)
         if self.loss:
             self.loss.set_precision(precision)
 
-    # ---------------------------------------------------------------- state
-
-    def state_dict(self):
-        """Return everything that the next step depends on, as tensors and plain values."""
-        return {
-            "fixed": self._fixed_flags(),
-            "precision": [self.device.type, self.precision],
-            "net": self.net.state_dict(),
-            "ema": self.ema.average.state_dict() if self.ema else None,
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "loss": self.loss.state_dict(),
-            "progress": self.loss.progress(),
-            "last_loss": self.prev_epoch_loss,
-            "flags": {name: getattr(self.args, name) for name in ("loss", "epochs")},
-            "epoch": self.epoch,
-            "step": self.step,
-            "best": self.best,
-            "threads": torch.get_num_threads(),
-            "random": random_states(),
-        }
-
-    def load_state_dict(self, state):
-        """Load the result of `state_dict`, also of another device or an older version."""
-        self._check_fixed_flags(state["fixed"])
-        device, precision = state["precision"]
-        if self.args.precision == "auto" and device == self.device.type:
-            self._set_precision(precision)  # another choice would change the bits
-        keep_threads(self.args.threads, state.get("threads"), self.checkpoint.log)
-        load_strict(self.net, state["net"], self.checkpoint.state_file(self.args.resume))
-        if self.ema:
-            self.ema.average.load_state_dict(state["ema"] or state["net"])
-        load_optimizer(self.optimizer, state["optimizer"], self._parameter_order(state["net"]))
-        if self.scaler.is_enabled() and state["scaler"]:  # {} of a run without a scaler
-            self.scaler.load_state_dict(state["scaler"])
-        self._load_loss(state["loss"])
-        self.progress, self.prev_epoch_loss = state["progress"], state["last_loss"]
-        self._adapt_to_changed_flags(state.get("flags", {}), state["epoch"])
-        self.epoch, self.step = state["epoch"], state["step"]
-        self.best = state["best"]
-        set_random_states(state["random"])
-
-    def _parameter_order(self, weights):
-        """Return the index of each trained parameter in weights, which may be in another order."""
-        names = [name for name, p in self.net.named_parameters() if p.requires_grad]
-        if not set(names) <= weights.keys():  # under other names: spandrel's
-            return None
-        saved = [name for name in weights if name in set(names)]
-        return [saved.index(name) for name in names]
-
-    def _fixed_flags(self):
-        """Return the flags that a run cannot change when it resumes."""
-        names = ("model", "scale", "optimizer", *architecture_flags(self.net))
-        return {name: getattr(self.args, name) for name in names}
-
-    def _check_fixed_flags(self, fixed):
-        own = self._fixed_flags()
-        changed = [
-            f"--{name} {fixed[name]}" for name in own if fixed.get(name, own[name]) != own[name]
-        ]
-        if changed:
-            path = self.checkpoint.state_file(self.args.resume)
-            flags = " ".join(changed)
-            raise UserError(f"{path} must be resumed with the flags it was trained with: {flags}")
-
-    def _load_loss(self, state):
-        try:
-            self.loss.load_state_dict(state)
-        except (RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[-1].strip()
-            raise UserError(
-                f"--load {self.args.load} must keep --loss, --neg_history and the embedding's flags: {reason}"
-            ) from error
-
-    def _adapt_to_changed_flags(self, flags, epoch):
-        """Drop the means of another --loss, and warn if --epochs makes the learning rate jump."""
-        args = self.args
-        if flags.get("loss", args.loss) != args.loss:
-            self.progress, self.prev_epoch_loss = None, math.inf
-            self.checkpoint.log(f"--loss was {flags['loss']}: the mean of {args.loss} starts now")
-        former = argparse.Namespace(**{**vars(args), "epochs": flags.get("epochs", args.epochs)})
-        rate = learning_rate(args, epoch + 1)
-        if rate != learning_rate(former, epoch + 1):
-            self.checkpoint.log(
-                f"WARNING: --epochs was {former.epochs}: --scheduler {args.scheduler} now spans "
-                f"{args.epochs} epochs, and the learning rate jumps to {rate:.2e} (--cosine_tmax "
-                "keeps the former schedule)"
-            )
-
-    def resume(self):
-        """Resume from the state of --resume, or from its weights if that is missing."""
-        state = self.checkpoint.read_state()
-        if state is not None:
-            self.load_state_dict(state)
-        else:
-            self.epoch = self.checkpoint.load_weights(self.net)
-            if self.ema:
-                self.ema.average.load_state_dict(self.net.state_dict())
-            self.checkpoint.log(
-                f"WARNING: {self.checkpoint.state_file(self.epoch)} is missing: epoch {self.epoch} "
-                "resumes with its weights and a new optimizer"
-            )
-        self.checkpoint.log(f"Resumed after {self._position()}")
-
-    def _position(self):
+    def position(self):
         return f"epoch {self.epoch}" + (f" and {self.step} steps" if self.step else "")
 
     def _save(self, is_best=False):
         net = self.ema.average if self.ema else self.net
-        self.checkpoint.save(self.state_dict(), net.state_dict(), is_best)
+        self.checkpoint.save(training_state.state_dict(self), net.state_dict(), is_best)
 
     # ------------------------------------------------------------- training
 
@@ -201,7 +94,7 @@ class Trainer:
         if (self.epoch, self.step) == (0, 0):
             self._save()  # so that a run that is stopped in its first epoch can be resumed
         if self.epoch >= self.args.epochs:
-            self.checkpoint.log(f"Nothing to train: {self._position()} of {self.args.epochs}")
+            self.checkpoint.log(f"Nothing to train: {self.position()} of {self.args.epochs}")
         n_images = len(self.data.train.dataset)
         self.checkpoint.log(recipe_line(self.args, n_images, self.precision))
         if describe_end(self.args):
@@ -239,11 +132,11 @@ class Trainer:
         if errors and self.args.test_only:
             raise UserError(errors[0])
         if errors:
-            state = f"The state after {self._position()} is saved"
+            state = f"The state after {self.position()} is saved"
             raise UserError(f"{errors[0]}\n{state}: --load {self.args.save} continues")
         if signums:
             stopped = Stopped(max(signums, key=STOP_SIGNALS.index))
-            self.checkpoint.log(f"Stopped by {stopped} after {self._position()}; state saved")
+            self.checkpoint.log(f"Stopped by {stopped} after {self.position()}; state saved")
             raise stopped
         return [value for *_, value in gathered]
 
@@ -289,13 +182,13 @@ class Trainer:
         tune_convolutions(True)
         self.timer.start_epoch(self.epoch, self.step)
         batches = iter(self.data.epoch(epoch, self.step, self.device))
-        batch, error = self._next_batch(batches)
-        self.agree(error)
+        batch = self._next_batch(batches)
+        self.agree(self.error)
         with self._bar(f"epoch {epoch}") as bar:
             while batch is not None:
                 # loaded before the step, whose exchange then tells all ranks of an error
-                next_batch, error = self._next_batch(batches)
-                total, is_interrupted = self.train_step(batch, self.step + 1, error)
+                next_batch = self._next_batch(batches)
+                total, is_interrupted = self.train_step(batch, self.step + 1)
                 self.step += 1
                 bar.set_postfix(loss=f"{total:.3f}", refresh=False)
                 bar.update()
@@ -303,7 +196,7 @@ class Trainer:
                 if hint := self.threads.after_step():
                     self.checkpoint.log(hint)
                 if is_interrupted:
-                    self.agree(error)
+                    self.agree(self.error)
                 batch = next_batch
         means = self.loss.means()
         self.prev_epoch_loss = means.get("Total", self.prev_epoch_loss)  # {}: all were skipped
@@ -321,22 +214,22 @@ class Trainer:
         )
 
     def _next_batch(self, batches):
-        """Return (batch, error): the next batch, None at the end; why it cannot be loaded."""
+        """Return the next batch, None at the end or if it cannot be loaded: see `error`."""
         try:
             with self.timer.waiting_for_data(), self.worker_errors:
-                return next(batches, None), None
+                return next(batches, None)
         except (UserError, OSError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
                 raise
-            return None, _reason(error)
+            self.error = _reason(error)
+            return None
 
-    def train_step(self, batch, step, error=None):
+    def train_step(self, batch, step):
         """Update the weights once, by the mean over all parts of a batch (ranks, --split_batch).
 
         Args:
             batch: `data.loader.Batch`, the images of this rank.
             step: counted from 1 in the epoch.
-            error: this rank cannot continue after the step.
 
         Returns:
             (loss, is_interrupted): the weighted sum of the terms; whether any rank has an error or
@@ -368,7 +261,7 @@ class Trainer:
         if norm is not None:  # it is inf where GradScaler rejects the step
             norm = norm.nan_to_num(0.0, 0.0)
             self.loss.epoch_means.add("gradient norm", norm, len(lr) / args.batch_size, self.device)
-        is_interrupted = float(bool(error or self.stop.signum))
+        is_interrupted = float(bool(self.error or self.stop.signum))
         total, (n_interrupted,) = self.loss.finish_step([is_interrupted])  # waits for the device
 
         if not math.isfinite(total):
