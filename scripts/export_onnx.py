@@ -53,7 +53,7 @@ SIZES = ((1, 48, 48), (2, 37, 50), (1, 9, 7), (1, 136, 140))
 TRACED_SIZE = (2, 40, 44)
 
 
-class OnnxNetwork(nn.Module):
+class ExportedNetwork(nn.Module):
     """A network with the input and output of the file.
 
     Args:
@@ -76,27 +76,21 @@ class OnnxNetwork(nn.Module):
         return y.round().clamp(0, 255).to(torch.uint8) if self.dtype == torch.uint8 else y
 
 
-def require_packages():
+def require_packages(names):
     """Raise UserError if packages of the export are missing."""
-    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"the export needs packages that are missing: {pip_install(*missing)}")
-    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 9):
-        raise UserError(f"the export needs torch 2.9 or later, and this is {torch.__version__}")
 
 
 def load_network(args):
-    """Return the network in eval mode, with the weights of --load or --pre_train.
-
-    Raises:
-        UserError: no weights are named, or they do not fit, or there are several scales.
-    """
+    """Return the network in eval mode, with the weights of --load or --pre_train."""
     net = build_network(args).eval()
     if not count_parameters(net):
         raise UserError(f"--model {args.model} has no weights to export")
     if len(args.scale) > 1:
         scales = "+".join(map(str, args.scale))
-        raise UserError(f"--scale {scales} must be one scale: an ONNX file has one")
+        raise UserError(f"--scale {scales} must be one scale: an exported file has one")
     if args.resume != 0:
         Checkpoint(args).load_weights(net)
     elif args.pre_train:
@@ -172,43 +166,50 @@ def photographs(size, n_colors):
     )
 
 
-def check(path, module, inputs, max_value, tolerance):
-    """Check that the file in onnxruntime and the module in PyTorch have the same outputs.
+def compare(inputs, module, run_file, max_value, tolerance, name):
+    """Check that an exported file and the module in PyTorch have the same outputs.
 
     Args:
-        path: the ONNX file.
-        module: maps a tensor (B, C, H, W) to another, in the range and dtype of the file.
-        inputs: list of tensors (B, C, H, W), uint8 or float32.
+        inputs: list of tensors (B, C, H, W) in the range and dtype of the file.
+        module: maps such a tensor to another.
+        run_file: does the same with the file.
         max_value: maximum pixel value of the output.
         tolerance: largest difference allowed, as a fraction of `max_value`.
-
-    Raises:
-        UserError: the largest difference is above the tolerance.
+        name: the program that runs the file.
     """
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    is_half = session.get_inputs()[0].type == "tensor(float16)"
     worst = 0.0
     for lr in inputs:
         with torch.inference_mode():
             expected = module(lr).double()
-        feed = lr.half() if is_half else lr
-        found = torch.from_numpy(session.run(None, {"lr": feed.numpy()})[0]).double()
+        found = run_file(lr).double()
         if found.shape != expected.shape:
             raise UserError(
-                f"for an input of {tuple(lr.shape)}, the output of onnxruntime has the shape "
+                f"for an input of {tuple(lr.shape)}, the output of {name} has the shape "
                 f"{tuple(found.shape)}, that of PyTorch {tuple(expected.shape)}"
             )
         difference = float((found - expected).abs().max()) / max_value
         worst = difference if not difference <= worst else worst  # nan counts as worst
         size = "x".join(map(str, lr.shape))
-        print(f"{size}: onnxruntime and PyTorch differ by at most {difference:.1e} of the range")
+        print(f"{size}: {name} and PyTorch differ by at most {difference:.1e} of the range")
     if not worst <= tolerance:
         raise UserError(
-            f"onnxruntime and PyTorch differ by {worst:.1e} of the range, more than --tolerance "
+            f"{name} and PyTorch differ by {worst:.1e} of the range, more than --tolerance "
             f"{tolerance:g}: no file was written"
         )
+
+
+def onnxruntime_runner(path):
+    """Return a function that runs an ONNX file on a tensor."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    is_half = session.get_inputs()[0].type == "tensor(float16)"
+
+    def run_file(lr):
+        feed = lr.half() if is_half else lr
+        return torch.from_numpy(session.run(None, {"lr": feed.numpy()})[0])
+
+    return run_file
 
 
 def default_tolerance(options, args):
@@ -248,15 +249,16 @@ def run(options, args):
     if options.fp16:
         exported.half()
         example = example if options.uint8 else example.half()
-    traced = OnnxNetwork(make_exportable(exported), scale, factor, dtype)
+    traced = ExportedNetwork(make_exportable(exported), scale, factor, dtype)
     program = export(traced, example, {name: str(value) for name, value in metadata.items()})
     tolerance = options.tolerance
     tolerance = default_tolerance(options, args) if tolerance is None else tolerance
-    reference = OnnxNetwork(net, scale, factor, dtype)
+    reference = ExportedNetwork(net, scale, factor, dtype)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(options.out) as partial:
         program.save(str(partial))
-        check(partial, reference, [prepare(size) for size in SIZES], max_value, tolerance)
+        inputs, run_file = [prepare(size) for size in SIZES], onnxruntime_runner(partial)
+        compare(inputs, reference, run_file, max_value, tolerance, "onnxruntime")
     print(f"written: {options.out} ({options.out.stat().st_size / 1e6:.1f} MB)")
 
 
@@ -288,21 +290,33 @@ def build_parser():
     return parser
 
 
-def main(argv=None):
-    """Export; return the exit status: 0, 2 for bad flags, 1 for other errors."""
-    options, flags = build_parser().parse_known_args(argv)
+def export_by_flags(parser, argv, packages, run):
+    """Parse the flags and run an export; return the exit status: 0, 2 for bad flags, 1 for others.
+
+    Args:
+        parser: the script's own flags; the others are those of main.py.
+        argv: the words of the command line; None takes sys.argv.
+        packages: names of packages that must be there.
+        run: maps both kinds of flags to the exported files.
+    """
+    options, flags = parser.parse_known_args(argv)
     try:
         args = parse_args([*flags, "--test_only", "--cpu"])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     try:
-        require_packages()
+        require_packages(packages)
         run(options, args)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def main(argv=None):
+    """Export; return the exit status."""
+    return export_by_flags(build_parser(), argv, PACKAGES, run)
 
 
 if __name__ == "__main__":

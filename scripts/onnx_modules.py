@@ -5,8 +5,10 @@ import types
 import torch
 from torch import nn
 
+from model.common import SubPixelConv
 from model.han import LayerAttention
 from model.nlsn import MAX_BUCKETS, NonLocalSparseAttention
+from model.rcan import RCAB, ChannelAttention
 
 MAX_HALF = MAX_BUCKETS // 2  # rotated axes of the largest image; their negatives are buckets, too
 
@@ -100,4 +102,57 @@ def make_exportable(net):
         for name, child in module.named_children():
             if isinstance(child, NonLocalSparseAttention):
                 setattr(module, name, ExportableSparseAttention(child))
+    return net
+
+
+class _PlainSubPixelConv(nn.Module):
+    """`SubPixelConv` with the published order of channels and torch's pixel shuffle."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.conv = nn.Conv2d(layer.in_channels, layer.out_channels, 3, padding=1)
+        self.conv.weight, self.conv.bias = layer.weight, layer.bias
+        self.shuffle = nn.PixelShuffle(layer.factor)
+
+    def forward(self, x):
+        return self.shuffle(self.conv(x))
+
+
+class _PlainRCAB(nn.Module):
+    """`RCAB` by a product and a sum; pnnx loses addcmul without a word."""
+
+    def __init__(self, block):
+        super().__init__()
+        self.body = block.body
+
+    def forward(self, x):
+        conv1, relu, conv2, attention = self.body
+        y = conv2(relu(conv1(x)))
+        return x + y * attention(y)
+
+
+class _PlainChannelAttention(nn.Module):
+    """`ChannelAttention` with a pooling layer."""
+
+    def __init__(self, attention):
+        super().__init__()
+        self.pool, self.conv_du = nn.AdaptiveAvgPool2d(1), attention.conv_du
+
+    def forward(self, x):
+        return self.conv_du(self.pool(x))
+
+
+PLAIN = {
+    SubPixelConv: _PlainSubPixelConv,
+    RCAB: _PlainRCAB,
+    ChannelAttention: _PlainChannelAttention,
+}
+
+
+def make_plain(net):
+    """Replace the modules that pnnx cannot convert, in place, and return the network."""
+    for module in list(make_exportable(net).modules()):
+        for name, child in module.named_children():
+            if type(child) in PLAIN:
+                setattr(module, name, PLAIN[type(child)](child))
     return net

@@ -6,6 +6,7 @@ import pytest
 import skimage.data
 import torch
 
+import export_ncnn
 import export_onnx
 from data.image import read_image, to_tensor
 from model import build_network
@@ -159,3 +160,32 @@ def test_uint8_has_a_range_of_its_own(tmp_path, capsys):
     out = ["--out", str(tmp_path / "x.onnx"), *flags, "--pre_train", str(weights)]
     assert export_onnx.main([*out, "--uint8", "--range", "1"]) == 1
     assert "--uint8 is for RGB in [0, 255]" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["EDSR", "RCAN", "HAN"])
+def test_ncnn_files_give_the_results_of_the_network(name, tmp_path, capsys, monkeypatch):
+    ncnn = pytest.importorskip("ncnn")
+    flags, net, weights = network(name, tmp_path)
+    monkeypatch.setattr(export_ncnn, "SIZES", ((1, 20, 33),))
+    command = ["--out", str(tmp_path / "net"), *flags, "--pre_train", str(weights)]
+    status, printed = export_ncnn.main(command), capsys.readouterr()
+    if name == "HAN":  # its attention among feature maps has no layer in ncnn
+        assert status == 1
+        assert "ncnn" in printed.err
+        assert not list(tmp_path.glob("net.*"))
+        return
+    assert status == 0, printed.err
+    args = parse_args(flags)
+    run = ncnn.Net()
+    run.load_param(str(tmp_path / "net.param"))
+    run.load_model(str(tmp_path / "net.bin"))
+    for height, width in ((24, 17), (5, 3)):
+        lr = torch.rand(1, args.n_colors, height, width)
+        extractor = run.create_extractor()
+        extractor.input("data", ncnn.Mat(lr[0].numpy()).clone())
+        sr = torch.from_numpy(extractor.extract("output")[1].numpy().copy())
+        with torch.no_grad():
+            expected = net(lr * args.rgb_range)[0] / args.rgb_range
+        assert (sr - expected).abs().max() < 2e-3  # ncnn may compute in half precision
+    assert export_ncnn.main([*command, "--tolerance", "1e-12"]) == 1
+    assert "more than --tolerance 1e-12" in capsys.readouterr().err
