@@ -16,7 +16,7 @@ from image_quality import OWN, PSNR, SSIM, load_metrics, parse_metrics, score
 from metric import calc_psnr, calc_ssim
 from model.inference import Upscaler
 from runtime import distributed
-from runtime.files import UserError, bullet_list
+from runtime.files import UserError, bullet_list, shorten
 from runtime.precision import tune_convolutions
 from runtime.process import available_bytes
 
@@ -212,7 +212,7 @@ class Evaluator:
     def _write_results(self, images, settings, image, sr):
         folder = self.checkpoint.results_dir(images.name, settings)
         folder.mkdir(parents=True, exist_ok=True)
-        stem = f"{image.name}_x{images.scale}"
+        stem = f"{shorten(image.name, 240)}_x{images.scale}"
         write_image(folder / f"{stem}_SR.png", sr)
         if self.args.save_gt:
             for kind, tensor in (("LR", image.lr), ("HR", image.hr)):

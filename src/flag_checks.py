@@ -27,9 +27,10 @@ def _invalid_values(args):
         for part in value if isinstance(value, list) else [value]:
             if isinstance(part, InvalidValue):
                 yield f"--{name} {part}"
-            elif isinstance(part, str) and re.search(r"[\0-\x1f\x7f\ud800-\udfff]", part):
-                # it cannot be the name of a file, or not be written to config.txt and the log
-                yield f"--{name} {part!r} must not contain control characters or invalid UTF-8"
+            elif isinstance(part, str) and re.search(
+                r"[\0-\x1f\x7f]", part
+            ):  # it cannot stand in config.txt
+                yield f"--{name} {part!r} must not contain control characters"
 
 
 def find_conflicts(args):

@@ -116,6 +116,44 @@ def test_my_image(sr, tmp_path, coffee):
     assert (sr.folder("test") / "results-MyImage/a_x2_SR.png").is_file()
 
 
+# names that are not UTF-8 (Linux), and of nearly 255 bytes
+NAMES = [os.fsdecode(b"caf\xe9"), "a" * 230, "写" * 83, "é" * 124]
+needs_bytes = pytest.mark.skipif(sys.platform != "linux", reason="names are Unicode here")
+
+
+@needs_bytes
+def test_any_name_is_upscaled(upscale, folder, coffee):
+    for name in NAMES:
+        iio.imwrite(folder / f"{name}.png", coffee)
+    out = upscale.out / NAMES[0]
+    status, text, err = upscale(folder, "--suffix", "_large", out=out)
+    assert status == 0, err
+    names = [path.name for path in out.iterdir()]
+    assert len(names) == 4
+    assert all(name.endswith("_large.png") for name in names)
+    assert f"{NAMES[1]}_large.png" in names
+    assert "caf\\udce9.png" in text
+
+
+@needs_bytes
+def test_any_name_is_trained_on_and_tested(sr, tmp_path, photographs):
+    data, save = tmp_path / NAMES[0], NAMES[0]
+    for set_name in ("Odd", NAMES[0]):
+        (data / set_name / "HR").mkdir(parents=True)
+        for name in NAMES:
+            iio.imwrite(data / set_name / f"HR/{name}.png", photographs["coffee"])
+    sets = ("--data_train", "Odd", "--data_test", NAMES[0], "--save_results", "--save_gt")
+    status, _, err = sr.train(
+        *sets, "--epochs", 1, "--save", save, "--tensorboard", True, data=data
+    )
+    assert status == 0, err
+    assert len(list((sr.folder(save) / f"results-{NAMES[0]}").iterdir())) == 12
+    assert sr("--load", save, "--epochs", 2, "--cpu", data=data)[0] == 0
+    weights = sr.folder(save) / "model/model_latest.pt"
+    test = ("--test_only", "--pre_train", weights, "--data_test", "Odd", "--cpu", "--save", "t")
+    assert sr(*test, data=data)[0] == 0
+
+
 # --------------------------------------------------------- what goes wrong
 
 

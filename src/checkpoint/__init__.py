@@ -135,7 +135,8 @@ class Checkpoint:
         config = self.dir / "config.txt"
         if not (self.args.test_only and config.exists()):
             with atomic_write(config) as file:
-                file.write("\n".join([*config_lines, ""]).encode())
+                text = "\n".join([*config_lines, ""])
+                file.write(text.encode("utf-8", "surrogateescape"))  # paths are bytes
         self._log = self.dir / "log.txt"
         for path in (self._log, self.dir / "metrics.jsonl"):
             ensure_newline(path)

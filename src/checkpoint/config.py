@@ -67,7 +67,7 @@ def _read(path):
         raise UserError(_describe_missing(path.parent))
     data = path.read_bytes()
     encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    return data.decode(encoding).replace("\r\n", "\n")
+    return data.decode(encoding, "surrogateescape").replace("\r\n", "\n")
 
 
 def _hint_at_weights(folder):

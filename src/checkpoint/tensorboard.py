@@ -5,10 +5,11 @@ image of each test set after each epoch, and HR once, both cropped to their midd
 draws random numbers: a run ends in the same bits with and without it.
 """
 
+import os
 import threading
 
 from data.image import to_uint8
-from runtime.files import UserError, report_write_errors
+from runtime.files import UserError, is_utf8, report_write_errors
 from runtime.process import pip_install
 
 SIDE = 320  # pixels: an epoch of a set then takes at most 300 kB of the event file
@@ -24,6 +25,11 @@ def _report(args):
     """Print an error of a thread, except of tensorboard's: `log_metrics` raises those later."""
     if not type(args.thread).__module__.startswith("tensorboard."):
         threading.__excepthook__(args)
+
+
+def _tag(text):
+    """Return a tag in which bytes of a name that is not UTF-8 are escaped."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 class TensorBoardLog:
@@ -52,7 +58,11 @@ class TensorBoardLog:
 
     def _writer(self):
         if self._events is None:
-            self._events = self._make(str(self.folder), purge_step=self._first)
+            folder = str(self.folder)
+            if not is_utf8(folder):  # tensorboard refuses it: the opened folder has another name
+                self.folder.mkdir(parents=True, exist_ok=True)
+                folder = f"/dev/fd/{os.open(folder, os.O_RDONLY)}"
+            self._events = self._make(folder, purge_step=self._first)
         return self._events
 
     def log_metrics(self, line):
@@ -70,10 +80,10 @@ class TensorBoardLog:
                 label = f"{line['dataset']} x{line['scale']}"
                 values = {f"PSNR/{label}": line["psnr"], f"SSIM/{label}": line["ssim"]}
                 for tag, picture in self._pictures.pop(label, {}).items():
-                    self._writer().add_image(tag, picture, epoch, dataformats="HWC")
+                    self._writer().add_image(_tag(tag), picture, epoch, dataformats="HWC")
             for tag, value in values.items():
                 if value is not None:
-                    self._writer().add_scalar(tag, value, epoch)
+                    self._writer().add_scalar(_tag(tag), value, epoch)
             self._writer().flush()  # waits for its thread: the state is saved after it
 
     def log_image(self, label, image, sr, rgb_range):

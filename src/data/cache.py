@@ -7,10 +7,8 @@ contains size and time of its source image: a changed image gets a new file. Fil
 atomically, so that several runs and machines may share a cache.
 """
 
-import contextlib
 import functools
 import hashlib
-import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,10 +18,17 @@ import torch
 from tqdm import tqdm
 
 from data.image import read_image
-from runtime.files import UserError, atomic_path, bullet_list, remove_stale_temp_files
+from runtime.files import (
+    UserError,
+    atomic_path,
+    bullet_list,
+    is_utf8,
+    remove_stale_temp_files,
+    shorten,
+)
 
-MAX_NAME_BYTES = 160  # file systems have 255, for size, time and what makes a name temporary, too
 VERSION = 3  # raise it when `read_image` gives other pixels
+MAX_NAME_BYTES = 210  # of a source's name in that of its cache file
 
 
 def cache_folder(args, name, sources):
@@ -38,20 +43,18 @@ def cache_folder(args, name, sources):
     if not args.dir_cache:
         folder = os.path.relpath(folder, os.path.realpath(args.dir_data))
     root = Path(args.dir_cache or Path(args.dir_data) / "cache")
-    return root / f"{name.replace('/', '_')}-{hashlib.sha256(folder.encode()).hexdigest()[:10]}"
+    return root / f"{name.replace('/', '_')}-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:10]}"
 
 
 def _cache_path(folder, source):
-    stat, name = source.stat(), os.fsencode(source.name)
-    if len(name) > MAX_NAME_BYTES:
-        start = os.fsdecode(name[:MAX_NAME_BYTES]).encode(errors="ignore").decode()
-        name = os.fsencode(f"{start}~{hashlib.sha256(name).hexdigest()[:16]}")
-    return folder / f"{os.fsdecode(name)}.{VERSION}-{stat.st_size:x}-{stat.st_mtime_ns:x}.npy"
+    stat = source.stat()
+    name = shorten(source.name, MAX_NAME_BYTES)
+    return folder / f"{name}.{VERSION}-{stat.st_size:x}-{stat.st_mtime_ns:x}.npy"
 
 
-def _cache_error(path, error, verb="written"):
+def _cache_error(path, error):
     return UserError(
-        f"{path}: the cache cannot be {verb} ({error}); --dir_cache takes another folder"
+        f"{path}: the cache cannot be written ({error}); --dir_cache takes another folder"
     )
 
 
@@ -74,8 +77,7 @@ def _remove_stale(folder, current):
     sources = {name.rsplit(".", 2)[0] for name in current}
     for name in names - current:
         if name.endswith(".npy") and name.rsplit(".", 2)[0] in sources:
-            with contextlib.suppress(OSError):  # gone meanwhile, or of another user
-                (folder / name).unlink()
+            (folder / name).unlink(missing_ok=True)
     return names & current
 
 
@@ -104,12 +106,12 @@ def build_cache(sources, folder, make=None, rebuild=False, title="decoding", on_
         list of paths of .npy files: (H, W, C) arrays, uint8 or uint16.
     """
     folder = Path(folder)
-    targets = [_cache_path(folder, source) for source in sources]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        there = _remove_stale(folder, {target.name for target in targets})
     except OSError as error:
         raise _cache_error(folder, error) from error
+    targets = [_cache_path(folder, source) for source in sources]
+    there = _remove_stale(folder, {target.name for target in targets})
     todo = [
         (source, target)
         for source, target in zip(sources, targets, strict=True)
@@ -132,16 +134,19 @@ def load_mmap(path):
     """Map a file of `build_cache` into memory, as a read-only array.
 
     By torch rather than numpy, whose maps keep a file open each: 800 images would use up the open
-    files of a process.
+        files of a process.
     """
-    try:
-        with open(path, "rb") as file:
-            version = np.lib.format.read_magic(file)
-            reader = "read_array_header_1_0" if version == (1, 0) else "read_array_header_2_0"
-            shape, _, dtype = getattr(np.lib.format, reader)(file)
-            start = file.tell()
-        size = start + math.prod(shape) * dtype.itemsize
-        raw = torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise _cache_error(path, error, "read") from error
+    with open(path, "rb") as file:
+        version = np.lib.format.read_magic(file)
+        read_header = (
+            np.lib.format.read_array_header_1_0
+            if version == (1, 0)
+            else np.lib.format.read_array_header_2_0
+        )
+        shape, _, dtype = read_header(file)
+        start = file.tell()
+        size = start + int(np.prod(shape)) * dtype.itemsize
+        # torch takes UTF-8 alone; Linux, where names are bytes, has a second name for an open file
+        name = str(path) if is_utf8(path) else f"/dev/fd/{file.fileno()}"
+        raw = torch.from_file(name, shared=False, size=size, dtype=torch.uint8)
     return raw.numpy()[start:].view(dtype).reshape(shape)

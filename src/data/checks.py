@@ -219,7 +219,8 @@ def summarize_arrays(pairs, scale, n_colors, title=None):
 def remembered_summary(path, pairs, scale, n_colors, title):
     """Load the PairSummary of cached images; rebuild it if the images have changed."""
     names = "\n".join(f"{hr} {lr} {name}" for hr, lr, name in pairs)
-    key = hashlib.sha256(f"{SUMMARY_VERSION} {scale} {n_colors}\n{names}".encode()).hexdigest()
+    text = f"{SUMMARY_VERSION} {scale} {n_colors}\n{names}"
+    key = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()  # names are bytes
     unreadable = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
     with contextlib.suppress(*unreadable), np.load(path, allow_pickle=False) as file:
         if str(file["key"]) == key:

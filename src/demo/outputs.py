@@ -4,6 +4,7 @@ PNG and TIFF are lossless and keep 8 or 16 bits. JPEG and WebP hold less: a pict
 fit (alpha in JPEG, 16 bits, too large) is written as PNG.
 """
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 
 from data.datasets import VIDEO_EXTENSIONS
 from data.image import TIFF, write_image
-from runtime.files import UserError, atomic_path, report_write_errors
+from runtime.files import UserError, atomic_path, report_write_errors, shorten
 
 FORMATS = ("png", "tif", "jpg", "webp")
 PICTURE_EXTENSIONS = (".png", *sorted(TIFF), ".jpg", ".jpeg", ".webp")
@@ -28,7 +29,8 @@ def _default_names(files, suffix, extension):
     keys = [(path.stem, path.suffix.lower() in VIDEO_EXTENSIONS) for path in files]
     for path, key in zip(files, keys, strict=True):
         stem = path.name if keys.count(key) > 1 else path.stem
-        yield f"{stem}{suffix}{'.mp4' if key[1] else extension}"
+        end = f"{suffix}{'.mp4' if key[1] else extension}"
+        yield shorten(stem, max(255 - len(os.fsencode(end)), 9)) + end
 
 
 def output_paths(files, out, suffix="", extension=".png"):

@@ -137,13 +137,13 @@ def _check_format(path, what):
 def _read_safetensors(path, what):
     try:
         from safetensors import SafetensorError  # an optional package
-        from safetensors.torch import load_file as load_safetensors
+        from safetensors.torch import load as load_safetensors
     except ImportError as error:
         raise UserError(
             f"{what} {path}: cannot be read without a package: pip install safetensors"
         ) from error
     try:
-        return load_safetensors(path)
+        return load_safetensors(path.read_bytes())
     except SafetensorError as error:
         raise UserError(f"{what} {path}: cannot be read: {error}") from error
 
@@ -162,8 +162,9 @@ def load_file(path, what="checkpoint"):
         _check_format(path, what)
         if path.suffix == ".safetensors":
             return _read_safetensors(path, what)
-        with torch.serialization.safe_globals(_NUMPY):
-            value = torch.load(path, map_location="cpu", weights_only=True)
+        # opened here: torch takes no name that is not UTF-8
+        with torch.serialization.safe_globals(_NUMPY), open(path, "rb") as file:
+            value = torch.load(file, map_location="cpu", weights_only=True)
     except UserError:
         raise
     except pickle.UnpicklingError as error:

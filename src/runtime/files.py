@@ -68,6 +68,23 @@ def host_id():
     return hashlib.sha256(f"{socket.gethostname()} {pid_namespace}".encode()).hexdigest()[:8]
 
 
+def is_utf8(path):
+    """Return whether a path is UTF-8: on Linux, names are bytes."""
+    return not re.search("[\udc80-\udcff]", str(path))
+
+
+def shorten(name, max_bytes):
+    """Return a file name; the end of one that is longer than `max_bytes` becomes a hash of all.
+
+    File systems limit a name to 255 bytes, which are 85 characters of Chinese.
+    """
+    encoded = os.fsencode(name)
+    if len(encoded) <= max_bytes:
+        return name
+    start = encoded[: max_bytes - 9].decode("utf-8", "ignore")
+    return f"{start}-{hashlib.sha256(encoded).hexdigest()[:8]}"
+
+
 @contextlib.contextmanager
 def atomic_path(path):
     """Yield a temporary path that replaces `path` if the block ends without error.
@@ -77,7 +94,7 @@ def atomic_path(path):
     """
     path = Path(path)
     unique = f"{host_id()}-{os.getpid()}-{secrets.token_hex(4)}"
-    partial = path.with_name(f".{path.name[:120]}.{unique}.part")
+    partial = path.with_name(f".{shorten(path.name, 120)}.{unique}.part")
     try:
         yield partial
         os.replace(partial, path)
