@@ -33,7 +33,6 @@ def use_file_backend():
 
 VERSION = "1.0.0"
 ROOT = Path(__file__).resolve().parents[2]
-VERSION = "1.0.0"
 PACKAGES = ("torch", "numpy", "scikit-image", "imageio", "Pillow", "scipy")
 
 
