@@ -294,7 +294,7 @@ def test_a_second_start_reads_no_image_and_a_changed_one_is_checked(
     write_set(root / "HR", photographs, root / "LR_bicubic", (2,))
     data_of(tmp_path, "Mine")
     with monkeypatch.context() as patch:
-        patch.setattr("data.checks.summarize_arrays", None)
+        patch.setattr("data.checks.summarize", None)
         patch.setattr("data.cache._decode", None)
         data_of(tmp_path, "Mine")
     capsys.readouterr()

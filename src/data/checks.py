@@ -158,18 +158,11 @@ def differs_from_bicubic(hr, lr, scale):
 
 
 class PairSummary(NamedTuple):
-    """Sizes, thumbnails and problems of the pairs of a training set at one scale.
+    """Sizes, thumbnails and problems of the pairs of a training set at one scale."""
 
-    Attributes:
-        sizes: (N, 4) int32: height and width of HR and of LR; NO_SIZE for a pair whose
-            sizes are checked when it is drawn.
-        thumbnails: (N, 16, 16) float32 in [0, 255], or None if the images are not cached.
-        problems: list of sentences.
-    """
-
-    sizes: np.ndarray
-    thumbnails: np.ndarray | None
-    problems: list
+    sizes: np.ndarray  # (N, 4): height and width of HR and LR; NO_SIZE: checked when it is drawn
+    thumbnails: np.ndarray | None  # (N, 16, 16) in [0, 255]; None if the images are not cached
+    problems: list  # sentences
 
 
 def _pair_sizes(hr, lr, scale, name):
@@ -181,39 +174,25 @@ def _pair_sizes(hr, lr, scale, name):
     return (*hr_size, *lr_size)
 
 
-def _misaligned(pairs, indices, scale):
-    for i in indices:
+def summarize(pairs, scale, n_colors, is_cached=True, title=None):
+    """Build the PairSummary of pairs (HR, LR or None, name).
+
+    Of image files without a cache, a sample is read. `title` is the text of a progress bar.
+    """
+    sizes = np.full((len(pairs), 4), NO_SIZE, np.int32)
+    thumbnails = np.zeros((len(pairs), 16, 16), np.float32) if is_cached else None
+    chosen = range(len(pairs)) if is_cached else spread_indices(len(pairs), MAX_HEADERS)
+    for i in tqdm(chosen, desc=title, disable=None if title else True):
+        hr, lr, name = pairs[i]
+        sizes[i] = _pair_sizes(hr, lr, scale, name)
+        if is_cached:
+            thumbnails[i] = thumbnail_of(load_array(hr), n_colors)
+    problems = []
+    for i in spread_indices(len(pairs), MAX_ALIGNED if is_cached else MAX_DECODED):
         hr, lr, name = pairs[i]
         problem = lr is not None and check_alignment(load_array(hr), load_array(lr), scale)
-        if problem:
-            yield f"{name}: its LR image of scale {scale} {problem}"
-
-
-def summarize_files(pairs, scale):
-    """Build the PairSummary of image files without a cache, from a sample of them."""
-    sizes = np.full((len(pairs), 4), NO_SIZE, np.int32)
-    for i in spread_indices(len(pairs), MAX_HEADERS):
-        sizes[i] = _pair_sizes(*pairs[i][:2], scale, pairs[i][2])
-    indices = spread_indices(len(pairs), MAX_DECODED)
-    return PairSummary(sizes, None, list(_misaligned(pairs, indices, scale)))
-
-
-def summarize_arrays(pairs, scale, n_colors, title=None):
-    """Build the PairSummary of arrays or of cached images.
-
-    Args:
-        pairs: list of (HR, LR, name); arrays or paths of .npy files; LR may be None.
-        scale: int.
-        n_colors: 1 or 3.
-        title: text of a progress bar, or None.
-    """
-    sizes = np.empty((len(pairs), 4), np.int32)
-    thumbnails = np.empty((len(pairs), 16, 16), np.float32)
-    for i, (hr, lr, name) in enumerate(tqdm(pairs, desc=title, disable=None if title else True)):
-        sizes[i] = _pair_sizes(hr, lr, scale, name)
-        thumbnails[i] = thumbnail_of(load_array(hr), n_colors)
-    indices = spread_indices(len(pairs), MAX_ALIGNED)
-    return PairSummary(sizes, thumbnails, list(_misaligned(pairs, indices, scale)))
+        problems += [f"{name}: its LR image of scale {scale} {problem}"] if problem else []
+    return PairSummary(sizes, thumbnails, problems)
 
 
 def remembered_summary(path, pairs, scale, n_colors, title):
@@ -225,16 +204,11 @@ def remembered_summary(path, pairs, scale, n_colors, title):
     with contextlib.suppress(*unreadable), np.load(path, allow_pickle=False) as file:
         if str(file["key"]) == key:
             return PairSummary(file["sizes"], file["thumbnails"], file["problems"].tolist())
-    summary = summarize_arrays(pairs, scale, n_colors, title)
+    summary = summarize(pairs, scale, n_colors, title=title)
+    fields = summary._asdict() | {"problems": np.array(summary.problems, str)}
     # a cache that is shared and read-only is checked again each time
     with contextlib.suppress(OSError), atomic_path(path) as partial, open(partial, "wb") as file:
-        np.savez(
-            file,
-            key=key,
-            sizes=summary.sizes,
-            thumbnails=summary.thumbnails,
-            problems=np.array(summary.problems, str),
-        )
+        np.savez(file, key=key, **fields)
     return summary
 
 

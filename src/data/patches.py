@@ -10,7 +10,7 @@ import numpy as np
 from torch.utils.data import Dataset, Sampler
 
 from data.cache import build_cache, cache_folder
-from data.checks import NO_SIZE, remembered_summary, summarize_arrays, summarize_files, thumbnail_of
+from data.checks import NO_SIZE, remembered_summary, summarize, thumbnail_of
 from data.datasets import (
     expand_names,
     find_pairs,
@@ -18,13 +18,7 @@ from data.datasets import (
     missing_lr_line,
     split_hold_out,
 )
-from data.degradation import (
-    DEGRADATIONS,
-    fingerprint,
-    image_lr,
-    make_lr,
-    sample_generator,
-)
+from data.degradation import DEGRADATIONS, fingerprint, image_lr, make_lr, sample_generator
 from data.image import to_channels, to_tensor
 from data.loader import Batch
 from data.pairs import load_array, load_pair
@@ -67,7 +61,7 @@ class TrainDataset(Dataset):
         self.lr_patch = [patch_size // scale for scale in scales]
         self._order = self._table = (None, None)
         self.summaries = summaries or [
-            [summarize_arrays(triples, scale, n_colors)]
+            [summarize(triples, scale, n_colors)]
             for scale, triples in zip(scales, pairs, strict=True)
         ]
         self._check_sizes()
@@ -249,7 +243,7 @@ def _load_set(args, name, scale, data_range, log):
     names = [str(hr) for hr, _ in found]
     if args.ext == "img":
         triples = [(*pair, file) for pair, file in zip(found, names, strict=True)]
-        return triples, summarize_files(triples, scale)
+        return triples, summarize(triples, scale, args.n_colors, is_cached=False)
     cached = _decode_to_cache(args, name, scale, found, folder, on_make_lr)
     triples = [(*pair, file) for pair, file in zip(cached, names, strict=True)]
     path = folder / f"pairs_{args.degradation}_X{scale}_c{args.n_colors}.npz"
