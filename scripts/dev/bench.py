@@ -33,7 +33,6 @@ if __name__ == "__main__":
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from data import Data
 from data.image import write_image
@@ -48,10 +47,8 @@ from runtime.precision import allow_tf32, tune_convolutions
 from runtime.process import disable_malloc_trim, set_threads
 from trainer import Trainer
 
-KINDS = ("step", "forward", "pipeline")
 
-
-def build_step(args, device):
+def build_step(args, device, _extra):
     """Return (function that makes a training step, number of patches, precision)."""
     net = build_network(args).to(device)
     checkpoint = SimpleNamespace(log=lambda line: print(line, file=sys.stderr))
@@ -74,11 +71,11 @@ def build_step(args, device):
     return step, args.batch_size, trainer.precision
 
 
-def build_forward(args, device, size):
+def build_forward(args, device, extra):
     """Return (function that upscales an image, 1, precision); tests do not follow `auto`."""
     precision = "single" if args.precision == "auto" else args.precision
     upscaler = Upscaler(build_network(args).to(device).eval(), precision=precision)
-    lr = torch.rand((1, args.n_colors, size, size), device=device) * args.rgb_range
+    lr = torch.rand((1, args.n_colors, extra.size, extra.size), device=device) * args.rgb_range
 
     def forward():
         with torch.inference_mode():
@@ -87,8 +84,9 @@ def build_forward(args, device, size):
     return forward, 1, precision
 
 
-def build_pipeline(args, device, folder):
+def build_pipeline(args, device, extra):
     """Return (function that loads 6,400 patches, their number, "")."""
+    folder = tempfile.mkdtemp(dir=extra.folder)
     rng, hr = np.random.default_rng(0), Path(folder, "bench/HR")
     hr.mkdir(parents=True)
     for i in range(24):
@@ -107,10 +105,7 @@ def build_pipeline(args, device, folder):
     return pipeline, args.test_every * args.batch_size, ""
 
 
-def synchronize(device):
-    """Wait until the device has completed its work."""
-    if device.type != "cpu":
-        getattr(torch, device.type).synchronize()
+BUILDERS = {"step": build_step, "forward": build_forward, "pipeline": build_pipeline}
 
 
 def split_cases(words):
@@ -121,66 +116,58 @@ def split_cases(words):
             cases.append([])
         else:
             cases[-1].append(word)
-    return [
-        (case[0], case[1:]) if case[:1] and case[0] in KINDS else ("step", case) for case in cases
-    ]
+    return [(w[0], w[1:]) if w and w[0] in BUILDERS else ("step", w) for w in cases]
 
 
-def build(kind, flags, size, folder):
-    """Return a case that has run once: SimpleNamespace(run, n, flops, seconds, ...)."""
-    args = parse_args(flags)
-    device = choose_device(args.cpu)
-    torch.manual_seed(args.seed)
-    if kind == "pipeline":
-        run, n, precision = build_pipeline(args, device, folder)
-    elif kind == "forward":
-        run, n, precision = build_forward(args, device, size)
-    else:
-        run, n, precision = build_step(args, device)
-    allow_tf32(args.tf32)
-    tune_convolutions(kind == "step")
-    is_compiled = args.compile and kind == "step"
-    flops = 0
-    if kind != "pipeline" and not is_compiled:
-        with FlopCounterMode(display=False) as counter:
-            run()
-        flops = counter.get_total_flops()
-    n_runs = 10 if device.type == "cuda" and kind != "pipeline" else 1
-    for _ in range(n_runs):
-        run()
-    name = f"{kind}, {args.model} x{args.scale[0]}, {args.loss if kind == 'step' else ''}"
-    title = f"{name.rstrip(', ')}, {precision}{', compiled' if is_compiled else ''}".rstrip(", ")
-    return SimpleNamespace(kind=kind, title=title, run=run, n=n, flops=flops, n_runs=n_runs,
-                           device=device, tf32=args.tf32, seconds=[])  # fmt: skip
+class Case:
+    """A case and its times."""
 
+    def __init__(self, kind, flags, extra):
+        """Build it; `extra` holds --size and a temporary folder."""
+        self.kind, self.args, self.seconds = kind, parse_args(flags), []
+        self.device = choose_device(self.args.cpu)
+        torch.manual_seed(self.args.seed)
+        self.run, self.n_images, precision = BUILDERS[kind](self.args, self.device, extra)
+        work = [f"{self.args.model} x{self.args.scale[0]}", precision]
+        work += [self.args.loss] if kind == "step" else []
+        work += ["compiled"] if kind == "step" and self.args.compile else []
+        self.title = ", ".join([kind, *(work if kind != "pipeline" else [])])
 
-def measure(case):
-    """Time a case once; the device is idle before and after."""
-    allow_tf32(case.tf32)
-    tune_convolutions(case.kind == "step")
-    synchronize(case.device)
-    t_start = time.perf_counter()
-    for _ in range(case.n_runs):
-        case.run()
-    synchronize(case.device)
-    case.seconds.append((time.perf_counter() - t_start) / case.n_runs)
+    def time(self):
+        """Measure once; the device is idle before and after."""
+        allow_tf32(self.args.tf32)  # other cases may have changed these
+        tune_convolutions(self.kind == "step")
+        is_cuda = self.device.type == "cuda"
+        n_runs = 10 if is_cuda and self.kind != "pipeline" else 1  # the host is ahead of the GPU
+        for i in range(n_runs + 1):
+            if i == 1:
+                t_start = self._now()
+            if i > 0 or not self.seconds:  # the first measurement warms up
+                self.run()
+        self.seconds.append((self._now() - t_start) / n_runs)
 
+    def _now(self):
+        if self.device.type != "cpu":
+            getattr(torch, self.device.type).synchronize()
+        return time.perf_counter()
 
-def report(case, first, is_table):
-    """Yield the lines of a case; `first` is the median of the first one."""
-    median, unit = (
-        statistics.median(case.seconds),
-        "images" if case.kind == "forward" else "patches",
-    )
-    cells = [case.title, f"{median:.3g} s", f"{min(case.seconds):.3g} to {max(case.seconds):.3g} s"]
-    cells += [f"{case.n / median:.4g} {unit}/s", f"{case.flops / median / 1e9:.0f} GFLOP/s"]
-    cells.append(f"{median / first:.2f}")
-    if is_table:
-        yield f"| {' | '.join(cells)} |"
-        return
-    yield f"{', '.join(cells)} times the first case"
-    is_pipeline = case.kind == "pipeline"
-    yield f"patches/s {case.n / median:.0f}" if is_pipeline else f"{case.kind} {median:.3g} s"
+    def cells(self, first):
+        """Return the title and the figures; `first` is the first case."""
+        median, unit = (
+            statistics.median(self.seconds),
+            "images" if self.kind == "forward" else "patches",
+        )
+        spread = f"{min(self.seconds):.3g} to {max(self.seconds):.3g} s"
+        times = f"{median / statistics.median(first.seconds):.2f}"
+        rate = f"{self.n_images / median:.4g} {unit}/s"
+        return self.title, f"{median:.3g} s", spread, rate, f"{times} times the first case"
+
+    def figure(self):
+        """Return the last line of the case."""
+        median = statistics.median(self.seconds)
+        if self.kind == "pipeline":
+            return f"patches/s {self.n_images / median:.0f}"
+        return f"{self.kind} {median:.3g} s"
 
 
 def main(argv=None):
@@ -194,29 +181,28 @@ def main(argv=None):
     words = list(sys.argv[1:] if argv is None else argv)
     first_end = words.index("--") if "--" in words else len(words)
     options, first = parser.parse_known_args(words[:first_end])
-    split = split_cases([*first, *words[first_end:]])
     disable_malloc_trim()
     try:
         launcher.read_environment(words)
         with (
-            tempfile.TemporaryDirectory() as folder,
+            tempfile.TemporaryDirectory() as options.folder,
             distributed.process_group(choose_device("--cpu" in words)),
         ):
             print(set_threads(None), file=sys.stderr)
-            cases = [build(*case, options.size, f"{folder}/{i}") for i, case in enumerate(split)]
+            cases = [Case(*c, options) for c in split_cases([*first, *words[first_end:]])]
             for _ in range(options.repeats):
                 for case in cases:
-                    measure(case)
+                    case.time()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if not distributed.is_main_process():
         return 0
     if options.table:
-        print("| case | median | fastest to slowest | rate | work | times the first |")
-        print("| --- | --- | --- | --- | --- | --- |")
-    for case in cases:
-        print("\n".join(report(case, statistics.median(cases[0].seconds), options.table)))
+        print("| case | median | fastest to slowest | rate | |\n| --- | --- | --- | --- | --- |")
+        print("\n".join(f"| {' | '.join(case.cells(cases[0]))} |" for case in cases))
+    else:
+        print("\n".join(f"{', '.join(c.cells(cases[0]))}\n{c.figure()}" for c in cases))
     return 0
 
 
