@@ -1,27 +1,13 @@
 """Compare experiments: tables, gains with standard errors, curves, figures, a page for the browser.
 
-tables
-    scripts/compare.py bicubic EDSR EDSR-PCL --diff
-        the last test of each set in experiment/NAME/metrics.jsonl; below, the mean gain of each
-        row's images over those of the first row, with its standard error over images
-    scripts/compare.py bicubic EDSR EDSR-PCL --best --csv results.csv --format latex --cost
-        the tests of model_best.pt; as CSV in full precision; as LaTeX, with network sizes
-    scripts/compare.py --group "L1=L1_s1,L1_s2,L1_s3" "PCL=PCL_s1,PCL_s2,PCL_s3"
-        means over seeds, and gains with standard errors over seeds and over images
+    scripts/compare.py bicubic EDSR EDSR-PCL --diff --best --csv results.csv --cost
+    scripts/compare.py --group "L1=L1_s1,L1_s2,L1_s3" "PCL=PCL_s1,PCL_s2,PCL_s3" --format latex
     scripts/compare.py EDSR --images SwinIR=folder --data_test Set5 --scale 4 --metrics psnr,lpips
-        also SR images of other software, and metrics of the package pyiqa
-curves
     scripts/compare.py EDSR EDSR-PCL --curves curves.pdf --keys PSNR L1
-        PSNR of each set and each loss term over the epochs
-figures and page, from tests with --save_results --save_gt
     scripts/compare.py EDSR EDSR-PCL --figure set5.png --data_test Set5 --image baby bird
-        set5_baby.png and set5_bird.png (--one_file: a single figure): the image with a box, then
-        that box of bicubic, each experiment and HR, with the scores of the whole image
     scripts/compare.py bicubic EDSR EDSR-PCL --html report.html --data_test Set14
-        one file that needs no network: table, scores of each image, sliders, zoom, differences
     scripts/compare.py --images EDSR=out1 RCAN=out2 --dir_demo photos --html report.html
-        pictures without ground truth; --figure works, too
-See docs/compare.md.
+Figures and pages are made from tests with --save_results --save_gt. See docs/compare.md.
 """
 
 import argparse
@@ -35,17 +21,9 @@ from runtime.interpreter import use_project_packages
 if __name__ == "__main__":
     use_project_packages()  # before imports that need them
 
-from comparison import exports, figures, page, tables
+from comparison import exports, figures, page, pictures, tables
 from comparison.gains import groups_of, parse_groups
 from comparison.images import FolderRow, Truth, infer_scale, parse_folder
-from comparison.pictures import (
-    comparable_rows,
-    find_key,
-    load_picture,
-    picture_sources,
-    saved_images,
-    saved_scales,
-)
 from comparison.runs import Run, name_apart, rows_of
 from comparison.scoring import CostTable, Scorer
 from flag_checks import unknown_flags
@@ -125,15 +103,7 @@ def parse_args(argv):
 
 
 class Comparison:
-    """What the command line asks to compare.
-
-    Attributes:
-        runs: list of Run of the experiments; every_run: also those of the groups.
-        rows: rows of the experiments and folders; all_rows: also those of the groups' members.
-        groups: list of Group; members: list of their runs.
-        folders: list of FolderRow.
-        scorer, costs: Scorer, and CostTable or None.
-    """
+    """What the command line asks to compare: runs and their rows, groups of runs, folders."""
 
     def __init__(self, args):
         self.args, self._runs = args, {}
@@ -142,6 +112,7 @@ class Comparison:
         pairs = parse_groups(args.group or [])
         self.members = [[self._run(member) for member in names] for _, names in pairs]
         members = [run for runs in self.members for run in runs]
+        # with those of groups, as in all_rows
         self.every_run = list(dict.fromkeys(self.runs + members))
         name_apart(self.every_run, args.dir_experiment)
         groups = zip(pairs, self.members, strict=True)
@@ -178,7 +149,7 @@ class Comparison:
         else:
             rows = [row for run in self.every_run for row in run.rows]
             scales = {scale for row in rows for name, scale in row.tests if name == data_test}
-            scales |= set(saved_scales(rows, data_test))
+            scales |= set(pictures.saved_scales(rows, data_test))
             scale = scale or (min(scales) if len(scales) == 1 else None)
         if scale is None:
             raise UserError(f"--images {text}: give --scale")
@@ -186,7 +157,7 @@ class Comparison:
 
     def sources(self, key):
         """Return the rows that pictures of a set come from."""
-        return picture_sources(self.runs, self.members, self.folders, key)
+        return pictures.picture_sources(self.runs, self.members, self.folders, key)
 
     def check_tests(self):
         """Warn about runs without tests; raise UserError if nothing is left to compare."""
@@ -242,34 +213,31 @@ def write_text(path, text):
 
 
 def draw_figures(comparison):
-    """Draw the images of --figure."""
-    args, pictures = comparison.args, []
+    """Draw the images of --figure; return the paths."""
+    args, found = comparison.args, []
     for image in args.image:
         anywhere = comparison.sources((args.data_test, None))
-        key = find_key(anywhere, args.data_test, image, args.scale)
-        pictures.append(load_picture(comparison.sources(key), comparison.scorer, key, image))
-    return figures.draw_pictures(pictures, args)
-
-
-def page_keys(comparison):
-    """Return the tests of the page: (dataset, scale) with results or saved images."""
-    args, name = comparison.args, comparison.args.data_test
-    keys = [key for row in comparison.all_rows for key in row.tests]
-    if name:
-        keys += [(name, scale) for scale in saved_scales(comparison.sources((name, None)), name)]
-    keys = [key for key in keys if name in (None, key[0]) and args.scale in (None, key[1])]
-    return list(dict.fromkeys(keys))
+        key = pictures.find_key(anywhere, args.data_test, image, args.scale)
+        rows = comparison.sources(key)
+        found.append(pictures.load_picture(rows, comparison.scorer, key, image))
+    return figures.draw_pictures(found, args)
 
 
 def write_page(comparison):
     """Write the page of --html with the images that all rows with saved images have."""
-    args, scorer = comparison.args, comparison.scorer
+    args, scorer, name = comparison.args, comparison.scorer, comparison.args.data_test
+    keys = [key for row in comparison.all_rows for key in row.tests]
+    if name:
+        scales = pictures.saved_scales(comparison.sources((name, None)), name)
+        keys += [(name, scale) for scale in scales]
     wanted, notes = [], []  # (rows, key, image)
-    for key in page_keys(comparison):
-        rows, left_out = comparable_rows(comparison.sources(key), key)
-        names = [n for n in saved_images(rows, key) if args.image is None or n in args.image]
-        wanted += [(rows, key, name) for name in names]
-        notes += left_out if names else []
+    for key in dict.fromkeys(keys):
+        if name in (None, key[0]) and args.scale in (None, key[1]):
+            rows, left_out = pictures.comparable_rows(comparison.sources(key), key)
+            images = pictures.saved_images(rows, key)
+            images = [image for image in images if args.image is None or image in args.image]
+            wanted += [(rows, key, image) for image in images]
+            notes += left_out if images else []
     methods = [*comparison.rows, *comparison.groups]
     found = [exports.ranked_table(methods, scorer, comparison.costs)] if methods else []
     found = [table for table in found if any(c.rank or c.value for r in table.rows for c in r[2:])]
@@ -277,7 +245,7 @@ def write_page(comparison):
     labels = [run.label for run in comparison.runs] + [group.label for group in comparison.groups]
     title = "Comparison of " + ", ".join(labels + [row.label for row in comparison.folders])
     title += f" on {args.data_test}" if args.data_test else ""
-    load = (load_picture(rows, scorer, key, name) for rows, key, name in wanted)
+    load = (pictures.load_picture(rows, scorer, key, image) for rows, key, image in wanted)
     page.write(args.html, title, found, scorer.metrics, load, len(wanted), args.quality)
     size = args.html.stat().st_size / 1e6
     print(f"written: {args.html} ({len(wanted)} images, {size:.1f} MB)")

@@ -1,8 +1,5 @@
 """Tables, gains and pictures of compare.py, from experiments of the program."""
 
-import csv
-import io
-import json
 import math
 import shutil
 import statistics
@@ -11,6 +8,7 @@ import numpy as np
 import pytest
 
 import compare
+from compare_helpers import compare_runner, csv_rows, tables_of
 from comparison import figures
 from comparison.images import Truth
 from comparison.pictures import Panel, load_picture
@@ -26,22 +24,8 @@ BICUBIC = "--model Bicubic --test_only --save_results --save_gt --cpu --scale 2"
 
 @pytest.fixture
 def run(sr, capsys):
-    """Run compare.py on the experiments of `sr`: run("one", "two", "--diff") gives (exit status, output, errors)."""
-
-    def call(*argv):
-        status = compare.main([*map(str, argv), "--dir_experiment", str(sr.experiments)])
-        return (status, *capsys.readouterr())
-
-    return call
-
-
-def cells(text):
-    """Give the cells of Markdown tables: a list of lists of rows."""
-    tables = [block for block in text.split("\n\n") if block.startswith("| ")]
-    return [
-        [[cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines()]
-        for table in tables
-    ]
+    """Run compare.py on the experiments of `sr`."""
+    return compare_runner(sr.experiments, sr.data, capsys)
 
 
 def saved_scores(folder, images):
@@ -62,11 +46,10 @@ def test_scores_of_images_tables_and_gains(sr, run, tmp_path):
     images, runs = ("chelsea", "coffee"), ("bicubic", "net")
     scores = [saved_scores(sr.folder(name), images) for name in runs]
     for name, expected in zip(runs, scores, strict=True):
-        rows = list(
-            csv.reader(io.StringIO((sr.folder(name) / "per_image/Set5_x2.csv").read_text()))
-        )
-        assert [rows[0], *(row[0] for row in rows[1:])] == [["image", "psnr", "ssim"], *images]
-        numbers = np.array([row[1:] for row in rows[1:]], float)
+        rows = csv_rows((sr.folder(name) / "per_image/Set5_x2.csv").read_text())
+        assert [row.pop("image") for row in rows] == list(images)
+        assert list(rows[0]) == ["psnr", "ssim"]
+        numbers = np.array([list(row.values()) for row in rows], float)
         assert numbers == pytest.approx(np.array(expected), rel=1e-12)
         last = next(line for line in reversed(sr.metrics(name)) if line.get("dataset") == "Set5")
         assert [sum(column) / 2 for column in numbers.T.tolist()] == [
@@ -76,14 +59,14 @@ def test_scores_of_images_tables_and_gains(sr, run, tmp_path):
 
     status, out, _ = run(*runs, "--diff", "--labels", "A|B", "C")
     assert status == 0
-    scores_table, gains_table = cells(out.replace("\\|", "!"))
+    scores_table, gains_table = tables_of(out.replace("\\|", "!"))
     assert scores_table[0] == ["PSNR (dB) / SSIM", "scale", "Set5", "Mine"]
     means = [[statistics.fmean(column) for column in zip(*part, strict=True)] for part in scores]
-    assert [row[:3] for row in scores_table[2:]] == [
+    assert [row[:3] for row in scores_table[1:]] == [
         [label, "x2", f"{psnr:.2f} / {ssim:.4f}"]
         for label, (psnr, ssim) in zip(("A!B", "C"), means, strict=True)
     ]
-    assert scores_table[3][3] == "–"  # the network was not tested on Mine
+    assert scores_table[2][3] == "–"  # the network was not tested on Mine
     gains = [
         [b - a for a, b in zip(*pair, strict=True)]
         for pair in zip(*(zip(*part, strict=True) for part in scores), strict=True)
@@ -92,11 +75,11 @@ def test_scores_of_images_tables_and_gains(sr, run, tmp_path):
         *((statistics.fmean(g), statistics.stdev(g) / math.sqrt(2)) for g in gains), strict=True
     )
     cell = f"{mean[0]:+.3f} ± {error[0]:.3f} / {mean[1]:+.5f} ± {error[1]:.5f} (n=2)"
-    assert gains_table[2] == ["C", "x2", cell, "–"]
+    assert gains_table[1] == ["C", "x2", cell, "–"]
 
     status, out, _ = run(*runs, "--format", "csv", "--csv", tmp_path / "out.csv")
     assert out == (tmp_path / "out.csv").read_text()
-    lines = list(csv.DictReader(io.StringIO(out)))
+    lines = csv_rows(out)
     assert [(line["experiment"], line["dataset"]) for line in lines] == [
         ("bicubic", "Set5"),
         ("bicubic", "Mine"),
@@ -122,10 +105,10 @@ def test_the_last_or_the_best_test(sr, run):
     assert tests["Set5", 3] < tests["Set5", best] - 1
     sr("--data_test", "Set5", "--save", "bicubic", *BICUBIC)
     for flags, epoch in (([], 3), (["--best"], best)):
-        first, gains = cells(run("bicubic", "net", "--diff", *flags)[1])
-        assert first[3][2].startswith(f"{tests['Set5', epoch]:.2f} / ")
-        assert first[3][3].startswith(f"{tests['Mine', epoch]:.2f} / ")
-        assert gains[2][2].startswith(
+        first, gains = tables_of(run("bicubic", "net", "--diff", *flags)[1])
+        assert first[2][2].startswith(f"{tests['Set5', epoch]:.2f} / ")
+        assert first[2][3].startswith(f"{tests['Mine', epoch]:.2f} / ")
+        assert gains[1][2].startswith(
             f"{tests['Set5', epoch] - sr.metrics('bicubic')[0]['psnr']:+.3f} ± "
         )
 
@@ -143,7 +126,7 @@ def test_what_cannot_be_compared_is_said(sr, run, photographs, tmp_path):
     )
     status, out, _ = run("run0", "run1", "run2", "old", "--diff")
     assert status == 0
-    assert [row[2] for row in cells(out)[1][2:]] == ["n/a", "n/a", "+0.000 / +0.00000"]
+    assert [row[2] for row in tables_of(out)[1][1:]] == ["n/a", "n/a", "+0.000 / +0.00000"]
     other = "run1 was tested on other images than run0 (astronaut)."
     assert f"Mine x2: no gain of run1: {other}" in out
     assert "Mine x2: no gain of run2: run0 has 2 images, run2 1." in out
@@ -244,26 +227,3 @@ def test_a_self_ensemble_is_a_row_of_its_own(sr, capsys):
     assert [folder.is_dir() for folder in pictures] == [False, True], "figures show its own images"
     scores = sr.folder("net") / "per_image"
     assert (scores / "Set5_x2.csv").read_text() != (scores / "Set5_x2+.csv").read_text()
-
-
-def test_an_unfinished_training_is_marked_or_refused(sr, capsys):
-    sr.train("--save", "net", "--epochs", 1)
-    config = sr.folder("net") / "config.txt"
-    config.write_text(config.read_text().replace("--epochs 1", "--epochs 3"))
-    where = ["--dir_experiment", str(sr.experiments)]
-    assert compare.main(["net", *where]) == 0
-    assert "net (epoch 1 of 3)" in capsys.readouterr().out
-    assert compare.main(["net", "--finished", *where]) == 1
-    assert "net (epoch 1 of 3)" in capsys.readouterr().err
-
-
-def test_metrics_from_before_the_kinds_of_tests_are_plain(sr, capsys):
-    sr.train("--save", "net", "--epochs", 1)
-    path = sr.folder("net") / "metrics.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    for line in lines:
-        for key in ("self_ensemble", "chop", "precision"):
-            line.pop(key, None)
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert compare.main(["net", "--dir_experiment", str(sr.experiments)]) == 0
-    assert capsys.readouterr().out.count("| net ") == 1

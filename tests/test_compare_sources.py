@@ -1,7 +1,5 @@
 """Groups of seeds, metrics of pyiqa, folders of images, LaTeX, costs and boxes of compare.py."""
 
-import csv
-import io
 import math
 import os
 import re
@@ -15,7 +13,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from compare_helpers import compare_runner, tables_of, write_run
+from compare_helpers import compare_runner, csv_rows, tables_of, write_run
 from comparison.figures import choose_boxes
 from comparison.scoring import cost_of
 from data.image import read_image, to_tensor, write_image
@@ -27,11 +25,6 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.fixture
 def run(sr, capsys):
     return compare_runner(sr.experiments, sr.data, capsys)
-
-
-def read_csv(path):
-    """Return the lines of a CSV file as dicts."""
-    return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
 
 
 # ---------------------------------------------------------------------- seeds
@@ -73,7 +66,7 @@ def test_groups_have_errors_over_seeds_and_over_images(sr, run):
     interval = f"{by_seed.mean() - margin:+.3f} to {by_seed.mean() + margin:+.3f}"
     assert gains[1][7] == f"difference: 95 % interval {interval}"
     text = run(*groups, "--format", "csv")[1]
-    rows = list(csv.DictReader(io.StringIO(text)))
+    rows = csv_rows(text)
     row = next(row for row in rows if row["group"] == "B" and row["metric"] == "psnr")
     assert float(row["gain_se_seeds"]) == pytest.approx(by_seed.std(ddof=1) / math.sqrt(3))
     latex = run(*groups, "--format", "latex")[1]
@@ -175,7 +168,7 @@ def test_metrics_of_pyiqa_in_tests_and_tables(sr, run, pyiqa, tmp_path):
     line = sr.metrics("net")[-1]
     assert (line["mae"], line["bright"]) == pytest.approx(tuple(means), rel=1e-5)
     assert f"MAE: {means[0]:.4f} BRIGHT: {means[1]:.4f}" in out
-    rows = read_csv(sr.folder("net") / "per_image/Set5_x2.csv")
+    rows = csv_rows((sr.folder("net") / "per_image/Set5_x2.csv").read_text())
     assert list(rows[0]) == ["image", "psnr", "ssim", "mae", "bright"]
     for row in rows:
         values = (float(row["mae"]), float(row["bright"]))
@@ -188,7 +181,7 @@ def test_metrics_of_pyiqa_in_tests_and_tables(sr, run, pyiqa, tmp_path):
     (table,) = tables_of(run(*ask)[1])
     assert table[0][0] == "PSNR (dB) / MAE ↓ / BRIGHT ↑"
     assert table[1][2] == f"{line['psnr']:.2f} / {means[0]:.4f} / {means[1]:.4f}"
-    for row in read_csv(images_csv):
+    for row in csv_rows(images_csv.read_text()):
         assert float(row["mae"]) == pytest.approx(expected[row["image"]][0], rel=1e-5)
     path = sr.folder("net") / "results-Set5/coffee_x2_SR.png"
     write_image(path, read_image(path) // 2)  # the image of other weights
@@ -231,7 +224,7 @@ def test_a_folder_of_saved_results_has_the_figures_of_its_test(sr, run, tmp_path
     other = ["--images", f"other={tmp_path / 'other'}", "--data_test", "Set5"]
     status, out, _ = run("net", *other, "--format", "csv")
     assert status == 0
-    rows = list(csv.DictReader(io.StringIO(out)))
+    rows = csv_rows(out)
     assert [float(rows[1][name]) for name in ("psnr", "ssim")] == [line["psnr"], line["ssim"]]
     assert [float(rows[1][f"{name}_gain"]) for name in ("psnr", "ssim")] == [0, 0]
     alone = run(*other, "--scale", 2)[1]
@@ -246,16 +239,6 @@ def test_a_folder_of_saved_results_has_the_figures_of_its_test(sr, run, tmp_path
 
 
 # ------------------------------------------------------------- LaTeX and costs
-
-
-def test_latex_marks_the_best_and_the_second(sr, run):
-    for name, psnr in (("a_1", 30.0), ("b%", 32.0), ("c", 31.0)):
-        write_run(sr.folder(name), {"x": psnr, "y": psnr})
-    lines = run("a_1", "b%", "c", "--format", "latex")[1].splitlines()
-    assert lines[0] == r"\begin{tabular}{llcc}"
-    rows = [line.split(" & ") for line in lines if r"$\times$2" in line]
-    assert [row[0] for row in rows] == [r"a\_1", r"b\%", "c"]
-    assert [row[2] for row in rows] == ["30.00", r"\textbf{32.00}", r"\underline{31.00}"]
 
 
 @pytest.mark.parametrize(

@@ -172,12 +172,7 @@ def match_files(folder, images, scale):
 
 
 class FolderRow:
-    """A folder of SR images of one test set, as a row of a table.
-
-    Attributes:
-        label: name of the row.
-        tests: {(dataset, scale): {"psnr", "ssim", "images"}}, filled by `scoring.Scorer`.
-    """
+    """A folder of SR images of one test set, as a row; `Scorer.fill` fills in its `tests`."""
 
     is_bicubic = is_luma = False
     run, suffix = None, ""
@@ -186,24 +181,18 @@ class FolderRow:
         """Match the files of a folder with the images of the test set of a key."""
         self.label, self.folder, self.key = label, folder, key
         self.family = self  # a single row
-        images = list(truth.pairs(key))
-        if not images:
+        images, where = list(truth.pairs(key)), f"{key[0]} x{key[1]}"
+        n_tested = truth.n_tested(key)
+        if not images or len(images) < n_tested:
+            found = f"{len(images)} of {n_tested}" if images else "no"
             raise UserError(
-                f"--images {label}={folder}: no HR images of {key[0]} x{key[1]} found: give "
-                "--dir_data, or an experiment that was tested with --save_results --save_gt"
-            )
-        if len(images) < (n_tested := truth.n_tested(key)):
-            raise UserError(
-                f"--images {label}={folder}: {len(images)} of {n_tested} HR images of {key[0]} "
-                f"x{key[1]} found: give --dir_data, or repeat a test with --save_results --save_gt"
+                f"--images {label}={folder}: {found} HR images of {where} found: give --dir_data, "
+                "or an experiment that was tested with --save_results --save_gt"
             )
         self._paths = match_files(folder, images, key[1])
-        missing = [name for name in images if name not in self._paths]
-        if missing:
-            raise UserError(
-                f"{folder} has no SR image of {len(missing)} of the {len(images)} images of "
-                f"{key[0]} x{key[1]}:" + bullet_list(missing)
-            )
+        if missing := [name for name in images if name not in self._paths]:
+            counts = f"{len(missing)} of the {len(images)} images of {where}"
+            raise UserError(f"{folder} has no SR image of {counts}:{bullet_list(missing)}")
         self.tests = {key: {"psnr": None, "ssim": None, "images": len(images), "epoch": None}}
 
     def sr_paths(self, key):

@@ -23,7 +23,7 @@ MAX_WEBP_SIDE = 16_383
 
 
 def _encode(image, quality):
-    """Return an image (H, W, 3) uint8 as a data URI of WebP, lossless without a quality."""
+    """Return an image (H, W, 3) uint8 as a data URI, lossless without a quality."""
     out = io.BytesIO()
     kind = "webp" if max(image.shape[:2]) <= MAX_WEBP_SIDE else "png"
     options = {"quality": quality, "method": 4} if quality else {"lossless": True, "quality": 40}
@@ -39,15 +39,12 @@ def _json(value):
 
 def _table_entry(table):
     """Return a tables.Table for the page; a cell without a value is sorted by its text."""
-    rows = [
-        [
-            {"text": cell.whole, "rank": cell.rank}
-            | ({} if cell.value == cell.text else {"value": cell.value})
-            for cell in row
-        ]
-        for row in table.rows
-    ]
-    return {"title": table.title, "columns": table.columns, "rows": rows, "notes": table.notes}
+
+    def entry(cell):
+        value = {} if cell.value == cell.text else {"value": cell.value}
+        return {"text": cell.whole, "rank": cell.rank} | value
+
+    return table._asdict() | {"rows": [list(map(entry, row)) for row in table.rows]}
 
 
 def _unique(labels):
@@ -62,15 +59,10 @@ def _unique(labels):
 def _image_entry(picture, first_source):
     height, width = picture.panels[-1].image.shape[:2]
     labels = _unique([panel.label for panel in picture.panels])
-    versions = [
-        {
-            "label": labels[i],
-            "source": first_source + i,
-            "isHr": panel.is_hr,
-            "scores": {name: v for name, v in panel.scores.items() if math.isfinite(v)},
-        }
-        for i, panel in enumerate(picture.panels)
-    ]
+    versions = []
+    for i, (label, panel) in enumerate(zip(labels, picture.panels, strict=True), first_source):
+        scores = {name: value for name, value in panel.scores.items() if math.isfinite(value)}
+        versions.append({"label": label, "source": i, "isHr": panel.is_hr, "scores": scores})
     entry = {"name": printable(picture.name), "title": picture.title, "versions": versions}
     return entry | {"width": width, "height": height}
 

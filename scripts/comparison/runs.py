@@ -44,12 +44,9 @@ def read_experiment(folder):
 
 
 def best_epoch(tests, trained, data_test=()):
-    """Return the epoch of the best mean PSNR, as a training chooses it.
+    """Return the epoch of the best mean PSNR of test lines, as a training chooses it.
 
-    Args:
-        tests: lines of metrics.jsonl with a data set.
-        trained: set of epochs.
-        data_test: names of the sets that the training tests on, as far as they are known.
+    `data_test` are the names of the sets that the training tests on, as far as they are known.
     """
     first = {}  # epoch: {(dataset, scale): line}; later tests of an epoch are tests alone
     for line in tests:
@@ -77,13 +74,9 @@ class Run:
     """An experiment folder: flags, epochs, a row for each way of testing."""
 
     def __init__(self, folder, label=None, best=False, needs_tests=True):
-        """Read metrics.jsonl and config.txt.
+        """Read metrics.jsonl and config.txt; use the last test of each set, or those of the best.
 
-        Args:
-            folder: a Path.
-            label: name in tables and figures; None takes that of the folder.
-            best: use the tests of the epoch of model_best.pt; otherwise each set's last test.
-            needs_tests: refuse a folder without metrics.jsonl. Upscaling writes none.
+        Without `needs_tests`, a folder without metrics.jsonl is allowed: upscaling writes none.
         """
         self.folder, self.has_own_label = folder, label is not None
         self.label = printable(label or folder.name.removeprefix("quickstart_"))
@@ -166,13 +159,9 @@ class Run:
 
 
 class Row:
-    """The tests of an experiment that were made in one way.
+    """The tests of an experiment that were made in one way: {(dataset, scale): test line}.
 
-    Attributes:
-        run: Run.
-        suffix: how the tests were made, see `variant`.
-        tests: {(dataset, scale): line of metrics.jsonl}.
-        mark: text about an epoch that is not the last, or "".
+    `mark` is a text about an epoch that is not the last, or "".
     """
 
     def __init__(self, run, suffix, tests):

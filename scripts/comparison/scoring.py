@@ -51,12 +51,11 @@ def is_same_psnr(a, b):
     return math.isclose(a, b, rel_tol=0, abs_tol=SAME_PSNR)
 
 
-def _is_whole_test(row, key, scores):
+def _is_whole_test(test, scores):
     """Return whether scores of saved images have the means that their test has recorded."""
-    test = row.tests[key]
-    psnrs = [found["psnr"] for found in scores.values() if "psnr" in found]
-    means = finite_mean(psnrs), test["psnr"]
-    is_same = means[0] is means[1] or (None not in means and is_same_psnr(*means))
+    mean = finite_mean([found["psnr"] for found in scores.values() if "psnr" in found])
+    is_known = None not in (mean, test["psnr"])
+    is_same = is_same_psnr(mean, test["psnr"]) if is_known else mean is test["psnr"]
     return is_same and test.get("images", len(scores)) == len(scores)
 
 
@@ -113,7 +112,7 @@ class Scorer:
             if own and mine and not is_same_psnr(own[image]["psnr"], mine["psnr"]):
                 break
             found[image] = (own[image] if own else mine) | other_scores(others, sr, hr, image)
-        if len(found) < len(images) or not (own or _is_whole_test(row, key, found)):
+        if len(found) < len(images) or not (own or _is_whole_test(row.tests[key], found)):
             problem += " of another test (test it again with --save_results)"
             self.notes += [problem] if titles else []
             return own

@@ -17,7 +17,7 @@ STYLES = ("-", "--", "-.", ":")
 FONT, SMALLEST_FONT = 10, 7  # points
 NARROWEST_PANEL = 1.5  # inches
 FONTS = {
-    "serif": ["Times New Roman", "Nimbus Roman", "TeX Gyre Termes", "STIXGeneral"],
+    "serif": ["Times New Roman", "Liberation Serif", "STIXGeneral"],
     "sans-serif": ["DejaVu Sans"],
     "monospace": ["DejaVu Sans Mono"],
 }

@@ -43,9 +43,7 @@ function loadImage(version) {
 const view = { zoom: 1, x: 0.5, y: 0.5 }; // x, y: center, as a fraction of the image
 let current = null; // entry of data.images
 
-function versionOf(label) {
-  return current.versions.find((version) => version.label === label);
-}
+const versionOf = (label) => current.versions.find((version) => version.label === label);
 
 function clampView() {
   view.zoom = Math.min(Math.max(view.zoom, 1), MAX_ZOOM);
@@ -77,20 +75,12 @@ function placeImages() {
 
 function zoomAt(factor, pane, clientX, clientY) {
   const box = pane.getBoundingClientRect();
-  const fromCenter = [
-    (clientX - box.left) / box.width - 0.5,
-    (clientY - box.top) / box.height - 0.5,
-  ];
   const before = view.zoom;
   view.zoom = Math.min(Math.max(before * factor, 1), MAX_ZOOM);
   // the point under the pointer stays where it is
-  view.x += fromCenter[0] * (1 / before - 1 / view.zoom);
-  view.y += fromCenter[1] * (1 / before - 1 / view.zoom);
-  placeImages();
-}
-
-function zoomBy(factor) {
-  view.zoom *= factor;
+  const shift = 1 / before - 1 / view.zoom;
+  view.x += ((clientX - box.left) / box.width - 0.5) * shift;
+  view.y += ((clientY - box.top) / box.height - 0.5) * shift;
   placeImages();
 }
 
@@ -125,11 +115,10 @@ function addPointerControl(pane) {
 }
 
 function addWheelControl(node) {
-  const onWheel = (event) => {
+  node.addEventListener("wheel", (event) => {
     event.preventDefault();
     zoomAt(event.deltaY < 0 ? 1.25 : 0.8, node, event.clientX, event.clientY);
-  };
-  node.addEventListener("wheel", onWheel, { passive: false });
+  }, { passive: false });
 }
 
 function pixelsOf(image) {
@@ -155,15 +144,11 @@ async function drawDifference(left, right) {
   placeImages();
 }
 
-function copyOf(image) {
-  return element("img", { src: image.src, alt: "", draggable: false });
-}
+const copyOf = (image) => element("img", { src: image.src, alt: "", draggable: false });
 
 function captionOf(version) {
-  return [
-    document.createTextNode(version.label + " "),
-    element("span", { className: "score", textContent: scoreText(version) }),
-  ];
+  const score = element("span", { className: "score", textContent: scoreText(version) });
+  return [version.label + " ", score];
 }
 
 function showPair() {
@@ -198,13 +183,10 @@ function showImage(index) {
   current = data.images[index];
   byId("image").value = index;
   const labels = current.versions.map((version) => [version.label, version.label]);
-  const last = labels.length - 1;
-  // keep the chosen methods; at first the two last ones before HR
+  // keep the chosen methods; at first the first and the last one, without HR if there are two
   const methods = current.versions.filter((version) => !version.isHr);
-  const defaults = [
-    methods.length > 1 ? methods[0].label : labels[0][0],
-    methods.length > 1 ? methods[methods.length - 1].label : labels[last][0],
-  ];
+  const shown = methods.length > 1 ? methods : current.versions;
+  const defaults = [shown[0].label, shown[shown.length - 1].label];
   ["left", "right"].forEach((side, i) => {
     const chosen = former && versionOf(byId(side).value) ? byId(side).value : defaults[i];
     fillSelect(byId(side), labels, chosen);
@@ -242,9 +224,12 @@ function startViewer() {
     byId("gain-value").textContent = byId("gain").value;
     showPair();
   });
-  byId("zoom-in").addEventListener("click", () => zoomBy(1.5));
-  byId("zoom-out").addEventListener("click", () => zoomBy(1 / 1.5));
-  byId("zoom-fit").addEventListener("click", () => zoomBy(0));
+  for (const [id, factor] of [["zoom-in", 1.5], ["zoom-out", 1 / 1.5], ["zoom-fit", 0]]) {
+    byId(id).addEventListener("click", () => {
+      view.zoom *= factor;
+      placeImages();
+    });
+  }
   for (const side of ["left", "right", "difference"]) addPointerControl(byId("pane-" + side));
   addWheelControl(byId("slider"));
   addWheelControl(byId("pane-difference"));
