@@ -11,7 +11,7 @@ import json
 import math
 
 from checkpoint.state import is_number
-from runtime.files import UserError
+from runtime.files import UserError, shorten
 
 PLAIN = {"self_ensemble": False, "chop": False, "precision": "single"}
 
@@ -87,7 +87,7 @@ def has_same_images(line, other):
 
 def set_file_name(dataset):
     """Return a data set's name as part of a file name, unique for each set."""
-    return dataset.replace("%", "%25").replace("/", "%2F")
+    return shorten(dataset.replace("%", "%25").replace("/", "%2F"), 210)
 
 
 def results_dir(folder, dataset, suffix=""):
