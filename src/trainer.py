@@ -232,8 +232,7 @@ class Trainer:
             step: counted from 1 in the epoch.
 
         Returns:
-            (loss, is_interrupted): the weighted sum of the terms; whether any rank has an error or
-            a stop signal.
+            (weighted sum of the losses, whether any rank has an error or a stop signal).
         """
         args, n_ranks, n_parts = self.args, distributed.world_size(), self.args.split_batch
         # random numbers depend only on the step: a stop cannot shift them, and all ranks agree

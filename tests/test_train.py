@@ -106,6 +106,21 @@ def test_schedules_have_the_values_of_their_formulas():
     assert restart == [1, 0.5, 0.5, 0.25, 0.5, 0.25, 0]
 
 
+@pytest.mark.parametrize(
+    ("scheduler", "cycles", "then"),
+    [("Cosine", 1, "rises again"), ("CosineRestart", 3, "stays at")],
+)
+def test_epochs_after_the_last_cosine_cycle_are_warned_of(sr, scheduler, cycles, then):
+    flags = ["--scheduler", scheduler, "--cosine_tmax", 1, "--test_every", 1]
+    _, out, _ = sr.train("--save", "run", "--epochs", cycles, *flags)
+    assert "--cosine_tmax" not in out
+    _, out, _ = sr("--load", "run", "--epochs", cycles + 1, "--cpu")
+    assert (
+        f"--cosine_tmax 1 ends after epoch {cycles} of {cycles + 1}: the learning rate {then}"
+        in out
+    )
+
+
 def test_epochs_n_trains_n_epochs(sr):
     sr.train("--save", "run", "--epochs", 3)
     lines = sr.metrics("run")
