@@ -7,8 +7,10 @@ contains size and time of its source image: a changed image gets a new file. Fil
 atomically, so that several runs and machines may share a cache.
 """
 
+import contextlib
 import functools
 import hashlib
+import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -52,9 +54,9 @@ def _cache_path(folder, source):
     return folder / f"{name}.{VERSION}-{stat.st_size:x}-{stat.st_mtime_ns:x}.npy"
 
 
-def _cache_error(path, error):
+def _cache_error(path, error, verb="written"):
     return UserError(
-        f"{path}: the cache cannot be written ({error}); --dir_cache takes another folder"
+        f"{path}: the cache cannot be {verb} ({error}); --dir_cache takes another folder"
     )
 
 
@@ -70,14 +72,14 @@ def _write(path, image):
 
 
 def _remove_stale(folder, current):
-    """Remove cache files of former contents of the sources, and leftovers of killed runs."""
-    # the names of `current` that are there.
+    """Remove outdated cache files and leftovers of killed runs; return the names that are there."""
     remove_stale_temp_files(folder)
     names = set(os.listdir(folder))
     sources = {name.rsplit(".", 2)[0] for name in current}
     for name in names - current:
         if name.endswith(".npy") and name.rsplit(".", 2)[0] in sources:
-            (folder / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # gone meanwhile, or of another user
+                (folder / name).unlink()
     return names & current
 
 
@@ -106,12 +108,12 @@ def build_cache(sources, folder, make=None, rebuild=False, title="decoding", on_
         list of paths of .npy files: (H, W, C) arrays, uint8 or uint16.
     """
     folder = Path(folder)
+    targets = [_cache_path(folder, source) for source in sources]
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        there = _remove_stale(folder, {target.name for target in targets})
     except OSError as error:
         raise _cache_error(folder, error) from error
-    targets = [_cache_path(folder, source) for source in sources]
-    there = _remove_stale(folder, {target.name for target in targets})
     todo = [
         (source, target)
         for source, target in zip(sources, targets, strict=True)
@@ -134,19 +136,18 @@ def load_mmap(path):
     """Map a file of `build_cache` into memory, as a read-only array.
 
     By torch rather than numpy, whose maps keep a file open each: 800 images would use up the open
-        files of a process.
+    files of a process.
     """
-    with open(path, "rb") as file:
-        version = np.lib.format.read_magic(file)
-        read_header = (
-            np.lib.format.read_array_header_1_0
-            if version == (1, 0)
-            else np.lib.format.read_array_header_2_0
-        )
-        shape, _, dtype = read_header(file)
-        start = file.tell()
-        size = start + int(np.prod(shape)) * dtype.itemsize
-        # torch takes UTF-8 alone; Linux, where names are bytes, has a second name for an open file
-        name = str(path) if is_utf8(path) else f"/dev/fd/{file.fileno()}"
-        raw = torch.from_file(name, shared=False, size=size, dtype=torch.uint8)
+    try:
+        with open(path, "rb") as file:
+            version = np.lib.format.read_magic(file)
+            reader = "read_array_header_1_0" if version == (1, 0) else "read_array_header_2_0"
+            shape, _, dtype = getattr(np.lib.format, reader)(file)
+            start = file.tell()
+            size = start + math.prod(shape) * dtype.itemsize
+            # torch takes UTF-8 alone; Linux, where names are bytes, has another name for open files
+            name = str(path) if is_utf8(path) else f"/dev/fd/{file.fileno()}"
+            raw = torch.from_file(name, shared=False, size=size, dtype=torch.uint8)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _cache_error(path, error, "read") from error
     return raw.numpy()[start:].view(dtype).reshape(shape)
