@@ -1,5 +1,6 @@
 """Runs that srun, torchrun or leftover environment variables start, and scripts/cluster."""
 
+import datetime
 import os
 import shutil
 import signal
@@ -12,8 +13,8 @@ import pytest
 import torch
 
 import slurm
-from helpers import state_of
-from runtime import process
+from helpers import ForkedProgram, state_of
+from runtime import distributed, process
 from runtime.launcher import _first_host
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -133,15 +134,13 @@ def test_n_gpus_is_refused_beside_another_launcher_and_on_windows(sr, monkeypatc
 
 
 def test_a_rank_that_stays_alone_says_for_whom_it_waited(sr, monkeypatch):
-    code = "import datetime, sys; from runtime import distributed; import main; "
-    code += "distributed.JOIN_TIMEOUT = datetime.timedelta(seconds=2); sys.exit(main.main())"
-    env = CLEAN | WHOLE | {"RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": "29471"}
-    env["PYTHONPATH"] = str(ROOT / "src")
-    command = [sys.executable, "-c", code, *sr.argv("--save", "run")[1:]]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1
-    assert "rank 0 of 2 has not met the others at localhost:29471" in done.stderr
-    assert "Traceback" not in done.stderr
+    monkeypatch.setattr(distributed, "JOIN_TIMEOUT", datetime.timedelta(seconds=2))
+    env = WHOLE | {"RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": "29471"}
+    process = ForkedProgram(sr.argv("--save", "run")[1:], env)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert "rank 0 of 2 has not met the others at localhost:29471" in err
+    assert "Traceback" not in err
     assert not sr.folder("run").exists()
 
 

@@ -21,7 +21,7 @@ from data.datasets import find_pairs
 from data.image import read_image, write_image
 from data.pairs import match_lr
 from data.resize import downsample
-from helpers import files_in, png, tar_of, write_set
+from helpers import ForkedProgram, files_in, png, tar_of, write_set
 from option import parse_args
 
 BICUBIC = "--model Bicubic --test_only --scale 2 --cpu".split()
@@ -313,26 +313,22 @@ def test_two_programs_build_one_cache(sr, tmp_path, photographs):
     # reported as datasets #4661, webdataset #386
     many = {f"{i:02d}": photographs["coffee"] for i in range(30)}
     write_flat(tmp_path / "Mine/HR", many)
-    slow = tmp_path / "slow"
-    slow.mkdir()
-    (slow / "sitecustomize.py").write_text(
-        "import os, time\n_replace = os.replace\n"
-        "def replace(*args):\n    time.sleep(0.02)\n    return _replace(*args)\nos.replace = replace\n"
-    )
-    runs = []
-    for name in ("a", "b"):
-        argv = sr.argv("--data_train", "Mine", "--epochs", 1, "--save", name, "--data_test", "Mine")
-        argv += ["--dir_data", str(tmp_path)]
-        environment = {**os.environ, "PYTHONPATH": str(slow)}
-        command = [sys.executable, *argv]
-        runs.append(
-            subprocess.Popen(
-                command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE
-            )
+    replace = os.replace
+
+    def slow_replace(*args):
+        time.sleep(0.02)
+        return replace(*args)
+
+    flags = ["--data_train", "Mine", "--epochs", 1, "--data_test", "Mine", "--dir_data", tmp_path]
+    runs = [
+        ForkedProgram(
+            sr.argv(*flags, "--save", name)[1:], before=lambda: setattr(os, "replace", slow_replace)
         )
+        for name in "ab"
+    ]
     for run in runs:
-        _, err = run.communicate(timeout=120)
-        assert run.returncode == 0, err.decode()
+        _, err = run.communicate(timeout=300)
+        assert run.returncode == 0, err
 
 
 # ------------------------------------------------------- what users meet
