@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch.nn.functional import avg_pool2d
 
+from metric import float64_device
 from runtime.files import UserError
 from runtime.process import is_out_of_memory, pip_install
 
@@ -46,7 +47,7 @@ class Metric(NamedTuple):
 
 def _haar_energy(x):
     """Return the Haar high-frequency energy (LH, HL, HH) of an image (1, C, H, W)."""
-    x = x[..., : x.shape[-2] // 2 * 2, : x.shape[-1] // 2 * 2].double()
+    x = x[..., : x.shape[-2] // 2 * 2, : x.shape[-1] // 2 * 2].to(float64_device(x)).double()
     low = 2 * avg_pool2d(x, 2)  # LL of the orthonormal transform, which keeps the energy
     return x.square().sum() - low.square().sum()
 

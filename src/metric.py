@@ -26,6 +26,11 @@ def crop_border(scale, benchmark):
     return scale if benchmark else scale + 6
 
 
+def float64_device(x):
+    """Return the device on which a tensor is used in float64: a GPU of a Mac (mps) has none."""
+    return torch.device("cpu") if x.device.type == "mps" else x.device
+
+
 def _prepare(sr, hr, scale, rgb_range, benchmark):
     """Return both images as float64 (C, H, W) in [0, 255], converted and cropped."""
     if sr.shape != hr.shape:
@@ -45,7 +50,7 @@ def _prepare(sr, hr, scale, rgb_range, benchmark):
             f"an image of {sr.shape[2]}x{sr.shape[1]} pixels has nothing left inside a border of "
             f"{border}"
         )
-    device = "cpu" if sr.device.type == "mps" else sr.device  # mps has no float64
+    device = float64_device(sr)
     sr, hr = (x[:, border:-border, border:-border].to(device) for x in (sr, hr))
     sr = (sr.float() * (255 / rgb_range)).round().clamp(0, 255).double()
     hr = hr.double() * (255 / rgb_range)

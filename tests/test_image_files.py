@@ -183,6 +183,13 @@ def test_16_bit_colors_of_lzw(tmp_path):
     assert np.array_equal(read_image(tmp_path / "lzw.tif"), wide)
 
 
+@pytest.mark.parametrize("compression", ["tiff_lzw", "packbits"])
+def test_16_bit_gray_of_other_compressions(tmp_path, photo, compression):
+    gray = np.asarray(photo.convert("L")).astype(np.uint16) * 256 + 7
+    Image.fromarray(gray).save(tmp_path / "gray.tif", compression=compression)
+    assert np.array_equal(read_image(tmp_path / "gray.tif")[:, :, 0], gray)
+
+
 @pytest.mark.parametrize(("bits", "ending"), [(10, "png"), (12, "tif"), (14, "png"), (12, "pgm")])
 def test_fewer_bits_in_16_are_said_once_a_folder(tmp_path, photo, bits, ending, capsys):
     gray = (np.asarray(photo.convert("L")).astype(np.uint32) * (2**bits - 1) // 255).astype(

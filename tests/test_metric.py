@@ -1,13 +1,14 @@
 """PSNR and SSIM: conventions that tables of the field rest on."""
 
 import math
+import types
 
 import numpy as np
 import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from metric import calc_psnr, calc_ssim
+from metric import calc_psnr, calc_ssim, float64_device
 
 
 def noise(*shape, seed=0):
@@ -114,6 +115,12 @@ def test_ssim_needs_a_whole_window():
     assert math.isnan(calc_ssim(image, image, 4, 255))
     image = noise(3, 19, 40).round()
     assert calc_ssim(image, image, 4, 255) == pytest.approx(1)
+
+
+def test_float64_is_computed_on_the_cpu_for_macs():
+    for device, wanted in (("mps", "cpu"), ("cuda", "cuda"), ("cpu", "cpu")):
+        tensor = types.SimpleNamespace(device=torch.device(device))
+        assert float64_device(tensor) == torch.device(wanted)
 
 
 def test_arguments_are_not_changed():

@@ -36,7 +36,8 @@ _low_folders = set()  # folders whose low maximum was reported
 
 ORIENTATION, EXIF_IFD, GPS_IFD = 0x112, 0x8769, 0x8825
 DESCRIPTIVE_TAGS = {0x10E, 0x10F, 0x110, 0x11A, 0x11B, 0x128, 0x131, 0x132, 0x13B, 0x8298}
-ICC_TAG, SIZE_TAGS, MAKER_NOTE = 0x8773, (0xA002, 0xA003), 0x927C
+ICC_TAG = 0x8773
+DROPPED_TAGS = (0xA002, 0xA003, 0xA005, 0x927C)  # width, height; offsets do not survive a copy
 
 
 def set_max_pixels(count):
@@ -69,9 +70,6 @@ def _open(path):
     file = Image.open(path, formats=FORMATS)
     _check_pixels(path, *file.size)
     return file
-
-
-# ----------------------------------------------------------------- decoding
 
 
 def _cmyk_to_srgb(path, image, profile):
@@ -124,9 +122,11 @@ def _other_half(tile):
     return tile._replace(args=name if isinstance(tile.args, str) else (name, *more))
 
 
-def _read_deep_colors(path):
-    """Read RGB or RGBA of 16 bits a channel: Pillow keeps the high bytes, then the low bytes."""
+def _read_deep(path):
+    """Read 16 bits a channel. Of RGB and RGBA, Pillow keeps the high bytes, then the low bytes."""
     with _open(path) as high, _open(path) as low:
+        if high.mode in GRAY16:
+            return np.asarray(high).astype(np.uint16)
         if high.mode not in ("RGB", "RGBA") or ";16" not in _raw_mode(high):
             raise UserError(f"{path}: its 16 bits cannot be read: save it without compression")
         low.tile = [_other_half(tile) for tile in low.tile]
@@ -147,7 +147,7 @@ def _read_png16(path, file):
     """Read a PNG of 16 bits a channel with colors or alpha."""
     key = file.info.get("transparency")  # the color that is transparent, in a file without alpha
     is_gray = _raw_mode(file).startswith("LA")
-    image = _read_deep_gray_alpha(path) if is_gray else _read_deep_colors(path)
+    image = _read_deep_gray_alpha(path) if is_gray else _read_deep(path)
     if isinstance(key, tuple):
         opaque = (image[:, :, :3] != np.array(key, np.uint16)).any(axis=2, keepdims=True)
         image = np.concatenate([image[:, :, :3], opaque * np.uint16(65535)], axis=2)
@@ -169,7 +169,7 @@ def _decode(path):
         header = read_tiff_header(path)
         _check_pixels(path, *header.size[::-1])
         if header.bits > 8:
-            return read_deep_tiff(path, header, _read_deep_colors), header.profile
+            return read_deep_tiff(path, header, _read_deep), header.profile
     with _open(path) as file:
         profile = file.info.get("icc_profile")
         n_frames = getattr(file, "n_frames", 1)
@@ -177,9 +177,7 @@ def _decode(path):
             _notice(f"{path}: page 1 of {n_frames} is read")
         raw_mode = _raw_mode(file)
         if file.format == "PPM" and file.mode == "RGB" and _ppm_maximum(file) > 255:
-            raise UserError(
-                f"{path}: a PPM of 16 bits would be cut to 8 bits: save it as PNG or TIFF"
-            )
+            raise UserError(f"{path}: a PPM of 16 bits cannot be read: save it as PNG or TIFF")
         if ";16" in raw_mode and file.mode in ("RGB", "RGBA", "LA"):
             if file.format != "PNG":
                 raise UserError(f"{path}: 16 bits in this form ({raw_mode}) cannot be read")
@@ -195,17 +193,13 @@ def _ppm_maximum(file):
     return args[-1] if isinstance(args, tuple) and isinstance(args[-1], int) else 255
 
 
-# ------------------------------------------------------------------ reading
-
-
 def _kept_exif(file):
     """Return the EXIF of an opened file without orientation, sizes, thumbnail and maker note."""
-    # A maker note has offsets that do not survive a copy. Nothing is left of it: None.
     exif, kept = file.getexif(), Image.Exif()
     for tag, value in exif.items():
         if tag in DESCRIPTIVE_TAGS or (EXIF_IFD <= tag < 0xC000 and tag != ICC_TAG):
             kept[tag] = dict(exif.get_ifd(tag)) if tag in (EXIF_IFD, GPS_IFD) else value
-    for tag in (*SIZE_TAGS, MAKER_NOTE, 0xA005):
+    for tag in DROPPED_TAGS:
         kept.get(EXIF_IFD, {}).pop(tag, None)
     return kept.tobytes() if len(kept) else None
 
@@ -273,17 +267,7 @@ def _unreadable(path, error):
 
 
 def read_image(path, alpha=False):
-    """Read the pixels of an image file; see `read_image_with_metadata`.
-
-    Args:
-        path: the file.
-        alpha: keep the alpha channel; else colors are taken as they are stored and alpha is
-            dropped.
-
-    Returns:
-        array (H, W, C), uint8 or uint16; C is 1 or 3, or 2 or 4 with alpha=True and an alpha
-        channel.
-    """
+    """Read the pixels (H, W, C) of an image file, without their alpha unless `alpha` is true."""
     image, _ = _read(Path(path))
     if not alpha and image.shape[2] in (2, 4):
         image = image[:, :, :-1]
@@ -307,14 +291,11 @@ def image_size(path):
         raise _unreadable(path, error) from error
 
 
-# ------------------------------------------------------------------ writing
-
-
 def write_image(path, image, **metadata):
-    """Write an image as a lossless file, atomically.
+    """Write an image atomically, as TIFF if the name ends in .tif or .tiff, else as PNG.
 
     Args:
-        path: the file; TIFF if it ends in .tif or .tiff, else PNG.
+        path: the file.
         image: array (H, W) or (H, W, C), C 1 to 4, uint8 or uint16.
         metadata: icc_profile and exif (bytes), dpi (x, y); any may be None.
     """
@@ -325,16 +306,11 @@ def write_image(path, image, **metadata):
         write(file, image, **metadata)
 
 
-# ------------------------------------------------------------------ tensors
-
-
 def to_channels(image, n_colors):
     """Return an image (H, W, 1 or 3) with the channels that the network takes.
 
-    Returns:
-        for n_colors 3: three channels, the dtype of the image; gray is repeated.
-        For n_colors 1: Y of BT.601, float32, in which 255 is the maximum pixel value; gray counts
-        as three equal channels, as in the metrics.
+    Of 3, gray is repeated. 1 is Y of BT.601, float32 in [0, 255]; gray counts as three equal
+    channels, as in the metrics.
     """
     if n_colors == 3:
         return image if image.shape[2] == 3 else np.repeat(image, 3, axis=2)
@@ -344,9 +320,7 @@ def to_channels(image, n_colors):
 
 
 def to_tensor(image):
-    """Return an array (H, W, C) as a tensor (C, H, W) in [0, 255].
-
-    uint8 stays uint8; uint16 is scaled to float32.
+    """Return an array (H, W, C) as a tensor (C, H, W) in [0, 255]; uint16 becomes float32.
 
     The pixels stay in the order of (H, W, C), which is that of channels_last.
     """

@@ -25,28 +25,19 @@ def is_tiff(path):
 
 
 class TiffHeader(NamedTuple):
-    """Header of the first page.
+    """Header of the first page."""
 
-    Attributes:
-        size: (height, width) after the orientation is applied.
-        bits: bits a channel.
-        orientation: TIFF tag Orientation, 1 to 8.
-        profile: bytes of the ICC profile, or None.
-    """
-
-    size: tuple
-    bits: int
-    orientation: int
-    profile: bytes | None
+    size: tuple  # (height, width) after the orientation is applied
+    bits: int  # a channel
+    orientation: int  # tag Orientation, 1 to 8
+    profile: bytes | None  # ICC profile
 
 
 def read_tiff_header(path):
     """Return the TiffHeader of a file."""
     with tifffile.TiffFile(path) as file:
         page = file.pages.first
-        bits = (
-            page.bitspersample if isinstance(page.bitspersample, int) else max(page.bitspersample)
-        )
+        bits = int(np.max(page.bitspersample))
         if page.sampleformat != UNSIGNED or bits > 16:
             kind = getattr(page.sampleformat, "name", page.sampleformat)
             raise UserError(
@@ -58,20 +49,13 @@ def read_tiff_header(path):
         tag = page.tags.get("Orientation")
         orientation = int(tag.value) if tag else 1
         size = (page.imagelength, page.imagewidth)
+        size = size[::-1] if orientation >= 5 else size
         profile = page.tags.get("InterColorProfile")
-        return TiffHeader(
-            size[::-1] if orientation >= 5 else size,
-            bits,
-            orientation,
-            bytes(profile.value) if profile else None,
-        )
+        return TiffHeader(size, bits, orientation, bytes(profile.value) if profile else None)
 
 
 def apply_orientation(image, orientation):
-    """Return an image (H, W, ...) turned by the Orientation tag (1 to 8).
-
-    TIFF and EXIF define the same tag.
-    """
+    """Return an image (H, W, ...) turned by the Orientation tag (1 to 8) of TIFF or EXIF."""
     image = image.swapaxes(0, 1) if orientation >= 5 else image
     vertical = -1 if orientation in (3, 4, 7, 8) else 1
     horizontal = -1 if orientation in (2, 3, 6, 7) else 1
@@ -79,15 +63,9 @@ def apply_orientation(image, orientation):
 
 
 def read_deep_tiff(path, header, fallback):
-    """Read a TIFF file of 9 to 16 bits a channel.
+    """Read a TIFF file of 9 to 16 bits a channel as (H, W[, C]), uint16.
 
-    Args:
-        path: the file.
-        header: its TiffHeader.
-        fallback: function(path) -> array, for compressions that tifffile leaves to another package.
-
-    Returns:
-        array (H, W[, C]), uint16.
+    `fallback`, a function of the path, reads compressions that tifffile leaves to another package.
     """
     with tifffile.TiffFile(path) as file:
         page = file.pages.first
@@ -108,7 +86,7 @@ def read_deep_tiff(path, header, fallback):
             image = fallback(path)
         else:
             image = np.moveaxis(image, 0, 2) if page.axes == "SYX" else image
-            image = np.iinfo(image.dtype).max - image if page.photometric == 0 else image
+        image = np.iinfo(image.dtype).max - image if page.photometric == 0 else image
     if header.bits < 16:
         image = image.astype(np.uint32) * 65535 // (2**header.bits - 1)
     image = image[:, :, :4] if image.ndim == 3 and image.shape[2] > 4 else image
