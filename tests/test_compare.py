@@ -116,7 +116,8 @@ def test_the_last_or_the_best_test(sr, run):
 def test_what_cannot_be_compared_is_said(sr, run, photographs, tmp_path):
     few = {"chelsea": photographs["chelsea"], "coffee": photographs["coffee"]}
     other = {"chelsea": photographs["chelsea"], "astronaut": photographs["astronaut"]}
-    for number, images in enumerate((few, other, {"coffee": photographs["coffee"]})):
+    turned = {name: image[:, ::-1] for name, image in few.items()}  # other pixels of these names
+    for number, images in enumerate((few, other, {"coffee": photographs["coffee"]}, turned)):
         write_set(tmp_path / f"{number}/Mine/HR", images)
         sr("--data_test", "Mine", "--save", f"run{number}", *BICUBIC, data=tmp_path / str(number))
     shutil.copytree(sr.folder("run0"), sr.folder("old"))
@@ -132,6 +133,8 @@ def test_what_cannot_be_compared_is_said(sr, run, photographs, tmp_path):
     assert "Mine x2: no gain of run2: run0 has 2 images, run2 1." in out
     assert "Mine x2: run0 has 2 images, run1 2, run2 1, old 2: not comparable." in out
     assert "Mine x2: no standard error for old" in out
+    out = run("run0", "run3", "--diff")[1]
+    assert tables_of(out)[1][1][2] == "n/a" and ") was tested on other pixels than run0 (" in out
     # scores of another test than the one that is shown
     shutil.copytree(sr.folder("run1") / "per_image", sr.folder("old") / "per_image")
     assert "no standard error for old" in run("run0", "old", "--diff")[1]
