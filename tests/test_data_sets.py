@@ -482,3 +482,22 @@ def test_training_with_a_small_shared_memory(sr, tmp_path, photographs, bits, me
     if "unshare failed" in done.stderr or "mount:" in done.stderr:
         pytest.skip("no permission to mount")
     assert done.returncode == 0, done.stderr
+
+
+def test_scale_1_restores_images_of_the_same_size(sr, prepare, tmp_path, photographs):
+    write_set(tmp_path / "Mine/HR", photographs)
+    test = ["--model", "Bicubic", "--test_only", "--cpu", "--scale", 1, "--data_test", "Mine"]
+    status, out, err = sr(*test, data=tmp_path)
+    assert status == 0, err
+    assert "WARNING: Mine: no LR images of scale 1" in out
+    assert "changes nothing" in out
+    folder = tmp_path / "Mine/LR_bicubic"
+    where = ["lr", tmp_path / "Mine/HR", "--lr", folder, "--scale", 1]
+    assert prepare(*where)[0] == 0
+    lr = {name: x // 16 * 16 for name, x in photographs.items()}
+    write_flat(folder / "X1", lr, "{}x1.png")
+    flags = ["--scale", 1, "--data_train", "Mine", "--data_test", "Mine", "--epochs", 1]
+    status, out, err = sr.train(*flags, data=tmp_path)
+    assert status == 0, err
+    assert "no LR images" not in out
+    assert "[Mine x1]" in out

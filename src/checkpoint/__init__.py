@@ -211,6 +211,7 @@ class Checkpoint:
             for epoch, test in tests.items()
             if test["psnr"] is not None and has_same_images(test, line)
         }
+        scored = scored or {line["epoch"]: line["psnr"]}  # after a --test_only in the same folder
         epoch = max(scored, key=scored.get)  # the first of equal ones
         return scored[epoch], epoch
 
