@@ -62,10 +62,7 @@ class Term(nn.Module):
 
 
 class EpochMeans:
-    """Means of logged values over the steps of an epoch.
-
-    A step may consist of several parts on several ranks.
-    """
+    """Means of logged values over the steps of an epoch, each of several parts and ranks."""
 
     def __init__(self, sums=None, counts=None):
         """Start an epoch, or continue one with the `sums` and `counts` of `state`."""
@@ -138,11 +135,8 @@ class Loss(nn.Module):
     def __init__(self, args, net=None, log=print, teacher=None):
         """Build the terms.
 
-        Args:
-            args: the flags.
-            net: the SR network, on its device: for the negatives of --neg_sr and --neg_history.
-            log: function that takes a line of the log.
-            teacher: `loss.frozen.Teacher`, for --teacher.
+        `net` is the SR network on its device, for --neg_sr and --neg_history; `log` takes a line;
+        `teacher` is a `loss.frozen.Teacher`.
         """
         super().__init__()
         self.weights = {name: weight for weight, name in parse_loss(args.loss)}

@@ -74,17 +74,15 @@ def pooling_matrix(side, size=4):
 
 
 class Pool(nn.AdaptiveAvgPool2d):
-    """Average pooling to 4x4, for sides that the GPU of a Mac cannot pool, too."""
+    """Average pooling to 4x4; by matmuls on a Mac's GPU, which cannot pool all sides."""
 
     def forward(self, x):
         """Return x (B, C, H, W) pooled: (B, C, 4, 4)."""
-        if x.device.type != "mps":
-            return super().forward(x)
-        return self.by_matrix(x)
+        return self.by_matrix(x) if x.device.type == "mps" else super().forward(x)
 
     @staticmethod
     def by_matrix(x):
-        """Return x pooled to 4x4 by two matmuls (PyTorch issue 143864: no other way on mps)."""
+        """Return the same without the operation that mps lacks (PyTorch issue 143864)."""
         rows, columns = (pooling_matrix(side).to(x) for side in x.shape[-2:])
         return rows @ x @ columns.T
 

@@ -36,10 +36,8 @@ def build_layers():
 
 def weights_path(vgg_path):
     """Return the weight file: --vgg_path, else that in torch.hub's folder, downloaded if missing."""
-    if vgg_path:
-        return Path(vgg_path)
     try:
-        return download_weights(URL)
+        return Path(vgg_path) if vgg_path else download_weights(URL)
     except UserError as error:
         raise UserError(f"{error}, or name it with --vgg_path") from error
 
