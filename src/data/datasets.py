@@ -19,22 +19,13 @@ from runtime.files import UserError, bullet_list
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """Folders of a data set under --dir_data, and how it is used.
-
-    Attributes:
-        hr: folder of the HR images.
-        lr: folder of the LR images, with `{scale}`.
-        uses_data_range: --data_range picks the images, by position in the sorted folder.
-        benchmark: metrics on luma with a crop border of `scale` pixels; else on RGB with `scale` +
-            6.
-        command: command of scripts/prepare_data.py that downloads it, or "".
-    """
+    """Folders of a data set under --dir_data, and how it is used."""
 
     hr: str
-    lr: str
-    uses_data_range: bool = False
-    benchmark: bool = True
-    command: str = ""
+    lr: str  # with `{scale}`
+    uses_data_range: bool = False  # --data_range picks the images, by position in the sorted folder
+    benchmark: bool = True  # metrics on luma, crop border `scale`; else on RGB, border `scale` + 6
+    command: str = ""  # command of scripts/prepare_data.py that downloads it
 
     def folders(self, scale, degradation="BI"):
         """Return the folders of HR and LR images; those of BI are named LR_bicubic."""
@@ -124,10 +115,7 @@ def _is_hidden(path):
 def list_images(folder, log=None):
     """List the image files of a folder, sorted by name.
 
-    Args:
-        folder: the folder.
-        log: called with one line that names all other files and folders, except hidden ones; or
-            None.
+    `log` is called with one line that names all other files and folders, except hidden ones.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -179,11 +167,7 @@ def left_out_line(paths, limit=8):
 
 
 def list_demo_inputs(source):
-    """List the images and videos that a file or a folder is, sorted by name.
-
-    Returns:
-        (files, skipped): list of Path; names of all others, except hidden ones.
-    """
+    """Return the images and videos that a file or a folder is, and the names of all other files."""
     source = Path(source)
     known = EXTENSIONS | VIDEO_EXTENSIONS
     if not source.exists():
@@ -249,16 +233,9 @@ def _lr_lookalikes(hr_folder, lr_folder, scale):
 
 
 def missing_lr_line(args, name, scale, when):
-    """Return (line, is_warning) for a set whose LR images are made from HR.
+    """Return the line to log for a set whose LR images are made from HR, and whether it warns.
 
-    Args:
-        args: the flags.
-        name, scale: the set.
-        when: words that say when they are made, for the line.
-
-    Returns:
-        the line to log, and whether another folder looks like the LR images, so that each run
-        should say so.
+    Each run should say so if another folder looks like the LR images. `when` ends the line.
     """
     spec, is_bicubic = dataset_spec(name), args.degradation == "BI"
     hr_folder, lr_folder = (

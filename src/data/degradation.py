@@ -107,7 +107,7 @@ class Real(Degradation):
         steps += [_recompress] * (rng.random() < 0.5)
         steps = [steps[i] for i in rng.permutation(len(steps))]
         blurs = [_draw_covariance(scale, rng) for step in steps if step is _blur]
-        radius = sum(math.ceil(3 * math.sqrt(np.trace(covariance))) for covariance in blurs)
+        radius = sum(3 * math.sqrt(covariance.diagonal().max()) for covariance in blurs)
 
         def apply(hr):
             x = hr.astype(np.float32) / np.float32(_unit(hr.dtype))
@@ -121,7 +121,7 @@ class Real(Degradation):
                     x = step(x, rng)
             return random_jpeg(to_pixels(x), rng)
 
-        return math.ceil(radius / scale) + 2, apply
+        return math.ceil(radius / scale) + 1, apply
 
 
 DEGRADATIONS = {"BI": BI(), "BD": BD(), "DN": DN(), "real": Real()}
