@@ -88,11 +88,12 @@ class Evaluator:
         with torch.inference_mode():
             for images in self.data.tests:
                 if isinstance(images, DemoSet):
-                    if distributed.is_main_process():  # only rank 0 writes
-                        upscaler = self._build_upscaler(net, precision)
-                        failed += upscale_all(
-                            images, upscaler, self.args, self.device, self.checkpoint
-                        )
+                    with distributed.main_first():  # only rank 0 writes; a video takes hours
+                        if distributed.is_main_process():
+                            upscaler = self._build_upscaler(net, precision)
+                            failed += upscale_all(
+                                images, upscaler, self.args, self.device, self.checkpoint
+                            )
                 else:
                     psnrs.append(self._test_set(images, net, epoch, precision))
         if failed and self.args.test_only:

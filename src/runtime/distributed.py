@@ -8,6 +8,7 @@ rank, torch.distributed is not used.
 import contextlib
 import ctypes
 import datetime
+import itertools
 import os
 import signal
 import sys
@@ -19,7 +20,7 @@ from runtime.files import UserError
 
 TIMEOUT = datetime.timedelta(minutes=30)
 JOIN_TIMEOUT = datetime.timedelta(minutes=5)
-CACHE_TIMEOUT = datetime.timedelta(hours=3)  # the others wait while one decodes a large data set
+PATIENT_TIMEOUT = datetime.timedelta(hours=3)  # while one rank decodes a large data set
 PR_SET_PDEATHSIG = 1  # of prctl.h
 
 
@@ -133,10 +134,7 @@ def exit_process(status):
 
 
 def rank_range(count):
-    """Return (start, end) of the consecutive items, of `count`, that this rank takes.
-
-    The sizes of two ranks differ by one at most.
-    """
+    """Return (start, end) of this rank's part of `count` items; parts differ by one at most."""
     return rank() * count // world_size(), (rank() + 1) * count // world_size()
 
 
@@ -157,27 +155,31 @@ def all_gather_object(value):
 
 
 @contextlib.contextmanager
-def local_main_first():
-    """Run a `with` block first on one rank of each machine, then on the others.
-
-    The others find the files that it has written.
-    """
+def _in_turn(is_first):
+    """Run a `with` block on the first ranks, then on the others, which wait for hours if needed."""
     if world_size() == 1:
         yield
         return
-    patient = dist.new_group(backend="gloo", timeout=CACHE_TIMEOUT)
-    if local_rank() > 0:
+    patient = dist.new_group(backend="gloo", timeout=PATIENT_TIMEOUT)
+    if not is_first:
         dist.barrier(patient)
     yield
-    if local_rank() == 0:
+    if is_first:
         dist.barrier(patient)
+
+
+def main_first():
+    """Return a context whose block runs on rank 0, then on the others."""
+    return _in_turn(is_main_process())
+
+
+def local_main_first():
+    """Return a context whose block runs on one rank of each machine, then on the others there."""
+    return _in_turn(local_rank() == 0)
 
 
 class _SumOverRanks(torch.autograd.Function):
-    """Sum over ranks; the gradient is the sum of the ranks' gradients.
-
-    Every rank's loss depends on the sum.
-    """
+    """Sum over ranks. Each rank's loss depends on it, so the gradient is the sum of theirs."""
 
     @staticmethod
     def forward(ctx, x):
@@ -200,11 +202,9 @@ def batch_part(batch_size, index, n_parts):
         index, n_parts: each rank divides its images by `tensor_split` into n_parts parts.
     """
     global _part_sizes
-    n_ranks, sizes = world_size(), []
-    for r in range(n_ranks):
-        n_images = (r + 1) * batch_size // n_ranks - r * batch_size // n_ranks
-        sizes.append(n_images // n_parts + (index < n_images % n_parts))
-    _part_sizes = sizes
+    bounds = [r * batch_size // world_size() for r in range(world_size() + 1)]
+    images = [end - start for start, end in itertools.pairwise(bounds)]  # of each rank
+    _part_sizes = [n // n_parts + (index < n % n_parts) for n in images]
     try:
         yield
     finally:
@@ -212,9 +212,7 @@ def batch_part(batch_size, index, n_parts):
 
 
 def rank_offset(count):
-    """Return (offset, total): images of lower ranks and of all ranks.
-
-    `count` is the number of images of this rank.
+    """Return (offset, total): images of lower ranks and of all ranks; `count` are this rank's.
 
     One exchange, unless `batch_part` is known.
     """
@@ -252,14 +250,10 @@ def all_gather_batch(x, offset=None):
 
 
 def draw_for_rank(count, draw):
-    """Draw random values for the global batch and return this rank's slice.
+    """Draw random values for the global batch and return those of this rank's `count` images.
 
     Any number of ranks sees the same values (except with --split_batch, which splits the images of
-    each rank).
-
-    Args:
-        count: images of this rank.
-        draw: function of the number of images of all ranks that returns a tensor (total, ...).
+    each rank). `draw` maps the number of images of all ranks to a tensor (total, ...).
     """
     first, total = rank_offset(count)
     return draw(total)[first : first + count]
@@ -268,9 +262,7 @@ def draw_for_rank(count, draw):
 def data_parallel(net, has_unused):
     """Return a network whose gradients are the mean over ranks; `net` itself for one rank.
 
-    Args:
-        net: the network.
-        has_unused: whether a step may use a part of its weights only.
+    `has_unused` says whether a step may use a part of its weights only.
     """
     if world_size() == 1:
         return net

@@ -128,7 +128,10 @@ def choose_threads(requested, default, cores_of_ranks):
         time.sleep(max(0.0, MIN_SAMPLE - watch.elapsed()[0]))
         busy = watch.busy_cores(sharing)
         most = min(default if n_ranks == 1 else len(sharing), _free_cores(cores, quota, 0))
-        count, reason = min(most, _free_cores(cores, quota, busy)), f"{cores:.3g} cores"
+        count, reason = (
+            min(most, _free_cores(cores, quota, busy)),
+            f"{cores:.3g} core{'s' if cores > 1 else ''}",
+        )
         if quota < cores:
             reason += f", the cgroup allows {quota:.3g}"
         if count < most:
