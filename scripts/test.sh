@@ -14,6 +14,8 @@ if [ "${1:-}" = --slow ]; then
 fi
 "$python" -m ruff check .
 "$python" -m ruff format --check .
-# a process per core with one thread each: the networks of the tests are too small for more
+# a process for each free core with one thread: the networks of the tests are too small for more
+count='from runtime.threads import *; c = own_cores(); print(choose_threads(None, len(c), [c])[0])'
+jobs=$(cd src && env -u OMP_NUM_THREADS -u MKL_NUM_THREADS "$python" -c "$count")
 export OMP_NUM_THREADS=1
-exec "$python" -m pytest -n auto ${marks[@]+"${marks[@]}"} "$@"
+exec "$python" -m pytest -n "$jobs" ${marks[@]+"${marks[@]}"} "$@"

@@ -35,7 +35,7 @@ def sbatch(sr, tmp_path):
         done = subprocess.run(
             ["bash", ROOT / "scripts/cluster/train.sbatch", *sr.argv(*flags)[1:]],
             env=CLEAN | {name: str(value) for name, value in variables.items()},
-            capture_output=True, text=True, timeout=300,
+            capture_output=True, text=True, timeout=900,
         )  # fmt: skip
         text = requeued.read_text() if requeued.exists() else None
         return done.returncode, done.stdout + done.stderr, text
@@ -65,7 +65,7 @@ def test_a_job_is_stopped_requeued_and_continued_on_other_numbers_of_processes(s
 def run(sr, *flags, **variables):
     command = [sys.executable, *sr.argv("--save", "run", *flags)]
     return subprocess.run(
-        command, env=CLEAN | variables, capture_output=True, text=True, timeout=120
+        command, env=CLEAN | variables, capture_output=True, text=True, timeout=600
     )
 
 

@@ -23,7 +23,7 @@ TWO += ["--rdzv_endpoint=localhost:0"]
 
 
 def run(command, **more):
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, **more)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, **more)
 
 
 def losses(sr, name):
