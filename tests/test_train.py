@@ -14,6 +14,7 @@ import torch
 from helpers import ForkedProgram, same_bits, state_of, write_set
 from model import NETWORKS
 from model.edsr import EDSR
+from model.inference import Upscaler
 from optim import learning_rate
 from option import parse_args
 
@@ -308,6 +309,25 @@ def test_tests_run_in_tiles_if_whole_images_do_not_fit_in_memory(sr, monkeypatch
     assert sr.train("--save", "run", "--epochs", 1, "--test_every", 1)[0] == 0
     (line,) = (line for line in sr.metrics("run") if "dataset" in line)
     assert line["chop"] == tiles
+
+
+def test_a_full_memory_in_the_middle_of_a_set_tests_all_of_it_in_tiles(sr, monkeypatch):
+    forward, whole = Upscaler._forward, []
+
+    def limited(self, lr, scale):
+        if lr.shape[3] > 40:
+            whole.append(lr)
+        if lr.shape[3] > 40 and len(whole) == 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return forward(self, lr, scale)
+
+    monkeypatch.setattr(Upscaler, "_forward", limited)
+    flags = "--epochs 2 --test_every 1 --save_results --chop_size 32 --chop_overlap 8".split()
+    status, out, err = sr.train("--save", "run", *flags)
+    assert status == 0, err
+    assert len(whole) == 2, "the second epoch does not try again"
+    assert [line["chop"] for line in sr.metrics("run") if "dataset" in line] == [True, True]
+    assert len(list((sr.folder("run") / "results-Set5+tiles").glob("*_SR.png"))) == 2
 
 
 MY_NET = """
