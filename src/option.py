@@ -458,6 +458,7 @@ def parse_args(argv=None):
         if word.startswith("--") and word.endswith("=--"):  # argparse would make an empty list
             raise UserError(f"{word} must have a value other than --")
     given = {word.split("=")[0] for word in argv}
+    given |= {f"--{x.dest}" for x in parser._actions if given & set(x.option_strings)}  # aliases
     first, _ = parser.parse_known_args(argv)
     for name in (first.template or "").split("+"):
         parser.set_defaults(**TEMPLATES.get(name, {}))

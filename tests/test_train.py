@@ -323,7 +323,7 @@ def test_a_full_memory_in_the_middle_of_a_set_tests_all_of_it_in_tiles(sr, monke
 
     monkeypatch.setattr(Upscaler, "_forward", limited)
     flags = "--epochs 2 --test_every 1 --save_results --chop_size 32 --chop_overlap 8".split()
-    status, out, err = sr.train("--save", "run", *flags)
+    status, _, err = sr.train("--save", "run", *flags)
     assert status == 0, err
     assert len(whole) == 2, "the second epoch does not try again"
     assert [line["chop"] for line in sr.metrics("run") if "dataset" in line] == [True, True]
