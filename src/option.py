@@ -354,7 +354,7 @@ def _add_test_flags(parser):
     flag("--chop_size", number(int, low=16), 192, "side of a tile, LR pixels")
     flag("--chop_overlap", non_negative_int, 48, "LR pixels that tiles share, below half a tile")
     metrics = "metrics beside PSNR and SSIM, joined by ,: haar (energy of the high frequencies, "
-    metrics += "SR's over HR's), and those of pyiqa (pip install pyiqa)"
+    metrics += "SR's over HR's), and those of the package pyiqa"
     flag("--metrics", metric_names, "psnr,ssim", metrics)
     flag("--print_every", positive_int, 100, "steps between two lines of the training log")
     switch("--save_models", "keep the weights and the training state of every epoch")
@@ -365,7 +365,7 @@ def _add_test_flags(parser):
     flag("--suffix", str, None, "with --dir_out: text after the name of each output, such as _x4")
     switch("--overwrite", "let --dir_out replace existing files")
     switch("--save_gt", "save the LR and HR images in the folder of the SR images")
-    switch("--tensorboard", "curves and images for TensorBoard (pip install tensorboard)")
+    switch("--tensorboard", "curves and images for TensorBoard (package tensorboard)")
 
 
 def build_parser():

@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.functional import pad
 
 from runtime.files import UserError
+from runtime.process import pip_install
 
 # One paragraph a network: name for --model | class of spandrel | parameters at x2, x3, x4 | paper,
 # then the options as published, except the scale. SPAN's parameters are those of training.
@@ -125,9 +126,10 @@ def _package():
     try:
         import spandrel
     except ImportError as error:
+        keeping_torch = pip_install("--no-deps", "spandrel", "einops", "safetensors")
         raise UserError(
-            f"--model or --pre_train needs a package that is missing ({error}): pip install spandrel. "
-            "To keep torch as it is: pip install --no-deps spandrel einops safetensors"
+            f"--model or --pre_train needs a package that is missing ({error}): "
+            f"{pip_install('spandrel')}. To keep torch as it is: {keeping_torch}"
         ) from None
     finally:
         for name in missing:

@@ -17,6 +17,7 @@ import torch
 from model.common import MeanShift
 from runtime.distributed import local_main_first
 from runtime.files import UserError, bullet_list
+from runtime.process import pip_install
 
 # Keys that hold a state_dict further down, the average before the trained weights
 WRAPPERS = ("params_ema", "ema", "model_ema", "state_dict_ema", "g_ema", "params", "state_dict")
@@ -140,7 +141,7 @@ def _read_safetensors(path, what):
         from safetensors.torch import load as load_safetensors
     except ImportError as error:
         raise UserError(
-            f"{what} {path}: cannot be read without a package: pip install safetensors"
+            f"{what} {path}: cannot be read without a package: {pip_install('safetensors')}"
         ) from error
     try:
         return load_safetensors(path.read_bytes())
