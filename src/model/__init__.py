@@ -1,7 +1,6 @@
 """The networks. A new one is a file with `make_model(args)` and a line in `NETWORKS`."""
 
 import importlib
-import os
 import shlex
 
 import torch
@@ -9,7 +8,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from model import spandrel
-from runtime.distributed import local_rank, local_world_size
+from runtime.distributed import is_task_of_srun, local_rank, local_world_size
 from runtime.files import UserError
 from runtime.process import gpu_problem
 
@@ -115,7 +114,7 @@ def choose_device(cpu):
     """
     if not cpu and torch.cuda.is_available() and not gpu_problem():
         n_gpus = torch.cuda.device_count()
-        if n_gpus == 1 and "SLURM_LOCALID" in os.environ:  # srun may show each task its own GPU
+        if n_gpus == 1 and is_task_of_srun():
             return torch.device("cuda", 0)
         if local_world_size() > n_gpus:
             raise UserError(

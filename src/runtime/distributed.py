@@ -49,6 +49,11 @@ def local_world_size():
     return _env_int("LOCAL_WORLD_SIZE", 1)
 
 
+def is_task_of_srun():
+    """Return whether srun has started this process, which may then see its own GPU alone."""
+    return "SLURM_LOCALID" in os.environ
+
+
 def is_main_process():
     """Return whether this is rank 0, the only one that writes files."""
     return rank() == 0
