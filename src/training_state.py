@@ -98,10 +98,10 @@ def _adapt_to_changed_flags(trainer, flags, epoch):
     former = argparse.Namespace(**{**vars(args), "epochs": flags.get("epochs", args.epochs)})
     rate = learning_rate(args, epoch + 1)
     if rate != learning_rate(former, epoch + 1):
+        hint = " (--cosine_tmax keeps the former schedule)" if "Cosine" in args.scheduler else ""
         trainer.checkpoint.log(
             f"WARNING: --epochs was {former.epochs}: --scheduler {args.scheduler} now spans "
-            f"{args.epochs} epochs, and the learning rate jumps to {rate:.2e} (--cosine_tmax "
-            "keeps the former schedule)"
+            f"{args.epochs} epochs, and the learning rate jumps to {rate:.2e}{hint}"
         )
 
 
