@@ -25,11 +25,14 @@ def state_dict(trainer):
         "loss": trainer.loss.state_dict(),
         "progress": trainer.loss.progress(),
         "last_loss": trainer.prev_epoch_loss,
-        "flags": {name: getattr(trainer.args, name) for name in ("loss", "epochs")},
+        "flags": {
+            "loss": trainer.args.loss,
+            "epochs": trainer.args.epochs,
+            "threads": torch.get_num_threads(),
+        },
         "epoch": trainer.epoch,
         "step": trainer.step,
         "best": trainer.best,
-        "threads": torch.get_num_threads(),
         "random": random_states(),
     }
 
@@ -40,7 +43,8 @@ def load_state_dict(trainer, state):
     device, precision = state["precision"]
     if trainer.args.precision == "auto" and device == trainer.device.type:
         trainer.set_precision(precision)  # another choice would change the bits
-    keep_threads(trainer.args.threads, state.get("threads"), trainer.checkpoint.log)
+    former = state.get("flags", {})
+    keep_threads(trainer.args.threads, former.get("threads"), trainer.checkpoint.log)
     load_strict(trainer.net, state["net"], trainer.checkpoint.state_file(trainer.args.resume))
     if trainer.ema:
         trainer.ema.average.load_state_dict(state["ema"] or state["net"])
@@ -49,7 +53,7 @@ def load_state_dict(trainer, state):
         trainer.scaler.load_state_dict(state["scaler"])
     _load_loss(trainer, state["loss"])
     trainer.progress, trainer.prev_epoch_loss = state["progress"], state["last_loss"]
-    _adapt_to_changed_flags(trainer, state.get("flags", {}), state["epoch"])
+    _adapt_to_changed_flags(trainer, former, state["epoch"])
     trainer.epoch, trainer.step = state["epoch"], state["step"]
     trainer.best = state["best"]
     set_random_states(state["random"])

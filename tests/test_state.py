@@ -112,7 +112,7 @@ CHANGES = {
     "fixed": lambda fixed: {**fixed, "n_feats": 8},
 }
 REFUSED = {"fixed"}
-BESIDES = {"loss", "scaler", "flags"}  # tested below; flags are for messages
+BESIDES = {"loss", "scaler", "flags"}  # tested below; flags are for messages and threads
 
 
 def test_each_piece_of_the_state_counts(sr):
