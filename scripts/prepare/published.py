@@ -1,7 +1,6 @@
 """DIV2K, Flickr2K and the benchmarks: from their archives to the folders of `DATASETS`.
 
-Each function takes the flags of scripts/prepare_data.py and returns (list of problems, list of
-Expected).
+Each command takes the flags of scripts/prepare_data.py and returns (problems, list of Expected).
 """
 
 import os
@@ -79,10 +78,7 @@ def make(args, sources, lr, scales, hr=None):
 
 
 def fetch_and_unpack(args, name, folder, target_for):
-    """Download an archive and unpack it.
-
-    It is removed afterwards, unless it existed before.
-    """
+    """Download an archive, unpack it, and remove it unless it existed before."""
     archive = folder / name
     by_hand = archive.exists()
     url, sha256 = args.url.rstrip("/") + "/" + name, dict(args.sha256).get(name)

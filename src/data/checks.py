@@ -165,6 +165,14 @@ class PairSummary(NamedTuple):
     problems: list  # sentences
 
 
+def join_summaries(summaries):
+    """Return the PairSummary of the pairs of several sets, all of them cached or none."""
+    sizes, thumbnails, problems = zip(*summaries, strict=True)
+    is_cached = thumbnails[0] is not None
+    joined = np.concatenate(thumbnails) if is_cached else None
+    return PairSummary(np.concatenate(sizes), joined, [line for part in problems for line in part])
+
+
 def _pair_sizes(hr, lr, scale, name):
     """Return the sizes (H, W, h, w) of HR and LR of a pair."""
     # If LR is to be made, h and w are computed from HR.

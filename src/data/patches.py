@@ -10,7 +10,7 @@ import numpy as np
 from torch.utils.data import Dataset, Sampler
 
 from data.cache import build_cache, cache_folder
-from data.checks import NO_SIZE, remembered_summary, summarize, thumbnail_of
+from data.checks import NO_SIZE, join_summaries, remembered_summary, summarize, thumbnail_of
 from data.datasets import (
     expand_names,
     find_pairs,
@@ -52,8 +52,7 @@ class TrainDataset(Dataset):
             n_colors: 3 or 1.
             augment: flip and transpose at random.
             seed: int from 0.
-            summaries: for each scale, a list of PairSummary, in the order of the pairs; None: they
-                are built.
+            summaries: for each scale, the PairSummary of its pairs; None: they are built.
             degradation: name in DEGRADATIONS, which makes LR if it is None.
         """
         self.pairs, self.scales, self.n_colors = pairs, scales, n_colors
@@ -61,7 +60,7 @@ class TrainDataset(Dataset):
         self.lr_patch = [patch_size // scale for scale in scales]
         self._order = self._table = (None, None)
         self.summaries = summaries or [
-            [summarize(triples, scale, n_colors)]
+            summarize(triples, scale, n_colors)
             for scale, triples in zip(scales, pairs, strict=True)
         ]
         self._check_sizes()
@@ -69,15 +68,14 @@ class TrainDataset(Dataset):
     def _check_sizes(self):
         problems = []
         for scale_idx, triples in enumerate(self.pairs):
-            sizes = np.concatenate([summary.sizes for summary in self.summaries[scale_idx]])
+            sizes = self.summaries[scale_idx].sizes
             scale, side = self.scales[scale_idx], self.lr_patch[scale_idx]
             least = np.minimum(sizes[:, :2] // scale, sizes[:, 2:]).min(axis=1)
             for i in np.flatnonzero((least < side) & (sizes[:, 0] != NO_SIZE)):
                 problems.append(self._too_small(triples[i][2], sizes[i, :2], scale_idx))
-        if len(problems) > 1:
-            raise UserError(f"{len(problems)} images are too small:" + bullet_list(problems))
         if problems:
-            raise UserError(problems[0])
+            count = f"{len(problems)} images are too small:" + bullet_list(problems)
+            raise UserError(count if len(problems) > 1 else problems[0])
 
     def _too_small(self, name, size, scale_idx):
         need = self.lr_patch[scale_idx] * self.scales[scale_idx]
@@ -98,24 +96,17 @@ class TrainDataset(Dataset):
 
     def problems(self):
         """Return the sentences of all summaries."""
-        return [
-            line for summaries in self.summaries for each in summaries for line in each.problems
-        ]
+        return [line for summary in self.summaries for line in summary.problems]
 
     def hr_sizes(self):
         """Return (height, width) of each HR image of the first scale, None if unknown."""
-        sizes = np.concatenate([summary.sizes for summary in self.summaries[0]])[:, :2].tolist()
+        sizes = self.summaries[0].sizes[:, :2].tolist()
         return [None if size[0] == NO_SIZE else tuple(size) for size in sizes]
 
     def thumbnail(self, index):
         """Return the 16x16 pixels in gray of an HR image of the first scale."""
-        position = index
-        for summary in self.summaries[0]:
-            if position < len(summary.sizes):
-                if summary.thumbnails is not None:
-                    return summary.thumbnails[position]
-                break
-            position -= len(summary.sizes)
+        if self.summaries[0].thumbnails is not None:
+            return self.summaries[0].thumbnails[index]
         return thumbnail_of(load_array(self.pairs[0][index][0]), self.n_colors)
 
     def _image_index(self, epoch, index):
@@ -168,20 +159,14 @@ def _augment(image, flip_y, flip_x, transpose):
 
 
 class EpochSampler(Sampler):
-    """Keys of this rank's part of each batch of an epoch.
-
-    All samples of a batch have the same scale.
+    """Keys of this rank's part of each batch of an epoch; a batch has one scale.
 
     Call `set_epoch` before each epoch.
     """
 
     def __init__(self, batches, batch_size, n_scales=1, seed=1):
-        self.batches, self.batch_size, self.n_scales, self.seed = (
-            batches,
-            batch_size,
-            n_scales,
-            seed,
-        )
+        self.batches, self.batch_size = batches, batch_size
+        self.n_scales, self.seed = n_scales, seed
         self.epoch = self.start = 0
 
     def set_epoch(self, epoch, start=0):
@@ -265,14 +250,6 @@ def build_train_set(args, data_range, log=print):
             for name in expand_names(args.dir_data, args.data_train)
         ]
         pairs.append([triple for triples, _ in loaded for triple in triples])
-        summaries.append([summary for _, summary in loaded])
-    return TrainDataset(
-        pairs,
-        args.scale,
-        args.patch_size,
-        args.n_colors,
-        not args.no_augment,
-        args.seed,
-        summaries,
-        args.degradation,
-    )
+        summaries.append(join_summaries([summary for _, summary in loaded]))
+    settings = args.scale, args.patch_size, args.n_colors, not args.no_augment, args.seed
+    return TrainDataset(pairs, *settings, summaries, args.degradation)
