@@ -1,9 +1,12 @@
 """Small real images, in the layouts of DIV2K, of the benchmarks and of a user's folder, and pictures to upscale."""
 
 import json
+import os
 import signal
 from pathlib import Path
 from types import SimpleNamespace
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: the same bits in every test
 
 import numpy as np
 import pytest
