@@ -63,7 +63,7 @@ def test_a_run_with_all_of_them_resumes_to_the_last_bit(sr, teacher, monkeypatch
 
 @pytest.mark.slow
 def test_two_processes_train_like_one(sr, teacher):
-    flags = [*ALL.split(), "--teacher", teacher, "--batch_size", 5, "--split_batch", 2]
+    flags = [*ALL.split(), "--teacher", teacher, "--batch_size", 5]
     flags += ["--epochs", 1, "--embed_lr", 1e-5, "--cl_layer", "1,4"]
     assert sr.train("--save", "one", *flags)[0] == 0
     done = run([*TWO, *sr.argv("--save", "two", *flags)])
