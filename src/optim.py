@@ -111,7 +111,8 @@ def describe_end(args):
     then = "rises again" if n_cycles == 1 else f"stays at --cosine_etamin {args.cosine_etamin}"
     return (
         f"--cosine_tmax {args.cosine_tmax} ends after epoch {n_cycles * args.cosine_tmax} of "
-        f"{args.epochs}: the learning rate {then} after it"
+        f"{args.epochs}: the learning rate {then} after it (--cosine_tmax "
+        f"{math.ceil(args.epochs / n_cycles)} takes all epochs)"
     )
 
 
