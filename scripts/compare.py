@@ -21,7 +21,7 @@ from runtime.interpreter import use_project_packages
 if __name__ == "__main__":
     use_project_packages()  # before imports that need them
 
-from comparison import exports, figures, page, pictures, tables
+from comparison import exports, figures, pictures, tables
 from comparison.gains import groups_of, parse_groups
 from comparison.images import FolderRow, Truth, infer_scale, parse_folder
 from comparison.runs import Run, name_apart, rows_of
@@ -246,7 +246,7 @@ def write_page(comparison):
     title = "Comparison of " + ", ".join(labels + [row.label for row in comparison.folders])
     title += f" on {args.data_test}" if args.data_test else ""
     load = (pictures.load_picture(rows, scorer, key, image) for rows, key, image in wanted)
-    page.write(args.html, title, found, scorer.metrics, load, len(wanted), args.quality)
+    pictures.write_page(args.html, title, found, scorer.metrics, load, len(wanted), args.quality)
     size = args.html.stat().st_size / 1e6
     print(f"written: {args.html} ({len(wanted)} images, {size:.1f} MB)")
     print("".join(f"{note}\n" for note in notes), end="")

@@ -11,7 +11,7 @@ import torch
 
 from checkpoint.state import STATE_SCHEMA
 from compare_helpers import csv_rows, line, page_tables, tables_of, write_run
-from comparison.page import PAGE
+from comparison.pictures import PAGE
 
 INF = math.inf
 
