@@ -37,10 +37,12 @@ class Term(nn.Module):
             negatives: lists of (B, C, H, W), see `loss.samples`. teacher: SR of --teacher
             (B, C, H, W). All are in [0, rgb_range].
         can_be_zero: whether the gradient may be 0 in the first step of a run.
+        unlisted: keys of `log_values` that the log leaves out, and metrics.jsonl has.
     """
 
     inputs = ("sr", "hr")
     can_be_zero = False
+    unlisted = ()
 
     def __init__(self, args, name):
         """Build the term `name` from the flags."""
@@ -151,7 +153,6 @@ class Loss(nn.Module):
         self.blends = args.teacher_blend
         self.steps_per_epoch, self.n_steps = args.test_every, args.epochs * args.test_every
         self.log, self.has_warned = log, False
-        self.unlisted = set()  # names that the log leaves out
         self.start_epoch(1)
 
     def _build_samples(self, args, net):
@@ -202,7 +203,6 @@ class Loss(nn.Module):
             logged[name] = value
             for key, number in self.terms[name].log_values().items():
                 logged[f"{name} {key}"] = number
-                self.unlisted.add(f"{name} {key}")
         for name, value in (logged | {"Total": total}).items():
             self.epoch_means.add(name, value, batch_fraction, sr.device)
         return total * batch_fraction
@@ -280,9 +280,10 @@ class Loss(nn.Module):
     def display_loss(self):
         """Return the means as the log has them: [L1: 3.1415][Total: 3.1415].
 
-        The log values of the terms are in metrics.jsonl alone.
+        What a term leaves out is in metrics.jsonl alone.
         """
-        means = {name: x for name, x in self.means().items() if name not in self.unlisted}
+        hidden = {f"{name} {key}" for name, term in self.terms.items() for key in term.unlisted}
+        means = {name: x for name, x in self.means().items() if name not in hidden}
         if len(means) == 2:
             means.pop("Total")
         return "".join(f"[{name}: {value:.4f}]" for name, value in means.items())

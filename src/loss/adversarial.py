@@ -102,6 +102,7 @@ class Adversarial(Term):
     """NAME of `GAN_LOSSES`, an adversarial loss, or CL-NAME, which adds the contrastive loss."""
 
     inputs = ("sr", "hr", "positives", "negatives")
+    unlisted = ("s_pos", "s_neg")
 
     def __init__(self, args, name):
         """Build the embedding and its optimizer."""
