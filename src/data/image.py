@@ -201,6 +201,9 @@ def _kept_exif(file):
             kept[tag] = dict(exif.get_ifd(tag)) if tag in (EXIF_IFD, GPS_IFD) else value
     for tag in DROPPED_TAGS:
         kept.get(EXIF_IFD, {}).pop(tag, None)
+    for tag, value in kept.items():
+        if isinstance(value, str) and not value.isascii():  # Pillow would write question marks
+            kept[tag] = value.encode("latin-1", "replace")
     return kept.tobytes() if len(kept) else None
 
 

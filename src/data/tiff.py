@@ -101,7 +101,11 @@ def write_tiff(file, image, icc_profile=None, exif=None, dpi=None):
     """
     channels, tags = image.shape[2], Image.Exif()
     tags.load(exif or b"")
-    texts = [(tag, 2, None, text, True) for tag, text in tags.items() if isinstance(text, str)]
+    texts = [
+        (tag, 2, None, text.encode("latin-1", "replace"), True)  # as Pillow has decoded it
+        for tag, text in tags.items()
+        if isinstance(text, str)
+    ]
     tifffile.imwrite(
         file,
         image[:, :, 0] if channels == 1 else image,
