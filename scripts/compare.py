@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Compare experiments: tables, gains with standard errors, curves, figures, a page for the browser.
 
     scripts/compare.py bicubic EDSR EDSR-PCL --diff --best --csv results.csv --cost

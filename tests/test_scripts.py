@@ -84,6 +84,16 @@ def run_recipe(call):
     return subprocess.run(command, env=env, capture_output=True, text=True)
 
 
+def test_scripts_of_the_documents_can_be_called():
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    names = set(re.findall(r"(?m)^(?:sbatch )?(scripts/[\w/]+\.(?:py|sh|sbatch))", text))
+    assert len(names) > 8
+    for name in names:
+        assert (ROOT / name).read_text(encoding="utf-8").startswith("#!/usr/bin/env "), name
+        assert os.access(ROOT / name, os.X_OK), f"{name} must be executable"
+
+
 @no_bash
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("network", NETWORKS)
