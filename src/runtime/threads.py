@@ -14,7 +14,8 @@ from pathlib import Path
 PROC, CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
 MIN_SAMPLE = 0.1  # seconds: /proc/stat counts hundredths
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-WATCHED_STEPS, MIN_SECONDS = 300, 10.0  # of a training before it may be called slow
+# a training is judged after as many steps and at least 10 s, or after a minute: it may be very slow
+WATCHED_STEPS, MIN_SECONDS, MAX_SECONDS = 300, 10.0, 60.0
 SLOW = 1.5  # wall time over CPU time per thread
 
 
@@ -128,10 +129,8 @@ def choose_threads(requested, default, cores_of_ranks):
         time.sleep(max(0.0, MIN_SAMPLE - watch.elapsed()[0]))
         busy = watch.busy_cores(sharing)
         most = min(default if n_ranks == 1 else len(sharing), _free_cores(cores, quota, 0))
-        count, reason = (
-            min(most, _free_cores(cores, quota, busy)),
-            f"{cores:.3g} core{'s' if cores > 1 else ''}",
-        )
+        count = min(most, _free_cores(cores, quota, busy))
+        reason = f"{cores:.3g} core{'s' if cores > 1 else ''}"
         if quota < cores:
             reason += f", the cgroup allows {quota:.3g}"
         if count < most:
@@ -146,10 +145,11 @@ class ThreadWatch:
         self._n_threads, self._steps, self._watch = n_threads, 0, CoreWatch()
 
     def after_step(self):
-        """Return a hint, once, if the threads have waited in some hundred steps; else None."""
+        """Return a hint, once, if the threads have waited for cores; else None."""
         self._steps += 1
         wall, cpu = self._watch.elapsed()
-        if self._n_threads == 1 or self._steps < WATCHED_STEPS or wall < MIN_SECONDS:
+        is_soon = wall < MIN_SECONDS or (self._steps < WATCHED_STEPS and wall < MAX_SECONDS)
+        if self._n_threads == 1 or is_soon:
             return None
         sharing = dict.fromkeys(own_cores(), 1)
         busy = self._watch.busy_cores(sharing)
