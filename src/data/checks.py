@@ -233,11 +233,7 @@ class TestFingerprints:
         self.not_bicubic = set()  # test sets that were reported
 
     def check_test_pairs(self, test_set, indices):
-        """Check images of a TestSet and keep their thumbnails.
-
-        Returns:
-            list of sentences about misaligned pairs.
-        """
+        """Check images of a TestSet, keep their thumbnails; return sentences about bad pairs."""
         problems = []
         for i in indices:
             image, (hr_path, lr_path) = test_set[i], test_set.pairs[i]

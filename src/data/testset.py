@@ -25,18 +25,12 @@ KEPT_BYTES = 2**29  # decoded test images that stay in memory between the tests 
 
 
 class TestImage(NamedTuple):
-    """One test image in [0, 255], uint8 or float32; its name is without ending.
-
-    Attributes:
-        lr: (C, h, w).
-        hr: (C, h*scale, w*scale).
-        name: str.
-    """
+    """One test image in [0, 255], uint8 or float32; its name is without ending."""
 
     __test__ = False  # not a test class of pytest
 
-    lr: torch.Tensor
-    hr: torch.Tensor
+    lr: torch.Tensor  # (C, h, w)
+    hr: torch.Tensor  # (C, h*scale, w*scale)
     name: str
 
 
@@ -97,19 +91,12 @@ class TestSet:
 
 
 class DemoSet(NamedTuple):
-    """Images and videos without ground truth, to be upscaled by `demo.upscale_all`.
+    """Images and videos without ground truth, to be upscaled by `demo.upscale_all`."""
 
-    Attributes:
-        name: Demo or MyImage.
-        scale: int.
-        files: list of Path.
-        skipped: names of other files and folders in the same folder.
-    """
-
-    name: str
+    name: str  # Demo or MyImage
     scale: int
-    files: list
-    skipped: list
+    files: list  # of Path
+    skipped: list  # names of other files and folders in the same folder
 
 
 def _demo_set(args, name, scale):
