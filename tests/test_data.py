@@ -295,13 +295,10 @@ def test_what_is_written_is_read_again(tmp_path, photographs, channels, ending, 
         image = (
             image * 256 + np.arange(image.size, dtype=np.uint16).reshape(image.shape) % 251
         )  # low bytes of their own
-    write_image(
-        tmp_path / f"one{ending}", image, b"what the numbers mean" if ending == ".png" else None
-    )
+    profile = b"what the numbers mean" if ending == ".png" else None
+    write_image(tmp_path / f"one{ending}", image, icc_profile=profile)
     stored = read_image(tmp_path / f"one{ending}", alpha=True)
     assert stored.dtype == kind
-    if (kind, ending, channels) == (np.uint16, ".png", 2):  # OpenCV has no gray with alpha
-        image = image[:, :, [0, 0, 0, 1]]
     assert np.array_equal(stored, image)
     assert image_size(tmp_path / f"one{ending}") == image.shape[:2]
 
