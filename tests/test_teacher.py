@@ -52,7 +52,7 @@ def test_a_run_with_all_of_them_resumes_to_the_last_bit(sr, teacher, monkeypatch
     status, _, err = sr("--load", "stopped", "--cpu")
     assert status == 1
     assert f"--teacher {teacher} must be the file of the teacher's weights: it is missing" in err
-    assert sr("--load", "stopped", "--cpu", "--n_threads", 0, "--teacher", moved)[0] == 0
+    assert sr("--load", "stopped", "--cpu", "--teacher", moved)[0] == 0
     whole, resumed = (state_of(sr.folder(name)) for name in ("whole", "stopped"))
     same_bits(whole, resumed)
     copies = [name for name in whole["loss"] if name.startswith("history.copies.")]
