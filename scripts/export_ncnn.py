@@ -54,7 +54,8 @@ def convert(network, n_colors, folder, fp16):
                 folder / "net.pt"
             )
         except Exception as error:  # the tracer raises any type
-            raise UserError(f"the network cannot be traced: {error}".splitlines()[0]) from error
+            reason = f"{type(error).__name__} {error}".strip().splitlines()[0]
+            raise UserError(f"the network cannot be traced: {reason}") from error
     one, other = (shape.format(n_colors) for shape in TRACED)
     command = [
         pnnx.EXEC_PATH,

@@ -73,7 +73,8 @@ def test_any_size_and_range_and_the_gradient():
         assert all(p.grad is not None for p in net.parameters())
         outputs.append(sr.detach() / rgb_range)
     assert torch.allclose(*outputs, atol=1e-6)
-    assert has_unused_parameters(net)
+    assert not has_unused_parameters(net)
+    assert has_unused_parameters(build_network(parse_args(["--model", "SPAN"])))
 
 
 def test_what_spandrel_recognizes_is_loaded_without_flags(tmp_path):
@@ -103,6 +104,8 @@ def test_what_spandrel_recognizes_is_loaded_without_flags(tmp_path):
         ([*SMALL, "--scale", "2+4"], "must be one scale for --model SAFMN"),
         (["--model", "GRL", "--model_options", '{"embed_dim": 12, "depths": [1], '
           '"num_heads_window": [2], "num_heads_stripe": [2]}'], "must return"),
+        (["--model", "DAT", "--model_options", '{"depth": [2], "embed_dim": 32, "num_heads": [2]}',
+          "--batch_size", "1"], "Give a larger --batch_size"),
         (["--model", "LaMa"], "--model LaMa cannot be used"),
         (["--model_options", "{}"], "--model_options must be used with a network of spandrel"),
     ],
@@ -112,7 +115,7 @@ def test_what_cannot_be_trained_is_refused_in_a_sentence(sr, flags, words):
     assert status in (1, 2)
     assert words in err
     assert "Traceback" not in err
-    assert not sr.folder("run").exists()
+    assert not (sr.folder("run") / "model/model_best.pt").exists()
 
 
 def test_without_spandrel_a_sentence_says_what_to_install(sr, monkeypatch):

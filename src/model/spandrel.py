@@ -5,6 +5,7 @@ changes its options. A file of --pre_train that spandrel recognizes needs no fla
 """
 
 import contextlib
+import copy
 import inspect
 import json
 import sys
@@ -209,7 +210,7 @@ class SpandrelNetwork(nn.Module):
     """A network of spandrel with our range, any image size, and its own names of weights."""
 
     flags = ("model_options", "n_colors", "rgb_range")
-    has_unused_parameters = True  # SPAN has weights that only tests use
+    has_unused_parameters = True  # SPAN has weights that only tests use; see `_probe`
     channels_last = False  # transformers take views of feature maps
 
     def __init__(self, net, args):
@@ -234,9 +235,12 @@ class SpandrelNetwork(nn.Module):
 
     def _probe(self, n_colors):
         """Check that the network can be trained: size of its output, and a gradient."""
-        sr = self(torch.zeros(2, n_colors, 8, 8))
+        trial = copy.deepcopy(self)  # whose batch statistics may change
+        sr = trial(torch.zeros(2, n_colors, 8, 8))
         if not sr.requires_grad:
             raise UserError(f"--model {self.model} cannot be trained: its output has no gradient")
+        sr.sum().backward()
+        self.has_unused_parameters = any(p.grad is None for p in trial.parameters())
 
     def _pad(self, x):
         """Pad images (B, C, H, W) at the bottom and right, by reflection as far as possible."""
@@ -253,7 +257,13 @@ class SpandrelNetwork(nn.Module):
     def forward(self, lr):
         """Map (B, n_colors, H, W) in [0, rgb_range] to (B, n_colors, H*scale, W*scale), float32."""
         x = self._pad(lr.contiguous() / self.rgb_range)
-        sr = self.call(self.net, x)
+        try:
+            sr = self.call(self.net, x)
+        except ValueError as error:  # a normalization over one value
+            raise UserError(
+                f"--model {self.model} cannot run on a batch of {tuple(x.shape)}: {error}. Give a "
+                "larger --batch_size or --patch_size"
+            ) from error
         size = torch.Size(n * self.scale for n in x.shape[2:])
         if not isinstance(sr, torch.Tensor) or sr.shape[2:] != size or sr.shape[1] != lr.shape[1]:
             found = tuple(sr.shape) if isinstance(sr, torch.Tensor) else type(sr).__name__
