@@ -23,7 +23,7 @@ case $target in
         run=(--save EDSR_baseline_x4_real --scale 4 --pre_train "${weights}_x4.pt"
             --degradation real --patch_size 128 --epochs 24 --test_every 250 --lr 3e-4)
         ;;
-    fast) run=(--save EDSR_tiny_x2 --template tiny --epochs 40) ;;
+    fast) run=(--save EDSR_tiny_x2 --template tiny --epochs 12) ;;
     *)
         echo "error: zoo.sh ${target:-without a target}: the first argument must be one of" \
             "x2, x3, x4, real, fast" >&2
