@@ -10,11 +10,13 @@ import socket
 import subprocess
 import sys
 import tarfile
+import threading
 import traceback
 import zipfile
 
 import imageio.v3 as iio
 import torch
+from tqdm import tqdm
 
 from data.image import write_image
 from data.resize import downsample
@@ -89,6 +91,8 @@ def _run_main(argv, env, before):
         sys.stdout, sys.stderr = (os.fdopen(fd, "w", 1) for fd in (1, 2))
         os.environ.update(env)
         torch.set_num_threads(1)  # the threads of a pool do not survive a fork
+        # tqdm's own lock is shared with the parent, which would wait for ever for a killed process
+        tqdm.set_lock(threading.RLock())
         status = importlib.import_module("main").main(argv)
     except SystemExit as end:
         status = end.code
