@@ -164,7 +164,8 @@ class Evaluator:
 
     def _test_images(self, images, upscaler):
         """Return (scores, digest) of each image of a set; None if a rank had to turn on tiles."""
-        n_ranks, results, chop = distributed.world_size(), [], upscaler.chop
+        n_ranks, results, written = distributed.world_size(), [], []
+        chop = upscaler.chop
         decoded = _decode_ahead(images, range(distributed.rank(), len(images), n_ranks))
         starts = tqdm(
             range(0, len(images), n_ranks),
@@ -188,11 +189,13 @@ class Evaluator:
                 error = str(failure)
             gathered = self.agree(error, (upscaler.chop, result, saved))
             if any(made_in_tiles != chop for made_in_tiles, *_ in gathered):
+                for path in written:
+                    path.unlink(missing_ok=True)
                 return None
             for _, found, to_save in gathered:  # rank i has image start + i
                 results += [found] if found else []
                 if to_save and distributed.is_main_process():
-                    self._write_results(images, _settings(upscaler), *to_save)
+                    written += self._write_results(images, _settings(upscaler), *to_save)
         return results
 
     def _upscale(self, image, scale, upscaler):
@@ -213,11 +216,13 @@ class Evaluator:
     def _write_results(self, images, settings, image, sr):
         folder = self.checkpoint.results_dir(images.name, settings)
         folder.mkdir(parents=True, exist_ok=True)
-        stem = f"{shorten(image.name, 240)}_x{images.scale}"
-        write_image(folder / f"{stem}_SR.png", sr)
+        stem, pictures = f"{shorten(image.name, 240)}_x{images.scale}", {"SR": sr}
         if self.args.save_gt:
-            for kind, tensor in (("LR", image.lr), ("HR", image.hr)):
-                write_image(folder / f"{stem}_{kind}.png", to_uint8(tensor, 255))
+            pictures |= {"LR": to_uint8(image.lr, 255), "HR": to_uint8(image.hr, 255)}
+        paths = {kind: folder / f"{stem}_{kind}.png" for kind in pictures}
+        for kind, picture in pictures.items():
+            write_image(paths[kind], picture)
+        return paths.values()
 
 
 def _settings(upscaler):

@@ -113,7 +113,9 @@ def parse_bool(text):
 
 def path(text):
     """Return an absolute path: config.txt must hold in another working directory."""
-    return os.path.abspath(os.path.expanduser(text))  # shells expand no ~ in --flag=~/folder
+    return text and os.path.abspath(
+        os.path.expanduser(text)
+    )  # shells expand no ~ in --flag=~/folder
 
 
 def weights_file(text):

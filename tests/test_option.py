@@ -62,7 +62,9 @@ def test_the_command_line_wins_over_its_preset():
     assert (args.n_feats, args.n_resblocks) == (32, 32)
     both = parse_args(["--template", "RCAN+PCL"])
     assert (both.model, both.use_wavelet, both.no_ad_loss) == ("RCAN", True, True)
-    assert (both.epochs, both.decay) == (1000, "200-400-600-800")
+    assert both.epochs == 100, "of PCL, which stands last"
+    rcan = parse_args(["--template", "RCAN"])
+    assert (rcan.epochs, rcan.decay) == (1000, "200-400-600-800")
     assert parse_args(["--template", "HAN", "--epochs", "7"]).epochs == 7
 
 

@@ -13,7 +13,7 @@
 set -euo pipefail
 mode=${1:-}
 if [[ ! $mode =~ ^(finetune|scratch)$ ]]; then
-    sed -n '2,/^set /{/^set /d; s/^# \{0,1\}//; p}' "${BASH_SOURCE[0]}"
+    sed -n '2,/^set /{/^set /d; s/^# \{0,1\}//; p;}' "${BASH_SOURCE[0]}"
     exit 2
 fi
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)

@@ -1,5 +1,6 @@
 """The networks. A new one is a file with `make_model(args)` and a line in `NETWORKS`."""
 
+import functools
 import importlib
 import shlex
 
@@ -54,15 +55,15 @@ def build_network(args):
         if isinstance(layer, nn.Conv2d) and getattr(net, "channels_last", True):
             layer.to(memory_format=torch.channels_last)
     values = {name: getattr(args, name) for name in architecture_flags(net)}
-    flags = shlex.join(to_argv(values))
-
-    def describe(module, state, prefix, metadata):
-        """Write the flags beside the version of the module: strict loading ignores it."""
-        metadata["flags"] = flags
-
     holder = net.net if isinstance(net, spandrel.SpandrelNetwork) else net
+    describe = functools.partial(_write_flags, shlex.join(to_argv(values)))
     holder.register_state_dict_post_hook(describe)
     return net
+
+
+def _write_flags(flags, _module, _state, _prefix, metadata):
+    """Write the flags of a network beside the version of the module: strict loading ignores it."""
+    metadata["flags"] = flags
 
 
 def to_argv(flags):

@@ -9,7 +9,7 @@ from flag_checks import InvalidValue
 from option import build_parser
 
 # Flags that would start processes, compile or write elsewhere; and those that ask nothing of the program
-LEFT_OUT = {"--help", "-h", "--n_GPUs", "--compile", "--tensorboard", "--vgg_path"}
+LEFT_OUT = {"--help", "-h", "--version", "--n_GPUs", "--compile", "--tensorboard", "--vgg_path"}
 FLAGS = sorted(
     name
     for action in build_parser()._actions

@@ -60,7 +60,7 @@ def test_flags(sr, tmp_path, monkeypatch, examples, counted):
         seen.clear()
         tally.run(lambda: sr(*argv), names_of(argv), [])
         for args in seen:
-            config.write_text("\n".join(config_lines(args)))
+            config.write_bytes("\n".join(config_lines(args)).encode("utf-8", "surrogateescape"))
             where = ["--dir_experiment", str(sr.experiments), "--load", "kept"]
             again = parse_args(where)
             assert list(config_lines(again)) == list(config_lines(args))

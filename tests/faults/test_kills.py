@@ -121,8 +121,11 @@ def test_a_signal_in_an_epoch_saves_at_once_and_the_run_goes_on_from_there(sr, s
 
 
 def test_a_second_ctrl_c_stops_at_once(sr):
-    # a step of minutes: nothing but an interrupt ends it
-    flags = "--patch_size 96 --batch_size 64 --n_feats 256 --n_resblocks 16 --test_every 2".split()
+    # a step of minutes, of many parts: Python hears a signal between two operations
+    flags = (
+        "--patch_size 96 --batch_size 256 --split_batch 128 --n_feats 64 --n_resblocks 16".split()
+    )
+    flags += ["--test_every", 2]
     process = start(sr, "--save", "run", *flags)
     for line in process.stdout:
         if line.startswith("[Epoch 1/"):
