@@ -31,7 +31,7 @@ def commands(page):
 def project(tmp_path, photographs):
     """A copy of the program with what the guide's reader has by then: data, pictures, a published checkpoint."""
     root = tmp_path / "project"
-    for name in ("src", "scripts"):
+    for name in ("src", "scripts", "pic"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
     numbered = {f"{i:04d}": image for i, image in enumerate(photographs.values(), 1)}
     div2k, benchmark = root / "datasets/DIV2K", root / "datasets/benchmark"
@@ -100,7 +100,7 @@ def test_every_command(project, page):
             out, _ = process.communicate(timeout=600)
             assert process.returncode == 0, f"{command}\n{out}"
     made = {
-        "README.md": "report.html upscaled/astronaut.png experiment/EDSR_PCL_x4/model/model_best.pt",
+        "README.md": "report.html upscaled/urban100.png upscaled/astronaut.png experiment/EDSR_PCL_x4/model/model_best.pt",
         "docs/guide.md": "results.csv set5.png upscaled/astronaut.png EDSR_x4.onnx "
         "datasets/MyPhotos/LR_bicubic/X4/rocketx4.png",
     }
