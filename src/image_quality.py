@@ -1,9 +1,6 @@
-"""Metrics of --metrics, except PSNR and SSIM, which are in metric.py.
+"""Metrics of --metrics beside PSNR and SSIM: haar, and those of the optional package pyiqa.
 
-haar is computed here; every other name is a metric of pyiqa.
-
-pyiqa (IQA-PyTorch) is an optional package. Its metrics see whole RGB images in [0, 1], without the
-crop border of PSNR and SSIM, as papers report LPIPS, DISTS and NIQE.
+They see whole RGB images in [0, 1], without a crop border, as papers report LPIPS and NIQE.
 """
 
 import math
@@ -18,25 +15,15 @@ from runtime.process import is_out_of_memory, pip_install
 
 
 class Metric(NamedTuple):
-    """A metric and how it is printed.
+    """A metric and how it is printed."""
 
-    Attributes:
-        name: as given to --metrics.
-        title: heading of a column.
-        digits: decimals of a value; a difference has one more.
-        lower_better: bool.
-        needs_hr: whether it compares with an HR image.
-        compute: maps tensors (1, 3, H, W) in [0, 1], SR and HR, to a number; None for PSNR, SSIM.
-        target: the best value, if it is neither the highest nor the lowest.
-    """
-
-    name: str
-    title: str
-    digits: int
+    name: str  # as given to --metrics
+    title: str  # heading of a column
+    digits: int  # decimals of a value; a difference has one more
     lower_better: bool = False
     needs_hr: bool = True
-    compute: object = None
-    target: float | None = None
+    compute: object = None  # maps SR and HR (1, 3, H, W) in [0, 1] to a number; not PSNR and SSIM
+    target: float | None = None  # the best value, if it is neither the highest nor the lowest
 
     def distance(self, value):
         """Return a number that is lower for a better value."""
@@ -53,29 +40,21 @@ def _haar_energy(x):
 
 
 def haar_share(sr, hr):
-    """Return the Haar high-frequency energy of SR divided by that of HR.
+    """Return the Haar high-frequency energy of SR (1, C, H, W) divided by that of HR.
 
-    A value of 1 means as sharp as HR.
-
-    Args:
-        sr, hr: (1, C, H, W) of the same size; a plain HR gives inf or nan.
+    1 means as sharp as HR; an HR of one color gives inf or nan.
     """
     return _haar_energy(sr) / _haar_energy(hr)
 
 
 PSNR, SSIM = Metric("psnr", "PSNR (dB)", 2), Metric("ssim", "SSIM", 4)
 HAAR = Metric("haar", "HF energy", 3, compute=haar_share, target=1.0)
-# in tests, whether --metrics names them or not
-OWN = {"psnr": PSNR, "ssim": SSIM}
+OWN = {"psnr": PSNR, "ssim": SSIM}  # in tests, whether --metrics names them or not
 WITHOUT_PYIQA = {**OWN, "haar": HAAR}
 
 
 def parse_metrics(text):
-    """Return the names of a list such as 'psnr,ssim,lpips', without repetitions.
-
-    Raises:
-        ValueError: an empty name.
-    """
+    """Return the names of 'psnr,ssim,lpips', once each; an empty name is a ValueError."""
     names = [name.strip().lower() for name in text.split(",")]
     if not all(names):
         raise ValueError(text)
@@ -110,25 +89,18 @@ def _load_from_pyiqa(name, device):
 
 
 def score(metric, sr, hr, image):
-    """Return the value of a metric of pyiqa; nan if it is not finite.
+    """Return the value of a metric that has `compute`; nan if it is not finite.
 
-    Args:
-        metric: Metric with `compute`.
-        sr, hr: tensors (1 or 3, H, W) in [0, 255]; hr may be None if the metric does not need it.
-        image: name of the image, for messages.
+    `sr` and `hr` are tensors (1 or 3, H, W) in [0, 255], `hr` None if the metric does not need it;
+    `image` is the name of the image, for messages.
     """
     images = (sr, hr) if metric.needs_hr else (sr,)
     try:
-        with torch.inference_mode():
-            value = float(metric.compute(*map(_to_unit, images)))
+        with torch.inference_mode():  # (1, 3, H, W) in [0, 1]
+            images = [(x.float() / 255).expand(3, -1, -1)[None].contiguous() for x in images]
+            value = float(metric.compute(*images))
     except (AssertionError, RuntimeError, ValueError) as error:
         if is_out_of_memory(error):
             raise
         raise UserError(f"--metrics {metric.name}: cannot score {image}: {error}") from error
     return value if math.isfinite(value) else math.nan
-
-
-def _to_unit(image):
-    """Return an image as a float tensor (1, 3, H, W) in [0, 1]."""
-    # The input is (1 or 3, H, W) in [0, 255].
-    return (image.float() / 255).expand(3, -1, -1)[None].contiguous()

@@ -1,10 +1,6 @@
-"""PSNR and SSIM as super-resolution papers report them.
+"""PSNR and SSIM as super-resolution papers report them, in float64 on the device of the images.
 
-They are computed in float64 on the device of the images.
-
-Benchmarks: luma (Y of ITU-R BT.601), a border of `scale` pixels cut. DIV2K: RGB, a border of
-`scale` + 6 pixels cut, as in EDSR. SR is rounded to 8 bits first. SSIM agrees with scikit-image's
-to 1e-12, and with the MATLAB tables published with RCAN to 5e-7.
+SSIM agrees with scikit-image's to 1e-12, and with the MATLAB tables published with RCAN to 5e-7.
 """
 
 import functools
@@ -34,22 +30,17 @@ def float64_device(x):
 def _prepare(sr, hr, scale, rgb_range, benchmark):
     """Return both images as float64 (C, H, W) in [0, 255], converted and cropped."""
     if sr.shape != hr.shape:
-        raise ValueError(
-            "metrics need images of the same shape, not "
-            f"SR {tuple(sr.shape)} and HR {tuple(hr.shape)}"
-        )
+        shapes = f"SR {tuple(sr.shape)} and HR {tuple(hr.shape)}"
+        raise ValueError(f"metrics need images of the same shape, not {shapes}")
     if sr.dim() == 4 and len(sr) == 1:
         sr, hr = sr[0], hr[0]
     if sr.dim() != 3 or len(sr) not in (1, 3):
-        raise ValueError(
-            f"metrics take (C, H, W) or (1, C, H, W) with C 1 or 3, not {tuple(sr.shape)}"
-        )
+        shape = tuple(sr.shape)
+        raise ValueError(f"metrics take (C, H, W) or (1, C, H, W) with C 1 or 3, not {shape}")
     border = crop_border(scale, benchmark)
     if min(sr.shape[1:]) <= 2 * border:
-        raise ValueError(
-            f"an image of {sr.shape[2]}x{sr.shape[1]} pixels has nothing left inside a border of "
-            f"{border}"
-        )
+        size = f"{sr.shape[2]}x{sr.shape[1]}"
+        raise ValueError(f"an image of {size} pixels has nothing left inside a border of {border}")
     device = float64_device(sr)
     sr, hr = (x[:, border:-border, border:-border].to(device) for x in (sr, hr))
     sr = (sr.float() * (255 / rgb_range)).round().clamp(0, 255).double()
@@ -64,24 +55,12 @@ def _luma(image):
 
 
 def calc_psnr(sr, hr, scale, rgb_range, benchmark=True):
-    """Return the peak signal-to-noise ratio in dB.
+    """Return the peak signal-to-noise ratio in dB, a float; inf for equal images.
 
-    Range: [0, 255]; SR is rounded to 8 bits and clamped. Crop: a border of `scale` pixels on
-    benchmarks, else `scale` + 6. Color: luma on benchmarks, else all channels. Reference: the
-    MATLAB code published with RCAN for benchmarks, EDSR-PyTorch for DIV2K.
-
-    Args:
-        sr: tensor (C, H, W) or (1, C, H, W) in [0, rgb_range], RGB or luma.
-        hr: tensor of the same shape, on the same device.
-        scale: scale of the super-resolution, int; sets the border that is cut.
-        rgb_range: maximum pixel value.
-        benchmark: luma and border `scale`; else all channels and border `scale` + 6.
-
-    Returns:
-        float; inf for equal images.
-
-    Raises:
-        ValueError: the shapes differ or leave nothing inside the border.
+    `sr` and `hr` are tensors (C, H, W) or (1, C, H, W) in [0, rgb_range], C 1 or 3, on one device.
+    SR is rounded to 8 bits and clamped. Benchmarks: luma (Y of ITU-R BT.601) without a border of
+    `scale` pixels, as the MATLAB code published with RCAN. Otherwise: all channels without a border
+    of `scale` + 6, as EDSR-PyTorch on DIV2K. ValueError: the shapes differ, or nothing is left.
     """
     sr, hr = _prepare(sr, hr, scale, rgb_range, benchmark)
     mse = sr.sub_(hr).square_().mean().item()
@@ -90,8 +69,7 @@ def calc_psnr(sr, hr, scale, rgb_range, benchmark=True):
 
 @functools.cache
 def _band(device):
-    """Return the band matrix (TILE, TILE + TAPS - 1) that applies the window."""
-    # It filters one column of pixels.
+    """Return the band matrix (TILE, TILE + TAPS - 1) that applies the window to a column."""
     x = torch.arange(TAPS, dtype=torch.float64) - TAPS // 2
     window = torch.exp(-0.5 * (x / SIGMA) ** 2)
     band = torch.zeros(TILE, TILE + TAPS - 1, dtype=torch.float64)
@@ -101,10 +79,9 @@ def _band(device):
 
 
 def _ssim_map(x, y):
-    """Return the SSIM map (C, H, W) of padded float64 images."""
-    # Their shape is (C, H + TAPS - 1, W + TAPS - 1).
-    # H and W must be multiples of TILE. The window is separable: two products with a band matrix, one
-    # along the columns and one along the rows, which are faster than convolutions in float64.
+    """Return the SSIM map (C, H, W) of float64 images (C, H + TAPS - 1, W + TAPS - 1)."""
+    # H and W are multiples of TILE. The window is separable: two products with a band matrix, along
+    # columns and along rows, are faster than convolutions in float64
     band, size = _band(x.device), TILE + TAPS - 1
     maps = torch.stack([x, y, x.square().addcmul_(y, y), x * y])
     maps = band @ maps.unfold(2, size, TILE).transpose(3, 4)  # (4, C, H/TILE, TILE, W + TAPS - 1)
@@ -118,14 +95,11 @@ def _ssim_map(x, y):
 
 
 def calc_ssim(sr, hr, scale, rgb_range, benchmark=True):
-    """Return the structural similarity: mean over the valid region, and over channels.
+    """Return the structural similarity, a float: the mean over the valid region and the channels.
 
-    Gaussian window of 11x11 pixels, sigma 1.5; K 0.01 and 0.03; population covariance.
-    Range, crop, color, arguments and errors: see `calc_psnr`. Reference: Wang et al., Image Quality
-    Assessment, IEEE TIP 2004, and the MATLAB code of its authors, ssim_index.
-
-    Returns:
-        float; nan if a side has less than 11 pixels inside the border.
+    Gaussian window of 11x11 pixels, sigma 1.5; K 0.01 and 0.03; population covariance (Wang et al.,
+    IEEE TIP 2004, and ssim_index of its authors). It is nan if a side has less than 11 pixels
+    inside the border. Arguments: see `calc_psnr`.
     """
     sr, hr = _prepare(sr, hr, scale, rgb_range, benchmark)
     height, width = (side - TAPS + 1 for side in sr.shape[1:])
