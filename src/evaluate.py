@@ -6,7 +6,6 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
-from tqdm import tqdm
 
 from checkpoint.metrics import finite_mean, variant
 from data.image import image_size, to_uint8, write_image
@@ -15,6 +14,7 @@ from demo import upscale_all
 from image_quality import OWN, PSNR, SSIM, load_metrics, parse_metrics, score
 from metric import calc_psnr, calc_ssim
 from model.inference import Upscaler
+from progress import progress_bar
 from runtime import distributed
 from runtime.files import UserError, bullet_list, shorten
 from runtime.precision import tune_convolutions
@@ -41,13 +41,8 @@ def _decode_ahead(images, indices):
             yield image
 
 
-def _images_id(digests):
-    """Return the fingerprint of the images of a set: 16 hex digits of the sha256 of all `digests`."""
-    return hashlib.sha256(b"".join(digests)).hexdigest()[:16]
-
-
 def _digest(image):
-    """Return the sha256 of the shapes and pixels of an image's LR and HR."""
+    """Return the sha256 of LR and HR of an image; that of a set's is its fingerprint."""
     digest = hashlib.sha256()
     for pixels in (image.lr, image.hr):
         digest.update(f"{tuple(pixels.shape)}".encode())
@@ -55,15 +50,11 @@ def _digest(image):
     return digest.digest()
 
 
-def _format(value, digits):
-    return "n/a" if value is None else f"{value:.{digits}f}"
-
-
 class Evaluator:
     """Test a network on all test sets; log and record the scores."""
 
     def __init__(self, args, data, checkpoint, device, agree):
-        """Keep the settings of all tests; `agree` is called after each image: `Trainer.agree`."""
+        """Keep what all tests share; `agree`, that of `Trainer`, is called after each image."""
         self.args, self.data, self.checkpoint, self.device = args, data, checkpoint, device
         self.agree = agree
         self.chop = args.chop  # becomes true when the memory of an accelerator is full
@@ -74,43 +65,30 @@ class Evaluator:
     def run(self, net, epoch, precision):
         """Test on all sets and scales; upscale the files without ground truth.
 
-        Args:
-            net: the network.
-            epoch: the epoch of its weights, for the record.
-            precision: single, half or bf16.
-
-        Returns:
-            mean PSNR in dB of each set and scale with ground truth, if an image has a finite one.
+        Return the mean PSNR in dB of each set and scale that has a finite one. `epoch`, that of the
+        weights, is for the record; `precision` is single, half or bf16.
         """
         net.eval()
         tune_convolutions(False)
         psnrs, failed = [], []
         with torch.inference_mode():
             for images in self.data.tests:
-                if isinstance(images, DemoSet):
-                    with distributed.main_first():  # only rank 0 writes; a video takes hours
-                        if distributed.is_main_process():
-                            upscaler = self._build_upscaler(net, precision)
-                            failed += upscale_all(
-                                images, upscaler, self.args, self.device, self.checkpoint
-                            )
-                else:
+                if not isinstance(images, DemoSet):
                     psnrs.append(self._test_set(images, net, epoch, precision))
+                    continue
+                with distributed.main_first():  # only rank 0 writes; a video takes hours
+                    if distributed.is_main_process():
+                        how = self._build_upscaler(net, precision), self.args, self.device
+                        failed += upscale_all(images, *how, self.checkpoint)
         if failed and self.args.test_only:
             listed = bullet_list(failed, len(failed))
             raise UserError(f"{len(failed)} files were not upscaled:{listed}")
         return [psnr for psnr in psnrs if psnr is not None]
 
     def _build_upscaler(self, net, precision, chop=False):
-        return Upscaler(
-            net,
-            chop=chop,
-            tile=self.args.chop_size,
-            overlap=self.args.chop_overlap,
-            self_ensemble=self.args.self_ensemble,
-            precision=precision,
-            log=self.checkpoint.log,
-        )
+        args, log = self.args, self.checkpoint.log
+        how = {"self_ensemble": args.self_ensemble, "precision": precision, "log": log}
+        return Upscaler(net, chop=chop, tile=args.chop_size, overlap=args.chop_overlap, **how)
 
     def _fits_in_memory(self, images, net):
         """Return whether whole images fit, on all ranks; an accelerator tries."""
@@ -135,7 +113,8 @@ class Evaluator:
         names = [metric.name for metric in self.metrics]
         line = {"epoch": epoch, "dataset": images.name, "scale": images.scale}
         line |= {name: finite_mean([score[name] for score in scores]) for name in names}
-        line |= {"images": len(images), "images_id": _images_id(digests)} | _settings(upscaler)
+        images_id = hashlib.sha256(b"".join(digests)).hexdigest()[:16]
+        line |= {"images": len(images), "images_id": images_id} | _settings(upscaler)
         self.checkpoint.log_metrics(line)
         stems = [hr.stem for hr, _ in images.pairs]
         self.checkpoint.write_scores(line, stems, names, [score.values() for score in scores])
@@ -151,10 +130,10 @@ class Evaluator:
     def _log_result(self, line, seconds):
         """Log the scores of a set: in training with the best PSNR so far, in a test the duration."""
         text = f"[{line['dataset']} x{line['scale']}]\t"
-        text += " ".join(
-            f"{metric.name.upper()}: {_format(line[metric.name], 3 if metric is PSNR else 4)}"
-            for metric in self.metrics
-        )
+        for metric in self.metrics:
+            value, digits = line[metric.name], 3 if metric is PSNR else 4
+            text += f"{metric.name.upper()}: {'n/a' if value is None else f'{value:.{digits}f}'} "
+        text = text.rstrip(" ")
         if self.args.test_only:
             text += f"{f', {variant(line)}' if variant(line) else ''}, {seconds:.1f}s"
         elif line["psnr"] is not None:
@@ -167,19 +146,14 @@ class Evaluator:
         n_ranks, results, written = distributed.world_size(), [], []
         chop = upscaler.chop
         decoded = _decode_ahead(images, range(distributed.rank(), len(images), n_ranks))
-        starts = tqdm(
-            range(0, len(images), n_ranks),
-            desc=f"{images.name} x{images.scale}",
-            unit="image",
-            disable=None if distributed.is_main_process() else True,
-            leave=False,
-        )
-        for start in starts:
+        starts, title = range(0, len(images), n_ranks), f"{images.name} x{images.scale}"
+        for start in progress_bar(starts, desc=title, unit="image"):
             result = saved = error = None
             try:
                 if start + distributed.rank() < len(images):
                     image = next(decoded)
-                    sr = self._upscale(image, images.scale, upscaler)
+                    lr = to_network_input(image.lr[None], self.device, self.args.rgb_range)
+                    sr = upscaler(lr, images.scale)[0].clamp(0, self.args.rgb_range)
                     result = self._score_image(images, image, sr), _digest(image)
                     if start == 0:
                         self.checkpoint.log_image(images, image, sr)
@@ -197,10 +171,6 @@ class Evaluator:
                 if to_save and distributed.is_main_process():
                     written += self._write_results(images, _settings(upscaler), *to_save)
         return results
-
-    def _upscale(self, image, scale, upscaler):
-        lr = to_network_input(image.lr[None], self.device, self.args.rgb_range)
-        return upscaler(lr, scale)[0].clamp(0, self.args.rgb_range)  # (C, H*scale, W*scale)
 
     def _score_image(self, images, image, sr):
         """Return the value of each metric by name."""
@@ -227,8 +197,5 @@ class Evaluator:
 
 def _settings(upscaler):
     """Return how a test is made, as metrics.jsonl records it."""
-    return {
-        "self_ensemble": upscaler.self_ensemble,
-        "chop": bool(upscaler.chop),
-        "precision": upscaler.precision,
-    }
+    how = {"self_ensemble": upscaler.self_ensemble, "chop": bool(upscaler.chop)}
+    return how | {"precision": upscaler.precision}

@@ -25,29 +25,16 @@ from loss.frozen import Teacher
 from model import build_network, choose_device, count_parameters
 from model.loading import load_pre_train
 from option import parse_args
-from runtime import distributed, launcher
+from runtime import distributed, launcher, process
 from runtime.files import UserError, print_error
 from runtime.precision import allow_tf32
-from runtime.process import (
-    Stopped,
-    StoppedOutside,
-    disable_malloc_trim,
-    gpu_problem,
-    is_out_of_memory,
-    provenance,
-    raise_on_signals,
-    require_compiler,
-    set_threads,
-)
 from trainer import Trainer
 
 
 def run(args, device):
     """Train or test in this process, as the flags say.
 
-    Raises:
-        UserError: bad input; the experiment folder is unchanged, or holds the last good state.
-        Stopped: a signal has ended the training; the state is saved.
+    After a UserError the experiment holds the last good state, after Stopped that of the stop.
     """
     n_parts = distributed.world_size() * args.split_batch
     if args.batch_size < n_parts and not args.test_only:
@@ -55,7 +42,7 @@ def run(args, device):
             f"--batch_size {args.batch_size} must be at least processes x --split_batch, {n_parts}"
         )
     if args.compile and not args.test_only:
-        require_compiler(device)
+        process.require_compiler(device)
     random.seed(args.seed)
     np.random.seed(args.seed)
     torch.manual_seed(args.seed)
@@ -66,7 +53,7 @@ def run(args, device):
     loss = None if args.test_only else build_loss(args, net, device, checkpoint.log)
     data = Data(args, checkpoint.log)
     trainer = Trainer(args, net, loss, data, checkpoint, device)
-    config = config_lines(args, provenance(device))
+    config = config_lines(args, process.provenance(device))
     if args.test_only:
         epoch = checkpoint.load_weights(net) if args.resume != 0 else 1
         checkpoint.create(config)
@@ -85,10 +72,10 @@ def _build(args, device, checkpoint):
     names = "/".join([name for name in (args.proj_name, args.exp_name) if name] + [args.save])
     n_ranks = distributed.world_size()
     ranks = f", {n_ranks} processes" if n_ranks > 1 else ""
-    threads = set_threads(args.threads)
+    threads = process.set_threads(args.threads)
     checkpoint.log(f"{names} on {device.type}{ranks}, {threads}, torch {torch.__version__}")
-    if device.type == "cpu" and not args.cpu and gpu_problem():
-        checkpoint.log(f"No GPU is used: {gpu_problem()}")
+    if device.type == "cpu" and not args.cpu and process.gpu_problem():
+        checkpoint.log(f"No GPU is used: {process.gpu_problem()}")
     net = build_network(args).to(device)
     checkpoint.log(f"{args.model}: {count_parameters(net):,} parameters")
     if not count_parameters(net) and not args.test_only:
@@ -120,24 +107,17 @@ def build_loss(args, net, device, log):
     with torch.random.fork_rng(devices=[]):
         teacher = build_network(own).to(device)
     load_pre_train(own, teacher, log)
-    for flag, fits in (
-        ("scale", set(args.scale) <= set(own.scale)),
-        ("n_colors", args.n_colors == own.n_colors),
-    ):
-        if not fits:
-            here, there = ("+".join(map(str, _as_list(getattr(x, flag)))) for x in (args, own))
+    pairs = [("scale", args.scale, own.scale), ("n_colors", [args.n_colors], [own.n_colors])]
+    for flag, here, there in pairs:
+        if not set(here) <= set(there):
+            here, there = ("+".join(map(str, numbers)) for numbers in (here, there))
             raise UserError(f"--teacher {args.teacher} must have --{flag} {here}, not {there}")
     log(f"--teacher: {own.model}, {sum(p.numel() for p in teacher.parameters()):,} parameters")
     return Loss(args, net, log, Teacher(teacher, own.rgb_range, args.rgb_range)).to(device)
 
 
-def _as_list(value):
-    return value if isinstance(value, list) else [value]
-
-
 def _report(text):
-    """Print to stderr. Ranks above 0 wait first."""
-    # An error of rank 0 then ends them before they print.
+    """Print to stderr. Ranks above 0 wait first: an error of rank 0 ends them before."""
     if not distributed.is_main_process():
         time.sleep(3)
         text = f"rank {distributed.rank()}: {text}"
@@ -145,11 +125,7 @@ def _report(text):
 
 
 def main(argv=None):
-    """Run the program.
-
-    Returns:
-        exit status: 0; 2 for bad flags; 1 for other errors; 128 + N after signal N.
-    """
+    """Run the program; return 0, 2 for bad flags, 1 for other errors, 128 + N after signal N."""
     argv = sys.argv[1:] if argv is None else argv
     for stream in (sys.stdout, sys.stderr):  # names of files may not fit the terminal's encoding
         if hasattr(stream, "reconfigure"):
@@ -163,45 +139,39 @@ def main(argv=None):
         return 2
     if is_launcher:
         return launcher.launch(argv, args.n_GPUs, args.save)
-    disable_malloc_trim()
+    process.disable_malloc_trim()
     return _run_and_report(args)
 
 
 def _run_and_report(args):
     """Run, with a message for errors and signals; return the exit status."""
+    continues = f"--load {args.save} continues from"
     try:
         device = choose_device(args.cpu)
-        with raise_on_signals(), distributed.process_group(device):
+        with process.raise_on_signals(), distributed.process_group(device):
             run(args, device)
+        return 0
     except (UserError, OSError) as error:
-        _report(f"error: {error}")
-        return 1
+        text, status = f"error: {error}", 1
     except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
+        if not process.is_out_of_memory(error):
             raise
         reason = str(error).splitlines()[0] if str(error) else "no memory is left"
-        _report(
-            "error: out of memory: a smaller --batch_size, --patch_size or network, --split_batch "
-            f"or --chop help: {reason}"
-        )
-        return 1
-    except StoppedOutside as stopped:
-        _report(f"stopped by {stopped}" + ("" if args.test_only else " outside of the training"))
-        return 128 + stopped.signum
-    except Stopped as stopped:
-        _report(f"stopped: --load {args.save} continues from here")
-        return 128 + stopped.signum
+        advice = "a smaller --batch_size, --patch_size or network, --split_batch or --chop help"
+        text, status = f"error: out of memory: {advice}: {reason}", 1
+    except process.StoppedOutside as stopped:
+        text = f"stopped by {stopped}" + ("" if args.test_only else " outside of the training")
+        status = 128 + stopped.signum
+    except process.Stopped as stopped:
+        text, status = f"stopped: {continues} here", 128 + stopped.signum
     except KeyboardInterrupt:
-        hint = f": --load {args.save} continues from the last saved state"
-        _report("interrupted" + ("" if args.test_only else hint))
-        return 130
+        hint = "" if args.test_only else f": {continues} the last saved state"
+        text, status = f"interrupted{hint}", 130
     except distributed.RankFailedError as error:
-        _report(
-            f"error: another process of the run has ended, or cannot be reached: {error}; "
-            f"--load {args.save} continues from the last saved state"
-        )
-        return 1
-    return 0
+        why = f"another process of the run has ended, or cannot be reached: {error}"
+        text, status = f"error: {why}; {continues} the last saved state", 1
+    _report(text)
+    return status
 
 
 if __name__ == "__main__":

@@ -32,13 +32,10 @@ def build_optimizer(args, parameters, lr=None):
 
 
 def load_optimizer(optimizer, state, order=None):
-    """Load the state of an optimizer of the same kind.
+    """Load the state of an optimizer; a damaged one or one of another kind is a ValueError.
 
     Betas, epsilon and so on remain those of the flags. `order` are the indices of the parameters of
     this optimizer in the state, if a former version of a network had them in another order.
-
-    Raises:
-        ValueError: the state is damaged, or of another optimizer.
     """
     # before loading: `fused` decides on which device torch puts the count of steps
     pairs = zip(state["param_groups"], optimizer.state_dict()["param_groups"], strict=True)
@@ -58,10 +55,6 @@ def load_optimizer(optimizer, state, order=None):
             raise ValueError(f"the optimizer state of a parameter of shape {shape} does not fit")
 
 
-def _cosine(amplitude, eta_min, progress):
-    return eta_min + amplitude * (1 + math.cos(math.pi * progress)) / 2
-
-
 def milestones(args, epoch, step):
     """Return lr * gamma^(number of milestones that have passed)."""
     return args.lr * args.gamma ** sum(epoch > int(end) for end in args.decay.split("-"))
@@ -72,8 +65,12 @@ def cosine(args, epoch, step):
 
     After --cosine_tmax epochs it rises again, as torch's CosineAnnealingLR does.
     """
-    progress = (epoch - 1) / (args.cosine_tmax or args.epochs)
-    return _cosine(args.lr - args.cosine_etamin, args.cosine_etamin, progress)
+    return _cosine(args, (epoch - 1) / (args.cosine_tmax or args.epochs))
+
+
+def _cosine(args, progress, weight=1.0):
+    amplitude = weight * (args.lr - args.cosine_etamin)
+    return args.cosine_etamin + amplitude * (1 + math.cos(math.pi * progress)) / 2
 
 
 def cosine_restart(args, epoch, step):
@@ -86,8 +83,7 @@ def cosine_restart(args, epoch, step):
     period = args.cosine_tmax or math.ceil(args.epochs / 3)
     cycle = min((epoch - 1) // period, 2)
     weight = args.cosine_restart_weight if cycle else 1.0
-    progress = min((epoch - 1) / period - cycle, 1.0)
-    return _cosine(weight * (args.lr - args.cosine_etamin), args.cosine_etamin, progress)
+    return _cosine(args, min((epoch - 1) / period - cycle, 1.0), weight)
 
 
 # name in --scheduler: function of the flags, the epoch and its step, both counted from 1. A rate
@@ -101,19 +97,6 @@ def learning_rate(args, epoch, step=None):
     if step and args.warmup:
         rate *= min(1.0, ((epoch - 1) * args.test_every + step) / args.warmup)
     return rate
-
-
-def describe_end(args):
-    """Return the learning rate after the last cosine cycle, if --epochs goes beyond it, or ""."""
-    n_cycles = {"Cosine": 1, "CosineRestart": 3}.get(args.scheduler)
-    if not n_cycles or not args.cosine_tmax or args.epochs <= n_cycles * args.cosine_tmax:
-        return ""
-    then = "rises again" if n_cycles == 1 else f"stays at --cosine_etamin {args.cosine_etamin}"
-    return (
-        f"--cosine_tmax {args.cosine_tmax} ends after epoch {n_cycles * args.cosine_tmax} of "
-        f"{args.epochs}: the learning rate {then} after it (--cosine_tmax "
-        f"{math.ceil(args.epochs / n_cycles)} takes all epochs)"
-    )
 
 
 def set_learning_rate(optimizer, lr):
@@ -133,17 +116,14 @@ def clip_gradients(args, optimizer):
 
 
 class EMA:
-    """Exponential moving average of a network's weights.
-
-    Attributes:
-        average: a network with the averaged weights.
-    """
+    """Exponential moving average of a network's weights; `average` is a network that has them."""
 
     def __init__(self, net, decay=0.99):
         self.average = copy.deepcopy(net).requires_grad_(False)
         self.decay = decay
         # kept: to list the 1,634 tensors of RCAN takes longer than to average them on a GPU
-        pairs = list(zip(_tensors(self.average), _tensors(net), strict=True))
+        both = ([*x.parameters(), *x.buffers()] for x in (self.average, net))
+        pairs = list(zip(*both, strict=True))
         floats = [pair for pair in pairs if pair[0].is_floating_point()]
         self._floats = [list(x) for x in zip(*floats, strict=True)]
         self._others = [pair for pair in pairs if not pair[0].is_floating_point()]
@@ -154,8 +134,3 @@ class EMA:
         torch._foreach_lerp_(*self._floats, 1 - self.decay)
         for average, value in self._others:
             average.copy_(value)
-
-
-def _tensors(net):
-    """Return the parameters and buffers of a network."""
-    return [*net.parameters(), *net.buffers()]

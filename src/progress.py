@@ -1,7 +1,12 @@
 """The lines that a training prints while it runs: losses, and when it will end."""
 
 import contextlib
+import math
 import time
+
+from tqdm import tqdm
+
+from runtime import distributed
 
 FIRST_LINE = 10  # steps before the first line, if --print_every is larger
 FIRST_ESTIMATE = 4.0  # seconds after which the duration is estimated, if 10 steps take longer
@@ -21,38 +26,45 @@ def format_duration(seconds):
 
 
 def _end_time(seconds):
-    """Return the date and time after a duration."""
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + seconds))
 
 
-def recipe_line(args, n_images, precision):
-    """Return the data and the recipe of a training in one line."""
+def recipe_lines(args, n_images, precision):
+    """Yield the data and recipe of a training in a line; warn if --epochs exceeds its schedule."""
     augment = "no augmentation" if args.no_augment else "flips and transposes"
     scale, workers = "+".join(map(str, args.scale)), f"{args.n_threads} loader workers"
-    return (
+    yield (
         f"Training on {'+'.join(args.data_train)} x{scale} ({n_images:,} images, "
-        f"{getattr(args, 'degradation', 'BI')}): batches of {args.batch_size} patches of "
+        f"{args.degradation}): batches of {args.batch_size} patches of "
         f"{args.patch_size}x{args.patch_size}, {augment}; {args.loss}, {args.optimizer}, "
         f"learning rate {args.lr:g} {args.scheduler}, {precision} precision, {workers}"
     )
+    n_cycles = {"Cosine": 1, "CosineRestart": 3}.get(args.scheduler)
+    if n_cycles and args.cosine_tmax and args.epochs > n_cycles * args.cosine_tmax:
+        then = "rises again" if n_cycles == 1 else f"stays at --cosine_etamin {args.cosine_etamin}"
+        yield (
+            f"WARNING: --cosine_tmax {args.cosine_tmax} ends after epoch "
+            f"{n_cycles * args.cosine_tmax} of {args.epochs}: the learning rate {then} after it "
+            f"(--cosine_tmax {math.ceil(args.epochs / n_cycles)} takes all epochs)"
+        )
+
+
+def progress_bar(iterable=None, **more):
+    """Return tqdm's bar, which shows nothing outside of a terminal and on ranks above 0."""
+    hidden = None if distributed.is_main_process() else True
+    return tqdm(iterable, disable=hidden, leave=False, **more)
 
 
 class Progress:
     """Times of a training, and the log lines of its steps."""
 
     def __init__(self, args, log):
-        """Keep the flags, and the function that logs a line."""
         self.args, self.log = args, log
         self.t_epoch, self.first_step = 0.0, 0  # of the epoch before
         self.is_estimated = self.is_started = False  # one estimate, and one early line, per process
 
     def start_epoch(self, epoch, step):
-        """Start the clock of an epoch.
-
-        Args:
-            epoch: completed epochs.
-            step: completed steps of the epoch.
-        """
+        """Start the clock after `epoch` complete epochs and `step` steps of the next."""
         self.epoch, self.first_step = epoch, step
         self.t_start = self.t_first = time.perf_counter()
         self.data_seconds = 0.0
@@ -70,11 +82,7 @@ class Progress:
         return {"seconds": round(seconds, 1), "waiting": round(self.data_seconds, 1)}
 
     def epoch_line(self, n_done):
-        """Return how long an epoch takes with its test, and when the run ends; "" before the first.
-
-        Args:
-            n_done: completed epochs of the run.
-        """
+        """Return how long an epoch takes and when the run ends, after `n_done` epochs; or ""."""
         now = time.perf_counter()
         epoch_seconds, self.t_epoch = now - self.t_epoch if self.t_epoch else 0.0, now
         if self.first_step or not epoch_seconds:  # of the epoch before: only a whole one is timed
@@ -94,9 +102,8 @@ class Progress:
             self.log(f"[{step}/{n_steps}]\t{loss.display_loss()}\t{waiting}")
         if n_done == 1:  # the first step is slower: buffers, workers, --compile
             self.t_first = time.perf_counter()
-        if not self.is_estimated and (n_done == FIRST_LINE or seconds > FIRST_ESTIMATE):
-            if n_done == 1 and self.args.compile:
-                return
+        is_due = n_done == FIRST_LINE or seconds > FIRST_ESTIMATE
+        if is_due and not self.is_estimated and not (n_done == 1 and self.args.compile):
             self.is_estimated = True
             timed = time.perf_counter() - self.t_first
             self._log_estimate(step, timed / (n_done - 1) if n_done > 1 else seconds)

@@ -1,42 +1,21 @@
-"""The training loop and the training state."""
+"""The training loop."""
 
 import contextlib
 import math
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 import training_state
 from evaluate import Evaluator, to_network_input
 from model import has_unused_parameters, is_multi_scale
-from optim import (
-    EMA,
-    build_optimizer,
-    clip_gradients,
-    describe_end,
-    learning_rate,
-    set_learning_rate,
-)
-from progress import Progress, recipe_line
+from optim import EMA, build_optimizer, clip_gradients, learning_rate, set_learning_rate
+from progress import Progress, progress_bar, recipe_lines
 from runtime import distributed
 from runtime.files import UserError, bullet_list
 from runtime.precision import autocast, choose_precision, tune_convolutions
-from runtime.process import (
-    STOP_SIGNALS,
-    Stopped,
-    StopRequest,
-    WorkerErrors,
-    compile_network,
-)
+from runtime.process import STOP_SIGNALS, Stopped, StopRequest, WorkerErrors, compile_network
 from runtime.threads import ThreadWatch
-
-
-def _reason(error):
-    """Return the message of an error, without the traceback of the worker that raised it."""
-    text = str(error)
-    is_of_worker = "Original Traceback" in text
-    return text.rpartition(f"{type(error).__name__}: ")[2].strip() if is_of_worker else text
 
 
 class Trainer:
@@ -80,14 +59,10 @@ class Trainer:
         net = self.ema.average if self.ema else self.net
         self.checkpoint.save(training_state.state_dict(self), net.state_dict(), is_best)
 
-    # ------------------------------------------------------------- training
-
     def train(self):
         """Train up to --epochs epochs; each ends with a test and a saved state.
 
-        Raises:
-            Stopped: a signal has come, or the output was closed; the state is saved.
-            UserError: the loss is not finite, or an image or a batch cannot be loaded.
+        `Stopped`, after a signal or a closed output, is raised when the state is saved.
         """
         if self.args.resume != 0:
             self.checkpoint.truncate_metrics(self.epoch, self.best["epoch"])
@@ -95,33 +70,27 @@ class Trainer:
             self._save()  # so that a run that is stopped in its first epoch can be resumed
         if self.epoch >= self.args.epochs:
             self.checkpoint.log(f"Nothing to train: {self.position()} of {self.args.epochs}")
-        n_images = len(self.data.train.dataset)
-        self.checkpoint.log(recipe_line(self.args, n_images, self.precision))
-        if describe_end(self.args):
-            self.checkpoint.log(f"WARNING: {describe_end(self.args)}")
+        for line in recipe_lines(self.args, len(self.data.train.dataset), self.precision):
+            self.checkpoint.log(line)
         self.model = self.wrap_model()
         is_alone = self.device.type == "cpu" and distributed.world_size() == 1
         self.threads = ThreadWatch(torch.get_num_threads() if is_alone else 1)
         with self.stop:
             try:
-                while self.epoch < self.args.epochs:
-                    self._train_epoch(self.epoch + 1)
-                    self._finish_epoch(self.epoch + 1)
+                for epoch in range(self.epoch + 1, self.args.epochs + 1):
+                    self._train_epoch(epoch)
+                    psnrs = self.test(epoch)
+                    self.epoch, self.step = epoch, 0
+                    self._save(self._update_best(psnrs))
+                    self.checkpoint.plot(is_last=epoch == self.args.epochs)
             finally:
                 self.worker_errors.restore()
 
     def agree(self, error=None, value=None):
-        """Return the `value` of each rank, unless a rank has an error or a stop signal.
+        """Return the `value` of each rank, unless a rank has an `error` or a stop signal.
 
-        Each rank calls this at the same point, so that all end alike and rank 0 saves the state.
-
-        Args:
-            error: message, or None.
-            value: anything that can be pickled.
-
-        Raises:
-            UserError: a rank has an error; in training, the state is saved.
-            Stopped: a rank has received a signal; the state is saved.
+        Each rank calls this at the same point, so that all end alike, by UserError or Stopped; in a
+        training, rank 0 saves the state before.
         """
         gathered = distributed.all_gather_object((self.stop.signum, error, value))
         errors = [text for _, text, _ in gathered if text]
@@ -139,14 +108,6 @@ class Trainer:
             self.checkpoint.log(f"Stopped by {stopped} after {self.position()}; state saved")
             raise stopped
         return [value for *_, value in gathered]
-
-    def _finish_epoch(self, epoch):
-        """Test, save and draw after an epoch."""
-        psnrs = self.test(epoch)
-        self.epoch, self.step = epoch, 0
-        is_best = self._update_best(psnrs)
-        self._save(is_best)
-        self.checkpoint.plot(is_last=epoch == self.args.epochs)
 
     def _update_best(self, psnrs):
         """Update the best mean PSNR; return whether this epoch has it."""
@@ -166,16 +127,14 @@ class Trainer:
         return is_best
 
     def wrap_model(self):
-        """Return the network as training calls it: distributed over ranks, compiled (--compile)."""
+        """Return the network as training calls it: distributed over ranks and compiled."""
         net = distributed.data_parallel(self.net, has_unused_parameters(self.net))
         return compile_network(net, self.args.compile_mode) if self.args.compile else net
 
     def _train_epoch(self, epoch):
         lr = learning_rate(self.args, epoch)
-        estimate = self.timer.epoch_line(self.epoch)
-        self.checkpoint.log(
-            f"[Epoch {epoch}/{self.args.epochs}]\tLearning rate: {lr:.2e}{estimate}"
-        )
+        title = f"[Epoch {epoch}/{self.args.epochs}]\tLearning rate: {lr:.2e}"
+        self.checkpoint.log(title + self.timer.epoch_line(self.epoch))
         self.loss.start_epoch(epoch, self.progress if self.step else None, self.step)
         self.progress = None
         self.net.train()
@@ -184,7 +143,8 @@ class Trainer:
         batches = iter(self.data.epoch(epoch, self.step, self.device))
         batch = self._next_batch(batches)
         self.agree(self.error)
-        with self._bar(f"epoch {epoch}") as bar:
+        title, n_steps = f"epoch {epoch}", self.args.test_every
+        with progress_bar(desc=title, total=n_steps, initial=self.step, unit="step") as bar:
             while batch is not None:
                 # loaded before the step, whose exchange then tells all ranks of an error
                 next_batch = self._next_batch(batches)
@@ -203,36 +163,25 @@ class Trainer:
         line = {"epoch": epoch, "loss": means, "lr": lr}
         self.checkpoint.log_metrics(line | self.timer.seconds())
 
-    def _bar(self, title):
-        return tqdm(
-            total=self.args.test_every,
-            initial=self.step,
-            desc=title,
-            unit="step",
-            disable=None if distributed.is_main_process() else True,
-            leave=False,
-        )
-
     def _next_batch(self, batches):
         """Return the next batch, None at the end or if it cannot be loaded: see `error`."""
         try:
             with self.timer.waiting_for_data(), self.worker_errors:
                 return next(batches, None)
         except (UserError, OSError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+            text = str(error)
+            if isinstance(error, RuntimeError) and "DataLoader worker" not in text:
                 raise
-            self.error = _reason(error)
+            if "Original Traceback" in text:  # of the worker that raised it
+                text = text.rpartition(f"{type(error).__name__}: ")[2].strip()
+            self.error = text
             return None
 
     def train_step(self, batch, step):
         """Update the weights once, by the mean over all parts of a batch (ranks, --split_batch).
 
-        Args:
-            batch: `data.loader.Batch`, the images of this rank.
-            step: counted from 1 in the epoch.
-
-        Returns:
-            (weighted sum of the losses, whether any rank has an error or a stop signal).
+        `batch` is a `data.loader.Batch` of this rank's images; `step` counts from 1 in the epoch.
+        Return the weighted sum of the losses, and whether any rank has an error or a stop signal.
         """
         args, n_ranks, n_parts = self.args, distributed.world_size(), self.args.split_batch
         # random numbers depend only on the step: a stop cannot shift them, and all ranks agree
@@ -284,8 +233,6 @@ class Trainer:
             f"and the last saved state is kept in {self.checkpoint.dir}. A lower --lr, --gclip or "
             "--skip_threshold may help. The batch was:" + bullet_list(names, 64)
         )
-
-    # ----------------------------------------------------------------- test
 
     def test(self, epoch):
         """Test on all sets and scales; return each set's mean PSNR in dB, if finite."""

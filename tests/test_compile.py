@@ -59,7 +59,7 @@ def test_the_embedding_is_one_graph(precision):
 @pytest.mark.parametrize("mode", COMPILE_MODES)
 def test_the_mode_is_that_of_the_flag_and_shapes_are_fixed(sr, monkeypatch, mode):
     asked = []
-    monkeypatch.setattr("main.require_compiler", lambda device: None)
+    monkeypatch.setattr("main.process.require_compiler", lambda device: None)
     monkeypatch.setattr("torch.compile", lambda net, **more: asked.append(more) or net)
     flags = ["--epochs", 1, "--test_every", 1, "--compile", "--compile_mode", mode]
     assert sr.train("--save", "run", *flags)[0] == 0

@@ -52,7 +52,7 @@ def test_flags(sr, tmp_path, monkeypatch, examples, counted):
     """Whatever the flags are, they are refused by name, or parsed, and --load reads back the same from config.txt."""
     tally, seen = Tally("flags, parsed"), []
     monkeypatch.setattr(main, "run", lambda args, device: seen.append(args))
-    monkeypatch.setattr(main, "disable_malloc_trim", lambda: None)
+    monkeypatch.setattr(main.process, "disable_malloc_trim", lambda: None)
     config = sr.folder("kept") / "config.txt"
     config.parent.mkdir(parents=True)
 
