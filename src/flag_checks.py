@@ -17,33 +17,24 @@ class InvalidValue(str):
     """The problem of a value, kept so that all problems are reported together."""
 
 
-def parse_int_list(text, separator):
-    """Return the numbers of a list such as '200-400' or '2,4'."""
-    return [int(part) for part in text.split(separator)]
-
-
-def _invalid_values(args):
+def find_conflicts(args):
+    """Yield every problem of the flags that can be found without data."""
+    broken = set()  # flags whose value is invalid: conflicts with them are not looked for
     for name, value in vars(args).items():
         for part in value if isinstance(value, list) else [value]:
             if isinstance(part, InvalidValue):
                 yield f"--{name} {part}"
-            elif isinstance(part, str) and re.search(
-                r"[\0-\x1f\x7f]", part
-            ):  # it cannot stand in config.txt
-                yield f"--{name} {part!r} must not contain control characters"
-
-
-def find_conflicts(args):
-    """Yield every problem of the flags that can be found without data."""
-    invalid = list(_invalid_values(args))
-    yield from invalid
-    broken = {line.split(" ")[0] for line in invalid}
+            elif isinstance(part, str) and re.search(r"[\0-\x1f\x7f]", part):
+                yield f"--{name} {part!r} must not contain control characters"  # in config.txt
+            else:
+                continue
+            broken.add(name)
     for name in args.template.split("+") if args.template else ():
         if name not in TEMPLATES:
             yield f"--template {name!r} must be one of {', '.join(TEMPLATES)}"
-    for check in (lambda: parse_loss(args.loss), lambda: parse_ranges(args.data_range)):
+    for check, text in ((parse_loss, args.loss), (parse_ranges, args.data_range)):
         try:
-            check()
+            check(text)
         except UserError as error:
             yield str(error)
     yield from _experiment_conflicts(args)
@@ -57,10 +48,9 @@ def _experiment_conflicts(args):
         yield f"--model_options must be used with a network of spandrel, not with {args.model}"
     for flag in ("save", "load"):
         name = getattr(args, flag)
-        if name is None:
-            continue
-        parts = Path(name).parts
-        if not re.sub(r"[./\\]", "", name) or Path(name).is_absolute() or ".." in parts:
+        path = Path(name or "test")
+        is_outside = path.is_absolute() or ".." in path.parts
+        if name is not None and (is_outside or not re.sub(r"[./\\]", "", name)):
             yield f"--{flag} {name!r} must be the name of a folder in {args.dir_experiment}"
     if args.load and args.save and args.load != args.save:
         yield f"--save {args.save} must not be used with --load {args.load}: remove --save"
@@ -68,7 +58,7 @@ def _experiment_conflicts(args):
         yield f"--compile_mode {args.compile_mode} must be used with --compile"
     if args.load and args.reset:
         yield "--load must not be used with --reset: one keeps the experiment, the other empties it"
-    if args.resume and not args.load and args.reset:
+    elif args.resume and args.reset:
         yield f"--resume {args.resume} must not be used with --reset"
     if args.pre_train and (args.resume or (args.load and args.resume is None)):
         yield "--pre_train must not be used with --load or --resume: both say which weights to use"
@@ -79,24 +69,23 @@ def _teacher_conflicts(args):
     if re.search(r"(^|[+*])KD($|\+)", args.loss):
         uses.append("--loss KD")
     if args.teacher is None:
-        for flag in uses:
-            yield f"{flag} must be used with --teacher FILE"
+        yield from (f"{flag} must be used with --teacher FILE" for flag in uses)
     elif not uses:
         yield "--teacher must be used with the loss KD, --teacher_blend or --pos_teacher"
 
 
 def _data_conflicts(args):
+    only_upscales = args.test_only and set(args.data_test) <= DEMO_SETS
     is_range = re.fullmatch(r"[\d-]+", args.data_range)
     if is_range and not args.test_only and "DIV2K" in args.data_test:
         yield f"--data_range {args.data_range} must have two ranges for training, TRAIN/TEST"
     scales = getattr(DEGRADATIONS.get(args.degradation), "scales", ())
-    makes_lr = not (args.test_only and set(args.data_test) <= DEMO_SETS)
-    if scales and makes_lr and not set(args.scale) <= set(scales):
+    if scales and not only_upscales and not set(args.scale) <= set(scales):
         defined = "+".join(map(str, scales))
         yield f"--degradation {args.degradation} must be used with --scale {defined}"
     if "MyImage" in args.data_test and not (args.testpath and args.testset):
         yield "--data_test MyImage must be used with --testpath and --testset"
-    if args.dir_out and not (args.test_only and set(args.data_test) <= DEMO_SETS):
+    if args.dir_out and not only_upscales:
         sets = ", ".join(sorted(DEMO_SETS))
         yield f"--dir_out must be used with --test_only and sets without ground truth ({sets})"
     for name in ("format", "suffix"):
@@ -104,51 +93,45 @@ def _data_conflicts(args):
             yield f"--{name} {getattr(args, name)} must be used with --dir_out"
     if args.suffix and re.search(r"[/\\]", args.suffix):
         yield f"--suffix {args.suffix} must not contain / or \\"
-    if not args.test_only:
-        for name in sorted(set(args.data_train) & DEMO_SETS):
-            sets = ", ".join(DATASETS)
-            yield f"--data_train {name} must have HR images: {sets}, or a folder of your own"
+    for name in () if args.test_only else sorted(set(args.data_train) & DEMO_SETS):
+        sets = ", ".join(DATASETS)
+        yield f"--data_train {name} must have HR images: {sets}, or a folder of your own"
 
 
 def _number_conflicts(args, broken):
-    def is_fine(*flags):
-        return not broken & {f"--{flag}" for flag in flags}
-
-    last = N_LAYERS - 1
-    if is_fine("cl_layer") and max(parse_int_list(args.cl_layer, ",")) > last:
-        yield f"--cl_layer {args.cl_layer} must be blocks of the embedding, 0 to {last}"
-    if is_fine("chop_size", "chop_overlap") and args.chop_overlap >= args.chop_size / 2:
+    if "cl_layer" not in broken and max(map(int, args.cl_layer.split(","))) >= N_LAYERS:
+        yield f"--cl_layer {args.cl_layer} must be blocks of the embedding, 0 to {N_LAYERS - 1}"
+    if broken.isdisjoint({"chop_size", "chop_overlap"}) and args.chop_overlap >= args.chop_size / 2:
         size = f"--chop_size {args.chop_size}"
         yield f"--chop_overlap {args.chop_overlap} must be less than half of {size}"
     is_held_out_test = args.hold_out and args.test_only and not args.load
-    if is_held_out_test and is_fine("hold_out", "data_train", "data_test"):
+    if is_held_out_test and broken.isdisjoint({"hold_out", "data_train", "data_test"}):
         for name in sorted(set(args.data_test) - DEMO_SETS):
             spec = dataset_spec(name)
             fixed = spec.uses_data_range or spec.is_published_test()
             if not fixed and not is_held_out(args, name):
                 flag = f"--hold_out {args.hold_out}"
                 yield f"{flag} must be used with --data_train {name} to test {name}"
-    if is_fine("betas") and max(args.betas) >= 1:
+    if "betas" not in broken and max(args.betas) >= 1:
         yield f"--betas {max(args.betas)} must be below 1"
-    if is_fine("blur_sigma") and args.blur_sigma[0] > args.blur_sigma[1]:
+    if "blur_sigma" not in broken and args.blur_sigma[0] > args.blur_sigma[1]:
         yield f"--blur_sigma {args.blur_sigma[0]} must not be above {args.blur_sigma[1]}"
-    if is_fine("neg_history", "history_every"):
-        n_copies = len(args.history_every.split(","))
-        if args.neg_history > n_copies:
-            flag = f"--neg_history {args.neg_history}"
-            yield f"{flag} must be at most {n_copies}, the numbers of --history_every"
-    if args.n_colors not in (1, 3):
+    n_copies = len(args.history_every.split(","))
+    if broken.isdisjoint({"neg_history", "history_every"}) and args.neg_history > n_copies:
+        flag = f"--neg_history {args.neg_history}"
+        yield f"{flag} must be at most {n_copies}, the numbers of --history_every"
+    if "n_colors" not in broken and args.n_colors not in (1, 3):
         yield f"--n_colors {args.n_colors} must be 1 or 3"
-    if is_fine("patch_size", "scale") and args.patch_size < max(args.scale):
+    if broken.isdisjoint({"patch_size", "scale"}) and args.patch_size < max(args.scale):
         yield f"--patch_size {args.patch_size} must be at least the scale {max(args.scale)}"
-    if is_fine("split_batch", "batch_size") and args.split_batch > args.batch_size:
+    if broken.isdisjoint({"split_batch", "batch_size"}) and args.split_batch > args.batch_size:
         yield f"--split_batch {args.split_batch} must be at most --batch_size {args.batch_size}"
-    is_split = is_fine("split_batch", "compile_mode") and args.split_batch > 1
+    is_split = broken.isdisjoint({"split_batch", "compile_mode"}) and args.split_batch > 1
     if is_split and args.compile_mode != "default":
         # CUDA graphs keep the gradients of a part in memory that the next part overwrites
         yield f"--compile_mode {args.compile_mode} must not be used with --split_batch"
-    is_cosine = args.scheduler.startswith("Cosine") and is_fine("lr", "cosine_etamin", "scheduler")
-    if is_cosine and args.cosine_etamin > args.lr:
+    is_cosine = args.scheduler.startswith("Cosine")
+    if is_cosine and broken.isdisjoint({"lr", "cosine_etamin"}) and args.cosine_etamin > args.lr:
         yield f"--cosine_etamin {args.cosine_etamin} must be at most --lr {args.lr:g}"
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from checkpoint.config import ROOT, read_config, recorded_pre_train
 from data.degradation import DEGRADATIONS
-from demo.outputs import FORMATS
+from demo import FORMATS
 from flag_checks import InvalidValue, find_conflicts, unknown_flags
 from loss import LOSSES
 from model import NETWORKS, is_network
@@ -30,14 +30,16 @@ N_HELD_OUT = 10  # images of a training set for tests, if no test set is given
 CL_LOSSES = ("InfoNCE", "LMCL", "cosine", "l2", "l1")
 
 
-def value_type(convert, expected):
-    """Return an argparse type that returns `InvalidValue` if `convert` raises ValueError."""
+def value_type(convert, is_valid, expected):
+    """Return an argparse type: the converted text if it is valid, else an `InvalidValue`."""
 
     def parse(text):
         try:
-            return convert(text)
+            value = convert(text)
+            fits = is_valid(value)
         except ValueError:
-            return InvalidValue(f"{text!r} must be {expected}")
+            fits = False
+        return value if fits else InvalidValue(f"{text!r} must be {expected}")
 
     return parse
 
@@ -46,76 +48,36 @@ def number(kind, low=None, above=None, high=None):
     """Return the argparse type of a number, limited to 32 bits by default."""
     high = high or (2**31 - 1 if kind is int else 1e30)
 
-    def convert(text):
-        value = kind(text)
-        is_low = low is not None and not value >= low  # nan is low, too
-        if is_low or (above is not None and not value > above) or not value <= high:
-            raise ValueError
-        return value
+    def is_valid(value):  # false for nan
+        return (low is None or value >= low) and (above is None or value > above) and value <= high
 
     noun = "a whole number" if kind is int else "a number"
-    lower = f" of at least {low}" if low is not None else ""
-    lower = f" above {above}" if above is not None else lower
-    return value_type(convert, f"{noun}{lower} and at most {high:{',' if kind is int else 'g'}}")
-
-
-def _network(text):
-    if not is_network(text):
-        raise ValueError
-    return text
-
-
-def _json_object(text):
-    if not isinstance(json.loads(text), dict):
-        raise ValueError
-    return text
+    lower = f" above {above}" if above is not None else ""
+    lower = f" of at least {low}" if low is not None else lower
+    top = f"{high:,}" if kind is int else f"{high:g}"
+    return value_type(kind, is_valid, f"{noun}{lower} and at most {top}")
 
 
 def choice(names):
-    names = list(names)
-
-    def convert(text):
-        if text not in names:
-            raise ValueError
-        return text
-
-    parse = value_type(convert, f"one of {', '.join(names)}")
+    parse = value_type(str, names.__contains__, f"one of {', '.join(names)}")
     parse.metavar = "{" + ",".join(names) + "}"
     return parse
 
 
-def joined(separator, kind, is_valid, expected, as_text=False):
-    """Return the argparse type of a list; with `as_text`, the text is kept and parsed later."""
-
-    def convert(text):
-        parts = [kind(part) for part in text.split(separator)]
-        if not is_valid(parts):
-            raise ValueError
-        return text if as_text else parts
-
-    return value_type(convert, expected)
+def list_of(kind, is_valid, expected):
+    return value_type(lambda text: [kind(part) for part in text.split("+")], is_valid, expected)
 
 
 def int_list(separator, low):
+    """Return the argparse type of a list of numbers that stays a text."""
     expected = f"numbers of at least {low} joined by {separator}"
-    return joined(separator, int, lambda numbers: min(numbers) >= low, expected, as_text=True)
-
-
-def _are_unique(parts):
-    return len(set(parts)) == len(parts)
-
-
-def parse_bool(text):
-    """Return the value of a switch such as --chop false; an `InvalidValue` for another word."""
-    values = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-    return values.get(text.lower(), InvalidValue(f"{text!r} must be true or false"))
+    return value_type(str, lambda x: min(map(int, x.split(separator))) >= low, expected)
 
 
 def path(text):
     """Return an absolute path: config.txt must hold in another working directory."""
-    return text and os.path.abspath(
-        os.path.expanduser(text)
-    )  # shells expand no ~ in --flag=~/folder
+    text = os.path.expanduser(text)  # shells expand no ~ in --flag=~/folder
+    return text and os.path.abspath(text)
 
 
 def weights_file(text):
@@ -130,64 +92,69 @@ non_negative_int = number(int, low=0)
 positive = number(float, above=0)
 non_negative = number(float, low=0)
 indices = int_list(",", 0)
-metric_names = joined(",", str.strip, all, "names joined by ,", as_text=True)
-set_names = joined("+", str, lambda x: all(x) and _are_unique(x), "names joined by +")
-scales = joined("+", int, lambda x: min(x) >= 1 and _are_unique(x), "scales joined by +")
-odd_sizes = joined("+", int, lambda x: set(x) <= set(range(1, 64, 2)), "odd numbers joined by +")
-json_object = value_type(_json_object, "a JSON object")
-network = value_type(
-    _network, f"one of {', '.join((*NETWORKS, *PUBLISHED))} or a class of spandrel"
-)
+metric_names = value_type(str, lambda x: all(map(str.strip, x.split(","))), "names joined by ,")
+set_names = list_of(str, lambda x: all(x) and len(set(x)) == len(x), "names joined by +")
+scales = list_of(int, lambda x: min(x) >= 1 and len(set(x)) == len(x), "scales joined by +")
+odd_sizes = list_of(int, lambda x: set(x) <= set(range(1, 64, 2)), "odd numbers joined by +")
+json_object = value_type(str, lambda x: isinstance(json.loads(x), dict), "a JSON object")
+known_networks = f"one of {', '.join((*NETWORKS, *PUBLISHED))} or a class of spandrel"
+network = value_type(str, is_network, known_networks)
+BOOLS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+boolean = value_type(lambda x: BOOLS.get(x.lower()), lambda x: x is not None, "true or false")
 
 
 class FlagParser(argparse.ArgumentParser):
-    """Raise UserError where argparse would end the program."""
+    """A parser with groups of flags that raises UserError where argparse would end the program."""
 
     def error(self, message):
         raise UserError(message)
+
+    def group(self, title):
+        """Start a group of --help, which the next flags belong to."""
+        self.add = self.add_argument_group(title).add_argument
+
+    def flag(self, names, kind, default, text, **more):
+        """Add a flag with a value; `names` are its name and its aliases."""
+        more.setdefault("metavar", getattr(kind, "metavar", None))
+        self.add(*names.split(), type=kind, default=default, help=text, **more)
+
+    def switch(self, name, text):
+        """Add a flag that is on without a value; --name false turns it off."""
+        value = {"nargs": "?", "type": boolean, "const": True, "metavar": "BOOL"}
+        self.add(name, default=False, help=text, **value)
 
 
 class DefaultsFormatter(argparse.HelpFormatter):
     """Append the default of a flag to its help, unless the help names one."""
 
     def _get_help_string(self, action):
-        text = action.help or ""
-        if action.default in (None, argparse.SUPPRESS) or "default" in text or not action.type:
+        text, value = action.help or "", action.default
+        if value in (None, argparse.SUPPRESS) or "default" in text or not action.type:
             return text
-        value = action.default
         if isinstance(value, list):
             value = (" " if isinstance(value[0], float) else "+").join(map(str, value))
         value = str(value).lower() if isinstance(value, bool) else value
         return f"{text} (default: {value})".replace("%", "%%")
 
 
-class FlagGroup:
-    """A group of flags of --help."""
+def build_parser():
+    """Build the parser of all flags, in the groups of --help."""
+    about = "Train and test networks for single-image super-resolution."
+    names = {"prog": "main.py", "usage": "main.py [--FLAG VALUE ...]", "description": about}
+    parser = FlagParser(**names, allow_abbrev=False, formatter_class=DefaultsFormatter)
+    parser.add_argument("--version", action="version", version=VERSION, help="print the version")
+    group, flag, switch = parser.group, parser.flag, parser.switch
 
-    def __init__(self, parser, title):
-        self.add = parser.add_argument_group(title).add_argument
-
-    def flag(self, name, kind, default, text, alias=(), **more):
-        """Add a flag with a value; `alias` is another name of it."""
-        more.setdefault("metavar", getattr(kind, "metavar", None))
-        names = [name, alias] if alias else [name]
-        self.add(*names, type=kind, default=default, help=text, **more)
-
-    def switch(self, name, text):
-        """Add a flag that is on without a value; --name false turns it off."""
-        self.add(
-            name, nargs="?", type=parse_bool, const=True, default=False, metavar="BOOL", help=text
-        )
-
-
-def _add_run_flags(parser):
-    group = FlagGroup(parser, "run")
-    flag, switch = group.flag, group.switch
+    group("run")
     flag("--template", str, None, f"presets, joined by +: {', '.join(TEMPLATES)}")
     flag("--save", str, None, "name of the experiment, a folder of DIR_EXPERIMENT (default: test)")
     flag("--load", str, None, "resume this experiment; flags given here override its own")
-    last = "-1: latest state (default with --load), 0: none, N: that epoch"
-    flag("--resume", number(int, low=-1), None, last)
+    flag(
+        "--resume",
+        number(int, low=-1),
+        None,
+        "-1: latest (default with --load), 0: none, N: epoch N",
+    )
     switch("--reset", "empty the folder of the experiment first")
     switch("--test_only", "test and stop")
     flag("--seed", number(int, low=0, high=2**32 - 1), 1, "seed of weights, patches, augmentation")
@@ -205,14 +172,10 @@ def _add_run_flags(parser):
     flag("--exp_name", str, None, "name of the run in the log")
     flag("--proj_name", str, None, "name of the project in the log")
 
-
-def _add_data_flags(parser):
-    group = FlagGroup(parser, "data")
-    flag, switch = group.flag, group.switch
+    group("data")
     flag("--dir_data", path, str(ROOT / "datasets"), "folder of the data sets")
     flag("--dir_cache", path, None, "folder of decoded training images (default: DIR_DATA/cache)")
-    demo = "image, video, or folder of them, for --data_test Demo"
-    flag("--dir_demo", path, str(ROOT / "test"), demo)
+    flag("--dir_demo", path, str(ROOT / "test"), "image, video, or folder of them, for Demo")
     flag("--testpath", path, None, "folder of the sets of --data_test MyImage")
     flag("--testset", str, None, "set of --data_test MyImage: TESTPATH/TESTSET/xSCALE")
     flag("--data_train", set_names, ["DIV2K"], "training sets, joined by +")
@@ -232,14 +195,10 @@ def _add_data_flags(parser):
     flag("--n_colors", number(int, low=1), 3, "input channels: 3 (RGB) or 1 (Y)")
     switch("--no_augment", "no random flips and transposes")
 
-
-def _add_network_flags(parser):
-    group = FlagGroup(parser, "network")
-    flag, switch = group.flag, group.switch
+    group("network")
     spandrel = f"of the package spandrel {', '.join(PUBLISHED)} and its other architectures"
     flag("--model", network, "EDSR", f"the SR network: {', '.join(NETWORKS)}; {spandrel}")
-    options = "options of a network of spandrel that differ from the published ones, as JSON"
-    flag("--model_options", json_object, None, options)
+    flag("--model_options", json_object, None, "options of a network of spandrel, as JSON")
     weights = "file of weights to start from or to test; `download`: the published EDSR"
     flag("--pre_train", weights_file, None, weights)
     flag("--n_resblocks", layer_count, 16, "residual blocks (of each group in RCAN and HAN)")
@@ -247,20 +206,15 @@ def _add_network_flags(parser):
     flag("--n_feats", channel_count, 64, "feature channels")
     flag("--res_scale", positive, 1.0, "factor of the residual branches (EDSR, NLSN)")
     flag("--reduction", positive_int, 16, "channel reduction of channel attention (RCAN, HAN)")
-    flag("--nlsn_n_hashes", positive_int, 4, "hash rounds (NLSN)", alias="--n_hashes")
-    chunk = "pixels of an attention chunk (NLSN)"
-    flag("--nlsn_chunk_size", positive_int, 144, chunk, alias="--chunk_size")
+    flag("--nlsn_n_hashes --n_hashes", positive_int, 4, "hash rounds (NLSN)")
+    flag("--nlsn_chunk_size --chunk_size", positive_int, 144, "pixels of a chunk (NLSN)")
     switch("--print_model", "print the layers of the network")
 
-
-def _add_training_flags(parser):
-    group = FlagGroup(parser, "training")
-    flag, switch = group.flag, group.switch
+    group("training")
     flag("--epochs", positive_int, 300, "number of epochs")
     flag("--test_every", positive_int, 1000, "training steps per epoch; a test follows each epoch")
     flag("--batch_size", positive_int, 16, "patches per training step, over all processes")
-    parts = "parts of a batch that run one after the other, to save memory"
-    flag("--split_batch", positive_int, 1, parts)
+    flag("--split_batch", positive_int, 1, "parts of a batch, run in turn to save memory")
     flag("--optimizer", choice(OPTIMIZERS), "ADAM", "update rule of the weights")
     flag("--lr", positive, 1e-4, "learning rate at the start")
     flag("--warmup", non_negative_int, 0, "steps over which the learning rate rises from 0")
@@ -284,40 +238,29 @@ def _add_training_flags(parser):
     skip = "skip a batch whose loss is above this many times the mean of the last epoch"
     flag("--skip_threshold", positive, 1e8, skip)
 
-
-def _add_loss_flags(parser):
-    group = FlagGroup(parser, "loss")
-    flag, switch = group.flag, group.switch
+    group("loss")
     flag("--loss", str, "1*L1", f"WEIGHT*NAME joined by +. Names: {', '.join(LOSSES)}")
-    vgg = "file vgg19-dcbb9e9d.pth (default: in torch.hub's folder, downloaded)"
-    flag("--vgg_path", path, None, vgg)
+    flag("--vgg_path", path, None, "vgg19-dcbb9e9d.pth (default: torch.hub's, downloaded)")
     flag("--teacher", path, None, "weights of a frozen network, for KD and the next two flags")
     switch("--teacher_blend", "the target moves from the teacher's SR to HR over the training")
     switch("--pos_teacher", "the teacher's SR is one more positive of the contrastive losses")
 
-    group = FlagGroup(parser, "adversarial and contrastive losses (PCL-SR)")
-    flag, switch = group.flag, group.switch
-    updates = "updates of the discriminator (the embedding) in a step; 0: it stays fixed"
-    flag("--gan_k", non_negative_int, 1, updates)
+    group("adversarial and contrastive losses (PCL-SR)")
+    flag("--gan_k", non_negative_int, 1, "updates of the embedding per step; 0: it stays fixed")
     flag("--embed_lr", positive, None, "learning rate of the embedding (default: --lr)")
     schedule = "same: that of the SR network without --warmup; constant: as in the release"
     flag("--embed_scheduler", choice(["same", "constant"]), "constant", schedule)
-    embed = "weights of the embedding: a state_dict, or state.pt of an experiment"
-    flag("--embed_load", path, None, embed)
+    flag("--embed_load", path, None, "weights of the embedding, or state.pt of an experiment")
     switch("--no_ad_loss", "leave out the adversarial term of the generator")
     switch("--contras_D_train", "train the embedding with the generated samples, too")
     switch("--use_wavelet", "the embedding sees Haar high frequencies")
-    layers = "blocks of the embedding whose features are compared, 0 to 7, joined by ,"
-    flag("--cl_layer", indices, "0,2,4,6", layers)
+    flag("--cl_layer", indices, "0,2,4,6", "compared blocks of the embedding, 0-7, joined by ,")
     switch("--before_relu", "features before the activation")
     flag("--cl_loss_type", choice(CL_LOSSES), "cosine", "contrastive loss of CL-NAME")
     flag("--cl_temperature", positive, 1.0, "divides similarities in InfoNCE and LMCL")
     switch("--layer_weight", "halve the weight from layer to layer of --cl_layer (cosine, l1, l2)")
 
-
-def _add_sample_flags(parser):
-    group = FlagGroup(parser, "positives and negatives of the contrastive losses")
-    flag, switch = group.flag, group.switch
+    group("positives and negatives of the contrastive losses")
     switch("--use_aug", "add the positives and negatives that the following flags choose")
     flag("--mcl_neg", non_negative_int, 3, "extra positives and extra negatives per image")
     flag("--mcl_pos", non_negative_int, None, "extra positives per image (default: --mcl_neg)")
@@ -342,21 +285,18 @@ def _add_sample_flags(parser):
     flag("--neg_history", number(int, low=0, high=16), 0, history)
     every = "steps after which each copy takes over the weights, joined by ,"
     flag("--history_every", int_list(",", 1), "100,200,500,1000", every)
-    keep = "part of its own weights that a copy then keeps"
-    flag("--history_keep", number(float, low=0, high=1), 0.1, keep)
+    flag(
+        "--history_keep", number(float, low=0, high=1), 0.1, "part of its weights that a copy keeps"
+    )
     for name in ("--gpu_blur", "--gpu_sharp"):
         switch(name, "accepted for published scripts: samples are always made on the device")
 
-
-def _add_test_flags(parser):
-    group = FlagGroup(parser, "test and output")
-    flag, switch = group.flag, group.switch
+    group("test and output")
     switch("--self_ensemble", "mean over the 8 flips and transposes")
     switch("--chop", "always test in overlapping tiles; otherwise if the memory is too small")
     flag("--chop_size", number(int, low=16), 192, "side of a tile, LR pixels")
     flag("--chop_overlap", non_negative_int, 48, "LR pixels that tiles share, below half a tile")
-    metrics = "metrics beside PSNR and SSIM, joined by ,: haar (energy of the high frequencies, "
-    metrics += "SR's over HR's), and those of the package pyiqa"
+    metrics = "metrics, joined by ,: haar (SR's high-frequency energy over HR's), pyiqa's names"
     flag("--metrics", metric_names, "psnr,ssim", metrics)
     flag("--print_every", positive_int, 100, "steps between two lines of the training log")
     switch("--save_models", "keep the weights and the training state of every epoch")
@@ -368,21 +308,6 @@ def _add_test_flags(parser):
     switch("--overwrite", "let --dir_out replace existing files")
     switch("--save_gt", "save the LR and HR images in the folder of the SR images")
     switch("--tensorboard", "curves and images for TensorBoard (package tensorboard)")
-
-
-def build_parser():
-    """Build the parser of all flags, in the groups of --help."""
-    parser = FlagParser(
-        prog="main.py",
-        usage="main.py [--FLAG VALUE ...]",
-        description="Train and test networks for single-image super-resolution.",
-        allow_abbrev=False,
-        formatter_class=DefaultsFormatter,
-    )
-    parser.add_argument("--version", action="version", version=VERSION, help="print the version")
-    first = (_add_run_flags, _add_data_flags, _add_network_flags, _add_training_flags)
-    for add in (*first, _add_loss_flags, _add_sample_flags, _add_test_flags):
-        add(parser)
     return parser
 
 
@@ -398,41 +323,25 @@ def _choose_tests(args):
         args.hold_out = args.hold_out or N_HELD_OUT
 
 
-def _parse(parser, argv):
-    args, unknown = parser.parse_known_args(argv)
-    _choose_tests(args)
-    problems = [*unknown_flags(unknown, parser), *find_conflicts(args)]
-    if problems:
-        raise UserError("bad flags:" + bullet_list(problems) if len(problems) > 1 else problems[0])
-    return args
-
-
 def _flags_of_file(first, parser, given):
-    """Return the flags of the network in the file of --pre_train that may still be set."""
-    # Those of the command line win and, in a training, those of a preset. {} if another network is
-    # asked for, as with RCAN's weights for HAN, or the file cannot be read.
+    """Return the flags of the network in the file of --pre_train, except those that are given."""
     try:
         state = read_weights(first.pre_train)
     except UserError:  # loading the weights reports it
         return {}
-
-    def parse(argv):
-        args = parser.parse_known_args(argv)[0]
-        _complete(args)
-        return args
-
-    model = first.model if "--model" in given else parser.get_default("model")
-    if not first.test_only:
-        presets = (TEMPLATES.get(name, {}) for name in (first.template or "").split("+"))
-        given = given.union(*({f"--{name}" for name in preset} for preset in presets))
-    flags = flags_of_weights(first.pre_train, state, parse, read_config)
-    if "--model" in given and flags.get("model") != model:
-        return {}
+    flags = flags_of_weights(
+        first.pre_train,
+        state,
+        lambda argv: _complete(parser.parse_known_args(argv)[0]),
+        read_config,
+    )
+    if "--model" in given and flags.get("model") != first.model:
+        return {}  # another network is asked for, as with RCAN's weights for HAN
     return {name: value for name, value in flags.items() if f"--{name}" not in given}
 
 
 def _complete(args):
-    """Derive values from others."""
+    """Derive values from others; return `args`."""
     is_whole = args.rgb_range == int(args.rgb_range)
     args.rgb_range = int(args.rgb_range) if is_whole else args.rgb_range
     if args.model not in NETWORKS:
@@ -440,19 +349,15 @@ def _complete(args):
     if args.resume is None:
         args.resume = -1 if args.load else 0
     args.save = args.load or args.save or "test"
+    return args
 
 
 def parse_args(argv=None):
-    """Parse the command line.
+    """Parse the words of a command line, by default sys.argv; return an argparse.Namespace.
 
-    Args:
-        argv: the words of the command line without the program's name; None takes sys.argv.
-
-    Returns:
-        argparse.Namespace. `scale` is a list of int, `data_train` and `data_test` are lists of str,
-        `betas` a list of two float, `save` the name of the experiment (also with --load), `resume`
-        -1, 0 or an epoch. `from_file` is a dict of the flags that come from the file of
-        --pre_train.
+    `scale` is a list of int, `data_train` and `data_test` are lists of str, `betas` a list of two
+    float, `save` the name of the experiment (also with --load), `resume` -1, 0 or an epoch.
+    `from_file` is a dict of the flags that come from the file of --pre_train.
     """
     parser = build_parser()
     argv = sys.argv[1:] if argv is None else list(argv)
@@ -461,9 +366,13 @@ def parse_args(argv=None):
             raise UserError(f"{word} must have a value other than --")
     given = {word.split("=")[0] for word in argv}
     given |= {f"--{x.dest}" for x in parser._actions if given & set(x.option_strings)}  # aliases
+    templates = parser.parse_known_args(argv)[0].template or ""
+    preset = " ".join(TEMPLATES.get(name, "") for name in templates.split("+")).split()
+    values = vars(parser.parse_args(preset))
+    parser.set_defaults(**{name: values[name] for name in values if f"--{name}" in preset})
     first, _ = parser.parse_known_args(argv)
-    for name in (first.template or "").split("+"):
-        parser.set_defaults(**TEMPLATES.get(name, {}))
+    if not first.test_only:  # in a training, presets win over the file
+        given.update(preset)
     from_file = {}
     if not first.load and first.pre_train not in (None, "download"):
         from_file = _flags_of_file(first, parser, given)
@@ -473,12 +382,13 @@ def parse_args(argv=None):
         config = Path(first.dir_experiment, first.load, "config.txt")
         argv = read_config(config) + argv
         origin = f"\nflags that are not on the command line are from {config}"
-    try:
-        args = _parse(parser, argv)
-    except UserError as error:
-        raise UserError(f"{error}{origin}") from error
+    args, unknown = parser.parse_known_args(argv)
+    _choose_tests(args)
+    problems = [*unknown_flags(unknown, parser), *find_conflicts(args)]
+    if problems:
+        listed = "bad flags:" + bullet_list(problems) if len(problems) > 1 else problems[0]
+        raise UserError(listed + origin)
     args.from_file = from_file
     if first.load and first.pre_train is None:
         args.pre_train = recorded_pre_train(config)
-    _complete(args)
-    return args
+    return _complete(args)
