@@ -5,13 +5,13 @@ import subprocess
 import sys
 import time
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from data.resize import imresize
 from demo import video
+from helpers import ForkedProgram
 
 try:
     import imageio_ffmpeg
@@ -22,22 +22,14 @@ needs_ffmpeg = pytest.mark.skipif(
 )
 
 
-KR_KB = {
-    "bt709": (0.2126, 0.0722),
-    "smpte170m": (0.299, 0.114),
-}  # weights of red and blue in luma; the second is BT.601
+# weights of red and blue in luma; the second is BT.601
+KR_KB = {"bt709": (0.2126, 0.0722), "smpte170m": (0.299, 0.114)}
 
 
 def ffmpeg(*argv, data=b""):
     """Run ffmpeg on `data` at its stdin; gives what it writes to its stdout."""
-    command = [
-        imageio_ffmpeg.get_ffmpeg_exe(),
-        "-y",
-        "-hide_banner",
-        "-loglevel",
-        "error",
-        *map(str, argv),
-    ]
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), *"-y -hide_banner -loglevel error".split()]
+    command += map(str, argv)
     return subprocess.run(command, check=True, input=data, capture_output=True).stdout
 
 
@@ -45,10 +37,8 @@ def rgb_of(yuv, matrix, full=False):
     """Turn Y, U, V in [0, 255] (last axis) into RGB in [0, 255] by the formula of the standard, without rounding."""
     kr, kb = KR_KB[matrix]
     black, steps, chroma_steps = (0, 255, 255) if full else (16, 219, 224)
-    y, u, v = (
-        (yuv[..., 0] - black) * (255 / steps),
-        *((yuv[..., i] - 128) * (255 / chroma_steps) for i in (1, 2)),
-    )
+    y = (yuv[..., 0] - black) * (255 / steps)
+    u, v = ((yuv[..., i] - 128) * (255 / chroma_steps) for i in (1, 2))
     red, blue = y + 2 * (1 - kr) * v, y + 2 * (1 - kb) * u
     return np.stack([red, (y - kr * red - kb * blue) / (1 - kr - kb), blue], axis=-1)
 
@@ -65,17 +55,13 @@ def known_colors(x, y):
 def check_colors(rgb, yuv, matrix, full, most):
     """Compare rgb (48, 64, 3) of `known_colors` with the exact values of yuv, away from edges."""
     error = rgb - rgb_of(yuv, matrix, full)
-    waves, patches = (
-        error[2:12].reshape(10, 2, 32, 3),
-        error[16:].reshape(2, 16, 4, 16, 3)[:, 4:12, :, 4:12],
-    )
+    waves = error[2:12].reshape(10, 2, 32, 3)
+    patches = error[16:].reshape(2, 16, 4, 16, 3)[:, 4:12, :, 4:12]
     falling, rising = waves[:, :, 4:13], waves[:, :, 20:29]
     assert max(np.abs(part).max() for part in (patches, falling, rising)) < most
     assert np.abs(patches.mean((0, 1, 2, 3))).max() < 0.5, "the colors are shifted"
     assert np.abs((falling + rising).mean((0, 1, 2))).max() / 2 < 0.7, "the colors are shifted"
-    assert np.abs((falling - rising).mean((0, 1, 2))).max() / 2 < 0.6, (
-        "the colors are not where they belong"
-    )
+    assert np.abs((falling - rising).mean((0, 1, 2))).max() / 2 < 0.6, "the colors are elsewhere"
 
 
 def grid(width, height):
@@ -93,9 +79,8 @@ def clip_of_known_colors(path, matrix, full, tagged, lines):
     x, y = grid(64, lines)
     planes = planes_of(lambda x, y: known_colors(x, np.minimum(y, 47)), x, y)
     data = b"".join(np.rint(plane).astype(np.uint8).tobytes() for plane in planes)
-    colors = (
-        f"setparams=range={'pc' if full else 'tv'}:colorspace={matrix if tagged else 'unknown'}"
-    )
+    tag = matrix if tagged else "unknown"
+    colors = f"setparams=range={'pc' if full else 'tv'}:colorspace={tag}"
     raw = ("-f", "rawvideo", "-pix_fmt", "yuv420p", "-s", f"64x{lines}", "-r", 10)
     ffmpeg(*raw, "-i", "-", "-vf", colors, "-c:v", "libx264", "-qp", 0, path, data=4 * data)
     return path
@@ -104,15 +89,8 @@ def clip_of_known_colors(path, matrix, full, tagged, lines):
 def make(path, *codec, size="48x36", rate="25", seconds=0.6, filters="null", sound=()):
     """Write a test clip of moving colors, with a tone if `sound` names a codec."""
     tone = ["-f", "lavfi", "-i", f"sine=440:d={seconds}", "-c:a", *sound] if sound else []
-    ffmpeg(
-        "-f",
-        "lavfi",
-        "-i",
-        f"testsrc2=s=96x72:r={rate}:d={seconds},scale={size},{filters}",
-        *tone,
-        *codec,
-        path,
-    )
+    picture = f"testsrc2=s=96x72:r={rate}:d={seconds},scale={size},{filters}"
+    ffmpeg("-f", "lavfi", "-i", picture, *tone, *codec, path)
     return path
 
 
@@ -123,33 +101,6 @@ def frames_of(path):
     meta = next(reader)
     frames = [np.frombuffer(frame, np.uint8).reshape(*meta["size"][::-1], 3) for frame in reader]
     return meta, np.stack(frames)
-
-
-@pytest.fixture
-def upscale(sr, tmp_path):
-    """upscale(source, *flags) runs the program on a file or folder; the outputs are in upscale.out."""
-
-    class Upscale:
-        out = tmp_path / "out"
-        bicubic = ("--model", "Bicubic", "--scale", 2)
-
-        def argv(self, source, *flags):
-            where = (
-                "--data_test",
-                "Demo",
-                "--dir_demo",
-                source,
-                "--dir_out",
-                self.out,
-                "--test_only",
-                "--cpu",
-            )
-            return [*self.bicubic, *where, *flags]
-
-        def __call__(self, source, *flags):
-            return sr(*self.argv(source, *flags))
-
-    return Upscale()
 
 
 @needs_ffmpeg
@@ -174,18 +125,15 @@ def test_frames_rate_and_sound_are_kept(upscale, tmp_path):
 @needs_ffmpeg
 def test_odd_sizes_and_other_containers(upscale, tmp_path):
     (tmp_path / "in").mkdir()
-    make(
-        tmp_path / "in/odd.avi", "-c:v", "mjpeg", "-q:v", 2, size="49x37", filters="format=yuvj444p"
-    )
+    mjpeg = {"size": "49x37", "filters": "format=yuvj444p"}
+    make(tmp_path / "in/odd.avi", "-c:v", "mjpeg", "-q:v", 2, **mjpeg)
     make(tmp_path / "in/pcm.mov", rate="10", sound=("pcm_s16le",))
     assert upscale(tmp_path / "in", "--scale", 3)[0] == 0
     meta, odd = frames_of(upscale.out / "odd.mp4")
     assert odd.shape == (15, 112, 148, 3)
     assert "audio_codec" not in meta
-    rows, columns = (
-        np.abs(np.diff(odd[:, -2:].astype(int), axis=1)),
-        np.abs(np.diff(odd[:, :, -2:].astype(int), axis=2)),
-    )
+    rows = np.abs(np.diff(odd[:, -2:].astype(int), axis=1))
+    columns = np.abs(np.diff(odd[:, :, -2:].astype(int), axis=2))
     assert max(rows.mean(), columns.mean()) < 2, "the added row and column repeat the last"
     meta, result = frames_of(upscale.out / "pcm.mp4")
     assert (meta["fps"], meta["audio_codec"], len(result)) == (10, "aac", 6)
@@ -204,15 +152,10 @@ KINDS = [  # matrix, full range, whether the file says so, lines
 @needs_ffmpeg
 @pytest.mark.parametrize("kind", KINDS)
 def test_frames_are_read_in_their_exact_colors(tmp_path, kind):
-    frames = []
-    video.upscale(
-        clip_of_known_colors(tmp_path / "clip.mp4", *kind),
-        None,
-        lambda frame: frames.append(frame) or frame,
-    )
-    check_colors(
-        frames[2][:48], known_colors(*grid(64, 48)), *kind[:2], most=0.7
-    )  # of the rounding of RGB
+    frames, clip = [], clip_of_known_colors(tmp_path / "clip.mp4", *kind)
+    video.upscale(clip, None, lambda frame: frames.append(frame) or frame)
+    most = 0.7  # of the rounding of RGB
+    check_colors(frames[2][:48], known_colors(*grid(64, 48)), *kind[:2], most)
 
 
 @needs_ffmpeg
@@ -220,23 +163,15 @@ def test_frames_are_read_in_their_exact_colors(tmp_path, kind):
 def test_colors_stay_from_file_to_file(upscale, tmp_path, kind):
     assert upscale(clip_of_known_colors(tmp_path / "clip.mp4", *kind))[0] == 0
     width, height = 128, 2 * kind[3]
-    raw = np.frombuffer(
-        ffmpeg("-i", upscale.out / "clip.mp4", "-f", "rawvideo", "-"), np.uint8
-    )  # planes as they are stored
-    raw, sizes = (
-        raw.reshape(4, -1)[2].astype(float),
-        np.cumsum([width * height, width * height // 4]),
-    )
-    luma, *chroma = (
-        part.reshape(-1, side)
-        for part, side in zip(np.split(raw, sizes), (width, 64, 64), strict=True)
-    )
+    raw = ffmpeg("-i", upscale.out / "clip.mp4", "-f", "rawvideo", "-")  # planes as they are stored
+    planes = np.frombuffer(raw, np.uint8).reshape(4, -1)[2].astype(float)
+    luma, *chroma = np.split(planes, np.cumsum([width * height, width * height // 4]))
+    luma, chroma = luma.reshape(-1, width), [plane.reshape(-1, 64) for plane in chroma]
     luma = (luma[::2, ::2] + luma[1::2, ::2]) / 2  # where the chroma samples are
     result = rgb_of(np.stack([luma, *chroma], axis=-1), "bt709")
     x, y = grid(64, 48)
-    check_colors(
-        result[:48], known_colors(x - 0.25, y), *kind[:2], most=6
-    )  # of the rounding of U and V, and x264
+    most = 6  # of the rounding of U and V, and x264
+    check_colors(result[:48], known_colors(x - 0.25, y), *kind[:2], most)
 
 
 @needs_ffmpeg
@@ -281,9 +216,8 @@ def test_the_aspect_of_a_pixel_is_kept(upscale, tmp_path):
 def test_broken_videos_leave_nothing(upscale, tmp_path):
     source = tmp_path / "in"
     source.mkdir()
-    whole = make(
-        tmp_path / "whole.mp4", "-movflags", "+faststart", size="192x144", seconds=3, sound=("aac",)
-    )
+    more = {"size": "192x144", "seconds": 3, "sound": ("aac",)}
+    whole = make(tmp_path / "whole.mp4", "-movflags", "+faststart", **more)
     (source / "half.mp4").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     (source / "text.mp4").write_text("no video")
     pq = "format=yuv420p10le,setparams=colorspace=bt2020nc:color_primaries=bt2020:color_trc=smpte2084"
@@ -303,17 +237,9 @@ def test_broken_videos_leave_nothing(upscale, tmp_path):
 @needs_ffmpeg
 def test_an_interrupt_leaves_no_half_video(upscale, tmp_path, sr):
     clip = make(tmp_path / "long.mp4", size="192x144", seconds=10)
-    main = Path(__file__).resolve().parent.parent / "src/main.py"
-    command = [
-        sys.executable,
-        main,
-        "--dir_experiment",
-        sr.experiments,
-        *upscale.argv(clip, "--self_ensemble"),
-    ]
-    process = subprocess.Popen(
-        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    where = ["--dir_experiment", sr.experiments, "--dir_demo", clip, "--dir_out", upscale.out]
+    flags = "--model Bicubic --scale 2 --data_test Demo --test_only --cpu --self_ensemble".split()
+    process = ForkedProgram([*flags, *where])
     deadline = time.monotonic() + 30
     while not list(upscale.out.glob(".long.mp4.*.part")) and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -1,11 +1,9 @@
 """Videos, frame by frame, through the ffmpeg of the optional package imageio-ffmpeg.
 
-The output is MP4: H.264 (libx264 at CRF 14, 8 bits, 4:2:0) in BT.709, which every player supports,
-at the frame rate and with the pixel aspect ratio of the input. The first audio track is copied, or
-converted to AAC if MP4 cannot hold it; its length is kept. Frames of a variable rate are repeated
-or dropped to keep picture and sound in sync. An odd side is made even by repeating its last row or
-column, which H.264 in 4:2:0 needs. Subtitles, chapters and further tracks are dropped. HDR is
-refused: 8 bits in BT.709 would look flat.
+The output is MP4: H.264 (CRF 14, 8 bits, 4:2:0) in BT.709, which every player supports, at the rate
+and with the pixel aspect ratio of the input; a variable rate becomes constant. The first audio
+track is copied, or converted to AAC if MP4 cannot hold it. Odd sides, which 4:2:0 cannot have,
+repeat their last row or column. Subtitles, chapters and further tracks are dropped. HDR is refused.
 """
 
 import contextlib
@@ -39,13 +37,11 @@ TRUNCATED = ("partial file", "ended prematurely", "corrupt")  # in messages of d
 
 
 def _ffmpeg(path):
-    """Import imageio_ffmpeg."""
     try:
         import imageio_ffmpeg
     except ImportError as error:
-        raise UserError(
-            f"{path}: videos need the package imageio-ffmpeg: {pip_install('imageio-ffmpeg')}"
-        ) from error
+        how = pip_install("imageio-ffmpeg")
+        raise UserError(f"{path}: videos need the package imageio-ffmpeg: {how}") from error
     logging.getLogger("imageio_ffmpeg").setLevel(logging.ERROR)
     return imageio_ffmpeg
 
@@ -65,10 +61,13 @@ def _open(path, output_params=()):
     return meta, reader
 
 
-def _read_metadata(path):
+def read_metadata(path):
     """Return a dict: fps, size (width, height), duration (s), pix_fmt, audio_codec if any."""
     meta, reader = _open(path)
     reader.close()
+    if any(name in meta["pix_fmt"] for name in HDR):
+        hdr = f"is HDR ({meta['pix_fmt']}), which 8 bits cannot hold"
+        raise UserError(f"{path}: {hdr}: make it SDR first")
     return meta
 
 
@@ -81,27 +80,18 @@ def _run_ffmpeg(path, *options):
 
 def _pixel_aspect(path):
     """Return the aspect ratio of a pixel, after a rotation of the video: "32/27"; "1" if unknown."""
-    lines = _run_ffmpeg(path, "-frames:v", "1").splitlines()
-    text = [line for line in lines if line.lstrip().startswith("Stream") and "Video:" in line][-1:]
+    text = re.findall(r"^ *Stream.*Video:.*", _run_ffmpeg(path, "-frames:v", "1"), re.M)[-1:]
     match = re.search(r"SAR ([1-9]\d*):([1-9]\d*)", "".join(text))
     return f"{match[1]}/{match[2]}" if match else "1"
 
 
 def _count_own_frames(path, rate):
-    """Return the number of frames of a video's picture, and whether its file is cut off.
-
-    The packets are read and not decoded. The header has the length of the longest track alone.
-    """
+    """Return the number of frames of a video's picture, and whether its file is cut off."""
+    # from its packets: the header has the length of the longest track alone
     text = _run_ffmpeg(path, "-map", "0:v:0", "-c", "copy", "-stats")
     is_cut = any(word in text for word in TRUNCATED)
     hours, minutes, seconds = (re.findall(r"time=(\d+):(\d+):([\d.]+)", text) or [(0, 0, 0)])[-1]
     return (int(hours) * 3600 + int(minutes) * 60 + float(seconds)) * rate + 1, is_cut
-
-
-def count_pixels(path):
-    """Return the pixels of all frames according to the file's header."""
-    meta = _read_metadata(path)
-    return round(meta["duration"] * meta["fps"]) * meta["size"][0] * meta["size"][1]
 
 
 def exact_rate(fps):
@@ -111,28 +101,33 @@ def exact_rate(fps):
     return nominal / 1.001 if is_ntsc else fps
 
 
-def _pad_to_even(frame):
-    """Return a frame (H, W, 3) with even sides: the last row or column repeats."""
-    return np.pad(frame, ((0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)), mode="edge")
-
-
 def _rgb_options(meta):
-    """Return ffmpeg's options for reading frames as RGB."""
-    # The error is at most half a step.
-    # An untagged video of 720 lines or more is read as BT.709, as players do; ffmpeg assumes BT.601.
+    """Return ffmpeg's options for reading frames as RGB, with an error of at most half a step."""
+    # an untagged video of 720 lines or more is read as BT.709, as players do; ffmpeg assumes BT.601
     tagged = any(name in meta["pix_fmt"] for name in MATRICES)
     matrix = "" if tagged or meta["size"][1] < 720 else ":in_color_matrix=bt709"
     chroma = "" if meta["codec"] in CENTERED_CHROMA_CODECS else ":in_h_chr_pos=0"
     return ["-vf", f"scale={SWSCALE_FLAGS}{matrix}{chroma}"]
 
 
-def _frames(reader, source, width, height):
-    """Yield the frames of a reader as (H, W, 3) uint8."""
-    try:
-        for frame in reader:
-            yield np.frombuffer(frame, np.uint8).reshape(height, width, 3)
-    except RuntimeError as error:  # imageio-ffmpeg raises it for a truncated frame
-        raise UserError(f"{source}: is broken ({str(error).splitlines()[0]})") from error
+def _read_frames(source, meta, rate):
+    """Yield the frames of a video as (H, W, 3) uint8; raise UserError if some are missing."""
+    (width, height), expected, count = meta["size"], meta["duration"] * meta["fps"], 0
+    _, reader = _open(source, [*_rgb_options(meta), "-r", str(rate)])
+    with contextlib.closing(reader):
+        try:
+            for frame in reader:
+                yield np.frombuffer(frame, np.uint8).reshape(height, width, 3)
+                count += 1
+        except RuntimeError as error:  # imageio-ffmpeg raises it for a truncated frame
+            raise UserError(f"{source}: is broken ({str(error).splitlines()[0]})") from error
+    if count < 0.95 * expected - 2:
+        expected, is_cut = _count_own_frames(source, rate)
+        if is_cut:
+            raise UserError(f"{source}: is broken: it ends after {count} frames, in mid-file")
+    if count < 0.95 * expected - 2 or not count:
+        found = f"{count} of about {expected:.0f} frames can be read"
+        raise UserError(f"{source}: is broken: {found}")
 
 
 @contextlib.contextmanager
@@ -142,20 +137,14 @@ def _writer(source, path, size, rate, audio):
     The sound is copied from `source`; `audio` is its codec, or an empty string.
     """
     ffmpeg, count = _ffmpeg(source), 0
-    sound = {}
-    if audio:
-        codec = "copy" if audio in AUDIO_OF_MP4 else "aac"
-        sound = {"audio_path": str(source.absolute()), "audio_codec": codec}
     filters = ["-vf", f"{TO_BT709},setsar={_pixel_aspect(source)}"]
     output = [*QUALITY, *filters, *BT709, "-movflags", "+faststart", "-f", "mp4"]
-    options = {
-        "fps": rate,
-        "codec": "libx264",
-        "quality": None,
-        "macro_block_size": 1,
-        "ffmpeg_log_level": "error",
-    }
-    writer = ffmpeg.write_frames(str(path), size, output_params=output, **options, **sound)
+    options = {"output_params": output, "fps": rate, "codec": "libx264", "quality": None}
+    if audio:
+        codec = "copy" if audio in AUDIO_OF_MP4 else "aac"
+        options |= {"audio_path": str(source.absolute()), "audio_codec": codec}
+    options |= {"macro_block_size": 1, "ffmpeg_log_level": "error"}
+    writer = ffmpeg.write_frames(str(path), size, **options)
     writer.send(None)
 
     def send(frame):
@@ -172,53 +161,29 @@ def _writer(source, path, size, rate, audio):
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{source}: ffmpeg cannot write its video: {reason}") from error
     if written != count:
-        raise UserError(
-            f"{source}: ffmpeg has written {written} of {count} frames; is the disk full?"
-        )
-
-
-def _check_metadata(source, meta):
-    if any(name in meta["pix_fmt"] for name in HDR):
-        raise UserError(
-            f"{source}: is HDR ({meta['pix_fmt']}), which 8 bits cannot hold: make it SDR first"
-        )
+        missing = f"ffmpeg has written {written} of {count} frames"
+        raise UserError(f"{source}: {missing}; is the disk full?")
 
 
 def upscale(source, output, upscale_frame):
-    """Upscale a video atomically, with the memory of a few frames.
+    """Upscale a video atomically to an .mp4 file, or to None, with the memory of a few frames.
 
-    Args:
-        source: the video.
-        output: the .mp4 file, or None to write nothing.
-        upscale_frame: maps (H, W, 3) uint8 to (H*scale, W*scale, 3) uint8.
-
-    Returns:
-        ("WxH, N frames", "WxH") of input and output.
+    `upscale_frame` maps (H, W, 3) uint8 to (H*scale, W*scale, 3) uint8. Return ("WxH, N frames",
+    "WxH") of input and output.
     """
-    meta = _read_metadata(source)
-    _check_metadata(source, meta)
-    (width, height), rate = meta["size"], exact_rate(meta["fps"])
-    audio = meta.get("audio_codec", "").strip(",")
-    expected = meta["duration"] * meta["fps"]
+    meta = read_metadata(source)
+    rate, audio = exact_rate(meta["fps"]), meta.get("audio_codec", "").strip(",")
     count, size, send = 0, None, None
     with contextlib.ExitStack() as stack:  # closed in reverse: the writer, then the rename
-        _, reader = _open(source, [*_rgb_options(meta), "-r", str(rate)])
-        stack.enter_context(contextlib.closing(reader))
+        frames = stack.enter_context(contextlib.closing(_read_frames(source, meta, rate)))
         partial = stack.enter_context(atomic_path(output)) if output else None
-        for frame in _frames(reader, source, width, height):
-            result = _pad_to_even(upscale_frame(frame))
+        for frame in frames:
+            result = upscale_frame(frame)
+            odd = [side % 2 for side in result.shape[:2]]
+            result = np.pad(result, ((0, odd[0]), (0, odd[1]), (0, 0)), mode="edge")
             size = result.shape[1::-1]
             if partial:
                 send = send or stack.enter_context(_writer(source, partial, size, rate, audio))
                 send(result)
             count += 1
-        is_cut = False
-        if count < 0.95 * expected - 2:
-            expected, is_cut = _count_own_frames(source, rate)
-        if is_cut:
-            raise UserError(f"{source}: is broken: it ends after {count} frames, in mid-file")
-        if count < 0.95 * expected - 2 or not count:
-            raise UserError(
-                f"{source}: is broken: {count} of about {expected:.0f} frames can be read"
-            )
-    return f"{width}x{height}, {count} frames", "{}x{}".format(*size)
+    return "{}x{}, {} frames".format(*meta["size"], count), "{}x{}".format(*size)
