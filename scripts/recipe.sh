@@ -19,3 +19,20 @@ esac
 best() {
     echo "$project/experiment/$1/model/model_best.pt"
 }
+
+# train_pcl NAME PRESETS LR [scratch] [FLAGS]: train with PCL-SR from the best weights of NAME_xSCALE
+# at the learning rate LR, or from scratch; own_flags are flags of this network alone
+train_pcl() {
+    local name=$1 presets=$2 lr=$3 recipe
+    shift 3
+    if [ "${1:-}" = scratch ]; then
+        shift
+        recipe=(--save "${name}_PCL_scratch_x$scale" --lr 1e-4 --scheduler MileStone --epochs 1000
+            --decay 200-400-600-800)
+    else
+        recipe=(--save "${name}_PCL_FT_x$scale" --pre_train "$(best "${name}_x$scale")" --lr "$lr"
+            --scheduler CosineRestart --cosine_tmax 200 --cosine_etamin 1e-8 --epochs 600)
+    fi
+    exec "$project/scripts/run.sh" --template "$presets" --scale "$scale" \
+        --patch_size $((48 * scale)) ${own_flags[@]+"${own_flags[@]}"} "${recipe[@]}" "$@"
+}

@@ -26,22 +26,14 @@ def test_quickstart_runs_and_goes_on(tmp_path):
     text = (ROOT / "requirements.txt").read_bytes()
     stamp = subprocess.run(["cksum"], input=text, capture_output=True, check=True).stdout.decode()
     (tmp_path / "venv/installed").write_text(stamp)
-    folders = {
-        "VENV": tmp_path / "venv",
-        "DIR_DATA": tmp_path / "data",
-        "DIR_EXPERIMENT": tmp_path / "experiment",
-    }
+    folders = {"VENV": "venv", "DIR_DATA": "data", "DIR_EXPERIMENT": "experiment"}
+    env = {name: str(tmp_path / folder) for name, folder in folders.items()}
+    env = {**os.environ, "PYTHONPATH": ":".join(sys.path), **env}
     command = ["bash", ROOT / "scripts/quickstart.sh", "--test_every", "1", "--n_threads", "0"]
 
     def run(epochs):
-        env = {
-            **os.environ,
-            **{name: str(path) for name, path in folders.items()},
-            "PYTHONPATH": ":".join(sys.path),
-        }
-        return subprocess.run(
-            [*command, "--epochs", epochs], env=env, capture_output=True, text=True, check=True
-        ).stdout
+        output = {"capture_output": True, "text": True, "check": True}
+        return subprocess.run([*command, "--epochs", epochs], env=env, **output).stdout
 
     first = run("1")
     assert all(f"| {name} " in first for name in ("bicubic", "EDSR", "EDSR-L1", "EDSR-PCL"))
@@ -54,20 +46,11 @@ def test_quickstart_runs_and_goes_on(tmp_path):
 
 def test_picture_of_the_samples(tmp_path, data_dir):
     picture = tmp_path / "samples.png"
-    assert (
-        draw_pcl_samples.main(
-            [str(data_dir / "benchmark/Set5/HR/coffee.png"), str(picture), "--box", "8", "8", "64"]
-        )
-        == 0
-    )
-    labels = [
-        label for label, _ in draw_pcl_samples.make_samples(np.zeros((64, 64, 3), np.uint8), 4)
-    ]
-    assert (
-        sum("positive" in label for label in labels)
-        == sum("negative" in label for label in labels)
-        == 3
-    )
+    coffee = str(data_dir / "benchmark/Set5/HR/coffee.png")
+    assert draw_pcl_samples.main([coffee, str(picture), *"--box 8 8 64".split()]) == 0
+    labels, _ = zip(*draw_pcl_samples.make_samples(np.zeros((64, 64, 3), np.uint8), 4), strict=True)
+    for kind in ("positive", "negative"):
+        assert sum(kind in label for label in labels) == 3
 
 
 # -------------------------------------------------------- scripts per network

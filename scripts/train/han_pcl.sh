@@ -6,13 +6,4 @@
 # Expected PSNR: not measured here.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../recipe.sh"
-if [ "${1:-}" = scratch ]; then
-    shift
-    recipe=(--save "HAN_PCL_scratch_x$scale" --lr 1e-4 --scheduler MileStone --epochs 1000
-        --decay 200-400-600-800)
-else
-    recipe=(--save "HAN_PCL_FT_x$scale" --pre_train "$(best "HAN_x$scale")"
-        --lr 5e-5 --scheduler CosineRestart --cosine_tmax 200 --cosine_etamin 1e-8 --epochs 600)
-fi
-exec "$project/scripts/run.sh" --template HAN+PCL --scale "$scale" --patch_size $((48 * scale)) \
-    "${recipe[@]}" "$@"
+train_pcl HAN HAN+PCL 5e-5 "$@"

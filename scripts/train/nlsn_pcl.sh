@@ -8,13 +8,5 @@
 # preset's / 255.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../recipe.sh"
-if [ "${1:-}" = scratch ]; then
-    shift
-    recipe=(--save "NLSN_PCL_scratch_x$scale" --lr 1e-4 --scheduler MileStone --epochs 1000
-        --decay 200-400-600-800)
-else
-    recipe=(--save "NLSN_PCL_FT_x$scale" --pre_train "$(best "NLSN_x$scale")"
-        --lr 5e-6 --scheduler CosineRestart --cosine_tmax 200 --cosine_etamin 1e-8 --epochs 600)
-fi
-exec "$project/scripts/run.sh" --template NLSN+PCL --scale "$scale" --patch_size $((48 * scale)) \
-    --rgb_range 1 --loss 1*L1+3.9e-4*CL-patchD "${recipe[@]}" "$@"
+own_flags=(--rgb_range 1 --loss 1*L1+3.9e-4*CL-patchD)
+train_pcl NLSN NLSN+PCL 5e-6 "$@"
