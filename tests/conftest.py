@@ -16,7 +16,7 @@ import torch
 from data.image import read_image_with_metadata
 from data.resize import downsample
 from file_server import FileServer
-from helpers import png, tar_of, write_set
+from helpers import SET5_NAMES, png, tar_of, write_set
 from loss.features import build_layers
 from model.edsr import EDSR
 
@@ -57,15 +57,12 @@ def _no_curves(request, monkeypatch):
 @pytest.fixture(scope="session")
 def photographs():
     """Crops of photographs that scikit-image carries: (H, W, 3) uint8, sizes that are no multiples of 3 or 4."""
-    crops = {}
-    for name, (y, x) in {
-        "astronaut": (30, 150),
-        "chelsea": (60, 90),
-        "coffee": (90, 180),
-        "rocket": (120, 260),
-    }.items():
-        crops[name] = getattr(skimage.data, name)()[y : y + 98, x : x + 121]
-    return crops
+    corners = {"astronaut": (30, 150), "chelsea": (60, 90), "coffee": (90, 180)}
+    corners["rocket"] = (120, 260)
+    return {
+        name: getattr(skimage.data, name)()[y : y + 98, x : x + 121]
+        for name, (y, x) in corners.items()
+    }
 
 
 @pytest.fixture(scope="session")
@@ -131,15 +128,9 @@ def prepare(capsys):
 @pytest.fixture
 def set5(photographs):
     """Give benchmark.tar with Set5 alone, HR and LR X2, and what does not belong there."""
-    hr = {
-        name: photographs["coffee"][i : 60 + i, :70]
-        for i, name in enumerate(["baby", "bird", "butterfly", "head", "woman"])
-    }
-    files = {
-        "benchmark/Set5/bin/baby.pkl": b"not wanted",
-        "benchmark/Set5/HR/._baby.png": b"not wanted",
-    }
-    for name, image in hr.items():
+    files = {f"benchmark/Set5/{name}": b"" for name in ("bin/baby.pkl", "HR/._baby.png")}
+    for i, name in enumerate(SET5_NAMES):
+        image = photographs["coffee"][i : 60 + i, :70]
         files[f"benchmark/Set5/HR/{name}.png"] = png(image)
         files[f"benchmark/Set5/LR_bicubic/X2/{name}x2.png"] = png(downsample(image, 2))
     return tar_of(files)
@@ -154,15 +145,8 @@ def server(set5):
 @pytest.fixture
 def benchmark(prepare, server, tmp_path):
     """Run `benchmark` for Set5 from the local server into tmp_path/data."""
-    return lambda *argv: prepare(
-        *"benchmark --sets Set5 --scale 2 --dir_data".split(),
-        tmp_path / "data",
-        "--url",
-        server.url,
-        "--retries",
-        1,
-        *argv,
-    )
+    command = "benchmark --sets Set5 --scale 2 --retries 1 --url".split()
+    return lambda *argv: prepare(*command, server.url, "--dir_data", tmp_path / "data", *argv)
 
 
 # ---------------------------------------------- pictures without ground truth
@@ -193,18 +177,8 @@ def upscale(sr, tmp_path, network):
         edsr = ("--n_resblocks", 1, "--n_feats", 8, "--scale", 2, "--pre_train", weights)
 
         def __call__(self, source, *flags, network=bicubic, out=out):
-            where = ["--dir_out", out] if out else []
-            return sr(
-                *network,
-                "--data_test",
-                "Demo",
-                "--dir_demo",
-                source,
-                "--test_only",
-                "--cpu",
-                *where,
-                *flags,
-            )
+            where = ["--dir_demo", source, *(["--dir_out", out] if out else [])]
+            return sr(*network, *"--data_test Demo --test_only --cpu".split(), *where, *flags)
 
         def one(self, source, *flags, **more):
             status, out, err = self(source, *flags, **more)

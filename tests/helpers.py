@@ -121,11 +121,9 @@ def is_whole(folder, full_disk=False):
         if path.suffix == ".pt":
             torch.load(path, weights_only=True)
         elif path.suffix == ".jsonl":
-            lines = path.read_text().splitlines(keepends=True)
-            for line in (
-                lines[:-1] if full_disk and lines and not lines[-1].endswith("\n") else lines
-            ):
-                json.loads(line)
+            for line in path.read_text().splitlines(keepends=True):
+                if line.endswith("\n") or not full_disk:
+                    json.loads(line)
     return True
 
 
@@ -166,10 +164,9 @@ def files_in(folder):
 
 
 # what benchmark.tar of the tests holds that belongs there
+SET5_NAMES = ("baby", "bird", "butterfly", "head", "woman")
 SET5 = sorted(
-    [f"benchmark/Set5/HR/{name}.png" for name in ("baby", "bird", "butterfly", "head", "woman")]
-    + [
-        f"benchmark/Set5/LR_bicubic/X2/{name}x2.png"
-        for name in ("baby", "bird", "butterfly", "head", "woman")
-    ]
+    f"benchmark/Set5/{path}"
+    for name in SET5_NAMES
+    for path in (f"HR/{name}.png", f"LR_bicubic/X2/{name}x2.png")
 )
