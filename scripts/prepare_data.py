@@ -15,6 +15,7 @@ exit status is 1 if a set that the command requires is incomplete.
 """
 
 import argparse
+import contextlib
 import os
 import re
 import shlex
@@ -28,80 +29,27 @@ from runtime.interpreter import use_project_packages
 if __name__ == "__main__":
     use_project_packages()  # before imports that need them
 
-from data.datasets import DEMO_SETS, dataset_spec, list_images
+from data.datasets import DEMO_SETS, dataset_spec
 from data.degradation import DEGRADATIONS
-from data.image import set_max_pixels, write_image
-from prepare.lr_images import missing_lr
-from prepare.published import (
+from data.image import set_max_pixels
+from prepare.commands import (
     BENCHMARKS,
     DIV2K_LR_SCALES,
     DIV2K_PARTS,
     DIV2K_URL,
     EDSR_URL,
-    RERUN,
-    Expected,
     benchmark,
     div2k,
     div2k_archive,
     flickr2k,
+    folder,
     folders,
     images_in,
-    make,
+    lr,
+    sample,
 )
-from runtime.files import UserError, remove_stale_temp_files
-
-# names of functions in skimage.data; all come with the package
-SAMPLES = {
-    "sample_train": "rocket hubble_deep_field immunohistochemistry retina stereo_motorcycle camera "
-    "brick grass gravel moon coins",
-    "sample_test": "astronaut chelsea coffee",
-}
-
-
-# ------------------------------------------------- sets without a download
-
-
-def sample(args):
-    """Write the photographs of scikit-image as sample_train and sample_test."""
-    problems, sets = [], []
-    for name, photographs in SAMPLES.items():
-        hr, lr = folders(args.dir_data, name, args.degradation)
-        hr.mkdir(parents=True, exist_ok=True)
-        remove_stale_temp_files(hr)
-        for photograph in photographs.split():
-            if not (hr / f"{photograph}.png").is_file():
-                write_image(hr / f"{photograph}.png", read_sample(photograph))
-        problems += make(args, images_in(hr), lr, args.scale)
-        sets.append(Expected(name, len(photographs.split()), RERUN))
-    return problems, sets
-
-
-def read_sample(name):
-    """Return a photograph as an array (H, W) or (H, W, 3), uint8."""
-    import skimage.data
-
-    image = getattr(skimage.data, name)()
-    return image[0] if isinstance(image, tuple) else image
-
-
-def folder(args):
-    """Make a data set from a folder of HR images.
-
-    The name may be that of a published set.
-    """
-    sources = list_images(args.source, print)
-    hr, lr = folders(args.dir_data, args.name, args.degradation)
-    copies = None if hr.resolve() == args.source.resolve() else hr
-    problems = make(args, sources, lr, args.scale, copies)
-    return problems, [Expected(args.name, len(images_in(hr)), "")]
-
-
-def lr(args):
-    """Make the LR images of a folder."""
-    return make(args, list_images(args.source, print), args.lr, args.scale), []
-
-
-# ----------------------------------------------------------------- command
+from prepare.lr_images import missing_lr
+from runtime.files import UserError
 
 
 def report(args, expected):
@@ -130,68 +78,53 @@ def report(args, expected):
     return not missing
 
 
-def scales(text):
-    """Return '2+3+4' as a list."""
-    parts = text.split("+")
-    if not all(part.isdigit() and int(part) for part in parts) or len(set(parts)) < len(parts):
-        raise argparse.ArgumentTypeError(f"{text!r} must be scales of 1 or more, joined by +")
-    return [int(part) for part in parts]
-
-
-def benchmark_names(text):
-    """Return 'Set5+Set14' as a list."""
-    unknown = [name for name in text.split("+") if name not in BENCHMARKS]
-    if unknown:
-        raise argparse.ArgumentTypeError(f"{unknown[0]!r} must be one of {', '.join(BENCHMARKS)}")
-    return text.split("+")
-
-
-def set_name(text):
-    """Return the name of a set, after checking it."""
-    if not text or text[0] == "." or set(text) & set("/\\+") or text in DEMO_SETS:
-        raise argparse.ArgumentTypeError(f"{text!r} cannot be the name of a folder of a set")
-    return text
-
-
-def checksum_of(archives):
-    """Return the argparse type for 'benchmark.tar=0123...' for one of `archives`."""
+def parsed(convert, expected):
+    """Return an argparse type: a text that `convert` maps to None, or cannot convert, is an error."""
 
     def parse(text):
-        name, _, digits = text.partition("=")
-        if name not in archives or not re.fullmatch("[0-9a-fA-F]{8,64}", digits):
-            expected = f"FILE=HEX, 8 to 64 hexadecimal digits for one of {', '.join(archives)}"
-            raise argparse.ArgumentTypeError(f"{text!r} must be {expected}")
-        return name, digits
+        with contextlib.suppress(ValueError):
+            value = convert(text)
+            if value is not None:
+                return value
+        raise argparse.ArgumentTypeError(f"{text!r} must be {expected}")
 
     return parse
 
 
 def positive(kind):
     """Return the argparse type of numbers above 0."""
-
-    def parse(text):
-        try:
-            value = kind(text)
-        except ValueError:
-            value = 0
-        if not value > 0:
-            raise argparse.ArgumentTypeError(f"{text!r} must be a number above 0")
-        return value
-
-    return parse
+    return parsed(lambda text: kind(text) if kind(text) > 0 else None, "a number above 0")
 
 
-def add_command(commands, run, text, default_scale, makes_all_lr=False):
+def unique_scales(text):
+    """Return '2+3+4' as a list, or None."""
+    numbers = [int(part) for part in text.split("+")]
+    return numbers if min(numbers) > 0 and len(set(numbers)) == len(numbers) else None
+
+
+def benchmark_names(text):
+    """Return 'Set5+Set14' as a list, or None."""
+    names = text.split("+")
+    return names if set(names) <= set(BENCHMARKS) else None
+
+
+def set_name(text):
+    """Return the name of a set, or None."""
+    is_bad = not text or text[0] == "." or set(text) & set("/\\+") or text in DEMO_SETS
+    return None if is_bad else text
+
+
+def add_command(commands, run, text, default_scale, archives=()):
     """Add a command with the flags that all have; return its `add_argument`."""
     parser = commands.add_parser(run.__name__, help=text, description=text)
     parser.set_defaults(run=run, degradation="BI", seed=1)
     flag = parser.add_argument
-    if default_scale is None:
-        flag("--scale", type=scales, required=True, help="scales of the LR images, joined by +")
-    else:
-        text = f"scales of the LR images, joined by + (default: {default_scale})"
-        flag("--scale", type=scales, default=scales(default_scale), help=text)
-    if makes_all_lr:
+    scales = parsed(unique_scales, "scales of 1 or more, joined by +")
+    text = "scales of the LR images, joined by +"
+    if default_scale:
+        text += f" (default: {default_scale})"
+    flag("--scale", type=scales, default=default_scale, required=not default_scale, help=text)
+    if not archives:  # all LR images are made
         text = "how LR is made (default: BI)"
         flag("--degradation", choices=list(DEGRADATIONS), default="BI", help=text)
         text = "seed of random degradations, that of the training (default: 1)"
@@ -202,14 +135,22 @@ def add_command(commands, run, text, default_scale, makes_all_lr=False):
     flag("--max_pixels", type=positive(int), help=text)
     if run is not lr:
         flag("--dir_data", type=Path, default=ROOT / "datasets", help="folder of all sets")
+    if archives:
+        _add_download_flags(flag, archives)
     return flag
 
 
-def add_download_flags(flag, url, archives):
-    """Add the flags of a command that downloads."""
+def _add_download_flags(flag, archives):
+    def checksum(text):
+        name, _, digits = text.partition("=")
+        is_valid = name in archives and re.fullmatch("[0-9a-fA-F]{8,64}", digits)
+        return (name, digits) if is_valid else None
+
+    url = DIV2K_URL if "DIV2K" in archives[0] else EDSR_URL
     flag("--url", default=url, help="folder of the archives (default: %(default)s)")
     flag("--keep", action="store_true", help="keep the downloaded archives")
-    checksum, text = checksum_of(archives), "checksum of an archive, or its start"
+    expected = f"FILE=HEX, 8 to 64 hexadecimal digits for one of {', '.join(archives)}"
+    checksum, text = parsed(checksum, expected), "checksum of an archive, or its start"
     flag("--sha256", type=checksum, action="append", default=[], metavar="FILE=HEX", help=text)
     text = "attempts after the first that bring nothing (default: %(default)s)"
     flag("--retries", type=int, default=4, help=text)
@@ -223,21 +164,20 @@ def build_parser():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    add_command(commands, sample, "photographs that come with scikit-image", "2", True)
-    flag = add_command(commands, div2k, "DIV2K", "2+3+4")
+    add_command(commands, sample, "photographs that come with scikit-image", "2")
     scales_of_archives = (None, *DIV2K_LR_SCALES)  # None: HR
     archives = [div2k_archive(part, s) for s in scales_of_archives for part in DIV2K_PARTS]
-    add_download_flags(flag, DIV2K_URL, archives)
-    flag = add_command(commands, flickr2k, "Flickr2K, 2,650 images", "2+3+4")
-    add_download_flags(flag, EDSR_URL, ["Flickr2K.tar"])
-    flag = add_command(commands, benchmark, "Set5, Set14, B100, Urban100, Manga109", "2+3+4")
+    add_command(commands, div2k, "DIV2K", "2+3+4", archives)
+    add_command(commands, flickr2k, "Flickr2K, 2,650 images", "2+3+4", ["Flickr2K.tar"])
+    text = "Set5, Set14, B100, Urban100, Manga109"
+    flag = add_command(commands, benchmark, text, "2+3+4", ["benchmark.tar"])
+    names = parsed(benchmark_names, f"names of {', '.join(BENCHMARKS)}, joined by +")
     text = "sets whose absence is an error (default: all except Manga109)"
-    flag("--sets", type=benchmark_names, default=[*BENCHMARKS][:4], help=text)
-    add_download_flags(flag, EDSR_URL, ["benchmark.tar"])
-    flag = add_command(commands, folder, "a data set from a folder of HR images", "2+3+4", True)
+    flag("--sets", type=names, default=[*BENCHMARKS][:4], help=text)
+    flag = add_command(commands, folder, "a data set from a folder of HR images", "2+3+4")
     flag("source", type=Path, help="folder of HR images")
-    flag("name", type=set_name, help="name of the set")
-    flag = add_command(commands, lr, "only LR images", None, True)
+    flag("name", type=parsed(set_name, "the name of a folder of a set"), help="name of the set")
+    flag = add_command(commands, lr, "only LR images", None)
     flag("source", type=Path, help="folder of HR images")
     flag("--lr", type=Path, required=True, help="folder to make, with X2 and so on")
     return parser

@@ -13,12 +13,15 @@ import tarfile
 import threading
 import traceback
 import zipfile
+from types import SimpleNamespace
 
 import imageio.v3 as iio
 import torch
 from tqdm import tqdm
 
 from data.image import write_image
+from data.pairs import check_pair, summarize_rows
+from data.patches import TrainDataset
 from data.resize import downsample
 
 
@@ -31,6 +34,17 @@ def write_set(hr_folder, images, lr_folder=None, scales=()):
             folder = lr_folder / f"X{scale}"
             folder.mkdir(parents=True, exist_ok=True)
             write_image(folder / f"{name}x{scale}.png", downsample(image, scale))
+
+
+def train_set_of(pairs, scales, patch_size, **flags):
+    """Build the TrainDataset of arrays (HR, LR, name), a list for each scale."""
+    args = SimpleNamespace(scale=scales, patch_size=patch_size, n_colors=3, degradation="BI")
+    vars(args).update({"seed": 1, "no_augment": False} | flags)
+    summaries = [
+        summarize_rows([check_pair(hr, lr, scale, (name, name)) for hr, lr, name in triples])
+        for scale, triples in zip(scales, pairs, strict=True)
+    ]
+    return TrainDataset(args, pairs, summaries)
 
 
 def same_bits(a, b, path=""):

@@ -54,8 +54,8 @@ def test_truncated_training_image(sr, copy, ext, kind):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_truncated_training_image_read_on_the_way(sr, copy, workers, monkeypatch):
     # these would find it before, among so few images
-    monkeypatch.setattr("data.checks.MAX_DECODED", 0)
-    monkeypatch.setattr("data.checks.TestFingerprints.find_leaks", lambda self, train_set: [])
+    monkeypatch.setattr("data.pairs.MAX_DECODED", 0)
+    monkeypatch.setattr("data.find_leaks", lambda thumbnails, train_set: [])
     png = copy / "DIV2K/DIV2K_train_HR/0002.png"
     path = png.with_suffix(".jpg")  # its header is whole: only reading pixels shows the damage
     iio.imwrite(path, read_image(png))

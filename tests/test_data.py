@@ -12,13 +12,13 @@ import torch
 from torch.utils.data import DataLoader
 
 from data import Data
-from data.cache import build_cache
+from data.cache import cache_pairs
 from data.image import image_size, read_image, to_channels, to_tensor, write_image
 from data.loader import collate
 from data.pairs import load_array
-from data.patches import EpochSampler, TrainDataset
+from data.patches import EpochSampler
 from data.resize import downsample
-from helpers import write_set
+from helpers import train_set_of, write_set
 from option import parse_args
 from runtime.files import UserError, atomic_path, host_id
 
@@ -42,7 +42,7 @@ def batches(samples, epoch, workers=0, context=None):
 
 @pytest.mark.parametrize("method", multiprocessing.get_all_start_methods())
 def test_workers_do_not_change_the_patches(photographs, method):
-    samples = TrainDataset(pairs_of(photographs), [2], 32)
+    samples = train_set_of(pairs_of(photographs), [2], 32)
     for plain, other in zip(
         batches(samples, 3), batches(samples, 3, workers=2, context=method), strict=True
     ):
@@ -100,8 +100,8 @@ def test_loader_processes_hand_over_batches_of_8_and_16_bits_mixed(
 
 
 def test_epochs_and_seeds_differ(photographs):
-    samples = TrainDataset(pairs_of(photographs), [2], 32)
-    again = TrainDataset(pairs_of(photographs), [2], 32, seed=2)
+    samples = train_set_of(pairs_of(photographs), [2], 32)
+    again = train_set_of(pairs_of(photographs), [2], 32, seed=2)
     first = batches(samples, 1)[0].hr
     assert torch.equal(first, batches(samples, 1)[0].hr)
     assert not torch.equal(first, batches(samples, 2)[0].hr)
@@ -109,7 +109,7 @@ def test_epochs_and_seeds_differ(photographs):
 
 
 def test_every_image_once_in_each_pass(photographs):
-    samples = TrainDataset(pairs_of(photographs), [2], 32)
+    samples = train_set_of(pairs_of(photographs), [2], 32)
     for turn in range(3):
         names = {samples[(1, index, 0)][2] for index in range(4 * turn, 4 * turn + 4)}
         assert names == set(photographs)
@@ -121,7 +121,7 @@ def test_lr_and_hr_patches_show_the_same_place(scale):
     y, x = np.mgrid[:96, :120]
     hr = np.stack([y * 2, x * 2, y + x], axis=2).astype(np.uint8)
     hr[..., 2] //= 2
-    samples = TrainDataset([[(hr, downsample(hr, scale), "ramp")]], [scale], 24)
+    samples = train_set_of([[(hr, downsample(hr, scale), "ramp")]], [scale], 24)
     for index in range(20):
         lr, patch, _, _ = samples[(1, index, 0)]
         assert patch.shape == (3, 24, 24)
@@ -132,7 +132,7 @@ def test_lr_and_hr_patches_show_the_same_place(scale):
 
 def test_augmentation_can_be_switched_off(photographs):
     hr = photographs["coffee"]
-    samples = TrainDataset([[(hr, downsample(hr, 2), "coffee")]], [2], 32, augment=False)
+    samples = train_set_of([[(hr, downsample(hr, 2), "coffee")]], [2], 32, no_augment=True)
     windows = np.lib.stride_tricks.sliding_window_view(hr, (32, 32), axis=(0, 1))[::2, ::2]
     for index in range(5):
         patch = samples[(1, index, 0)][1].numpy()
@@ -143,7 +143,7 @@ def test_batches_of_several_scales_have_one_each(photographs):
     pairs = pairs_of(photographs, 2) + pairs_of(photographs, 4)
     sampler = EpochSampler(12, 2, n_scales=2)
     sampler.set_epoch(1)
-    loader = DataLoader(TrainDataset(pairs, [2, 4], 32), batch_sampler=sampler, collate_fn=collate)
+    loader = DataLoader(train_set_of(pairs, [2, 4], 32), batch_sampler=sampler, collate_fn=collate)
     scales = set()
     for batch in loader:
         assert batch.hr.shape[-1] == batch.lr.shape[-1] * batch.scale
@@ -154,9 +154,15 @@ def test_batches_of_several_scales_have_one_each(photographs):
 # ------------------------------------------------------------------- cache
 
 
+def cache_of(sources, folder):
+    """Cache HR images in a folder; return their files."""
+    triples, _ = cache_pairs([(source, None) for source in sources], 2, folder, None)
+    return [hr for hr, _, _ in triples]
+
+
 def test_the_cache_has_the_pixels_of_its_image(tmp_path, photographs):
     write_set(tmp_path / "HR", {"one": photographs["rocket"]})
-    (cached,) = build_cache([tmp_path / "HR/one.png"], tmp_path / "cache")
+    (cached,) = cache_of([tmp_path / "HR/one.png"], tmp_path / "cache")
     assert np.array_equal(load_array(cached), photographs["rocket"])
 
 
@@ -187,13 +193,13 @@ def test_a_patch_does_not_read_the_whole_image(tmp_path, dtype):
 def test_a_changed_source_is_decoded_anew(tmp_path, photographs):
     source, folder = tmp_path / "HR/one.png", tmp_path / "cache"
     write_set(tmp_path / "HR", {"one": photographs["rocket"]})
-    (first,) = build_cache([source], folder)
+    (first,) = cache_of([source], folder)
     stamp = first.stat().st_mtime_ns
-    assert build_cache([source], folder) == [first]
+    assert cache_of([source], folder) == [first]
     assert first.stat().st_mtime_ns == stamp, "an unchanged source was decoded again"
     write_image(source, photographs["coffee"])
     os.utime(source, ns=(1, 1))  # older than the cache, yet another image
-    (second,) = build_cache([source], folder)
+    (second,) = cache_of([source], folder)
     assert (np.load(second) == photographs["coffee"]).all()
     assert [path.name for path in folder.iterdir()] == [second.name], "the stale file stays"
 
@@ -205,7 +211,7 @@ def test_broken_images_are_all_named_and_leave_no_cache_file(tmp_path, photograp
         path.write_bytes(path.read_bytes()[:3000])
     sources = sorted((tmp_path / "HR").iterdir())
     with pytest.raises(UserError, match=r"2 images(.|\n)*chelsea\.png(.|\n)*rocket\.png"):
-        build_cache(sources, tmp_path / "cache")
+        cache_of(sources, tmp_path / "cache")
     assert sorted(p.name.split(".")[0] for p in (tmp_path / "cache").iterdir()) == [
         "astronaut",
         "coffee",
@@ -222,7 +228,7 @@ def test_leftovers_of_killed_runs_of_this_machine_are_removed(tmp_path, photogra
     alive = f".one.png.1-2-3.npy.{host_id()}-{os.getpid()}-0a1b2c3d.part"
     for name in (ours, theirs, alive):
         (cache / name).write_bytes(b"half")
-    (made,) = build_cache([tmp_path / "HR/one.png"], cache)
+    (made,) = cache_of([tmp_path / "HR/one.png"], cache)
     assert {path.name for path in cache.iterdir()} == {theirs, alive, made.name}
 
 

@@ -16,10 +16,9 @@ from PIL import Image
 import data
 import data.checks
 from data import Data
-from data.cache import load_mmap
-from data.datasets import find_pairs
+from data.datasets import find_pairs, match_lr
 from data.image import read_image, write_image
-from data.pairs import match_lr
+from data.pairs import load_mmap
 from data.resize import downsample
 from helpers import ForkedProgram, files_in, png, tar_of, write_set
 from option import parse_args
@@ -160,7 +159,7 @@ def test_div2k_and_flickr2k_train_together(sr, data_dir, tmp_path, photographs):
 
 
 def test_flickr2k_is_prepared_from_its_archive(prepare, server, tmp_path, photographs, monkeypatch):
-    monkeypatch.setattr("prepare.published.FLICKR2K_COUNT", 2)
+    monkeypatch.setattr("prepare.commands.FLICKR2K_COUNT", 2)
     image = photographs["coffee"]
     server.files["Flickr2K.tar"] = tar_of(
         {f"Flickr2K/Flickr2K_HR/00000{i}.png": png(image) for i in (1, 2)}
@@ -294,8 +293,7 @@ def test_a_second_start_reads_no_image_and_a_changed_one_is_checked(
     write_set(root / "HR", photographs, root / "LR_bicubic", (2,))
     data_of(tmp_path, "Mine")
     with monkeypatch.context() as patch:
-        patch.setattr("data.checks.summarize", None)
-        patch.setattr("data.cache._decode", None)
+        patch.setattr("data.cache._write_and_check", None)
         data_of(tmp_path, "Mine")
     capsys.readouterr()
     lr = root / "LR_bicubic/X2/rocketx2.png"

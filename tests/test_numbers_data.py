@@ -12,8 +12,9 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from data.datasets import parse_ranges, split_hold_out
 from data.pairs import load_array
-from data.patches import BLOCK, EpochSampler, TrainDataset, build_train_set
+from data.patches import BLOCK, EpochSampler, build_train_set
 from data.resize import downsample
+from helpers import train_set_of
 from option import parse_args
 from runtime.files import UserError
 
@@ -39,7 +40,7 @@ def number_of(patch, image):
 def test_all_flips_and_transposes_are_equally_frequent_and_the_same_for_lr_and_hr(photographs):
     hr = photographs["coffee"][:32, :32]
     lr = downsample(hr, 2)
-    samples = TrainDataset([[(hr, lr, "coffee")]], [2], 32)
+    samples = train_set_of([[(hr, lr, "coffee")]], [2], 32)
     counts = Counter()
     for index in range(800):
         small, large, *_ = samples[(1, index, 0)]
@@ -54,7 +55,7 @@ def test_all_flips_and_transposes_are_equally_frequent_and_the_same_for_lr_and_h
 def test_patches_come_from_all_places(photographs):
     """Corners included: every pixel of HR is seen, at even places only, as LR has them."""
     hr = np.arange(40 * 48, dtype=np.uint16).reshape(40, 48, 1).repeat(3, 2)
-    samples = TrainDataset([[(hr, hr[::2, ::2], "ramp")]], [2], 32, augment=False)
+    samples = train_set_of([[(hr, hr[::2, ::2], "ramp")]], [2], 32, no_augment=True)
     corners = set()
     for index in range(400):
         lr, patch, *_ = samples[(1, index, 0)]
@@ -131,7 +132,7 @@ def ramp_set(n_images, side=40):
     """Return a TrainDataset of images of another ramp each; its patches are 16 pixels wide."""
     ramp = np.arange(side * side, dtype=np.uint16).reshape(side, side, 1).repeat(3, 2)
     pairs = [(ramp + 2000 * i, ramp[::2, ::2] + 2000 * i, str(i)) for i in range(n_images)]
-    return TrainDataset([pairs], [2], 16, augment=False)
+    return train_set_of([pairs], [2], 16, no_augment=True)
 
 
 def test_each_pass_over_the_images_has_an_order_of_its_own():
@@ -189,9 +190,9 @@ def test_sizes_and_thumbnails_are_those_of_the_first_scale(photographs):
     hr = photographs["coffee"]
     pairs = [[(hr[:98, :96], downsample(hr[:98, :96], s), "a"), (hr, downsample(hr, s), "b")]
              for s in (2, 4)]  # fmt: skip
-    samples = TrainDataset(pairs, [2, 4], 40)
+    samples = train_set_of(pairs, [2, 4], 40)
     assert len(samples) == 2
-    assert samples.hr_sizes() == [(98, 96), hr.shape[:2]]
+    assert samples.summaries[0].sizes[:, :2].tolist() == [[98, 96], [98, 121]]
     assert samples.max_sample_bytes() == 4 * 3 * (40**2 + 20**2)
     first, second = (samples.thumbnail(i) for i in (0, 1))
     assert first.shape == second.shape == (16, 16)
@@ -203,10 +204,10 @@ def test_sizes_and_thumbnails_are_those_of_the_first_scale(photographs):
 def test_an_image_below_the_patch_is_named_with_both_sizes(photographs):
     hr = photographs["coffee"][:50, :90]
     pairs = [[(hr, downsample(hr, 2), "small.png")]]
-    assert len(TrainDataset(pairs, [2], 50)) == 1
+    assert len(train_set_of(pairs, [2], 50)) == 1
     text = r"small.png is 90x50 pixels: smaller than the patch of 52x52 \(--patch_size\)"
     with pytest.raises(UserError, match=text):
-        TrainDataset(pairs, [2], 53)
+        train_set_of(pairs, [2], 53)
 
 
 @pytest.fixture

@@ -8,36 +8,21 @@ import filecmp
 import functools
 import shutil
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
-from typing import NamedTuple
 
 from tqdm import tqdm
 
+from data.datasets import match_lr, stem
 from data.degradation import DEGRADATIONS, fingerprint, image_lr
 from data.image import TIFF, image_size, read_image, set_max_pixels, write_image
-from data.pairs import match_lr, stem
-from runtime.files import UserError, atomic_path, atomic_write, remove_stale_temp_files
+from runtime.files import (
+    UserError,
+    atomic_path,
+    atomic_write,
+    bullet_list,
+    remove_stale_temp_files,
+)
 
 MARK = ".degradation"  # in a folder of LR images: what made them; without this file, BI
-
-
-class Job(NamedTuple):
-    """Flags of the work: folders (hr: where to copy HR, or None), scales, seed, degradation."""
-
-    hr: Path | None
-    lr: Path
-    scales: list
-    degradation: str = "BI"
-    seed: int = 1
-    max_pixels: int | None = None
-
-
-class MakeResult(NamedTuple):
-    """Numbers of files written and, among them, replaced; a sentence for each unusable image."""
-
-    written: int
-    replaced: int
-    errors: list
 
 
 def missing_lr(hr_paths, lr_folder, scale):
@@ -48,39 +33,42 @@ def missing_lr(hr_paths, lr_folder, scale):
     return [path for path, lr in zip(hr_paths, found, strict=True) if lr is None]
 
 
-def make_set(sources, job, processes=1):
-    """Make LR images, NAMExS in job.lr/XS, and copy the HR images.
+def make_lr_images(args, sources, lr, scales, hr=None):
+    """Make the LR images lr/XS/NAMExS, copy the HR images to `hr`, and print what was done.
 
-    A file that is older than its source, is not its copy, or is made by another degradation is
-    made again. Returns MakeResult.
+    A file that is older than its source, is not its copy, or is made by another degradation is made
+    again. Returns the problems: a list with a sentence, or an empty list.
     """
-    for folder in [job.hr, *(job.lr / f"X{scale}" for scale in job.scales)]:
-        if folder:
-            folder.mkdir(parents=True, exist_ok=True)
-            remove_stale_temp_files(folder)
-    marks = {scale: _mark(job, scale) for scale in job.scales}
-    former = {scale: _read_mark(job.lr / f"X{scale}") for scale in marks}
-    redo = [scale for scale, mark in marks.items() if former[scale] not in (None, mark)]
-    for scale, mark in marks.items():  # files of both kinds lie there until all are made
-        _write_mark(job.lr / f"X{scale}", "unfinished" if scale in redo else mark)
-    convert = functools.partial(_convert_one, job, redo)
-    if processes == 1:
-        result = _count(map(convert, sources), len(sources))
-    else:
-        with ProcessPoolExecutor(processes) as pool:
-            try:
-                result = _count(pool.map(convert, sources), len(sources))
-            except KeyboardInterrupt:
-                pool.shutdown(cancel_futures=True)
-                raise
-    for scale in [] if result.errors else redo:
-        _write_mark(job.lr / f"X{scale}", marks[scale])
-    return result
-
-
-def _mark(job, scale):
-    name = job.degradation
-    return name if name == "BI" else f"{name} {fingerprint(name, scale, job.seed)}"
+    folders = {scale: lr / f"X{scale}" for scale in scales}
+    for folder in filter(None, [hr, *folders.values()]):
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_stale_temp_files(folder)
+    marks = dict.fromkeys(scales, "BI")
+    if args.degradation != "BI":
+        codes = {scale: fingerprint(args.degradation, scale, args.seed) for scale in scales}
+        marks = {scale: f"{args.degradation} {code}" for scale, code in codes.items()}
+    redo = [s for s, folder in folders.items() if _read_mark(folder) not in (None, marks[s])]
+    for scale, folder in folders.items():  # files of both kinds lie there until all are made
+        _write_mark(folder, "unfinished" if scale in redo else marks[scale])
+    rule = args.degradation, args.seed, args.max_pixels
+    convert = functools.partial(_convert_one, folders, hr, redo, rule)
+    existed, errors = [], []
+    with ProcessPoolExecutor(args.jobs) as pool:
+        results = map(convert, sources) if args.jobs == 1 else pool.map(convert, sources)
+        try:
+            for files, error in tqdm(
+                results, "LR images", len(sources), unit="image", disable=None
+            ):
+                existed += files
+                errors += [error] if error else []
+        except KeyboardInterrupt:
+            pool.shutdown(cancel_futures=True)
+            raise
+    for scale in [] if errors else redo:
+        _write_mark(folders[scale], marks[scale])
+    again = f", {sum(existed)} of them in place of files that were broken or made of other images"
+    print(f"{len(existed)} files written to {hr.parent if hr else lr}" + again * any(existed))
+    return [f"{len(errors)} images cannot be used:" + bullet_list(errors)] if errors else []
 
 
 def _read_mark(folder):
@@ -99,57 +87,40 @@ def _write_mark(folder, text):
         file.write(f"{text}\n".encode())
 
 
-def _count(results, total):
-    written = replaced = 0
-    errors = []
-    bar = tqdm(results, desc="LR images", total=total, unit="image", disable=None)
-    for done, error in bar:
-        written += len(done)
-        replaced += sum(done)
-        errors += [error] if error else []
-    return MakeResult(written, replaced, errors)
-
-
-def _convert_one(job, redo, source):
-    """Make the files of one HR image; returns (for each file: was there one before, error)."""
-    if job.max_pixels:
-        set_max_pixels(job.max_pixels)
-    done = []
+def _convert_one(folders, hr, redo, rule, source):
+    """Make the files of an HR image; return, for each, whether it existed, and the error or None."""
+    degradation, seed, max_pixels = rule
+    if max_pixels:
+        set_max_pixels(max_pixels)
+    existed, image = [], None
     try:
-        _write_files(source, job, redo, done)
+        size = image_size(source)
+        if min(size) < max(folders):
+            pixels = f"{size[1]}x{size[0]} pixels are too few for scale {max(folders)}"
+            return [], f"{source}: {pixels}"
+        copy = hr / source.name if hr else source
+        # LR images of the former content may look new enough
+        is_changed = copy.is_file() and not _is_same(copy, source)
+        ending = ".tif" if source.suffix.lower() in TIFF else ".png"
+        for scale, folder in folders.items():
+            target = folder / f"{source.stem}x{scale}{ending}"
+            lr_size = (size[0] // scale, size[1] // scale)
+            if not is_changed and scale not in redo and _is_lr(target, source, lr_size):
+                continue
+            image = read_image(source) if image is None else image
+            is_there = target.is_file()
+            write_image(target, image_lr(image, source, DEGRADATIONS[degradation], scale, seed))
+            existed.append(is_there)
+        if is_changed or not copy.is_file():  # last: a stop before it leaves the change visible
+            is_there = copy.is_file()
+            with atomic_path(copy) as partial:
+                shutil.copy2(source, partial)
+            existed.append(is_there)
     except UserError as error:
-        return done, str(error)
+        return existed, str(error)
     except OSError as error:
-        return done, f"{source}: {error}"
-    return done, None
-
-
-def _write_files(source, job, redo, done):
-    size = image_size(source)
-    if min(size) < max(job.scales):
-        raise UserError(
-            f"{source}: {size[1]}x{size[0]} pixels are too few for scale {max(job.scales)}"
-        )
-    copy = job.hr / source.name if job.hr else source
-    # LR images of the former content may look new enough
-    is_changed = copy.is_file() and not _is_same(copy, source)
-    ending = ".tif" if source.suffix.lower() in TIFF else ".png"
-    image = None
-    for scale in job.scales:
-        target = job.lr / f"X{scale}" / f"{source.stem}x{scale}{ending}"
-        lr_size = (size[0] // scale, size[1] // scale)
-        if not is_changed and scale not in redo and _is_lr(target, source, lr_size):
-            continue
-        image = read_image(source) if image is None else image
-        existed = target.is_file()
-        degradation = DEGRADATIONS[job.degradation]
-        write_image(target, image_lr(degradation, scale, job.seed)(image, source))
-        done.append(existed)
-    if is_changed or not copy.is_file():  # last, so that a stop before it leaves the change visible
-        existed = copy.is_file()
-        with atomic_path(copy) as partial:
-            shutil.copy2(source, partial)
-        done.append(existed)
+        return existed, f"{source}: {error}"
+    return existed, None
 
 
 def _is_lr(target, source, size):

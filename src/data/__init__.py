@@ -8,10 +8,11 @@ import sys
 import torch
 from torch.utils.data import DataLoader
 
-from data.checks import MAX_DECODED, TestFingerprints, spread_indices
+from data.checks import check_test_pairs, find_leaks, spread_indices
 from data.datasets import parse_ranges
 from data.image import set_max_pixels
 from data.loader import PREFETCH, TIMEOUT, SharedBatches, collate
+from data.pairs import MAX_DECODED
 from data.patches import EpochSampler, build_train_set
 from data.testset import DemoSet, build_test_sets
 from runtime import distributed
@@ -36,15 +37,22 @@ class Data:
         ranges = parse_ranges(args.data_range)
         self.tests = build_test_sets(args, ranges[-1], log_once)
         self.train = None
-        fingerprints, problems = TestFingerprints(), []
+        thumbnails, problems = {}, []
         for test_set in self.tests:
-            if not isinstance(test_set, DemoSet):
-                problems += self._check_tests(fingerprints, test_set, args.test_only)
+            if isinstance(test_set, DemoSet):
+                continue
+            # this rank's part of the images: all before training, else a sample
+            first, end = distributed.rank_range(len(test_set))
+            indices = spread_indices(end - first, MAX_DECODED if args.test_only else end - first)
+            found, lines = check_test_pairs(test_set, [first + i for i in indices])
+            thumbnails |= found
+            problems += lines
         if not args.test_only:
             with distributed.local_main_first():
                 train_set = build_train_set(args, ranges[0], log_once)
-            problems += fingerprints.find_leaks(train_set)
-            problems += train_set.problems() if distributed.is_main_process() else []
+            problems += find_leaks(thumbnails, train_set)
+            if distributed.is_main_process():
+                problems += [line for summary in train_set.summaries for line in summary.problems]
         problems = list(itertools.chain(*distributed.all_gather_object(problems)))
         for problem in problems[:MAX_WARNINGS]:
             log(f"WARNING: {problem}")
@@ -52,13 +60,6 @@ class Data:
             log(f"WARNING: ... and {len(problems) - MAX_WARNINGS} more of this kind")
         if not args.test_only:
             self._build_loader(args, train_set)
-
-    @staticmethod
-    def _check_tests(fingerprints, test_set, test_only):
-        """Check this rank's part of a test set: all before training, else a sample."""
-        first, end = distributed.rank_range(len(test_set))
-        indices = spread_indices(end - first, MAX_DECODED if test_only else end - first)
-        return fingerprints.check_test_pairs(test_set, [first + i for i in indices])
 
     def _build_loader(self, args, train_set):
         self.sampler = EpochSampler(args.test_every, args.batch_size, len(args.scale), args.seed)
@@ -89,8 +90,7 @@ class Data:
             RuntimeError: a worker died or did not answer in time ("DataLoader worker ...").
         """
         self.sampler.set_epoch(number, start)
-        batches = self._receive()
-        return _on_device(batches, device)
+        return _on_device(self._receive(), device)
 
     def _receive(self):
         """Yield the batches of the DataLoader."""
@@ -115,8 +115,7 @@ class Data:
 
 
 def _on_device(batches, device):
-    """Yield batches on the device."""
-    # On CUDA, the next batch is copied during the work on the current one.
+    """Yield batches on the device; on CUDA, the next is copied during the work on the current."""
     if device.type != "cuda":
         for batch in batches:
             yield batch.map_tensors(lambda tensor: tensor.to(device))

@@ -1,6 +1,4 @@
-"""Decoded training images on disk, one uncompressed .npy file each.
-
-A patch is read from the file without the rest of the image.
+"""Decoded training images on disk, one uncompressed .npy file each: a patch is read without the rest.
 
 The name of a cache folder contains a hash of the source folder's path. The name of a cache file
 contains size and time of its source image: a changed image gets a new file. Files are written
@@ -8,35 +6,28 @@ atomically, so that several runs and machines may share a cache.
 """
 
 import contextlib
-import functools
 import hashlib
-import math
 import os
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
+from data.checks import spread_indices
 from data.image import read_image
-from runtime.files import (
-    UserError,
-    atomic_path,
-    bullet_list,
-    is_utf8,
-    remove_stale_temp_files,
-    shorten,
-)
+from data.pairs import PairSummary, cache_error, check_pair, load_array, summarize_rows
+from runtime.files import UserError, atomic_path, bullet_list, remove_stale_temp_files, shorten
 
 VERSION = 3  # raise it when `read_image` gives other pixels
+SUMMARY_VERSION = 3  # raise it when a check or a thumbnail gives other values
 MAX_NAME_BYTES = 210  # of a source's name in that of its cache file
+MAX_ALIGNED = 2000  # pairs whose alignment is checked
 
 
 def cache_folder(args, name, sources):
-    """Return the cache folder of a list of images.
-
-    Two folders of images never share a cache.
+    """Return the cache folder of a list of images; two folders of images never share one.
 
     The default cache, in --dir_data, is named by the path in it, so that both can be moved
     together.
@@ -48,18 +39,6 @@ def cache_folder(args, name, sources):
     return root / f"{name.replace('/', '_')}-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:10]}"
 
 
-def _cache_path(folder, source):
-    stat = source.stat()
-    name = shorten(source.name, MAX_NAME_BYTES)
-    return folder / f"{name}.{VERSION}-{stat.st_size:x}-{stat.st_mtime_ns:x}.npy"
-
-
-def _cache_error(path, error, verb="written"):
-    return UserError(
-        f"{path}: the cache cannot be {verb} ({error}); --dir_cache takes another folder"
-    )
-
-
 def _write(path, image):
     try:
         with atomic_path(path) as partial, open(partial, "wb") as file:
@@ -68,86 +47,112 @@ def _write(path, image):
             # not np.save, whose error message does not mention a full disk
             file.write(np.ascontiguousarray(image).data)
     except OSError as error:
-        raise _cache_error(path, error) from error
+        raise cache_error(path, error, "written") from error
 
 
-def _remove_stale(folder, current):
-    """Remove outdated cache files and leftovers of killed runs; return the names that are there."""
-    remove_stale_temp_files(folder)
-    names = set(os.listdir(folder))
-    sources = {name.rsplit(".", 2)[0] for name in current}
+def _find_cached(folder, sources):
+    """Return the cache file of each source, and the set of those that are there.
+
+    Outdated files of these sources and leftovers of killed runs are removed.
+    """
+    targets = []
+    for source in sources:
+        stat, name = source.stat(), shorten(source.name, MAX_NAME_BYTES)
+        targets.append(folder / f"{name}.{VERSION}-{stat.st_size:x}-{stat.st_mtime_ns:x}.npy")
+    current = {target.name for target in targets}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_stale_temp_files(folder)
+        names = set(os.listdir(folder))
+    except OSError as error:
+        raise cache_error(folder, error, "written") from error
+    stems = {name.rsplit(".", 2)[0] for name in current}
     for name in names - current:
-        if name.endswith(".npy") and name.rsplit(".", 2)[0] in sources:
+        if name.endswith(".npy") and name.rsplit(".", 2)[0] in stems:
             with contextlib.suppress(OSError):  # gone meanwhile, or of another user
                 (folder / name).unlink()
-    return names & current
+    return targets, {folder / name for name in names & current}
 
 
-def _decode(source, target, make):
-    """Write the cache file of one image; return the problem of the image, or None."""
-    try:
-        image = read_image(source)
-        _write(target, make(image, source) if make else image)
-    except (UserError, ValueError) as error:
-        return str(error) if str(source) in str(error) else f"{source}: {error}"
+def _load_summary(path, key):
+    """Return the PairSummary of a file with that key, or None."""
+    unreadable = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+    with contextlib.suppress(*unreadable), np.load(path, allow_pickle=False) as file:
+        if str(file["key"]) == key:
+            return PairSummary(file["sizes"], file["thumbnails"], file["problems"].tolist())
     return None
 
 
-def build_cache(sources, folder, make=None, rebuild=False, title="decoding", on_make=None):
-    """Return the cache file of each image; write files that are missing or outdated.
+def _write_and_check(pair, files, names, scale, make, cached, align):
+    """Write the files of a pair that are not in `cached`; return its `check_pair` or an error."""
+
+    def load_or_write(target, make_image):
+        if target in cached:
+            return load_array(target)
+        image = make_image()
+        _write(target, image)
+        return image
+
+    (hr_path, lr_path), (hr_file, lr_file) = pair, files
+    path, lr = hr_path, None
+    try:
+        hr = load_or_write(hr_file, lambda: read_image(hr_path))
+        if lr_path:
+            path = lr_path
+            lr = load_or_write(lr_file, lambda: read_image(lr_path))
+        elif lr_file:
+            lr = load_or_write(lr_file, lambda: make(hr, hr_path))
+        return check_pair(hr, lr, scale, names, align)
+    except (UserError, ValueError) as error:
+        return str(error) if str(path) in str(error) else f"{path}: {error}"
+
+
+def cache_pairs(pairs, scale, hr_folder, lr_folder, make=None, rebuild=False, title=None):
+    """Write the cache files of pairs that are missing or outdated, and check the pairs.
 
     Args:
-        sources: list of image paths in one folder.
-        folder: the cache folder of these images.
-        make: function (image, path) -> the image to keep; None: the image itself.
-        rebuild: make every file again.
+        pairs: list of image paths (HR, LR); LR is None if it is make(HR pixels, HR path).
+        scale: int.
+        hr_folder, lr_folder: their cache folders; lr_folder None: without LR.
+        rebuild: write every file again.
         title: text of the progress bar.
-        on_make: called once if there are files to make; or None.
 
     Returns:
-        list of paths of .npy files: (H, W, C) arrays, uint8 or uint16.
+        triples (HR, LR or None, name) with paths of .npy files, (H, W, C), uint8 or uint16; and
+        their PairSummary, which is kept until an image changes.
     """
-    folder = Path(folder)
-    targets = [_cache_path(folder, source) for source in sources]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        there = _remove_stale(folder, {target.name for target in targets})
-    except OSError as error:
-        raise _cache_error(folder, error) from error
-    todo = [
-        (source, target)
-        for source, target in zip(sources, targets, strict=True)
-        if rebuild or target.name not in there
-    ]
-    if todo and on_make:
-        on_make()
+    names = [(str(hr), str(lr or hr)) for hr, lr in pairs]
+    hr_files, cached = _find_cached(hr_folder, [hr for hr, _ in pairs])
+    lr_files, summary_path = [None] * len(pairs), hr_folder.parent / f"pairs_X{scale}.npz"
+    if lr_folder:
+        lr_files, lr_cached = _find_cached(lr_folder, [lr or hr for hr, lr in pairs])
+        cached, summary_path = cached | lr_cached, summary_path.with_stem(f"pairs_{lr_folder.name}")
+    files = list(zip(hr_files, lr_files, strict=True))
+    triples = [(*row, name) for row, (name, _) in zip(files, names, strict=True)]
+    text = "\n".join([f"{SUMMARY_VERSION} {scale}", *map(str, triples)])
+    key = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()  # names are bytes
+    is_complete = not rebuild and cached.issuperset(filter(None, hr_files + lr_files))
+    if is_complete and (summary := _load_summary(summary_path, key)):
+        return triples, summary
+    aligned = set(spread_indices(len(pairs), MAX_ALIGNED))
+
+    def work(i):
+        known = set() if rebuild else cached
+        return _write_and_check(pairs[i], files[i], names[i], scale, make, known, i in aligned)
+
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = pool.map(lambda job: _decode(*job, make), todo)
-        hidden = None if todo else True
-        bar = tqdm(results, total=len(todo), desc=title, unit="image", disable=hidden)
-        errors = [error for error in bar if error]
+        results = pool.map(work, range(len(pairs)))
+        rows = list(tqdm(results, total=len(pairs), desc=title, unit="image", disable=None))
+    errors = [row for row in rows if isinstance(row, str)]
     if errors:
         raise UserError(f"{len(errors)} images cannot be used:" + bullet_list(errors))
-    return targets
-
-
-@functools.lru_cache(maxsize=8192)  # a process may hold 65,530 mappings on Linux
-def load_mmap(path):
-    """Map a file of `build_cache` into memory, as a read-only array.
-
-    By torch rather than numpy, whose maps keep a file open each: 800 images would use up the open
-    files of a process.
-    """
-    try:
-        with open(path, "rb") as file:
-            version = np.lib.format.read_magic(file)
-            reader = "read_array_header_1_0" if version == (1, 0) else "read_array_header_2_0"
-            shape, _, dtype = getattr(np.lib.format, reader)(file)
-            start = file.tell()
-            size = start + math.prod(shape) * dtype.itemsize
-            # torch takes UTF-8 alone; Linux, where names are bytes, has another name for open files
-            name = str(path) if is_utf8(path) else f"/dev/fd/{file.fileno()}"
-            raw = torch.from_file(name, shared=False, size=size, dtype=torch.uint8)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise _cache_error(path, error, "read") from error
-    return raw.numpy()[start:].view(dtype).reshape(shape)
+    summary = summarize_rows(rows)
+    fields = summary._asdict() | {"problems": np.array(summary.problems, str)}
+    # a cache that is shared and read-only is checked again each time
+    with (
+        contextlib.suppress(OSError),
+        atomic_path(summary_path) as partial,
+        open(partial, "wb") as file,
+    ):
+        np.savez(file, key=key, **fields)
+    return triples, summary

@@ -1,28 +1,15 @@
 """Checks for silent errors: misaligned LR images, and test images among the training images."""
 
-import contextlib
-import hashlib
 import itertools
-import zipfile
-from typing import NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
-from data.image import to_channels, to_tensor
-from data.pairs import image_hw, load_array, paired_lr_size
 from data.resize import imresize
-from runtime.files import atomic_path
 
 WINDOW = 64  # LR pixels of the window that is compared
 MARGIN = 2  # LR pixels around it, which its downsampling reads
 MIN_BORDER = MARGIN + 1  # LR pixels to the border of the image, for the window to be shifted
-MAX_DECODED = 16  # images that are decoded only for a check
-MAX_ALIGNED = 2000  # cached pairs whose alignment is checked
-MAX_HEADERS = 2000  # image files whose size is read before training, if they are not cached
 MAX_DUPLICATE_MAE = 2.5  # mean difference, of 255, of an image and its copy, saved as JPEG perhaps
-SUMMARY_VERSION = 2  # raise it when a check or a thumbnail gives other values
-NO_SIZE = -1
 
 
 def spread_indices(count, most):
@@ -33,9 +20,14 @@ def spread_indices(count, most):
 # ---------------------------------------------------------------- alignment
 
 
+def _unit(image):
+    """Return the factor from the values of an image, uint8 or uint16, to [0, 255]."""
+    return np.float32(255 / np.iinfo(image.dtype).max)
+
+
 def _gray(image):
     """Return an image (H, W, C) as (H, W) uint8."""
-    return (image.mean(axis=2) * (255 / np.iinfo(image.dtype).max) + 0.5).astype(np.uint8)
+    return (image.mean(axis=2) * _unit(image) + 0.5).astype(np.uint8)
 
 
 def _best_window(lr, measure):
@@ -57,18 +49,10 @@ def _cut(image, window, scale=1, margin=0, shift=(0, 0)):
 
 
 def check_alignment(hr, lr, scale):
-    """Return the problem of an LR image that does not match its HR image.
+    """Return the problem, "is ...", of an LR image that does not match its HR image, or None.
 
-    Blur, noise or another brightness of LR may be intended and are not reported.
-
-    Args:
-        hr: (H, W, C) uint8 or uint16.
-        lr: (h, w, C) of the same kind.
-        scale: int.
-
-    Returns:
-        the end of a sentence, "is ...". None without a problem, or if the image is too small
-        or flat for the check.
+    Images are (H, W, C), uint8 or uint16. Those that are too small or flat are not checked. Blur,
+    noise or another brightness of LR may be intended and are not reported.
     """
     if min(lr.shape[:2]) < 8 + 2 * MIN_BORDER:
         return None
@@ -76,10 +60,7 @@ def check_alignment(hr, lr, scale):
 
 
 def _shift_problem(hr, lr, scale):
-    """Compare LR with a window of HR, shifted by up to one LR pixel and downsampled.
-
-    The measure is the share of the variance that it leaves unexplained.
-    """
+    """Compare LR with a window of HR, shifted by up to one LR pixel and downsampled."""
 
     def detail(window):
         pixels = _cut(lr, window).astype(np.float32)
@@ -96,6 +77,7 @@ def _shift_problem(hr, lr, scale):
         made = imresize(made, 1 / scale)[MARGIN:-MARGIN, MARGIN:-MARGIN]
         return np.corrcoef(made.ravel(), target.ravel())[0, 1] if made.std() > 0 else 0.0
 
+    # the measure of a shift is the share of the variance that it leaves unexplained
     unshifted = correlation()
     if 1 - unshifted**2 < 1e-3 and unshifted > 0:
         return None
@@ -114,7 +96,7 @@ def _shift_problem(hr, lr, scale):
 
 def _chroma(image):
     """Return the difference of each channel to their mean, in 8-bit steps."""
-    pixels = image.astype(np.float32) * (255 / np.iinfo(image.dtype).max)
+    pixels = image.astype(np.float32) * _unit(image)
     return pixels - pixels.mean(axis=2, keepdims=True)
 
 
@@ -154,142 +136,57 @@ def differs_from_bicubic(hr, lr, scale):
     return bool((made != _cut(lr, window)).mean() > 0.001)
 
 
-# -------------------------------------------------------------------- sizes
-
-
-class PairSummary(NamedTuple):
-    """Sizes, thumbnails and problems of the pairs of a training set at one scale."""
-
-    sizes: np.ndarray  # (N, 4): height and width of HR and LR; NO_SIZE: checked when it is drawn
-    thumbnails: np.ndarray | None  # (N, 16, 16) in [0, 255]; None if the images are not cached
-    problems: list  # sentences
-
-
-def join_summaries(summaries):
-    """Return the PairSummary of the pairs of several sets, all of them cached or none."""
-    sizes, thumbnails, problems = zip(*summaries, strict=True)
-    is_cached = thumbnails[0] is not None
-    joined = np.concatenate(thumbnails) if is_cached else None
-    return PairSummary(np.concatenate(sizes), joined, [line for part in problems for line in part])
-
-
-def _pair_sizes(hr, lr, scale, name):
-    """Return the sizes (H, W, h, w) of HR and LR of a pair."""
-    # If LR is to be made, h and w are computed from HR.
-    hr_size = image_hw(hr)
-    lr_size = image_hw(lr) if lr is not None else tuple(side // scale for side in hr_size)
-    paired_lr_size(hr_size, lr_size, scale, (name, lr if lr is not None else name))
-    return (*hr_size, *lr_size)
-
-
-def summarize(pairs, scale, n_colors, is_cached=True, title=None):
-    """Build the PairSummary of pairs (HR, LR or None, name).
-
-    Of image files without a cache, a sample is read. `title` is the text of a progress bar.
-    """
-    sizes = np.full((len(pairs), 4), NO_SIZE, np.int32)
-    thumbnails = np.zeros((len(pairs), 16, 16), np.float32) if is_cached else None
-    chosen = range(len(pairs)) if is_cached else spread_indices(len(pairs), MAX_HEADERS)
-    for i in tqdm(chosen, desc=title, disable=None if title else True):
-        hr, lr, name = pairs[i]
-        sizes[i] = _pair_sizes(hr, lr, scale, name)
-        if is_cached:
-            thumbnails[i] = thumbnail_of(load_array(hr), n_colors)
-    problems = []
-    for i in spread_indices(len(pairs), MAX_ALIGNED if is_cached else MAX_DECODED):
-        hr, lr, name = pairs[i]
-        problem = lr is not None and check_alignment(load_array(hr), load_array(lr), scale)
-        problems += [f"{name}: its LR image of scale {scale} {problem}"] if problem else []
-    return PairSummary(sizes, thumbnails, problems)
-
-
-def remembered_summary(path, pairs, scale, n_colors, title):
-    """Load the PairSummary of cached images; rebuild it if the images have changed."""
-    names = "\n".join(f"{hr} {lr} {name}" for hr, lr, name in pairs)
-    text = f"{SUMMARY_VERSION} {scale} {n_colors}\n{names}"
-    key = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()  # names are bytes
-    unreadable = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
-    with contextlib.suppress(*unreadable), np.load(path, allow_pickle=False) as file:
-        if str(file["key"]) == key:
-            return PairSummary(file["sizes"], file["thumbnails"], file["problems"].tolist())
-    summary = summarize(pairs, scale, n_colors, title=title)
-    fields = summary._asdict() | {"problems": np.array(summary.problems, str)}
-    # a cache that is shared and read-only is checked again each time
-    with contextlib.suppress(OSError), atomic_path(path) as partial, open(partial, "wb") as file:
-        np.savez(file, key=key, **fields)
-    return summary
-
-
 # -------------------------------------------------------------- duplicates
 
 
-class TestFingerprints:
-    """Thumbnails of test images, by which they are found among the training images."""
-
-    __test__ = False  # not a test class of pytest
-
-    def __init__(self):
-        self.thumbnails = {}  # {path: (cropped size, 16x16 pixels)}
-        self.not_bicubic = set()  # test sets that were reported
-
-    def check_test_pairs(self, test_set, indices):
-        """Check images of a TestSet, keep their thumbnails; return sentences about bad pairs."""
-        problems = []
-        for i in indices:
-            image, (hr_path, lr_path) = test_set[i], test_set.pairs[i]
-            self.thumbnails[hr_path] = (_cropped_hw(image.hr.shape[1:]), _thumbnail(image.hr))
-            if lr_path is not None:
-                hr, lr = (
-                    x.permute(1, 2, 0).clamp(0, 255).round().byte().numpy()
-                    for x in (image.hr, image.lr)
-                )
-                problem = check_alignment(hr, lr, test_set.scale)
-                problems += [f"{lr_path} {problem}"] if problem else []
-                is_other = test_set.expects_bicubic and differs_from_bicubic(hr, lr, test_set.scale)
-                if is_other and not problem and test_set not in self.not_bicubic:
-                    self.not_bicubic.add(test_set)
-                    problems.append(
-                        f"{lr_path} is not MATLAB's bicubic downsampling of its HR image: results"
-                        f" on {test_set.name} cannot be compared with published ones"
-                    )
-        return problems
-
-    def find_leaks(self, train_set):
-        """Return sentences about test images that are among those of a TrainDataset."""
-        wanted = {size for size, _ in self.thumbnails.values()}
-        trained, found = {}, []
-        for i, size in enumerate(train_set.hr_sizes()):
-            size = size and _cropped_hw(size)
-            if size in wanted:
-                trained.setdefault(size, []).append(i)
-        for path, (size, thumbnail) in self.thumbnails.items():
-            candidates = trained.get(size, [])
-            if not candidates:
-                continue
-            others = np.stack([train_set.thumbnail(i) for i in candidates])
-            differences = np.abs(others - thumbnail).mean(axis=(1, 2))
-            if differences.min() <= min(MAX_DUPLICATE_MAE, thumbnail.std() / 4):
-                name = train_set.pairs[0][candidates[differences.argmin()]][2]
-                found.append(f"{path} is also a training image: {name}")
-        return found
-
-
-def _cropped_hw(size):
+def cropped_hw(size):
     """Return (height, width) rounded so that cropping for any scale does not change it."""
     return tuple(int(side) // 24 * 24 or int(side) for side in size)
 
 
-def _sample_rows_cols(size):
-    return [np.linspace(0, side - 1, 16).astype(int) for side in _cropped_hw(size)]
+def thumbnail(image):
+    """Return 16x16 pixels, gray in [0, 255], of an image (H, W, C)."""
+    places = (np.linspace(0, side - 1, 16).astype(int) for side in cropped_hw(image.shape[:2]))
+    return image[np.ix_(*places)].mean(axis=2, dtype=np.float32) * _unit(image)
 
 
-def _thumbnail(image):
-    """Return 16x16 gray pixels of an image, a tensor (C, H, W) in [0, 255]."""
-    rows, columns = _sample_rows_cols(image.shape[1:])
-    return image[:, rows][:, :, columns].float().mean(0).numpy()
+def check_test_pairs(test_set, indices):
+    """Check images of a TestSet.
+
+    Returns:
+        (thumbnails, problems): {path: (cropped size, thumbnail)}, and sentences about bad pairs.
+    """
+    thumbnails, problems, is_bicubic = {}, [], test_set.expects_bicubic
+    for i in indices:
+        hr, lr = test_set.arrays(i)
+        hr_path, lr_path = test_set.pairs[i]
+        thumbnails[hr_path] = (cropped_hw(hr.shape[:2]), thumbnail(hr))
+        if lr_path is None:
+            continue
+        problem = check_alignment(hr, lr, test_set.scale)
+        if problem:
+            problems.append(f"{lr_path} {problem}")
+        elif is_bicubic and differs_from_bicubic(hr, lr, test_set.scale):
+            is_bicubic = False  # reported once
+            problems.append(
+                f"{lr_path} is not MATLAB's bicubic downsampling of its HR image: results"
+                f" on {test_set.name} cannot be compared with published ones"
+            )
+    return thumbnails, problems
 
 
-def thumbnail_of(array, n_colors):
-    """Return the `_thumbnail` of an array (H, W, C)."""
-    pixels = np.ascontiguousarray(array[np.ix_(*_sample_rows_cols(array.shape[:2]))])
-    return to_tensor(to_channels(pixels, n_colors)).float().mean(0).numpy()
+def find_leaks(thumbnails, train_set):
+    """Return sentences about test images that are among those of a TrainDataset."""
+    wanted, trained, found = {size for size, _ in thumbnails.values()}, {}, []
+    for i, size in enumerate(map(cropped_hw, train_set.summaries[0].sizes[:, :2])):
+        if size in wanted:
+            trained.setdefault(size, []).append(i)
+    for path, (size, pixels) in thumbnails.items():
+        if size not in trained:
+            continue
+        others = np.stack([train_set.thumbnail(i) for i in trained[size]])
+        differences = np.abs(others - pixels).mean(axis=(1, 2))
+        if differences.min() <= min(MAX_DUPLICATE_MAE, pixels.std() / 4):
+            name = train_set.pairs[0][trained[size][differences.argmin()]][2]
+            found.append(f"{path} is also a training image: {name}")
+    return found

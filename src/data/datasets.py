@@ -1,19 +1,18 @@
-"""Folders of the data sets.
-
-A new data set is a line in `DATASETS`, or just a folder.
+"""Folders of the data sets: a new one is a line in `DATASETS`, or just a folder.
 
 HR images lie in `DIR_DATA/<hr>/NAME.EXT`, LR images of scale s in `DIR_DATA/<lr>/NAMExS.EXT` (or
 `NAME.EXT`). If the LR folder is missing, LR images are made from HR.
 """
 
+import collections
 import difflib
 import os
 import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
 from data.image import EXTENSIONS
-from data.pairs import match_lr, stem
 from runtime.files import UserError, bullet_list
 
 
@@ -58,16 +57,10 @@ DATASETS = {
     ),
     # a folder that joins both; if it is missing, DF2K means DIV2K+Flickr2K
     "DF2K": DatasetSpec(
-        "DF2K/DF2K_train_HR",
-        "DF2K/DF2K_train_LR_bicubic/X{scale}",
-        benchmark=False,
+        "DF2K/DF2K_train_HR", "DF2K/DF2K_train_LR_bicubic/X{scale}", benchmark=False
     ),
-    "Set5": _benchmark("Set5"),
-    "Set14": _benchmark("Set14"),
-    "B100": _benchmark("B100"),
-    "Urban100": _benchmark("Urban100"),
-    "Manga109": _benchmark("Manga109"),
 }
+DATASETS |= {name: _benchmark(name) for name in ("Set5", "Set14", "B100", "Urban100", "Manga109")}
 JOINED = {"DF2K": ("DIV2K", "Flickr2K")}
 
 # Test sets without HR images: Demo is --dir_demo, MyImage is TESTPATH/TESTSET/xSCALE.
@@ -108,10 +101,6 @@ def parse_ranges(text):
 # ------------------------------------------------------------------ listing
 
 
-def _is_hidden(path):
-    return path.name.startswith(".")
-
-
 def list_images(folder, log=None):
     """List the image files of a folder, sorted by name.
 
@@ -123,22 +112,20 @@ def list_images(folder, log=None):
     # os.scandir and plain names: a folder may hold 30,000 images, and this is done at each start
     with os.scandir(folder) as scan:
         entries = sorted((e for e in scan if e.name[0] != "."), key=lambda entry: entry.name)
-    images = [e for e in entries if os.path.splitext(e.name)[1].lower() in EXTENSIONS]
+    images = {e for e in entries if os.path.splitext(e.name)[1].lower() in EXTENSIONS}
     # a folder, a link to nowhere, or a pipe, which reading would wait for without end
-    unfit = [entry.path for entry in images if not entry.is_file()]
+    unfit = sorted(entry.path for entry in images if not entry.is_file())
     if unfit:
         raise UserError(
             f"{folder}: cannot read these, which are not files: remove them" + bullet_list(unfit)
         )
-    paths = [folder / entry.name for entry in images]
-    stems, twice = set(), set()
-    for path in paths:
-        (twice if path.stem in stems else stems).add(path.stem)
+    paths = [folder / entry.name for entry in entries if entry in images]
+    counts = collections.Counter(path.stem for path in paths)
+    twice = sorted(str(folder / stem) for stem, count in counts.items() if count > 1)
     if twice:
-        same = sorted(str(folder / stem) for stem in twice)
         raise UserError(
             f"{folder}: cannot have images that differ only in their ending: rename or remove some"
-            + bullet_list(same)
+            + bullet_list(twice)
         )
     if not paths:
         below = _images_below(folder)
@@ -146,24 +133,18 @@ def list_images(folder, log=None):
         fix = f"move those of {below} up" if below else f"add files that end in {endings}"
         raise UserError(f"{folder}: cannot find an image in it: {fix}")
     if log and len(paths) < len(entries):
-        others = {entry.name for entry in entries} - {path.name for path in paths}
-        log(f"{folder}: {left_out_line([folder / name for name in others])}")
+        others = [entry.name + "/" * entry.is_dir() for entry in entries if entry not in images]
+        more = f" and {len(others) - 8} more" if len(others) > 8 else ""
+        log(f"{folder}: left out, not images: {', '.join(others[:8])}{more}")
     return paths
 
 
 def _images_below(folder):
     """Return the first folder with images in a folder, as archives unpack to HR/HR, or None."""
     for path in sorted(p for pattern in ("*", "*/*", "*/*/*") for p in folder.glob(pattern)):
-        if path.suffix.lower() in EXTENSIONS and path.is_file() and not _is_hidden(path):
+        if path.suffix.lower() in EXTENSIONS and path.is_file() and path.name[0] != ".":
             return path.parent
     return None
-
-
-def left_out_line(paths, limit=8):
-    """Return a line that names skipped files and folders: they are not images."""
-    names = sorted(path.name + "/" * path.is_dir() for path in paths)
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return f"left out, not images: {', '.join(names[:limit])}{more}"
 
 
 def list_demo_inputs(source):
@@ -173,7 +154,7 @@ def list_demo_inputs(source):
     if not source.exists():
         raise UserError(f"{source}: cannot find this file or folder: give pictures or videos")
     found = sorted(source.iterdir()) if source.is_dir() else [source]
-    found = [path for path in found if not _is_hidden(path) or path == source]
+    found = [path for path in found if path.name[0] != "." or path == source]
     files = [path for path in found if path.is_file() and path.suffix.lower() in known]
     if not files:
         below = source.is_dir() and _images_below(source)
@@ -185,11 +166,26 @@ def list_demo_inputs(source):
 # -------------------------------------------------------------------- pairs
 
 
-def _list_sets(root):
-    """Return the names of the data sets in a --dir_data."""
-    registered = [name for name, spec in DATASETS.items() if (root / spec.hr).is_dir()]
-    own = [path.parent.name for path in root.glob("*/HR") if path.is_dir()]
-    return registered + sorted(own)
+def stem(path):
+    """Return a file's name without ending, in Unicode's composed form: macOS may decompose it."""
+    return unicodedata.normalize("NFC", path.stem)
+
+
+def match_lr(hr_names, lr_names, scale):
+    """Return the LR name of each HR name, or None; both without ending and in `stem`'s form.
+
+    A folder of LR images has the names of the HR images, or NAMExSCALE, or a mixture. In a mixture
+    NAMExSCALE comes first: with the HR images a and ax2, an LR image ax2 belongs to a, not to ax2.
+    """
+    lr_names = set(lr_names)
+    if set(hr_names) == lr_names:
+        return list(hr_names)
+    found = [name if (name := f"{hr}x{scale}") in lr_names else None for hr in hr_names]
+    taken = set(found)
+    for i, hr in enumerate(hr_names):
+        if found[i] is None and hr in lr_names and hr not in taken:
+            found[i] = hr
+    return found
 
 
 def _missing_set(root, name, scale):
@@ -203,40 +199,29 @@ def _missing_set(root, name, scale):
     below = _images_below(root / name)
     if below:
         return UserError(f"{text}\nput the images that lie in {below} into {root / spec.hr}")
-    there = _list_sets(root) if root.is_dir() else []
+    there = [other for other, spec in DATASETS.items() if (root / spec.hr).is_dir()]
+    there += sorted(path.parent.name for path in root.glob("*/HR") if path.is_dir())
     close = difflib.get_close_matches(name, there, 1)
     text += f"\nsets in {root}: {', '.join(there) or 'none'}"
     return UserError(text + (f" (did you mean {close[0]}?)" if close else ""))
 
 
 def _lookalike_hint(hr_folder, lr_folder, scale):
-    """Return a sentence that names folders which look like LR images, or ""."""
-    alike = _lr_lookalikes(hr_folder, lr_folder, scale)
-    names = " and ".join(map(str, alike))
-    return f"{names} may hold them: to use it, rename it to {lr_folder}" if alike else ""
-
-
-def _lr_lookalikes(hr_folder, lr_folder, scale):
-    """List folders near the HR folder that look like LR images under another name."""
-    found = []
-    base = hr_folder.parent
+    """Return a sentence that names folders near HR which look like LR images, or ""."""
+    alike, base = [], hr_folder.parent
     for path in sorted([*base.glob("*/"), *base.glob("*/*/")]):
         name = str(path.relative_to(base)).lower()
         scales = re.findall(r"x(\d+)|(\d+)x", name)
         fits = (str(scale) in scales[-1]) if scales else re.search(r"lr|low", name)
-        if not fits or not path.is_dir() or path in (hr_folder, lr_folder):
-            continue
-        with os.scandir(path) as entries:
-            if any(Path(entry.name).suffix.lower() in EXTENSIONS for entry in entries):
-                found.append(path)
-    return found
+        if fits and path.is_dir() and path not in (hr_folder, lr_folder):
+            with os.scandir(path) as entries:
+                if any(Path(entry.name).suffix.lower() in EXTENSIONS for entry in entries):
+                    alike.append(str(path))
+    return f"{' and '.join(alike)} may hold them: to use it, rename it to {lr_folder}" * bool(alike)
 
 
 def missing_lr_line(args, name, scale, when):
-    """Return the line to log for a set whose LR images are made from HR, and whether it warns.
-
-    Each run should say so if another folder looks like the LR images. `when` ends the line.
-    """
+    """Return the line to log for a set whose LR images are made from HR, and whether it warns."""
     spec, is_bicubic = dataset_spec(name), args.degradation == "BI"
     hr_folder, lr_folder = (
         Path(args.dir_data) / path for path in spec.folders(scale, args.degradation)
@@ -250,18 +235,10 @@ def missing_lr_line(args, name, scale, when):
 
 
 def find_pairs(dir_data, name, scale, data_range=None, log=None, degradation="BI"):
-    """List the images of a data set.
+    """List (HR path, LR path) of a data set; the LR path is None if LR is to be made from HR.
 
-    Args:
-        dir_data: folder of all data sets.
-        name: name of the data set.
-        scale: the scale, int.
-        data_range: (first, last) position for sets that use it, else ignored.
-        log: called with a line on files that are skipped, or None.
-        degradation: name in DEGRADATIONS, which names the folder of LR images.
-
-    Returns:
-        list of (HR path, LR path); the LR path is None if LR is to be made from HR.
+    Only sets with `uses_data_range` look at `data_range`, (first, last). `log` is called with lines
+    on skipped files. `degradation` names the folder of LR images.
     """
     spec, root = dataset_spec(name), Path(dir_data)
     hr_folder, lr_folder = (root / path for path in spec.folders(scale, degradation))
@@ -274,13 +251,8 @@ def find_pairs(dir_data, name, scale, data_range=None, log=None, degradation="BI
             f"--data_range {first}-{last}: {name} has the images 1-{len(hr)} in {hr_folder}"
         )
     chosen = slice(first - 1, last)
-    if lr_folder.is_dir():
-        return _pair_files(hr, lr_folder, scale, chosen, not spec.uses_data_range, log)
-    return [(path, None) for path in hr[chosen]]
-
-
-def _pair_files(hr, lr_folder, scale, chosen, require_all, log):
-    """Return (HR path, LR path) for the positions `chosen`; see `find_pairs`."""
+    if not lr_folder.is_dir():
+        return [(path, None) for path in hr[chosen]]
     files = {stem(path): path for path in list_images(lr_folder, log)}
     names = match_lr([stem(path) for path in hr], files, scale)
     found = [(path, files.get(name)) for path, name in zip(hr, names, strict=True)]
@@ -293,9 +265,9 @@ def _pair_files(hr, lr_folder, scale, chosen, require_all, log):
             f"{count} HR images have no LR image of scale {scale}:" + bullet_list(missing)
         )
     left = sorted(str(path) for path in set(files.values()) - {lr for _, lr in found})
-    if left and require_all:
+    if left and not spec.uses_data_range:
         raise UserError(
-            f"{len(left)} LR images have no HR image in {hr[0].parent}:" + bullet_list(left)
+            f"{len(left)} LR images have no HR image in {hr_folder}:" + bullet_list(left)
         )
     return found[chosen]
 

@@ -1,7 +1,7 @@
-"""Read and write image files, and convert them to tensors.
+"""Read and write image files, and convert them to tensors. Arrays are (H, W, C), in RGB.
 
-Arrays are (H, W, C), in RGB. Pillow decodes all formats, except TIFF of 16 bits (tifffile, see
-tiff.py). Of other colors of 16 bits, which it cuts to 8, it is asked for both halves.
+Pillow decodes all formats, except TIFF of more than 8 bits (formats.py). Of other colors of 16
+bits, which it cuts to 8, it is asked for both halves.
 """
 
 import contextlib
@@ -15,8 +15,13 @@ import numpy as np
 import torch
 from PIL import Image, ImageCms, ImageOps
 
-from data.png import write_png
-from data.tiff import apply_orientation, is_tiff, read_deep_tiff, read_tiff_header, write_tiff
+from data.formats import (
+    apply_orientation,
+    read_deep_tiff,
+    read_tiff_header,
+    write_png,
+    write_tiff,
+)
 from metric import LUMA
 from runtime.files import UserError, atomic_path, report_write_errors
 
@@ -46,7 +51,7 @@ def set_max_pixels(count):
 
 
 def _notice(text):
-    """Print a line about one file to stderr, up to MAX_NOTICES of them."""
+    """Print a line about one file to stderr, MAX_NOTICES times."""
     _settings["notices"] += 1
     if _settings["notices"] <= MAX_NOTICES:
         print(f"WARNING: {text}", file=sys.stderr)
@@ -54,7 +59,7 @@ def _notice(text):
         print("WARNING: more such lines are left out", file=sys.stderr)
 
 
-def _check_pixels(path, width, height):
+def _check_pixels(path, height, width):
     limit = _settings["max_pixels"]
     if width * height > limit:
         raise UserError(
@@ -68,8 +73,26 @@ def _open(path):
     Image.MAX_IMAGE_PIXELS = None
     Image.init()  # knows all of FORMATS; done once
     file = Image.open(path, formats=FORMATS)
-    _check_pixels(path, *file.size)
+    _check_pixels(path, *file.size[::-1])
     return file
+
+
+@contextlib.contextmanager
+def _report_unreadable(path):
+    """Turn all that decoders raise, from OSError to struct.error, into a UserError."""
+    try:
+        yield
+    except UserError:
+        raise
+    except MemoryError as error:
+        raise UserError(f"{path}: needs more memory than there is") from error
+    except Exception as error:
+        with contextlib.suppress(OSError), open(path, "rb") as file:
+            if file.read(24).startswith(b"version https://git-lfs"):
+                text = f"{path}: is a pointer of Git LFS, not an image: run git lfs pull"
+                raise UserError(text) from error
+        text = f"{path}: cannot be read as an image ({type(error).__name__}: {error})"
+        raise UserError(text) from error
 
 
 def _cmyk_to_srgb(path, image, profile):
@@ -118,8 +141,7 @@ def _other_half(tile):
     """Return a tile of Pillow with the other byte order: the unpacker keeps the low bytes."""
     name, *more = [tile.args] if isinstance(tile.args, str) else tile.args
     is_big = name.endswith("B") or (name.endswith("N") and sys.byteorder == "big")
-    name = name[:-1] + ("L" if is_big else "B")
-    return tile._replace(args=name if isinstance(tile.args, str) else (name, *more))
+    return tile._replace(args=(name[:-1] + ("L" if is_big else "B"), *more))
 
 
 def _read_deep(path):
@@ -134,7 +156,7 @@ def _read_deep(path):
         return np.asarray(high) * np.uint16(256) + np.asarray(low)
 
 
-def _read_deep_gray_alpha(path):
+def _read_gray_alpha16(path):
     """Read a PNG of 16-bit gray with alpha: its 4 bytes a pixel are read as RGBA of 8 bits."""
     data = bytearray(path.read_bytes())
     data[24:26] = 8, 6  # bits and color type
@@ -143,31 +165,26 @@ def _read_deep_gray_alpha(path):
         return np.asarray(file).view(">u2").astype(np.uint16)
 
 
-def _read_png16(path, file):
-    """Read a PNG of 16 bits a channel with colors or alpha."""
-    key = file.info.get("transparency")  # the color that is transparent, in a file without alpha
-    is_gray = _raw_mode(file).startswith("LA")
-    image = _read_deep_gray_alpha(path) if is_gray else _read_deep(path)
-    if isinstance(key, tuple):
-        opaque = (image[:, :, :3] != np.array(key, np.uint16)).any(axis=2, keepdims=True)
-        image = np.concatenate([image[:, :, :3], opaque * np.uint16(65535)], axis=2)
-    return apply_orientation(image, file.getexif().get(ORIENTATION, 1))
-
-
-def _read_gray16(file):
-    """Return the pixels of 16-bit gray, with alpha if a value is transparent."""
+def _read_16_bits(path, file):
+    """Read 16 bits a channel of an opened file; one transparent color becomes alpha."""
+    if file.mode not in ("RGB", "RGBA", "LA"):
+        image = np.asarray(file).astype(np.uint16)[:, :, None]
+    elif file.format != "PNG":
+        raise UserError(f"{path}: 16 bits in this form ({_raw_mode(file)}) cannot be read")
+    else:
+        image = _read_gray_alpha16(path) if file.mode == "LA" else _read_deep(path)
     key = file.info.get("transparency")
-    image = np.asarray(ImageOps.exif_transpose(file)).astype(np.uint16)
-    if not isinstance(key, int):
-        return image
-    return np.stack([image, (image != key) * np.uint16(65535)], axis=2)
+    if isinstance(key, (int, tuple)):
+        opaque = (image != np.array(key, np.uint16)).any(axis=2, keepdims=True)
+        image = np.concatenate([image, opaque * np.uint16(65535)], axis=2)
+    return apply_orientation(image, file.getexif().get(ORIENTATION, 1))
 
 
 def _decode(path):
     """Return an image file's pixels (H, W[, C]) and its ICC profile or None."""
-    if is_tiff(path):
-        header = read_tiff_header(path)
-        _check_pixels(path, *header.size[::-1])
+    header = read_tiff_header(path)
+    if header:
+        _check_pixels(path, *header.size)
         if header.bits > 8:
             return read_deep_tiff(path, header, _read_deep), header.profile
     with _open(path) as file:
@@ -175,22 +192,14 @@ def _decode(path):
         n_frames = getattr(file, "n_frames", 1)
         if n_frames > 1 and file.format != "MPO":  # MPO: a JPEG with previews of a phone
             _notice(f"{path}: page 1 of {n_frames} is read")
-        raw_mode = _raw_mode(file)
-        if file.format == "PPM" and file.mode == "RGB" and _ppm_maximum(file) > 255:
+        is_ppm = file.format == "PPM" and file.mode == "RGB" and file.tile[0][0] != "raw"
+        if is_ppm and file.tile[0][3][-1] > 255:  # the maximum
             raise UserError(f"{path}: a PPM of 16 bits cannot be read: save it as PNG or TIFF")
-        if ";16" in raw_mode and file.mode in ("RGB", "RGBA", "LA"):
-            if file.format != "PNG":
-                raise UserError(f"{path}: 16 bits in this form ({raw_mode}) cannot be read")
-            return _read_png16(path, file), profile
-        if file.mode in GRAY16 or (file.mode == "I" and file.format in ("PNG", "PPM")):
-            return _read_gray16(file), profile
+        is_deep_gray = file.mode in GRAY16 or (file.mode == "I" and file.format in ("PNG", "PPM"))
+        if is_deep_gray or (";16" in _raw_mode(file) and file.mode in ("RGB", "RGBA", "LA")):
+            return _read_16_bits(path, file), profile
         image, profile = _to_known_mode(path, ImageOps.exif_transpose(file), profile)
     return np.asarray(image), profile
-
-
-def _ppm_maximum(file):
-    args = file.tile[0][3] if file.tile else None
-    return args[-1] if isinstance(args, tuple) and isinstance(args[-1], int) else 255
 
 
 def _kept_exif(file):
@@ -221,14 +230,8 @@ def _check_maximum(path, pixels):
 
 def _read(path):
     """Return (pixels, ICC profile or None) of an image file; see `read_image_with_metadata`."""
-    try:
+    with _report_unreadable(path):
         pixels, profile = _decode(path)
-    except UserError:
-        raise
-    except MemoryError as error:
-        raise UserError(f"{path}: needs more memory than there is") from error
-    except Exception as error:  # decoders raise anything from OSError to struct.error
-        raise _unreadable(path, error) from error
     pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
     is_image = pixels.ndim == 3 and pixels.shape[2] in (1, 2, 3, 4)
     if not is_image or pixels.dtype not in (np.uint8, np.uint16):
@@ -241,11 +244,7 @@ def _read(path):
 
 
 def read_image_with_metadata(path):
-    """Read an image file with its alpha channel and the metadata that its SR keeps.
-
-    Args:
-        path: the file: PNG, JPEG, BMP, TIFF, WebP, PPM or GIF; the first of several frames or
-            pages. The EXIF orientation is applied. MODES lists the conversion of each color mode.
+    """Read an image file, or the first of its frames or pages, turned by its EXIF orientation.
 
     Returns:
         (pixels, metadata): array (H, W, C), uint8 or uint16, C 1 (gray), 2 (and alpha), 3 (RGB) or
@@ -262,13 +261,6 @@ def read_image_with_metadata(path):
     return pixels, metadata
 
 
-def _unreadable(path, error):
-    with contextlib.suppress(OSError), open(path, "rb") as file:
-        if file.read(24).startswith(b"version https://git-lfs"):
-            return UserError(f"{path}: is a pointer of Git LFS, not an image: run git lfs pull")
-    return UserError(f"{path}: cannot be read as an image ({type(error).__name__}: {error})")
-
-
 def read_image(path, alpha=False):
     """Read the pixels (H, W, C) of an image file, without their alpha unless `alpha` is true."""
     image, _ = _read(Path(path))
@@ -280,27 +272,20 @@ def read_image(path, alpha=False):
 def image_size(path):
     """Return (height, width) of an image file from its header, as `read_image` will give it."""
     path = Path(path)
-    try:
-        if is_tiff(path):
-            header = read_tiff_header(path)
-            _check_pixels(path, *header.size[::-1])
+    with _report_unreadable(path):
+        header = read_tiff_header(path)
+        if header:
+            _check_pixels(path, *header.size)
             return header.size
         with _open(path) as file:
             is_rotated = file.getexif().get(ORIENTATION, 1) >= 5
             return file.size if is_rotated else file.size[::-1]
-    except UserError:
-        raise
-    except Exception as error:  # as in _read
-        raise _unreadable(path, error) from error
 
 
 def write_image(path, image, **metadata):
-    """Write an image atomically, as TIFF if the name ends in .tif or .tiff, else as PNG.
+    """Write (H, W) or (H, W, 1 to 4), uint8 or uint16, as TIFF if the name ends so, else as PNG.
 
-    Args:
-        path: the file.
-        image: array (H, W) or (H, W, C), C 1 to 4, uint8 or uint16.
-        metadata: icc_profile and exif (bytes), dpi (x, y); any may be None.
+    Metadata are icc_profile and exif (bytes) and dpi (x, y); any may be None. The write is atomic.
     """
     path = Path(path)
     image = image[:, :, None] if image.ndim == 2 else image
@@ -312,8 +297,7 @@ def write_image(path, image, **metadata):
 def to_channels(image, n_colors):
     """Return an image (H, W, 1 or 3) with the channels that the network takes.
 
-    Of 3, gray is repeated. 1 is Y of BT.601, float32 in [0, 255]; gray counts as three equal
-    channels, as in the metrics.
+    3: gray is repeated. 1: Y of BT.601, float32 in [0, 255], of gray as of three equal channels.
     """
     if n_colors == 3:
         return image if image.shape[2] == 3 else np.repeat(image, 3, axis=2)

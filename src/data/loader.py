@@ -1,9 +1,8 @@
 """Batches of training patches, passed from loader workers to the main process in shared memory.
 
 The memory is allocated once, before the workers are forked. torch's DataLoader instead makes a file
-in /dev/shm for each tensor. These files can fill the 64 MB of /dev/shm in a container, and are
-slower: 2,500 to 3,900 patches/s with 2 workers, against 5,500 to 11,400 here (measured in turn by
-`scripts/dev/bench.py pipeline --scale 4 --n_threads 2`, on a machine with other load).
+in /dev/shm, 64 MB in a container, for each tensor. It is slower: 2,500 to 3,900 patches/s with 2
+workers, against 5,500 to 11,400 here (`scripts/dev/bench.py pipeline --scale 4 --n_threads 2`).
 """
 
 import math
@@ -26,8 +25,8 @@ ALIGNMENT = 64  # bytes
 class Batch(NamedTuple):
     """Patches of one training step in [0, 255], uint8 or float32.
 
-    A sample is a Batch without the axis B, and with one name. A new tensor of a sample is a field
-    here and a value in `TrainDataset.__getitem__`.
+    A sample is a Batch without the axis B and with one name. A new tensor is a field here and a
+    value in `TrainDataset.__getitem__`.
     """
 
     lr: torch.Tensor  # (B, C, h, w)
@@ -43,29 +42,9 @@ class Batch(NamedTuple):
 class Place(NamedTuple):
     """Place of a tensor in the shared memory, sent by a worker in its stead."""
 
-    offset: int
+    offset: int  # bytes
     dtype: torch.dtype
     shape: tuple
-
-
-def _collate(samples, allocate):
-    """Return a Batch of samples: tensors stacked, names listed.
-
-    `allocate(dtype, shape)` returns a tensor to fill, and what stands for it in the Batch.
-    """
-    fields = []
-    for values in zip(*samples, strict=True):
-        if isinstance(values[0], torch.Tensor):
-            dtypes = {value.dtype for value in values}
-            # 8-bit and other images are mixed as float32
-            dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
-            tensor, field = allocate(dtype, (len(values), *values[0].shape))
-            for target, value in zip(tensor, values, strict=True):
-                target.copy_(value)
-            fields.append(field)
-        else:
-            fields.append(list(values) if isinstance(values[0], str) else values[0])
-    return Batch(*fields)
 
 
 def _as_images(memory, shape):
@@ -76,14 +55,21 @@ def _as_images(memory, shape):
     return memory.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
-def collate(samples):
-    """Return a Batch of samples of one scale."""
-
-    def allocate(dtype, shape):
-        tensor = _as_images(torch.empty(math.prod(shape), dtype=dtype), shape)
-        return tensor, tensor
-
-    return _collate(samples, allocate)
+def collate(samples, allocate=torch.empty):
+    """Return a Batch of samples: tensors stacked in memory of allocate(size, dtype), names listed."""
+    fields = []
+    for values in zip(*samples, strict=True):
+        field = values[0]
+        if isinstance(field, torch.Tensor):
+            dtypes = {value.dtype for value in values}
+            # 8-bit and other images are mixed as float32
+            dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
+            memory = allocate(len(values) * field.numel(), dtype=dtype)
+            field = _as_images(memory, (len(values), *field.shape))
+            for target, value in zip(field, values, strict=True):
+                target.copy_(value)
+        fields.append(list(values) if isinstance(field, str) else field)
+    return Batch(*fields)
 
 
 class SharedBatches:
@@ -113,13 +99,14 @@ class SharedBatches:
         self.next_slot = (self.next_slot + 1) % SLOTS
         offset = (get_worker_info().id * SLOTS + self.next_slot) * self.slot_bytes
 
-        def allocate(dtype, shape):
+        def allocate(size, dtype):
             nonlocal offset
-            place = Place(-(-offset // ALIGNMENT) * ALIGNMENT, dtype, shape)
-            offset = place.offset + math.prod(shape) * dtype.itemsize
-            return self._tensor(place), place
+            start = -(-offset // ALIGNMENT) * ALIGNMENT
+            offset = start + size * dtype.itemsize
+            return self.memory[start:offset].view(dtype)
 
-        return _collate(samples, allocate)
+        batch = collate(samples, allocate)
+        return batch.map_tensors(lambda x: Place(x.storage_offset() * x.itemsize, x.dtype, x.shape))
 
     def receive(self, batch):
         """Return the Batch of `collate` with its tensors, in the main process."""

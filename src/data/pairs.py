@@ -1,35 +1,20 @@
-"""Pairs of HR and LR images: match the files, load and crop them."""
+"""Pairs of HR and LR images: load, crop and check them."""
 
-import unicodedata
+import functools
+import math
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import torch
 
-from data.cache import load_mmap
+from data.checks import check_alignment, spread_indices, thumbnail
 from data.image import image_size, read_image
-from runtime.files import UserError
+from runtime.files import UserError, is_utf8
 
-
-def stem(path):
-    """Return a file's name without ending, in Unicode's composed form: macOS may decompose it."""
-    return unicodedata.normalize("NFC", path.stem)
-
-
-def match_lr(hr_names, lr_names, scale):
-    """Return the LR name of each HR name, or None; both without ending and in `stem`'s form.
-
-    A folder of LR images has the names of the HR images, or NAMExSCALE, or a mixture. In a mixture
-    NAMExSCALE comes first: with the HR images a and ax2, an LR image ax2 belongs to a, not to ax2.
-    """
-    lr_names = set(lr_names)
-    if set(hr_names) == lr_names:
-        return list(hr_names)
-    found = [name if (name := f"{hr}x{scale}") in lr_names else None for hr in hr_names]
-    taken = set(found)
-    for i, hr in enumerate(hr_names):
-        if found[i] is None and hr in lr_names and hr not in taken:
-            found[i] = hr
-    return found
+MAX_DECODED = 16  # images that are decoded only for a check
+MAX_HEADERS = 2000  # image files whose size is read before training, if they are not cached
+NO_SIZE = -1
 
 
 def paired_lr_size(hr_size, lr_size, scale, names):
@@ -46,32 +31,46 @@ def paired_lr_size(hr_size, lr_size, scale, names):
     return tuple(min(low, h // scale) for h, low in zip(hr_size, lr_size, strict=True))
 
 
-def load_array(image):
-    """Return an image as an array (H, W, C).
+def cache_error(path, error, verb):
+    """Return the UserError for a cache that cannot be read or written."""
+    return UserError(
+        f"{path}: the cache cannot be {verb} ({error}); --dir_cache takes another folder"
+    )
 
-    `image` is an array, a .npy file (which is mapped) or an image file.
+
+@functools.lru_cache(maxsize=8192)  # a process may hold 65,530 mappings on Linux
+def load_mmap(path):
+    """Map a file of the cache into memory, as a read-only array.
+
+    By torch rather than numpy, whose maps keep a file open each: 800 images would use up the open
+    files of a process.
     """
+    try:
+        with open(path, "rb") as file:
+            np.lib.format.read_magic(file)
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+            start = file.tell()
+            size = start + math.prod(shape) * dtype.itemsize
+            # torch takes UTF-8 alone; Linux, where names are bytes, has another name for open files
+            name = str(path) if is_utf8(path) else f"/dev/fd/{file.fileno()}"
+            raw = torch.from_file(name, shared=False, size=size, dtype=torch.uint8)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise cache_error(path, error, "read") from error
+    return raw.numpy()[start:].view(dtype).reshape(shape)
+
+
+def load_array(image):
+    """Return (H, W, C) of an array, of a .npy file, which is mapped, or of an image file."""
     if isinstance(image, np.ndarray):
         return image
     return load_mmap(image) if image.suffix == ".npy" else read_image(image)
 
 
-def image_hw(image):
-    """Return (height, width) of an argument of `load_array`; read only a file's header."""
-    if isinstance(image, np.ndarray) or image.suffix == ".npy":
-        return load_array(image).shape[:2]
-    return image_size(image)
-
-
 def load_pair(hr, lr, scale, name=None, make=None):
     """Load a pair and crop both images to their common part.
 
-    Args:
-        hr: an argument of `load_array`.
-        lr: the same, or None: LR is made from HR.
-        scale: int.
-        name: name of the pair in messages (default: the paths).
-        make: function hr -> lr; None: without LR, LR stays None.
+    `hr` and `lr` are arguments of `load_array`. If `lr` is None, it is make(hr), or stays None
+    without `make`. Messages have `name` in place of the paths.
 
     Returns:
         (hr, lr): arrays (h*scale, w*scale, C) and (h, w, C), uint8 or uint16.
@@ -84,3 +83,55 @@ def load_pair(hr, lr, scale, name=None, make=None):
     lr = load_array(lr)
     height, width = paired_lr_size(hr.shape[:2], lr.shape[:2], scale, names)
     return hr[: height * scale, : width * scale], lr[:height, :width]
+
+
+class PairSummary(NamedTuple):
+    """Sizes, thumbnails and problems of the pairs of a training set at one scale."""
+
+    sizes: np.ndarray  # (N, 4): height and width of HR and LR; NO_SIZE: checked when it is drawn
+    thumbnails: np.ndarray | None  # (N, 16, 16) in [0, 255]; None if the images are not cached
+    problems: list  # sentences
+
+
+def pair_sizes(hr_size, lr_size, scale, names):
+    """Return the sizes (H, W, h, w) after their check; that of an LR to be made, None, is HR's."""
+    lr_size = lr_size or tuple(side // scale for side in hr_size)
+    paired_lr_size(hr_size, lr_size, scale, names)
+    return (*hr_size, *lr_size)
+
+
+def check_pair(hr, lr, scale, names, align=True):
+    """Return (sizes, thumbnail, problem or None) of arrays HR and LR, whose names are given.
+
+    LR may be None. `align`: check whether it shows the same as HR.
+    """
+    sizes = pair_sizes(hr.shape[:2], None if lr is None else lr.shape[:2], scale, names)
+    problem = check_alignment(hr, lr, scale) if align and lr is not None else None
+    text = problem and f"{names[0]}: its LR image of scale {scale} {problem}"
+    return sizes, thumbnail(hr), text
+
+
+def summarize_rows(rows):
+    """Return the PairSummary of results of `check_pair`."""
+    sizes, thumbnails, problems = zip(*rows, strict=True)
+    return PairSummary(np.array(sizes), np.stack(thumbnails), [line for line in problems if line])
+
+
+def summarize_sample(pairs, scale):
+    """Return the PairSummary of a sample of image files (HR, LR or None) without a cache."""
+    sizes, problems = np.full((len(pairs), 4), NO_SIZE), []
+    for i in spread_indices(len(pairs), MAX_HEADERS):
+        hr, lr = pairs[i]
+        sizes[i] = pair_sizes(image_size(hr), lr and image_size(lr), scale, pairs[i])
+    for i in spread_indices(len(pairs), MAX_DECODED):
+        hr, lr = pairs[i]
+        if lr:
+            problems.append(check_pair(load_array(hr), load_array(lr), scale, pairs[i])[2])
+    return PairSummary(sizes, None, [line for line in problems if line])
+
+
+def join_summaries(summaries):
+    """Return the PairSummary of the pairs of several sets, all of them cached or none."""
+    sizes, thumbnails, problems = zip(*summaries, strict=True)
+    joined = None if thumbnails[0] is None else np.concatenate(thumbnails)
+    return PairSummary(np.concatenate(sizes), joined, [line for part in problems for line in part])

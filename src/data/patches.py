@@ -1,7 +1,6 @@
 """Training patches, drawn at random from pairs of HR and LR images.
 
-A sample depends only on (seed, epoch, index). The number of workers, or a stop and a resume, do not
-change it.
+A sample depends only on (seed, epoch, index): workers, a stop and a resume do not change it.
 """
 
 import functools
@@ -9,8 +8,8 @@ import functools
 import numpy as np
 from torch.utils.data import Dataset, Sampler
 
-from data.cache import build_cache, cache_folder
-from data.checks import NO_SIZE, join_summaries, remembered_summary, summarize, thumbnail_of
+from data.cache import cache_folder, cache_pairs
+from data.checks import thumbnail
 from data.datasets import (
     expand_names,
     find_pairs,
@@ -21,7 +20,7 @@ from data.datasets import (
 from data.degradation import DEGRADATIONS, fingerprint, image_lr, make_lr, sample_generator
 from data.image import to_channels, to_tensor
 from data.loader import Batch
-from data.pairs import load_array, load_pair
+from data.pairs import NO_SIZE, join_summaries, load_array, load_pair, summarize_sample
 from runtime import distributed
 from runtime.files import UserError, bullet_list
 
@@ -31,48 +30,23 @@ BLOCK = 1024  # samples whose random numbers come from one generator: one each w
 class TrainDataset(Dataset):
     """Random patches of all training sets and scales; key: (epoch, index, index of the scale)."""
 
-    def __init__(
-        self,
-        pairs,
-        scales,
-        patch_size,
-        n_colors=3,
-        augment=True,
-        seed=1,
-        summaries=None,
-        degradation="BI",
-    ):
-        """Check that pairs belong together and are not smaller than the patch.
+    def __init__(self, args, pairs, summaries):
+        """Check that no image is smaller than the patch, which is cut to a multiple of the scale.
 
-        Args:
-            pairs: for each scale, a list of (HR, LR, name): arrays or paths of image or .npy files;
-                LR may be None.
-            scales: list of int.
-            patch_size: side of the HR patch in pixels; cut to a multiple of the scale.
-            n_colors: 3 or 1.
-            augment: flip and transpose at random.
-            seed: int from 0.
-            summaries: for each scale, the PairSummary of its pairs; None: they are built.
-            degradation: name in DEGRADATIONS, which makes LR if it is None.
+        `pairs` are, for each scale, a list of (HR, LR, name): arrays or paths of image or .npy
+        files. LR that is None is made. `summaries` are the PairSummary of each scale.
         """
-        self.pairs, self.scales, self.n_colors = pairs, scales, n_colors
-        self.augment, self.seed, self.degradation = augment, seed, DEGRADATIONS[degradation]
-        self.lr_patch = [patch_size // scale for scale in scales]
+        self.pairs, self.summaries, self.scales = pairs, summaries, args.scale
+        self.n_colors, self.augment, self.seed = args.n_colors, not args.no_augment, args.seed
+        self.degradation = DEGRADATIONS[args.degradation]
+        self.lr_patch = [args.patch_size // scale for scale in args.scale]
         self._order = self._table = (None, None)
-        self.summaries = summaries or [
-            summarize(triples, scale, n_colors)
-            for scale, triples in zip(scales, pairs, strict=True)
-        ]
-        self._check_sizes()
-
-    def _check_sizes(self):
         problems = []
-        for scale_idx, triples in enumerate(self.pairs):
-            sizes = self.summaries[scale_idx].sizes
-            scale, side = self.scales[scale_idx], self.lr_patch[scale_idx]
+        for scale_idx, scale in enumerate(self.scales):
+            sizes, side = summaries[scale_idx].sizes, self.lr_patch[scale_idx]
             least = np.minimum(sizes[:, :2] // scale, sizes[:, 2:]).min(axis=1)
             for i in np.flatnonzero((least < side) & (sizes[:, 0] != NO_SIZE)):
-                problems.append(self._too_small(triples[i][2], sizes[i, :2], scale_idx))
+                problems.append(self._too_small(pairs[scale_idx][i][2], sizes[i], scale_idx))
         if problems:
             count = f"{len(problems)} images are too small:" + bullet_list(problems)
             raise UserError(count if len(problems) > 1 else problems[0])
@@ -89,29 +63,18 @@ class TrainDataset(Dataset):
 
     def max_sample_bytes(self):
         """Return the bytes of the largest sample, in float32 (16-bit images, luma)."""
-        areas = (
-            side**2 * (1 + scale**2) for side, scale in zip(self.lr_patch, self.scales, strict=True)
-        )
-        return max(areas) * self.n_colors * 4
-
-    def problems(self):
-        """Return the sentences of all summaries."""
-        return [line for summary in self.summaries for line in summary.problems]
-
-    def hr_sizes(self):
-        """Return (height, width) of each HR image of the first scale, None if unknown."""
-        sizes = self.summaries[0].sizes[:, :2].tolist()
-        return [None if size[0] == NO_SIZE else tuple(size) for size in sizes]
+        sides = zip(self.lr_patch, self.scales, strict=True)
+        return max(side**2 * (1 + scale**2) for side, scale in sides) * self.n_colors * 4
 
     def thumbnail(self, index):
-        """Return the 16x16 pixels in gray of an HR image of the first scale."""
-        if self.summaries[0].thumbnails is not None:
-            return self.summaries[0].thumbnails[index]
-        return thumbnail_of(load_array(self.pairs[0][index][0]), self.n_colors)
+        """Return the `thumbnail` of an HR image of the first scale."""
+        thumbnails = self.summaries[0].thumbnails
+        if thumbnails is None:
+            return thumbnail(load_array(self.pairs[0][index][0]))
+        return thumbnails[index]
 
     def _image_index(self, epoch, index):
-        """Return the image index of a sample."""
-        # Each pass over the set has every image once, in a new order.
+        """Return the image of a sample: each pass over the set has every image, in a new order."""
         turn, position = divmod(index, len(self))
         if self._order[0] != (epoch, turn):
             rng = np.random.default_rng([self.seed, epoch, turn, 0])
@@ -133,7 +96,9 @@ class TrainDataset(Dataset):
         down, right, *augmentation = self._random_numbers(epoch, index)
         make = None  # LR that is drawn per sample is made after the crop
         if not self.degradation.per_sample:
-            make = functools.partial(image_lr(self.degradation, scale, self.seed), path=name)
+            make = functools.partial(
+                image_lr, path=name, degradation=self.degradation, scale=scale, seed=self.seed
+            )
         hr, lr = load_pair(hr_source, lr_source, scale, name, make)
         height, width = (side // scale for side in hr.shape[:2])
         if min(height, width) < side:
@@ -188,51 +153,31 @@ class EpochSampler(Sampler):
 # ----------------------------------------------------------------- building
 
 
-def _decode_to_cache(args, name, scale, found, folder, on_make_lr):
-    """Return the cache files (HR, LR) of a set's pairs; write the missing ones."""
-    hr_paths = [hr for hr, _ in found]
-    rebuild = args.ext == "sep_reset" and distributed.local_rank() == 0  # once on a machine
-    hr = build_cache(hr_paths, folder / "HR", rebuild=rebuild, title=f"{name} HR")
-    title = f"{name} LR x{scale}"
-    degradation = DEGRADATIONS[args.degradation]
-    if found[0][1] is None and degradation.per_sample:
-        lr = [None] * len(hr)
-    elif found[0][1] is None:
-        code = fingerprint(args.degradation, scale, args.seed)
-        target = folder / f"LR_{args.degradation}_X{scale}_{code}"
-        make = image_lr(degradation, scale, args.seed)
-        lr = build_cache(hr_paths, target, make, rebuild, title, on_make_lr)
-    else:
-        lr_paths = [lr for _, lr in found]
-        target = cache_folder(args, name, lr_paths) / f"LR_X{scale}"
-        lr = build_cache(lr_paths, target, rebuild=rebuild, title=title)
-    return list(zip(hr, lr, strict=True))
-
-
 def _load_set(args, name, scale, data_range, log):
     """Return the triples (HR, LR, name) of a training set and their PairSummary."""
     found = find_pairs(args.dir_data, name, scale, data_range, log, args.degradation)
-    per_sample = DEGRADATIONS[args.degradation].per_sample
-    found = [(hr, None if per_sample else lr) for hr, lr in found]
     if is_held_out(args, name):
         found, _ = split_hold_out(name, found, args.hold_out)
-    folder, on_make_lr = cache_folder(args, name, [hr for hr, _ in found]), None
-    if found[0][1] is None:
-        at_once = per_sample or args.ext == "img"
-        when = "for each patch" if at_once else f"once, and kept in {folder}"
+    degradation = DEGRADATIONS[args.degradation]
+    found = [(hr, None if degradation.per_sample else lr) for hr, lr in found]
+    folder = cache_folder(args, name, [hr for hr, _ in found])
+    if found[0][1] is not None:
+        lr_folder = cache_folder(args, name, [lr for _, lr in found]) / f"LR_X{scale}"
+    else:
+        code = fingerprint(args.degradation, scale, args.seed)
+        lr_folder = folder / f"LR_{args.degradation}_X{scale}_{code}"
+        is_kept = args.ext != "img" and not degradation.per_sample
+        when = f"once, and kept in {folder}" if is_kept else "for each patch"
         line, is_warning = missing_lr_line(args, name, scale, when)
-        if is_warning or at_once:
+        if is_warning or not is_kept or not lr_folder.exists():
             log(line)
-        else:
-            on_make_lr = functools.partial(log, line)
-    names = [str(hr) for hr, _ in found]
     if args.ext == "img":
-        triples = [(*pair, file) for pair, file in zip(found, names, strict=True)]
-        return triples, summarize(triples, scale, args.n_colors, is_cached=False)
-    cached = _decode_to_cache(args, name, scale, found, folder, on_make_lr)
-    triples = [(*pair, file) for pair, file in zip(cached, names, strict=True)]
-    path = folder / f"pairs_{args.degradation}_X{scale}_c{args.n_colors}.npz"
-    summary = remembered_summary(path, triples, scale, args.n_colors, f"checking {name} x{scale}")
+        return [(*pair, str(pair[0])) for pair in found], summarize_sample(found, scale)
+    lr_folder = None if degradation.per_sample else lr_folder
+    make = functools.partial(image_lr, degradation=degradation, scale=scale, seed=args.seed)
+    rebuild = args.ext == "sep_reset" and distributed.local_rank() == 0  # once on a machine
+    title = f"{name} x{scale}"
+    triples, summary = cache_pairs(found, scale, folder / "HR", lr_folder, make, rebuild, title)
     if args.ext == "bin":
         triples = [
             (*(path and np.load(path, allow_pickle=False) for path in pair), file)
@@ -251,5 +196,4 @@ def build_train_set(args, data_range, log=print):
         ]
         pairs.append([triple for triples, _ in loaded for triple in triples])
         summaries.append(join_summaries([summary for _, summary in loaded]))
-    settings = args.scale, args.patch_size, args.n_colors, not args.no_augment, args.seed
-    return TrainDataset(pairs, *settings, summaries, args.degradation)
+    return TrainDataset(args, pairs, summaries)

@@ -1,8 +1,6 @@
-"""Bicubic resizing as MATLAB's imresize does it, which makes the LR images of SR benchmarks.
+"""Bicubic resizing of MATLAB's imresize, which makes the LR images of SR benchmarks.
 
-Cubic kernel with a = -0.5 (Keys, 1981), widened by 1/scale when shrinking (antialiasing). Checked
-against 472 published HR/LR pairs of Set5, Set14, BSD100 and Urban100 at x2, x3 and x4: not one
-pixel differs.
+Of 472 published pairs of Set5, Set14, BSD100 and Urban100 (x2, x3, x4) not one pixel differs.
 """
 
 import math
@@ -11,7 +9,7 @@ import numpy as np
 
 
 def cubic(x):
-    """Return Keys' cubic convolution kernel (a = -0.5) at an array of distances in pixels."""
+    """Return the cubic convolution kernel, a = -0.5 (Keys, 1981), at an array of distances."""
     x = np.abs(x)
     near = 1.5 * x**3 - 2.5 * x**2 + 1
     far = -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
@@ -19,18 +17,12 @@ def cubic(x):
 
 
 def taps(length, new_length, scale):
-    """Return the input pixels and weights of each output pixel along one axis.
+    """Return (indices, weights) of the input pixels of each output pixel along one axis.
 
-    Args:
-        length: input pixels.
-        new_length: output pixels.
-        scale: output pixels per input pixel; below 1 the kernel is widened.
-
-    Returns:
-        (indices, weights): arrays (new_length, P), int64 from 0 and float64; weights of a row sum
-        to 1. Pixels beyond the edge are the edge pixel.
+    Two arrays (new_length, P), int64 and float64. The weights of a row sum to 1. Pixels beyond the
+    edge are the edge pixel.
     """
-    shrink = min(scale, 1.0)
+    shrink = min(scale, 1.0)  # below 1 the kernel is widened: antialiasing
     width = 4 / shrink
     center = np.arange(1, new_length + 1) / scale + 0.5 * (1 - 1 / scale)
     first = np.floor(center - width / 2)
@@ -56,14 +48,7 @@ def _resize_rows(image, scale):
 
 
 def imresize(image, scale):
-    """Return an image resized as by MATLAB's imresize(image, scale).
-
-    Args:
-        image: (H, W) or (H, W, C) array, uint8 or uint16.
-        scale: output pixels per input pixel, e.g. 1/4 or 2.
-
-    Returns:
-        array (ceil(H * scale), ceil(W * scale)[, C]) of the same dtype.
+    """Return (H, W[, C]), uint8 or uint16, resized to (ceil(H * scale), ceil(W * scale)[, C]).
 
     Raises:
         ValueError: another dtype, number of axes or scale.

@@ -40,15 +40,17 @@ class TestSet:
     __test__ = False
 
     def __init__(self, name, scale, pairs, args, kept_bytes=0):
-        """Check the image sizes of pairs of paths (HR, LR or None).
+        """Check the sizes of pairs of paths (HR, LR or None) by the headers of the files.
 
-        Only the headers of the files are read. Decoded images are kept up to `kept_bytes`.
+        Up to `kept_bytes` of decoded images are kept.
         """
+        spec = dataset_spec(name)
         self.name, self.scale, self.pairs = name, scale, pairs
-        self.n_colors, self.benchmark = args.n_colors, dataset_spec(name).benchmark
-        self.degradation, self.seed = DEGRADATIONS[args.degradation], args.seed
-        is_benchmark = dataset_spec(name).is_published_test()
-        self.expects_bicubic = is_benchmark and args.degradation == "BI" and args.n_colors == 3
+        self.n_colors, self.benchmark = args.n_colors, spec.benchmark
+        self._make_lr = functools.partial(
+            image_lr, degradation=DEGRADATIONS[args.degradation], scale=scale, seed=args.seed
+        )
+        self.expects_bicubic = spec.is_published_test() and args.degradation == "BI"
         self._kept, self._free = {}, kept_bytes
         problems = []
         for pair in pairs:
@@ -73,21 +75,21 @@ class TestSet:
     def __len__(self):
         return len(self.pairs)
 
-    def __getitem__(self, index):
+    def arrays(self, index):
+        """Return (hr, lr) of a pair, (H, W, C), uint8 or uint16."""
         if index in self._kept:
             return self._kept[index]
         hr_path, lr_path = self.pairs[index]
-        make = functools.partial(image_lr(self.degradation, self.scale, self.seed), path=hr_path)
+        make = functools.partial(self._make_lr, path=hr_path)
         hr, lr = load_pair(hr_path, lr_path, self.scale, make=make)
-        image = TestImage(self._tensor(lr), self._tensor(hr), hr_path.stem)
-        n_bytes = image.lr.nbytes + image.hr.nbytes
-        if n_bytes <= self._free:
-            self._free -= n_bytes
-            self._kept[index] = image
-        return image
+        if hr.nbytes + lr.nbytes <= self._free:
+            self._free -= hr.nbytes + lr.nbytes
+            self._kept[index] = hr, lr
+        return hr, lr
 
-    def _tensor(self, image):
-        return to_tensor(to_channels(image, self.n_colors))
+    def __getitem__(self, index):
+        hr, lr = (to_tensor(to_channels(image, self.n_colors)) for image in self.arrays(index))
+        return TestImage(lr, hr, self.pairs[index][0].stem)
 
 
 class DemoSet(NamedTuple):
@@ -99,13 +101,11 @@ class DemoSet(NamedTuple):
     skipped: list  # names of other files and folders in the same folder
 
 
-def _demo_set(args, name, scale):
-    is_my_image = name == "MyImage"
-    source = Path(args.testpath, args.testset, f"x{scale}") if is_my_image else Path(args.dir_demo)
-    return DemoSet(name, scale, *list_demo_inputs(source))
-
-
-def _test_set(args, name, scale, data_range, log):
+def _build_test_set(args, name, scale, data_range, log):
+    if name in DEMO_SETS:
+        own = Path(args.testpath, args.testset, f"x{scale}")
+        source = own if name == "MyImage" else args.dir_demo
+        return DemoSet(name, scale, *list_demo_inputs(source))
     pairs = find_pairs(args.dir_data, name, scale, data_range, log, args.degradation)
     if is_held_out(args, name):
         _, pairs = split_hold_out(name, pairs, args.hold_out)
@@ -119,9 +119,7 @@ def _test_set(args, name, scale, data_range, log):
 def build_test_sets(args, data_range, log=print):
     """Build a TestSet, or a DemoSet without ground truth, for each of --data_test and --scale."""
     return [
-        _demo_set(args, name, scale)
-        if name in DEMO_SETS
-        else _test_set(args, name, scale, data_range, log)
+        _build_test_set(args, name, scale, data_range, log)
         for name in args.data_test
         for scale in args.scale
     ]
