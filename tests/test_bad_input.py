@@ -86,11 +86,6 @@ def test_lr_missing_or_left_over(sr, copy):
     refused(sr.train(data=copy), lr / "otherx2.png", "no HR image", sr=sr)
 
 
-def test_image_smaller_than_the_patch(sr):
-    words = "DIV2K_train_HR/0001.png", "112x112", "--patch_size"
-    refused(sr.train("--patch_size", 112), *words, sr=sr)
-
-
 def test_all_bad_flags_in_one_message(sr):
     flags = "--model ESDR --loss 1*L7 --n_resblock 3 --optimizer Adam --epochs x --scale a"
     result, words = sr(*flags.split()), ["EDSR, MDSR, RCAN", "'L7'", "did you mean --n_resblocks?"]

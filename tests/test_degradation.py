@@ -1,9 +1,6 @@
 """--degradation: LR made of HR in training, tests and by prepare_data.py alike."""
 
 import math
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +8,7 @@ import pytest
 import torch
 from scipy.ndimage import correlate
 
+import data.degradation
 from data import Data
 from data.degradation import DEGRADATIONS, image_generator, make_lr, sample_generator
 from data.image import read_image, write_image
@@ -192,24 +190,18 @@ def test_generators_differ_by_name_seed_and_sample():
     assert image_generator(1, "e\u0301").random() == image_generator(1, "\xe9").random()
 
 
-def test_a_degradation_of_contributing_trains_and_tests_at_scale_1(sr, tmp_path, photographs):
+def test_a_degradation_of_contributing_trains_and_tests_at_scale_1(
+    sr, tmp_path, photographs, monkeypatch
+):
     """The class of CONTRIBUTING.md, as a reader would add it."""
-    root = Path(__file__).resolve().parents[1]
-    code = (root / "CONTRIBUTING.md").read_text().split("## A degradation")[1].split("```")[1]
-    shutil.copytree(root / "src", tmp_path / "src", ignore=shutil.ignore_patterns("__pycache__"))
-    path = tmp_path / "src/data/degradation.py"
-    text = path.read_text()
-    line = "\nDEGRADATIONS = {"
-    path.write_text(
-        text.replace(line, code.removeprefix("python") + line).replace(
-            '"real": Real()', '"real": Real(), "GrayNoise": GrayNoise()'
-        )
-    )
+    text = (Path(__file__).resolve().parents[1] / "CONTRIBUTING.md").read_text()
+    code = text.split("## A degradation")[1].split("```python")[1].split("```")[0]
+    scope = dict(vars(data.degradation))
+    exec(code, scope)
+    monkeypatch.setitem(DEGRADATIONS, "GrayNoise", scope["GrayNoise"]())
     write_set(tmp_path / "Mine/HR", photographs)
-    argv = sr.argv("--degradation", "GrayNoise", "--scale", 1, "--epochs", 1, "--save", "run")
-    more = ["--data_train", "Mine", "--data_test", "Mine", "--hold_out", 1, "--dir_data", tmp_path]
-    command = [sys.executable, tmp_path / "src/main.py", *argv[1:], *more]
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert "--degradation GrayNoise" in done.stdout
-    assert "[Mine x1]" in done.stdout
+    sets = ["--data_train", "Mine", "--data_test", "Mine", "--hold_out", 1, "--epochs", 1]
+    status, out, err = sr.train("--degradation", "GrayNoise", "--scale", 1, *sets, data=tmp_path)
+    assert status == 0, err
+    assert "--degradation GrayNoise" in out
+    assert "[Mine x1]" in out

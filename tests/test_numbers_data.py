@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from data.datasets import parse_ranges, split_hold_out
+from data.datasets import parse_ranges
 from data.pairs import load_array
 from data.patches import BLOCK, EpochSampler, build_train_set
 from data.resize import downsample
@@ -178,12 +178,6 @@ def test_keys_of_an_epoch_and_of_the_rest_of_it():
         assert len(sampler) == 3
         assert list(sampler) == whole[7:]
     assert scales[1] != scales[2]
-
-
-def test_the_last_images_of_a_set_are_held_out():
-    assert split_hold_out("set", list("abcde"), 2) == (list("abc"), list("de"))
-    with pytest.raises(UserError, match="5 images, too few to hold out 5"):
-        split_hold_out("set", list("abcde"), 5)
 
 
 def test_sizes_and_thumbnails_are_those_of_the_first_scale(photographs):

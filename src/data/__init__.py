@@ -83,17 +83,14 @@ class Data:
         )
 
     def epoch(self, number, start, device):
-        """Yield the batches of an epoch (from 1) on the device, without the first `start`.
+        """Return the batches of an epoch (from 1) on the device, without the first `start`.
 
-        Raises:
-            UserError: the workers cannot start.
-            RuntimeError: a worker died or did not answer in time ("DataLoader worker ...").
+        Raises RuntimeError "DataLoader worker ..." if a worker died or did not answer in time.
         """
         self.sampler.set_epoch(number, start)
         return _on_device(self._receive(), device)
 
     def _receive(self):
-        """Yield the batches of the DataLoader."""
         try:
             for item in self.train:
                 yield self.shared.receive(item) if self.shared else item
@@ -121,16 +118,15 @@ def _on_device(batches, device):
             yield batch.map_tensors(lambda tensor: tensor.to(device))
         return
     stream, ready = torch.cuda.Stream(device), None
-    for batch in itertools.chain(batches, [None]):
-        coming = None
-        if batch is not None:
-            with torch.cuda.stream(stream):
-                # only pinned memory is copied while the GPU works
-                coming = batch.map_tensors(lambda x: x.pin_memory().to(device, non_blocking=True))
+    for batch in batches:
+        with torch.cuda.stream(stream):
+            # only pinned memory is copied while the GPU works
+            coming = batch.map_tensors(lambda x: x.pin_memory().to(device, non_blocking=True))
         if ready is not None:
             yield ready
-        if coming is not None:
-            current = torch.cuda.current_stream(device)
-            current.wait_stream(stream)
-            coming.map_tensors(lambda x, current=current: x.record_stream(current))
+        current = torch.cuda.current_stream(device)
+        current.wait_stream(stream)
+        coming.map_tensors(lambda x, current=current: x.record_stream(current))
         ready = coming
+    if ready is not None:
+        yield ready

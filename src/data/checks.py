@@ -17,9 +17,6 @@ def spread_indices(count, most):
     return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int)).tolist()
 
 
-# ---------------------------------------------------------------- alignment
-
-
 def _unit(image):
     """Return the factor from the values of an image, uint8 or uint16, to [0, 255]."""
     return np.float32(255 / np.iinfo(image.dtype).max)
@@ -134,9 +131,6 @@ def differs_from_bicubic(hr, lr, scale):
     made = made[MIN_BORDER:-MIN_BORDER, MIN_BORDER:-MIN_BORDER]
     # at x3, exact halves may be rounded otherwise in a window than in the image
     return bool((made != _cut(lr, window)).mean() > 0.001)
-
-
-# -------------------------------------------------------------- duplicates
 
 
 def cropped_hw(size):

@@ -1,7 +1,7 @@
 """Folders of the data sets: a new one is a line in `DATASETS`, or just a folder.
 
-HR images lie in `DIR_DATA/<hr>/NAME.EXT`, LR images of scale s in `DIR_DATA/<lr>/NAMExS.EXT` (or
-`NAME.EXT`). If the LR folder is missing, LR images are made from HR.
+HR images lie in `DIR_DATA/..HR/NAME.EXT`, LR images of scale S in `DIR_DATA/..LR_bicubic/XS/`, as
+`NAMExS.EXT` or `NAME.EXT`. If the LR folder is missing, LR images are made from HR.
 """
 
 import collections
@@ -18,49 +18,31 @@ from runtime.files import UserError, bullet_list
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """Folders of a data set under --dir_data, and how it is used."""
+    """Folder of a data set under --dir_data, and how it is used."""
 
-    hr: str
-    lr: str  # with `{scale}`
-    uses_data_range: bool = False  # --data_range picks the images, by position in the sorted folder
-    benchmark: bool = True  # metrics on luma, crop border `scale`; else on RGB, border `scale` + 6
+    hr: str  # ends in HR; LR images lie beside it
     command: str = ""  # command of scripts/prepare_data.py that downloads it
+    benchmark: bool = True  # metrics on luma, crop border `scale`; else on RGB, border `scale` + 6
+    uses_data_range: bool = False  # --data_range picks the images, by position in the sorted folder
 
     def folders(self, scale, degradation="BI"):
         """Return the folders of HR and LR images; those of BI are named LR_bicubic."""
-        lr = self.lr if degradation == "BI" else self.lr.replace("LR_bicubic", f"LR_{degradation}")
-        return self.hr, lr.format(scale=scale)
+        kind = "bicubic" if degradation == "BI" else degradation
+        return self.hr, f"{self.hr.removesuffix('HR')}LR_{kind}/X{scale}"
 
     def is_published_test(self):
         """Return whether it is a benchmark, which nobody trains on."""
         return self.hr.startswith("benchmark/")
 
 
-def _benchmark(name):
-    folder = f"benchmark/{name}"
-    return DatasetSpec(f"{folder}/HR", f"{folder}/LR_bicubic/X{{scale}}", command="benchmark")
-
-
 DATASETS = {
-    "DIV2K": DatasetSpec(
-        "DIV2K/DIV2K_train_HR",
-        "DIV2K/DIV2K_train_LR_bicubic/X{scale}",
-        uses_data_range=True,
-        benchmark=False,
-        command="div2k",
-    ),
-    "Flickr2K": DatasetSpec(
-        "Flickr2K/Flickr2K_HR",
-        "Flickr2K/Flickr2K_LR_bicubic/X{scale}",
-        benchmark=False,
-        command="flickr2k",
-    ),
+    "DIV2K": DatasetSpec("DIV2K/DIV2K_train_HR", "div2k", benchmark=False, uses_data_range=True),
+    "Flickr2K": DatasetSpec("Flickr2K/Flickr2K_HR", "flickr2k", benchmark=False),
     # a folder that joins both; if it is missing, DF2K means DIV2K+Flickr2K
-    "DF2K": DatasetSpec(
-        "DF2K/DF2K_train_HR", "DF2K/DF2K_train_LR_bicubic/X{scale}", benchmark=False
-    ),
+    "DF2K": DatasetSpec("DF2K/DF2K_train_HR", benchmark=False),
 }
-DATASETS |= {name: _benchmark(name) for name in ("Set5", "Set14", "B100", "Urban100", "Manga109")}
+for _name in ("Set5", "Set14", "B100", "Urban100", "Manga109"):
+    DATASETS[_name] = DatasetSpec(f"benchmark/{_name}/HR", "benchmark")
 JOINED = {"DF2K": ("DIV2K", "Flickr2K")}
 
 # Test sets without HR images: Demo is --dir_demo, MyImage is TESTPATH/TESTSET/xSCALE.
@@ -70,8 +52,7 @@ VIDEO_EXTENSIONS = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".m
 
 def dataset_spec(name):
     """Return the DatasetSpec of a name; an unknown name is a folder NAME/{HR,LR_bicubic/XS}."""
-    own = DatasetSpec(f"{name}/HR", f"{name}/LR_bicubic/X{{scale}}")
-    return DATASETS.get(name, own)
+    return DATASETS.get(name, DatasetSpec(f"{name}/HR"))
 
 
 def expand_names(dir_data, names):
@@ -96,9 +77,6 @@ def parse_ranges(text):
     if len(ranges) > 2:
         raise UserError(f"--data_range {text} must have at most two ranges, TRAIN/TEST")
     return ranges
-
-
-# ------------------------------------------------------------------ listing
 
 
 def list_images(folder, log=None):
@@ -163,9 +141,6 @@ def list_demo_inputs(source):
     return files, [path.name + "/" * path.is_dir() for path in found if path not in set(files)]
 
 
-# -------------------------------------------------------------------- pairs
-
-
 def stem(path):
     """Return a file's name without ending, in Unicode's composed form: macOS may decompose it."""
     return unicodedata.normalize("NFC", path.stem)
@@ -221,7 +196,7 @@ def _lookalike_hint(hr_folder, lr_folder, scale):
 
 
 def missing_lr_line(args, name, scale, when):
-    """Return the line to log for a set whose LR images are made from HR, and whether it warns."""
+    """Return the line to log for a set whose LR images are made from HR; it may be a warning."""
     spec, is_bicubic = dataset_spec(name), args.degradation == "BI"
     hr_folder, lr_folder = (
         Path(args.dir_data) / path for path in spec.folders(scale, args.degradation)
@@ -229,9 +204,9 @@ def missing_lr_line(args, name, scale, when):
     how = "bicubic downsampling" if is_bicubic else f"--degradation {args.degradation}"
     line = f"{name}: no LR images of scale {scale} in {lr_folder}: made by {how} {when}"
     if is_bicubic and scale == 1:
-        return f"WARNING: {line}. Bicubic downsampling by 1 changes nothing: LR is HR", True
+        return f"WARNING: {line}. Bicubic downsampling by 1 changes nothing: LR is HR"
     hint = _lookalike_hint(hr_folder, lr_folder, scale) if is_bicubic else ""
-    return (f"WARNING: {line}. {hint}", True) if hint else (line, False)
+    return f"WARNING: {line}. {hint}" if hint else line
 
 
 def find_pairs(dir_data, name, scale, data_range=None, log=None, degradation="BI"):

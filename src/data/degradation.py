@@ -28,9 +28,7 @@ class Degradation:
 
     scales = ()  # for which it is defined; empty: all
     per_sample = False  # draw anew for each training patch; else LR is made once from whole images
-    # with per_sample: LR pixels around a patch that are made and cut off, so that its border does
-    # not differ from its interior
-    margin = 4
+    margin = 4  # with per_sample: LR pixels around a patch, cut off since a border would differ
 
     def __call__(self, hr, scale, rng):
         """Return the LR image (H/scale, W/scale, C) of hr (H, W, C), uint8 or uint16.
@@ -156,9 +154,9 @@ def make_lr(degradation, hr, scale, rng, window=None):
         if start >= 0 and end <= size[axis] * scale:
             hr = hr[start:end] if axis == 0 else hr[:, start:end]
         else:
-            end_of_image = size[axis] * scale
-            indices = np.arange(start, end) % (2 * end_of_image)
-            hr = hr.take(np.minimum(indices, 2 * end_of_image - 1 - indices), axis)
+            period = 2 * size[axis] * scale  # of the image and its mirror image
+            indices = np.arange(start, end) % period
+            hr = hr.take(np.minimum(indices, period - 1 - indices), axis)
     return apply(hr)[margin : margin + height, margin : margin + width]
 
 
@@ -215,19 +213,14 @@ def _draw_covariance(scale, rng):
 def _blur(x, covariance):
     """Return x (H, W, C) float32 filtered by a Gaussian, with opposite borders joined."""
     height, width = (scipy.fft.next_fast_len(side, real=True) for side in x.shape[:2])
-    fy, fx = _frequencies(height, width)
+    fy = scipy.fft.fftfreq(height).astype(np.float32)[:, None]
+    fx = scipy.fft.rfftfreq(width).astype(np.float32)
     (yy, yx), (_, xx) = (-2 * math.pi**2 * covariance).astype(np.float32)
     response = np.exp(yy * fy * fy + 2 * yx * fy * fx + xx * fx * fx)
     spectrum = scipy.fft.rfft2(x, (height, width), axes=(0, 1), overwrite_x=True)
     spectrum *= response[:, :, None]
     blurred = scipy.fft.irfft2(spectrum, (height, width), axes=(0, 1), overwrite_x=True)
     return blurred[: x.shape[0], : x.shape[1]]
-
-
-@functools.lru_cache(maxsize=64)
-def _frequencies(height, width):
-    fy, fx = scipy.fft.fftfreq(height), scipy.fft.rfftfreq(width)
-    return fy.astype(np.float32)[:, None], fx.astype(np.float32)
 
 
 KERNELS = (

@@ -150,9 +150,6 @@ class EpochSampler(Sampler):
             yield [(self.epoch, batch * self.batch_size + i, scale_idx) for i in range(first, end)]
 
 
-# ----------------------------------------------------------------- building
-
-
 def _load_set(args, name, scale, data_range, log):
     """Return the triples (HR, LR, name) of a training set and their PairSummary."""
     found = find_pairs(args.dir_data, name, scale, data_range, log, args.degradation)
@@ -168,8 +165,8 @@ def _load_set(args, name, scale, data_range, log):
         lr_folder = folder / f"LR_{args.degradation}_X{scale}_{code}"
         is_kept = args.ext != "img" and not degradation.per_sample
         when = f"once, and kept in {folder}" if is_kept else "for each patch"
-        line, is_warning = missing_lr_line(args, name, scale, when)
-        if is_warning or not is_kept or not lr_folder.exists():
+        line = missing_lr_line(args, name, scale, when)
+        if line.startswith("WARNING") or not is_kept or not lr_folder.exists():
             log(line)
     if args.ext == "img":
         return [(*pair, str(pair[0])) for pair in found], summarize_sample(found, scale)
@@ -179,10 +176,8 @@ def _load_set(args, name, scale, data_range, log):
     title = f"{name} x{scale}"
     triples, summary = cache_pairs(found, scale, folder / "HR", lr_folder, make, rebuild, title)
     if args.ext == "bin":
-        triples = [
-            (*(path and np.load(path, allow_pickle=False) for path in pair), file)
-            for *pair, file in triples
-        ]
+        load = functools.partial(np.load, allow_pickle=False)
+        triples = [(load(hr), lr and load(lr), file) for hr, lr, file in triples]
     return triples, summary
 
 

@@ -17,7 +17,7 @@ from data.datasets import (
 )
 from data.degradation import DEGRADATIONS, image_lr
 from data.image import image_size, to_channels, to_tensor
-from data.pairs import load_pair, paired_lr_size
+from data.pairs import load_pair, pair_sizes
 from metric import crop_border
 from runtime.files import UserError, bullet_list
 
@@ -25,13 +25,13 @@ KEPT_BYTES = 2**29  # decoded test images that stay in memory between the tests 
 
 
 class TestImage(NamedTuple):
-    """One test image in [0, 255], uint8 or float32; its name is without ending."""
+    """One test image in [0, 255], uint8 or float32."""
 
     __test__ = False  # not a test class of pytest
 
     lr: torch.Tensor  # (C, h, w)
     hr: torch.Tensor  # (C, h*scale, w*scale)
-    name: str
+    name: str  # without ending
 
 
 class TestSet:
@@ -52,25 +52,20 @@ class TestSet:
         )
         self.expects_bicubic = spec.is_published_test() and args.degradation == "BI"
         self._kept, self._free = {}, kept_bytes
-        problems = []
-        for pair in pairs:
+        problems, border = [], crop_border(scale, self.benchmark)
+        for hr, lr in pairs:
             try:
-                self._check_size(*pair)
+                size = image_size(hr)
+                pair_sizes(size, lr and image_size(lr), scale, (hr, lr))
             except UserError as error:
                 problems.append(str(error))
+                continue
+            if min(side // scale * scale for side in size) <= 2 * border:
+                text = f"{hr} is {size[1]}x{size[0]} pixels: nothing is left inside the crop border"
+                problems.append(f"{text} of {border} of the metrics")
         if problems:
             more = f"{len(problems)} pairs of {name} cannot be used:" + bullet_list(problems)
             raise UserError(more if len(problems) > 1 else problems[0])
-
-    def _check_size(self, hr, lr):
-        size, border = image_size(hr), crop_border(self.scale, self.benchmark)
-        if lr is not None:
-            paired_lr_size(size, image_size(lr), self.scale, (hr, lr))
-        if min(side // self.scale * self.scale for side in size) <= 2 * border:
-            raise UserError(
-                f"{hr} is {size[1]}x{size[0]} pixels: nothing is left inside the crop border"
-                f" of {border} of the metrics"
-            )
 
     def __len__(self):
         return len(self.pairs)
@@ -111,7 +106,7 @@ def _build_test_set(args, name, scale, data_range, log):
         _, pairs = split_hold_out(name, pairs, args.hold_out)
         log(f"{name}: its last {args.hold_out} images are the test set (--hold_out)")
     if pairs[0][1] is None:
-        log(missing_lr_line(args, name, scale, "for the tests, and not kept")[0])
+        log(missing_lr_line(args, name, scale, "for the tests, and not kept"))
     kept_bytes = 0 if args.test_only else KEPT_BYTES // (len(args.data_test) * len(args.scale))
     return TestSet(name, scale, pairs, args, kept_bytes)
 
