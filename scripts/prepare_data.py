@@ -32,30 +32,15 @@ if __name__ == "__main__":
 from data.datasets import DEMO_SETS, dataset_spec
 from data.degradation import DEGRADATIONS
 from data.image import set_max_pixels
-from prepare.commands import (
-    BENCHMARKS,
-    DIV2K_LR_SCALES,
-    DIV2K_PARTS,
-    DIV2K_URL,
-    EDSR_URL,
-    benchmark,
-    div2k,
-    div2k_archive,
-    flickr2k,
-    folder,
-    folders,
-    images_in,
-    lr,
-    sample,
-)
+from prepare import commands
 from prepare.lr_images import missing_lr
 from runtime.files import UserError
 
 
 def report(args, expected):
     """Print the present and the missing images of a set; return whether it is complete."""
-    hr, lr = folders(args.dir_data, expected.name, args.degradation)
-    images = images_in(hr)
+    hr, lr = commands.folders(args.dir_data, expected.name, args.degradation)
+    images = commands.images_in(hr)
     lr_scales = {int(p.name[1:]) for p in lr.glob("X*") if p.name[1:].isdigit()} | set(args.scale)
     n_missing = {s: len(missing_lr(images, lr / f"X{s}", s)) for s in sorted(lr_scales)}
     complete = [f"X{scale}" for scale, count in n_missing.items() if not count] if images else []
@@ -105,18 +90,17 @@ def unique_scales(text):
 def benchmark_names(text):
     """Return 'Set5+Set14' as a list, or None."""
     names = text.split("+")
-    return names if set(names) <= set(BENCHMARKS) else None
+    return names if set(names) <= set(commands.BENCHMARKS) else None
 
 
 def set_name(text):
     """Return the name of a set, or None."""
-    is_bad = not text or text[0] == "." or set(text) & set("/\\+") or text in DEMO_SETS
-    return None if is_bad else text
+    return text if re.fullmatch(r"[^./\\+][^/\\+]*", text) and text not in DEMO_SETS else None
 
 
-def add_command(commands, run, text, default_scale, archives=()):
+def add_command(subparsers, run, text, default_scale, archives=()):
     """Add a command with the flags that all have; return its `add_argument`."""
-    parser = commands.add_parser(run.__name__, help=text, description=text)
+    parser = subparsers.add_parser(run.__name__, help=text, description=text)
     parser.set_defaults(run=run, degradation="BI", seed=1)
     flag = parser.add_argument
     scales = parsed(unique_scales, "scales of 1 or more, joined by +")
@@ -133,7 +117,7 @@ def add_command(commands, run, text, default_scale, archives=()):
     flag("--jobs", type=positive(int), default=cores, help="processes (default: %(default)s)")
     text = "pixels above which an image file is refused (default: 178,956,970)"
     flag("--max_pixels", type=positive(int), help=text)
-    if run is not lr:
+    if run is not commands.lr:
         flag("--dir_data", type=Path, default=ROOT / "datasets", help="folder of all sets")
     if archives:
         _add_download_flags(flag, archives)
@@ -146,7 +130,7 @@ def _add_download_flags(flag, archives):
         is_valid = name in archives and re.fullmatch("[0-9a-fA-F]{8,64}", digits)
         return (name, digits) if is_valid else None
 
-    url = DIV2K_URL if "DIV2K" in archives[0] else EDSR_URL
+    url = commands.DIV2K_URL if "DIV2K" in archives[0] else commands.EDSR_URL
     flag("--url", default=url, help="folder of the archives (default: %(default)s)")
     flag("--keep", action="store_true", help="keep the downloaded archives")
     expected = f"FILE=HEX, 8 to 64 hexadecimal digits for one of {', '.join(archives)}"
@@ -163,21 +147,25 @@ def build_parser():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    commands = parser.add_subparsers(dest="command", required=True)
-    add_command(commands, sample, "photographs that come with scikit-image", "2")
-    scales_of_archives = (None, *DIV2K_LR_SCALES)  # None: HR
-    archives = [div2k_archive(part, s) for s in scales_of_archives for part in DIV2K_PARTS]
-    add_command(commands, div2k, "DIV2K", "2+3+4", archives)
-    add_command(commands, flickr2k, "Flickr2K, 2,650 images", "2+3+4", ["Flickr2K.tar"])
+    subparsers = parser.add_subparsers(dest="command", required=True)
+    add_command(subparsers, commands.sample, "photographs that come with scikit-image", "2")
+    scales_of_archives = (None, *commands.DIV2K_LR_SCALES)  # None: HR
+    archives = [
+        commands.div2k_archive(part, s) for s in scales_of_archives for part in commands.DIV2K_PARTS
+    ]
+    add_command(subparsers, commands.div2k, "DIV2K", "2+3+4", archives)
+    add_command(subparsers, commands.flickr2k, "Flickr2K, 2,650 images", "2+3+4", ["Flickr2K.tar"])
     text = "Set5, Set14, B100, Urban100, Manga109"
-    flag = add_command(commands, benchmark, text, "2+3+4", ["benchmark.tar"])
-    names = parsed(benchmark_names, f"names of {', '.join(BENCHMARKS)}, joined by +")
+    flag = add_command(subparsers, commands.benchmark, text, "2+3+4", ["benchmark.tar"])
+    names = parsed(benchmark_names, f"names of {', '.join(commands.BENCHMARKS)}, joined by +")
     text = "sets whose absence is an error (default: all except Manga109)"
-    flag("--sets", type=names, default=[*BENCHMARKS][:4], help=text)
-    flag = add_command(commands, folder, "a data set from a folder of HR images", "2+3+4")
+    flag("--sets", type=names, default=[*commands.BENCHMARKS][:4], help=text)
+    flag = add_command(
+        subparsers, commands.folder, "a data set from a folder of HR images", "2+3+4"
+    )
     flag("source", type=Path, help="folder of HR images")
     flag("name", type=parsed(set_name, "the name of a folder of a set"), help="name of the set")
-    flag = add_command(commands, lr, "only LR images", None)
+    flag = add_command(subparsers, commands.lr, "only LR images", None)
     flag("source", type=Path, help="folder of HR images")
     flag("--lr", type=Path, required=True, help="folder to make, with X2 and so on")
     return parser

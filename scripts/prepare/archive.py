@@ -11,28 +11,11 @@ import shutil
 import tarfile
 import tempfile
 import zipfile
-import zlib
 from pathlib import Path
 
 from tqdm import tqdm
 
 from runtime.files import UserError, bullet_list, require_space
-
-try:
-    from lzma import LZMAError
-except ImportError:  # a Python that was built without it opens no such archive
-    LZMAError = zlib.error
-
-# errors of zipfile and tarfile for an archive that is damaged, encrypted or of an unknown kind
-ARCHIVE_ERRORS = (
-    zipfile.BadZipFile,
-    tarfile.TarError,
-    zlib.error,
-    EOFError,
-    NotImplementedError,
-    RuntimeError,
-    LZMAError,
-)
 
 
 @contextlib.contextmanager
@@ -47,7 +30,9 @@ def _open(path):
             with tarfile.open(path) as archive:
                 members = [(m.name, m.size, m) for m in archive.getmembers() if m.isreg()]
                 yield members, archive.extractfile
-    except ARCHIVE_ERRORS as error:
+    except (OSError, UserError):
+        raise
+    except Exception as error:  # each format has errors of its own
         raise UserError(f"{path}: is not a complete zip or tar archive") from error
 
 
@@ -58,24 +43,22 @@ def check_archive(path):
 
 
 def unpack(path, folder, target_for):
-    """Unpack files of an archive; keep files that exist already.
+    """Unpack files of a zip or tar archive; keep files that exist already.
 
-    Args:
-        path: a zip or tar archive.
-        folder: where the files go.
-        target_for: returns the path under `folder` for a name of the archive, or None to leave that
-            file out.
-
-    Returns:
-        numbers of files: (written, there before with the same content). Files that are there with
-        another content are an error, after the others are unpacked.
+    target_for(name in the archive) is the path under `folder`, or None to leave that file out.
+    Returns numbers of files: (written, there before with the same content). Files that are there
+    with another content are an error, after the others are unpacked.
     """
     folder = Path(folder)
     try:
         with _open(path) as (members, open_member):
             wanted = [(*member, target_for(member[0])) for member in members]
             jobs = [(*job[:3], folder / job[3]) for job in wanted if job[3] is not None]
-            unsafe = [name for name, _, _, target in jobs if not _is_inside(target, folder)]
+            unsafe = [
+                name
+                for name, _, _, target in jobs
+                if ".." in target.parts or not target.is_relative_to(folder) or ":" in target.name
+            ]
             if unsafe:
                 raise UserError(f"{path}: is not safe, nothing was unpacked:" + bullet_list(unsafe))
             folder.mkdir(parents=True, exist_ok=True)
@@ -83,10 +66,6 @@ def unpack(path, folder, target_for):
             return _extract_all(path, folder, jobs, open_member)
     except OSError as error:
         raise UserError(f"{error.filename or folder}: {error.strerror or error}") from error
-
-
-def _is_inside(target, folder):
-    return ".." not in target.parts and target.is_relative_to(folder) and ":" not in target.name
 
 
 def _extract_all(path, folder, jobs, open_member):
@@ -98,7 +77,9 @@ def _extract_all(path, folder, jobs, open_member):
             try:
                 with open_member(member) as source, open(extracted, "wb") as file:
                     shutil.copyfileobj(source, file)
-            except ARCHIVE_ERRORS as error:
+            except OSError:
+                raise
+            except Exception as error:
                 raise UserError(
                     f"{path}: is damaged at {name} ({error}): remove it and run the command again"
                 ) from error

@@ -51,8 +51,15 @@ def _receive(url, part, timeout):
     if curl.returncode == NO_RANGES:
         part.unlink(missing_ok=True)
     # 416: all had arrived before the process ended, or the checks will tell
-    if curl.returncode and not (status == RANGE_ERROR and start):
-        _raise(curl.returncode, status, message)
+    if not curl.returncode or (status == RANGE_ERROR and start):
+        return
+    if status in (404, 410):
+        raise NotFoundError(f"the server answers {status}")
+    if curl.returncode in BAD_ADDRESS or (400 <= status < 500 and status not in RETRYABLE):
+        raise UserError(message)
+    if curl.returncode in UNREACHABLE:
+        raise NoConnectionError(f"no connection to the server ({message})")
+    raise ConnectionError(message)
 
 
 def _read_headers(path):
@@ -74,17 +81,7 @@ def _write(stream, block, part, start, length):
             block = stream.read1(BLOCK)
 
 
-def _raise(curl_status, status, message):
-    if status in (404, 410):
-        raise NotFoundError(f"the server answers {status}")
-    if curl_status in BAD_ADDRESS or (400 <= status < 500 and status not in RETRYABLE):
-        raise UserError(message)
-    if curl_status in UNREACHABLE:
-        raise NoConnectionError(f"no connection to the server ({message})")
-    raise ConnectionError(message)
-
-
-def _receive_with_retries(url, part, retries, timeout, log):
+def _receive_with_retries(url, part, retries, timeout):
     # not curl's --retry, which throws away what an attempt has brought
     failures = 0
     while True:
@@ -100,7 +97,7 @@ def _receive_with_retries(url, part, retries, timeout, log):
                 kept = f"{part} keeps {arrived:,} bytes, and the same command resumes"
                 raise UserError(f"{error} ({kept})") from error
             pause = min(0.5 * 2 ** (failures - 1), 30)
-            log(f"{error}: {arrived:,} bytes have arrived, next attempt in {pause:g} s")
+            print(f"{error}: {arrived:,} bytes have arrived, next attempt in {pause:g} s")
             time.sleep(pause)
 
 
@@ -119,17 +116,12 @@ def _verify(part, sha256, check):
     check(part)
 
 
-def download(url, path, sha256=None, check=lambda path: None, retries=4, timeout=30.0, log=print):
+def download(url, path, sha256=None, check=lambda path: None, retries=4, timeout=30.0):
     """Download a file, which appears under its name when complete; an existing file is kept.
 
-    Args:
-        url: http or https.
-        path: the file to make.
-        sha256: hexadecimal digits of the checksum, or the first of them.
-        check: called with the path of the complete download; raises UserError for a wrong file.
-        retries: attempts after the first that bring no further byte, with pauses of 0.5, 1, 2 s ...
-        timeout: seconds to wait for the server.
-        log: called with lines on the progress.
+    `sha256` is the checksum or its start. check(path of the complete download) raises UserError for
+    a wrong file. `retries` are attempts after the first that bring no further byte, with pauses of
+    0.5, 1, 2 s ... The server may be silent for `timeout` seconds.
 
     Raises:
         UserError, NotFoundError or NoConnectionError: the message says how to continue.
@@ -140,16 +132,16 @@ def download(url, path, sha256=None, check=lambda path: None, retries=4, timeout
         path.parent.mkdir(parents=True, exist_ok=True)
     while not path.exists():
         is_resumed = part.exists()
-        log(f"downloading {url}" + (f", resuming {part}" if is_resumed else ""))
+        print(f"downloading {url}" + (f", resuming {part}" if is_resumed else ""))
         try:
-            _receive_with_retries(url, part, retries, timeout, log)
+            _receive_with_retries(url, part, retries, timeout)
             try:
                 _verify(part, sha256, check)
             except UserError as error:
                 part.unlink()  # nothing can be added to make it right
                 if not is_resumed:
                     raise
-                log(f"{part}: {error}: it is fetched again from the start")
+                print(f"{part}: {error}: it is fetched again from the start")
                 continue
         except UserError as error:
             text = f"{url}: {error}\nto fetch it by other means, put the file at {path}"
