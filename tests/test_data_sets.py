@@ -30,20 +30,14 @@ def lr_of(photographs):
     return {name: downsample(image, 2) for name, image in photographs.items()}
 
 
-def write_flat(folder, images, ending="{}.png"):
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, image in images.items():
-        write_image(folder / ending.format(name), image)
-
-
 # --------------------------------------------------------------- LR folders
 
 
 @pytest.mark.parametrize("folder", ["LR_bicubic/x2", "LR/X2", "LRbicx2", "lr_x2", "LR"])
 def test_a_test_names_the_folder_that_looks_like_lr(sr, tmp_path, photographs, folder):
-    write_flat(tmp_path / "Mine/HR", photographs)
-    write_flat(tmp_path / "Mine" / folder, lr_of(photographs))
-    write_flat(tmp_path / "Mine/LR/X3", lr_of(photographs))  # of another scale
+    write_set(tmp_path / "Mine/HR", photographs)
+    write_set(tmp_path / "Mine" / folder, lr_of(photographs))
+    write_set(tmp_path / "Mine/LR/X3", lr_of(photographs))  # of another scale
     status, out, _ = sr(*BICUBIC, "--data_test", "Mine", data=tmp_path)
     assert status == 0
     (line,) = [line for line in out.splitlines() if "no LR images of scale 2" in line]
@@ -70,8 +64,8 @@ def test_a_benchmark_with_hr_alone_gets_lr_and_names_what_looks_like_it(sr, data
 
 
 def test_training_says_once_that_lr_is_made_and_where_it_is_kept(sr, tmp_path, photographs):
-    write_flat(tmp_path / "Mine/HR", photographs)
-    write_flat(tmp_path / "Te/HR", {"dot": photographs["coffee"][:40, :40]})
+    write_set(tmp_path / "Mine/HR", photographs)
+    write_set(tmp_path / "Te/HR", {"dot": photographs["coffee"][:40, :40]})
     flags = ["--data_train", "Mine", "--data_test", "Te", "--epochs", 1]
     first, second = (sr.train(*flags, "--save", name, data=tmp_path)[1] for name in ("a", "b"))
     assert f"made by bicubic downsampling once, and kept in {tmp_path / 'cache/Mine-'}" in first
@@ -96,16 +90,14 @@ def test_names_that_look_like_lr_names(hr, lr, expected):
 
 
 def test_an_image_named_like_the_lr_of_another_gets_its_own_lr(prepare, tmp_path, photographs):
-    write_flat(tmp_path / "in", {"a": photographs["coffee"], "ax2": photographs["rocket"]})
+    write_set(tmp_path / "in", {"a": photographs["coffee"], "ax2": photographs["rocket"]})
     command = ["folder", tmp_path / "in", "Mine", "--dir_data", tmp_path, "--scale", 2]
     assert prepare(*command)[0] == 0
     pairs = find_pairs(tmp_path, "Mine", 2)
     assert [lr.name for _, lr in pairs] == ["ax2.png", "ax2x2.png"]
     (tmp_path / "Mine/LR_bicubic/X2/ax2x2.png").unlink()
-    _, out, _ = prepare(
-        "lr", tmp_path / "Mine/HR", "--lr", tmp_path / "Mine/LR_bicubic", "--scale", 2
-    )
-    assert "1 files written" in out
+    where = [tmp_path / "Mine/HR", "--lr", tmp_path / "Mine/LR_bicubic"]
+    assert "1 files written" in prepare("lr", *where, "--scale", 2)[1]
 
 
 # --------------------------------------------------------- what is left out
@@ -116,15 +108,14 @@ def test_what_is_left_out_is_said_in_training_tests_and_preparation(
 ):
     # reported as upscayl #888, Real-ESRGAN #218
     hr = tmp_path / "Odd/HR"
-    write_flat(hr, photographs)
+    write_set(hr, photographs)
     Image.fromarray(photographs["coffee"]).save(hr / "x.jfif", "JPEG", quality=95)
     (hr / "sub").mkdir()
     (hr / "notes.txt").write_text("")
     (hr / ".hidden").write_text("")
     line = f"{hr}: left out, not images: notes.txt, sub/"
-    status, out, _ = sr.train(
-        "--data_train", "Odd", "--data_test", "Odd", "--epochs", 1, data=tmp_path
-    )
+    sets = ["--data_train", "Odd", "--data_test", "Odd"]
+    status, out, _ = sr.train(*sets, "--epochs", 1, data=tmp_path)
     assert status == 0
     assert out.count(line) == 1
     assert any("x.jfif" in name for name in files_in(tmp_path / "cache"))
@@ -184,7 +175,7 @@ def test_a_misspelled_set_lists_those_that_are_there(sr, data_dir):
 
 
 def test_images_beside_the_hr_folder_are_pointed_at(sr, tmp_path, photographs):
-    write_flat(tmp_path / "Mine", photographs)
+    write_set(tmp_path / "Mine", photographs)
     _, _, err = sr.train("--data_train", "Mine", "--data_test", "Mine", data=tmp_path)
     assert f"put the images that lie in {tmp_path / 'Mine'} into {tmp_path / 'Mine/HR'}" in err
 
@@ -195,7 +186,7 @@ def test_images_beside_the_hr_folder_are_pointed_at(sr, tmp_path, photographs):
 @pytest.fixture
 def twelve(tmp_path, photographs):
     hr = {f"{i:02d}": np.roll(photographs["coffee"], 7 * i, axis=1) for i in range(12)}
-    write_flat(tmp_path / "Mine/HR", hr)
+    write_set(tmp_path / "Mine/HR", hr)
     return tmp_path
 
 
@@ -277,7 +268,7 @@ def test_sets_and_folders_never_share_a_cache_file(tmp_path, photographs):
 
 def test_the_default_cache_moves_with_the_data(tmp_path, photographs):
     # reported as raster-vision #756
-    write_flat(tmp_path / "one/Mine/HR", photographs)
+    write_set(tmp_path / "one/Mine/HR", photographs)
     data_of(tmp_path / "one", "Mine")
     before = files_in(tmp_path / "one/cache")
     (tmp_path / "one").rename(tmp_path / "two")
@@ -310,21 +301,19 @@ def test_a_second_start_reads_no_image_and_a_changed_one_is_checked(
 def test_two_programs_build_one_cache(sr, tmp_path, photographs):
     # reported as datasets #4661, webdataset #386
     many = {f"{i:02d}": photographs["coffee"] for i in range(30)}
-    write_flat(tmp_path / "Mine/HR", many)
+    write_set(tmp_path / "Mine/HR", many)
     replace = os.replace
 
     def slow_replace(*args):
         time.sleep(0.02)
         return replace(*args)
 
+    def slow_down():
+        os.replace = slow_replace
+
     flags = ["--data_train", "Mine", "--epochs", 1, "--data_test", "Mine", "--dir_data", tmp_path]
-    runs = [
-        ForkedProgram(
-            sr.argv(*flags, "--save", name)[1:], before=lambda: setattr(os, "replace", slow_replace)
-        )
-        for name in "ab"
-    ]
-    for run in runs:
+    argvs = [sr.argv(*flags, "--save", name)[1:] for name in "ab"]
+    for run in [ForkedProgram(argv, before=slow_down) for argv in argvs]:
         _, err = run.communicate(timeout=300)
         assert run.returncode == 0, err
 
@@ -334,7 +323,7 @@ def test_two_programs_build_one_cache(sr, tmp_path, photographs):
 
 def test_a_shared_cache_with_files_of_others_is_used(tmp_path, photographs, monkeypatch):
     """Leftovers and outdated files that this user may not remove do not end a run."""
-    write_flat(tmp_path / "Mine/HR", photographs)
+    write_set(tmp_path / "Mine/HR", photographs)
     data_of(tmp_path, "Mine")
     (folder,) = (tmp_path / "cache").glob("Mine-*/HR")
     (folder / ".x.npy.00000000-1-00000000.part").write_text("")
@@ -353,7 +342,7 @@ def test_a_shared_cache_with_files_of_others_is_used(tmp_path, photographs, monk
 
 @pytest.mark.parametrize("what", ["read", "written"])
 def test_a_cache_that_cannot_be_used_names_the_flag(sr, tmp_path, photographs, what):
-    write_flat(tmp_path / "Mine/HR", photographs)
+    write_set(tmp_path / "Mine/HR", photographs)
     flags = ["--data_train", "Mine", "--data_test", "Mine", "--epochs", 1]
     cache = tmp_path / "cache"
     if what == "read":
@@ -373,11 +362,9 @@ def test_a_cache_that_cannot_be_used_names_the_flag(sr, tmp_path, photographs, w
 
 @pytest.mark.parametrize("name", ["a" * 230, "\u6771" * 80, "ab" * 80 + "\xe9"])
 def test_long_names_are_cached(sr, tmp_path, photographs, name):
-    images = {name: photographs["coffee"], name[:-1] + "z": photographs["rocket"]}
-    write_flat(tmp_path / "in", {"0": images[name], "1": photographs["rocket"]})
-    (tmp_path / "Mine/HR").mkdir(parents=True)
-    for number, target in enumerate(images):
-        (tmp_path / f"in/{number}.png").rename(tmp_path / f"Mine/HR/{target}.png")
+    write_set(tmp_path / "Mine/HR", {"0": photographs["coffee"], "1": photographs["rocket"]})
+    for number, target in enumerate((name, name[:-1] + "z")):
+        (tmp_path / f"Mine/HR/{number}.png").rename(tmp_path / f"Mine/HR/{target}.png")
     train_set = data_of(tmp_path, "Mine").train.dataset
     for hr, _, source in train_set.pairs[0]:
         assert np.array_equal(np.load(hr), read_image(Path(source)))
@@ -393,8 +380,8 @@ def test_names_are_paired_whatever_form_their_accents_have(
     names = ["\xe9", "\xfcx2", "\u304c"]
     images = dict(zip(names, photographs.values(), strict=False))
     write_set(tmp_path / "Mine/HR", {unicodedata.normalize(hr, n): x for n, x in images.items()})
-    low = {unicodedata.normalize(lr, n): downsample(x, 2) for n, x in images.items()}
-    write_flat(tmp_path / "Mine/LR_bicubic/X2", low, "{}x2.png")
+    low = {unicodedata.normalize(lr, f"{n}x2"): downsample(x, 2) for n, x in images.items()}
+    write_set(tmp_path / "Mine/LR_bicubic/X2", low)
     status, out, err = sr(*BICUBIC, "--data_test", "Mine", data=tmp_path)
     assert status == 0, err
     assert "no LR images" not in out
@@ -403,13 +390,13 @@ def test_names_are_paired_whatever_form_their_accents_have(
 
 
 def test_all_images_that_are_too_small_are_named(sr, tmp_path, photographs):
-    write_flat(tmp_path / "Te/HR", photographs)
+    write_set(tmp_path / "Te/HR", photographs)
     small = {f"{i}": photographs["coffee"][: 20 if i % 2 else 60] for i in range(6)}
-    write_flat(tmp_path / "Mine/HR", small)
+    write_set(tmp_path / "Mine/HR", small)
     status, _, err = sr.train("--data_train", "Mine", "--data_test", "Te", data=tmp_path)
     assert status == 1
     assert [f"{i}.png is 121x20 pixels" in err for i in range(6)] == [False, True] * 3
-    write_flat(tmp_path / "Few/HR", {f"{i}": x[:3] if int(i) % 2 else x for i, x in small.items()})
+    write_set(tmp_path / "Few/HR", {f"{i}": x[:3] if int(i) % 2 else x for i, x in small.items()})
     (tmp_path / "Few/HR/4.png").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid")
     status, _, err = sr(*BICUBIC, "--data_test", "Few", data=tmp_path)
     assert status == 1
@@ -419,14 +406,14 @@ def test_all_images_that_are_too_small_are_named(sr, tmp_path, photographs):
 
 @pytest.mark.parametrize("place", ["Mine/HR/HR", "Mine/HR/a/b", "Mine/DIV2K/HR", "Mine"])
 def test_a_folder_below_is_named(sr, tmp_path, photographs, place):
-    write_flat(tmp_path / place, photographs)
+    write_set(tmp_path / place, photographs)
     status, _, err = sr.train("--data_train", "Mine", "--data_test", "Mine", data=tmp_path)
     assert status == 1
     assert f" {tmp_path / place} " in err
 
 
 def test_the_cache_is_made_again_by_one_rank_of_a_machine(tmp_path, photographs, monkeypatch):
-    write_flat(tmp_path / "Mine/HR", photographs)
+    write_set(tmp_path / "Mine/HR", photographs)
     data_of(tmp_path, "Mine")
     made = []
     monkeypatch.setattr("data.cache._write", lambda path, image: made.append(path))
@@ -454,8 +441,8 @@ def test_workers_that_cannot_start_end_the_run(sr, monkeypatch):
     def full(self):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("torch.utils.data.dataloader._MultiProcessingDataLoaderIter.__init__",
-                        lambda self, loader: full(self))  # fmt: skip
+    loader = "torch.utils.data.dataloader._MultiProcessingDataLoaderIter"
+    monkeypatch.setattr(f"{loader}.__init__", lambda self, loader: full(self))
     status, _, err = sr.train("--n_threads", 1, "--save", "run")
     assert status == 1
     assert "/dev/shm or the memory is full" in err
@@ -492,8 +479,7 @@ def test_scale_1_restores_images_of_the_same_size(sr, prepare, tmp_path, photogr
     folder = tmp_path / "Mine/LR_bicubic"
     where = ["lr", tmp_path / "Mine/HR", "--lr", folder, "--scale", 1]
     assert prepare(*where)[0] == 0
-    lr = {name: x // 16 * 16 for name, x in photographs.items()}
-    write_flat(folder / "X1", lr, "{}x1.png")
+    write_set(folder / "X1", {f"{name}x1": x // 16 * 16 for name, x in photographs.items()})
     flags = ["--scale", 1, "--data_train", "Mine", "--data_test", "Mine", "--epochs", 1]
     status, out, err = sr.train(*flags, data=tmp_path)
     assert status == 0, err

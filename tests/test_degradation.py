@@ -27,11 +27,10 @@ def blurred_samples(hr, scale):
     kernel /= kernel.sum()
     # scipy's origin of an even kernel is one pixel after MATLAB's
     origin = 0 if size % 2 else -1
-    planes = [
-        correlate(hr[:, :, c].astype(float), kernel, mode="nearest", origin=origin)
-        for c in range(3)
-    ]
-    rounded = np.floor(np.stack(planes, 2) + 0.5).astype(np.uint8)
+    blurred = correlate(
+        hr.astype(float), kernel[:, :, None], mode="nearest", origin=(origin, origin, 0)
+    )
+    rounded = np.floor(blurred + 0.5).astype(np.uint8)
     first = 1 if scale == 3 else scale // 2 - 1
     return rounded[first::scale, first::scale]
 
@@ -177,16 +176,9 @@ def test_another_code_makes_other_cache_files(tmp_path, photographs, monkeypatch
 
 
 def test_generators_differ_by_name_seed_and_sample():
-    draws = [
-        generator.random()
-        for generator in (
-            image_generator(1, "a"),
-            image_generator(2, "a"),
-            image_generator(1, "b"),
-            *(sample_generator(1, e, i) for e in (1, 2) for i in (0, 1)),
-        )
-    ]
-    assert len(set(draws)) == len(draws)
+    generators = [image_generator(*key) for key in ((1, "a"), (2, "a"), (1, "b"))]
+    generators += [sample_generator(1, epoch, i) for epoch in (1, 2) for i in (0, 1)]
+    assert len({generator.random() for generator in generators}) == len(generators)
     assert image_generator(1, "e\u0301").random() == image_generator(1, "\xe9").random()
 
 

@@ -22,21 +22,17 @@ from file_server import FileServer
 from helpers import SET5, files_in, tar_of, zip_of
 from prepare.archive import unpack
 from prepare.download import download
+from runtime.files import UserError
 
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts/prepare_data.py"
-from runtime.files import UserError
 
 
 def test_a_broken_download_goes_on_where_it_was(benchmark, server, tmp_path):
     server.faults["benchmark.tar"] = iter([{"cut": 5000}, {"cut": 3000}, {"cut": 2000}])
     status, out, err = benchmark()  # with one attempt after each that brings nothing
     assert status == 0, err
-    assert [asked for _, asked, _ in server.requests] == [
-        None,
-        "bytes=5000-",
-        "bytes=8000-",
-        "bytes=10000-",
-    ]
+    ranges = [None, "bytes=5000-", "bytes=8000-", "bytes=10000-"]
+    assert [asked for _, asked, _ in server.requests] == ranges
     assert files_in(tmp_path / "data") == SET5
     assert "next attempt in" in out
 
@@ -44,15 +40,8 @@ def test_a_broken_download_goes_on_where_it_was(benchmark, server, tmp_path):
 def test_a_killed_download_goes_on_where_it_was(benchmark, server, set5, tmp_path):
     server.faults["benchmark.tar"] = iter([{"stall": 7000}])
     part = tmp_path / "data/benchmark.tar.part"
-    command = [
-        sys.executable,
-        SCRIPT,
-        "benchmark",
-        "--url",
-        server.url,
-        "--dir_data",
-        tmp_path / "data",
-    ]
+    command = [sys.executable, SCRIPT, "benchmark", "--url", server.url]
+    command += ["--dir_data", tmp_path / "data"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 30
         while not (part.exists() and part.stat().st_size >= 1024) and time.monotonic() < deadline:

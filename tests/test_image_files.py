@@ -108,9 +108,8 @@ def test_a_16_bit_tiff_named_png_keeps_its_bits(photo, tmp_path):
 
 
 def test_a_program_of_postscript_is_not_run(tmp_path):
-    (tmp_path / "one.png").write_bytes(
-        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n"
-    )
+    program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n"
+    (tmp_path / "one.png").write_bytes(program)
     with pytest.raises(UserError, match=r"one\.png"):
         read_image(tmp_path / "one.png")
 
@@ -192,9 +191,8 @@ def test_16_bit_gray_of_other_compressions(tmp_path, photo, compression):
 
 @pytest.mark.parametrize(("bits", "ending"), [(10, "png"), (12, "tif"), (14, "png"), (12, "pgm")])
 def test_fewer_bits_in_16_are_said_once_a_folder(tmp_path, photo, bits, ending, capsys):
-    gray = (np.asarray(photo.convert("L")).astype(np.uint32) * (2**bits - 1) // 255).astype(
-        np.uint16
-    )
+    gray = np.asarray(photo.convert("L")) * np.uint32(2**bits - 1) // 255
+    gray = gray.astype(np.uint16)
     gray[0, 0] = 2**bits - 1
     for name in ("a", "b"):
         Image.fromarray(gray).save(tmp_path / f"{name}.{ending}")

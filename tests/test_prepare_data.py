@@ -22,12 +22,8 @@ def test_div2k_is_laid_out_trained_and_not_fetched_again(prepare, sr, photograph
     hr, lr = png(train), png(downsample(train, 2))
     files = {
         "DIV2K_train_HR.zip": zip_of({f"DIV2K_train_HR/{i:04d}.png": hr for i in range(1, 801)}),
-        "DIV2K_valid_HR.zip": zip_of(
-            {f"DIV2K_valid_HR/{i:04d}.png": png(valid) for i in range(801, 901)}
-        ),
-        "DIV2K_train_LR_bicubic_X2.zip": zip_of(
-            {f"DIV2K_train_LR_bicubic/X2/{i:04d}x2.png": lr for i in range(1, 801)}
-        ),
+        "DIV2K_valid_HR.zip": zip_of({f"{i:04d}.png": png(valid) for i in range(801, 901)}),
+        "DIV2K_train_LR_bicubic_X2.zip": zip_of({f"X2/{i:04d}x2.png": lr for i in range(1, 801)}),
     }
     root = tmp_path / "data"
     with FileServer(files) as server:
@@ -57,16 +53,10 @@ def test_div2k_is_laid_out_trained_and_not_fetched_again(prepare, sr, photograph
 def test_div2k_takes_what_lies_beside_and_names_what_is_missing(prepare, photographs, tmp_path):
     beside = tmp_path / "DIV2K/DIV2K_valid_HR"
     write_set(beside, {f"{i:04d}": photographs["coffee"][:20, :20] for i in range(801, 901)})
-    with FileServer(
-        {
-            "DIV2K_train_HR.zip": zip_of(
-                {"DIV2K_train_HR/0001.png": (beside / "0801.png").read_bytes()}
-            )
-        }
-    ) as server:
-        status, out, err = prepare(
-            "div2k", "--scale", 8, "--dir_data", tmp_path, "--url", server.url
-        )
+    archive = zip_of({"DIV2K_train_HR/0001.png": (beside / "0801.png").read_bytes()})
+    with FileServer({"DIV2K_train_HR.zip": archive}) as server:
+        where = ["--dir_data", tmp_path, "--url", server.url]
+        status, out, err = prepare("div2k", "--scale", 8, *where)
     assert status == 1
     assert [name for name, _, _ in server.requests] == ["DIV2K_train_HR.zip"]
     assert "held 1 of the 800 images" in err
@@ -87,16 +77,10 @@ def test_benchmark_says_what_is_there_and_what_is_missing(
     assert "manga109.org" in out
     assert "missing: 109 images: fetch it by hand" in out
     mangas = {f"m{i:03d}": photographs["rocket"][:20, :20] for i in range(109)}
-    assert (
-        prepare(
-            "benchmark", "--sets", "Manga109", "--dir_data", tmp_path / "data", "--url", server.url
-        )[0]
-        == 1
-    )
+    where = ["--dir_data", tmp_path / "data", "--url", server.url]
+    assert prepare("benchmark", "--sets", "Manga109", *where)[0] == 1
     write_set(tmp_path / "data/benchmark/Manga109/HR", mangas)
-    status, out, _ = prepare(
-        "benchmark", "--sets", "Manga109+Set5", "--scale", "2+4", "--dir_data", tmp_path / "data"
-    )
+    status, out, _ = prepare("benchmark", "--sets", "Manga109+Set5", "--scale", "2+4", *where)
     assert status == 0
     assert len(list((tmp_path / "data/benchmark/Manga109/LR_bicubic/X4").iterdir())) == 109
     assert len(server.requests) == 1
@@ -106,43 +90,28 @@ def test_sample_and_lr_alone(prepare, tmp_path):
     status, out, _ = prepare("sample", "--scale", "8", "--dir_data", tmp_path)
     assert status == 0
     assert "sample_train: 11 images" in out
-    train, test = (
-        {p.name for p in (tmp_path / name / "HR").iterdir()}
-        for name in ("sample_train", "sample_test")
-    )
+    train, test = (set(files_in(tmp_path / f"sample_{part}/HR")) for part in ("train", "test"))
     assert len(test) == 3
     assert not train & test
-    assert (
-        prepare("lr", tmp_path / "sample_test/HR", "--lr", tmp_path / "lr", "--scale", "16")[0] == 0
-    )
+    where = [tmp_path / "sample_test/HR", "--lr", tmp_path / "lr"]
+    assert prepare("lr", *where, "--scale", "16")[0] == 0
     hr = read_image(tmp_path / "sample_test/HR/coffee.png")
     assert np.array_equal(read_image(tmp_path / "lr/X16/coffeex16.png"), downsample(hr, 16))
 
 
 def test_a_folder_becomes_a_set(prepare, tmp_path, photographs, sr):
     write_set(tmp_path / "photos", photographs)
-    command = [
-        "folder",
-        str(tmp_path / "photos"),
-        "Mine",
-        "--dir_data",
-        str(tmp_path / "data"),
-        "--scale",
-        "2+3",
-    ]
-    done = subprocess.run(
-        [sys.executable, SCRIPT, *command, "--jobs", "2"], capture_output=True, text=True
-    )
+    command = ["folder", tmp_path / "photos", "Mine", "--dir_data", tmp_path / "data"]
+    argv = [sys.executable, SCRIPT, *command, "--scale", "2+3", "--jobs", "2"]
+    done = subprocess.run(argv, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "12 files written" in done.stdout
     for name, hr in photographs.items():
         for scale in (2, 3):
             lr = read_image(tmp_path / f"data/Mine/LR_bicubic/X{scale}/{name}x{scale}.png")
             assert np.array_equal(lr, downsample(hr, scale))
-    status, out, _ = sr(
-        *"--model Bicubic --test_only --data_test Mine --scale 2+3 --cpu".split(),
-        data=tmp_path / "data",
-    )
+    flags = "--model Bicubic --test_only --data_test Mine --scale 2+3 --cpu".split()
+    status, out, _ = sr(*flags, data=tmp_path / "data")
     assert status == 0
     assert "[Mine x3]" in out
 
@@ -151,21 +120,17 @@ def test_what_is_done_is_skipped_and_what_changed_is_not(prepare, tmp_path, phot
     write_set(tmp_path / "photos", photographs)
     command = ["folder", tmp_path / "photos", "Mine", "--dir_data", tmp_path, "--scale", "2"]
     prepare(*command)
-    (tmp_path / "Mine/LR_bicubic/X2/coffeex2.png").write_bytes(
-        b"half a fi"
-    )  # as another program may leave it
+    # as another program may leave it
+    (tmp_path / "Mine/LR_bicubic/X2/coffeex2.png").write_bytes(b"half a fi")
+    # another image, of the same size, older than the LR image
     write_image(tmp_path / "photos/rocket.png", photographs["chelsea"])
-    os.utime(
-        tmp_path / "photos/rocket.png", (1, 1)
-    )  # another image, of the same size, older than the LR image
+    os.utime(tmp_path / "photos/rocket.png", (1, 1))
     status, out, _ = prepare(*command)
     assert status == 0
     assert "3 files written" in out
     assert "3 of them in place of" in out
-    assert np.array_equal(
-        read_image(tmp_path / "Mine/LR_bicubic/X2/rocketx2.png"),
-        downsample(photographs["chelsea"], 2),
-    )
+    lr = read_image(tmp_path / "Mine/LR_bicubic/X2/rocketx2.png")
+    assert np.array_equal(lr, downsample(photographs["chelsea"], 2))
     assert np.array_equal(read_image(tmp_path / "Mine/HR/rocket.png"), photographs["chelsea"])
     status, out, _ = prepare(*command)
     assert status == 0
@@ -175,9 +140,8 @@ def test_what_is_done_is_skipped_and_what_changed_is_not(prepare, tmp_path, phot
 def test_bad_images_are_named_and_the_good_are_done(prepare, tmp_path, photographs):
     write_set(tmp_path / "photos", photographs | {"tiny": photographs["coffee"][:1, :1]})
     (tmp_path / "photos/broken.png").write_bytes(b"\x89PNG")
-    status, _, err = prepare(
-        "folder", tmp_path / "photos", "Mine", "--dir_data", tmp_path, "--scale", "2"
-    )
+    command = ["folder", tmp_path / "photos", "Mine", "--dir_data", tmp_path, "--scale", "2"]
+    status, _, err = prepare(*command)
     assert status == 1
     assert "broken.png" in err
     assert "tiny.png" in err
