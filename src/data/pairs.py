@@ -2,7 +2,6 @@
 
 import functools
 import math
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -66,16 +65,12 @@ def load_array(image):
     return load_mmap(image) if image.suffix == ".npy" else read_image(image)
 
 
-def load_pair(hr, lr, scale, name=None, make=None):
-    """Load a pair and crop both images to their common part.
+def load_pair(hr, lr, scale, names, make):
+    """Return arrays (h*scale, w*scale, C) and (h, w, C): the common part of a pair.
 
     `hr` and `lr` are arguments of `load_array`. If `lr` is None, it is make(hr), or stays None
-    without `make`. Messages have `name` in place of the paths.
-
-    Returns:
-        (hr, lr): arrays (h*scale, w*scale, C) and (h, w, C), uint8 or uint16.
+    without `make`. Errors have the `names` of both.
     """
-    names = (hr, lr) if name is None and isinstance(hr, Path) else (name, name)
     hr = load_array(hr)
     if lr is None:
         height, width = (side // scale * scale for side in hr.shape[:2])

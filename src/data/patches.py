@@ -99,7 +99,7 @@ class TrainDataset(Dataset):
             make = functools.partial(
                 image_lr, path=name, degradation=self.degradation, scale=scale, seed=self.seed
             )
-        hr, lr = load_pair(hr_source, lr_source, scale, name, make)
+        hr, lr = load_pair(hr_source, lr_source, scale, (name, name), make)
         height, width = (side // scale for side in hr.shape[:2])
         if min(height, width) < side:
             raise UserError(self._too_small(name, hr.shape, scale_idx))

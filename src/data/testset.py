@@ -39,11 +39,8 @@ class TestSet:
 
     __test__ = False
 
-    def __init__(self, name, scale, pairs, args, kept_bytes=0):
-        """Check the sizes of pairs of paths (HR, LR or None) by the headers of the files.
-
-        Up to `kept_bytes` of decoded images are kept.
-        """
+    def __init__(self, name, scale, pairs, args, kept_bytes):
+        """Check the sizes of pairs of paths (HR, LR or None) by the headers of the files."""
         spec = dataset_spec(name)
         self.name, self.scale, self.pairs = name, scale, pairs
         self.n_colors, self.benchmark = args.n_colors, spec.benchmark
@@ -74,9 +71,9 @@ class TestSet:
         """Return (hr, lr) of a pair, (H, W, C), uint8 or uint16."""
         if index in self._kept:
             return self._kept[index]
-        hr_path, lr_path = self.pairs[index]
-        make = functools.partial(self._make_lr, path=hr_path)
-        hr, lr = load_pair(hr_path, lr_path, self.scale, make=make)
+        pair = self.pairs[index]
+        make = functools.partial(self._make_lr, path=pair[0])
+        hr, lr = load_pair(*pair, self.scale, pair, make)
         if hr.nbytes + lr.nbytes <= self._free:
             self._free -= hr.nbytes + lr.nbytes
             self._kept[index] = hr, lr
@@ -98,8 +95,9 @@ class DemoSet(NamedTuple):
 
 def _build_test_set(args, name, scale, data_range, log):
     if name in DEMO_SETS:
-        own = Path(args.testpath, args.testset, f"x{scale}")
-        source = own if name == "MyImage" else args.dir_demo
+        source = args.dir_demo
+        if name == "MyImage":
+            source = Path(args.testpath, args.testset, f"x{scale}")
         return DemoSet(name, scale, *list_demo_inputs(source))
     pairs = find_pairs(args.dir_data, name, scale, data_range, log, args.degradation)
     if is_held_out(args, name):
