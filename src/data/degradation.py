@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import scipy.fft
 import scipy.sparse
+from numpy.lib.stride_tricks import as_strided
 from PIL import Image
 
 from data.resize import cubic, downsample, weigh_rows
@@ -256,7 +257,8 @@ def _noise_table():
 
 def _noise(shape, rng):
     """Return Gaussian noise: each row starts at a random value of a table, 20x faster than draws."""
-    rows = np.lib.stride_tricks.sliding_window_view(_noise_table(), math.prod(shape[1:]))
+    length = shape[1] * shape[2]
+    rows = as_strided(_noise_table(), (NOISE_VALUES - length, length), (4, 4))  # overlapping
     return rows[rng.integers(len(rows), size=shape[0])].reshape(shape)
 
 
