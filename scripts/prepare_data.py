@@ -81,20 +81,17 @@ def positive(kind):
     return parsed(lambda text: kind(text) if kind(text) > 0 else None, "a number above 0")
 
 
-def unique_scales(text):
-    """Return '2+3+4' as a list, or None."""
+def _unique_scales(text):
     numbers = [int(part) for part in text.split("+")]
     return numbers if min(numbers) > 0 and len(set(numbers)) == len(numbers) else None
 
 
-def benchmark_names(text):
-    """Return 'Set5+Set14' as a list, or None."""
+def _benchmark_names(text):
     names = text.split("+")
     return names if set(names) <= set(commands.BENCHMARKS) else None
 
 
-def set_name(text):
-    """Return the name of a set, or None."""
+def _set_name(text):
     return text if re.fullmatch(r"[^./\\+][^/\\+]*", text) and text not in DEMO_SETS else None
 
 
@@ -103,7 +100,7 @@ def add_command(subparsers, run, text, default_scale, archives=()):
     parser = subparsers.add_parser(run.__name__, help=text, description=text)
     parser.set_defaults(run=run, degradation="BI", seed=1)
     flag = parser.add_argument
-    scales = parsed(unique_scales, "scales of 1 or more, joined by +")
+    scales = parsed(_unique_scales, "scales of 1 or more, joined by +")
     text = "scales of the LR images, joined by +"
     if default_scale:
         text += f" (default: {default_scale})"
@@ -149,22 +146,17 @@ def build_parser():
     )
     subparsers = parser.add_subparsers(dest="command", required=True)
     add_command(subparsers, commands.sample, "photographs that come with scikit-image", "2")
-    scales_of_archives = (None, *commands.DIV2K_LR_SCALES)  # None: HR
-    archives = [
-        commands.div2k_archive(part, s) for s in scales_of_archives for part in commands.DIV2K_PARTS
-    ]
-    add_command(subparsers, commands.div2k, "DIV2K", "2+3+4", archives)
+    add_command(subparsers, commands.div2k, "DIV2K", "2+3+4", [*commands.DIV2K_ARCHIVES])
     add_command(subparsers, commands.flickr2k, "Flickr2K, 2,650 images", "2+3+4", ["Flickr2K.tar"])
     text = "Set5, Set14, B100, Urban100, Manga109"
     flag = add_command(subparsers, commands.benchmark, text, "2+3+4", ["benchmark.tar"])
-    names = parsed(benchmark_names, f"names of {', '.join(commands.BENCHMARKS)}, joined by +")
+    names = parsed(_benchmark_names, f"names of {', '.join(commands.BENCHMARKS)}, joined by +")
     text = "sets whose absence is an error (default: all except Manga109)"
     flag("--sets", type=names, default=[*commands.BENCHMARKS][:4], help=text)
-    flag = add_command(
-        subparsers, commands.folder, "a data set from a folder of HR images", "2+3+4"
-    )
+    text = "a data set from a folder of HR images"
+    flag = add_command(subparsers, commands.folder, text, "2+3+4")
     flag("source", type=Path, help="folder of HR images")
-    flag("name", type=parsed(set_name, "the name of a folder of a set"), help="name of the set")
+    flag("name", type=parsed(_set_name, "the name of a folder of a set"), help="name of the set")
     flag = add_command(subparsers, commands.lr, "only LR images", None)
     flag("source", type=Path, help="folder of HR images")
     flag("--lr", type=Path, required=True, help="folder to make, with X2 and so on")

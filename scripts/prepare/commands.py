@@ -21,7 +21,11 @@ DIV2K_URL = "https://data.vision.ee.ethz.ch/cvl/DIV2K/"
 EDSR_URL = "https://cv.snu.ac.kr/research/EDSR/"
 # both lie in DIV2K_train_HR, as in EDSR-PyTorch
 DIV2K_PARTS = {"train": range(1, 801), "valid": range(801, 901)}
-DIV2K_LR_SCALES = (2, 3, 4)  # with archives of bicubic LR images
+DIV2K_ARCHIVES = {  # name: (part, scale, or None for HR)
+    f"DIV2K_{part}_LR_bicubic_X{scale}.zip" if scale else f"DIV2K_{part}_HR.zip": (part, scale)
+    for scale in (None, 2, 3, 4)
+    for part in DIV2K_PARTS
+}
 FLICKR2K_COUNT = 2650
 # numbers of images
 BENCHMARKS = {"Set5": 5, "Set14": 14, "B100": 100, "Urban100": 100, "Manga109": 109}
@@ -120,11 +124,6 @@ def _fetch_and_unpack(args, name, folder, target_for):
         archive.unlink()
 
 
-def div2k_archive(part, scale=None):
-    """Return the name of DIV2K's archive of HR images or LR images of a scale."""
-    return f"DIV2K_{part}_LR_bicubic_X{scale}.zip" if scale else f"DIV2K_{part}_HR.zip"
-
-
 def _div2k_path(number, scale=None):
     """Return the path under DIV2K of an image, whose number has 4 digits."""
     lr = f"DIV2K_train_LR_bicubic/X{scale}/{number}x{scale}.png"
@@ -160,9 +159,9 @@ def _ensure_div2k(args, archive, wanted):
 def div2k(args):
     """Download DIV2K; make LR images that are not published."""
     problems, failed = [], set()
-    published = [scale for scale in args.scale if scale in DIV2K_LR_SCALES]
-    for scale, part in [(s, part) for s in (None, *published) for part in DIV2K_PARTS]:
-        archive = div2k_archive(part, scale)
+    for archive, (part, scale) in DIV2K_ARCHIVES.items():
+        if scale not in (None, *args.scale):
+            continue
         try:
             wanted = [_div2k_path(f"{i:04d}", scale) for i in DIV2K_PARTS[part]]
             _ensure_div2k(args, archive, wanted)

@@ -56,9 +56,8 @@ def make_lr_images(args, sources, lr, scales, hr=None):
     with ProcessPoolExecutor(args.jobs) as pool:
         results = map(convert, sources) if args.jobs == 1 else pool.map(convert, sources)
         try:
-            for files, error in tqdm(
-                results, "LR images", len(sources), unit="image", disable=None
-            ):
+            bar = tqdm(results, "LR images", len(sources), unit="image", disable=None)
+            for files, error in bar:
                 existed += files
                 errors += [error] if error else []
         except KeyboardInterrupt:
@@ -99,19 +98,19 @@ def _convert_one(folders, hr, redo, rule, source):
             pixels = f"{size[1]}x{size[0]} pixels are too few for scale {max(folders)}"
             return [], f"{source}: {pixels}"
         copy = hr / source.name if hr else source
-        # LR images of the former content may look new enough
-        is_changed = copy.is_file() and not _is_same(copy, source)
+        # LR images of the former content may look new enough; filecmp trusts size and time
+        is_same = not copy.is_file() or copy.samefile(source) or filecmp.cmp(copy, source)
         ending = ".tif" if source.suffix.lower() in TIFF else ".png"
         for scale, folder in folders.items():
             target = folder / f"{source.stem}x{scale}{ending}"
             lr_size = (size[0] // scale, size[1] // scale)
-            if not is_changed and scale not in redo and _is_lr(target, source, lr_size):
+            if is_same and scale not in redo and _is_lr(target, source, lr_size):
                 continue
             image = read_image(source) if image is None else image
             is_there = target.is_file()
             write_image(target, image_lr(image, source, DEGRADATIONS[degradation], scale, seed))
             existed.append(is_there)
-        if is_changed or not copy.is_file():  # last: a stop before it leaves the change visible
+        if not is_same or not copy.is_file():  # last: a stop before it leaves the change visible
             is_there = copy.is_file()
             with atomic_path(copy) as partial:
                 shutil.copy2(source, partial)
@@ -131,8 +130,3 @@ def _is_lr(target, source, size):
         return image_size(target) == size
     except UserError:
         return False
-
-
-def _is_same(target, source):
-    """Return whether two files are the same; the same size and time are enough."""
-    return target.samefile(source) or filecmp.cmp(target, source)

@@ -103,19 +103,15 @@ def _write_and_check(pair, files, names, scale, make, cached, align):
         elif lr_file:
             lr = load_or_write(lr_file, lambda: make(hr, hr_path))
         return check_pair(hr, lr, scale, names, align)
-    except (UserError, ValueError) as error:
+    except UserError as error:
         return str(error) if str(path) in str(error) else f"{path}: {error}"
 
 
 def cache_pairs(pairs, scale, hr_folder, lr_folder, make=None, rebuild=False, title=None):
     """Write the cache files of pairs that are missing or outdated, and check the pairs.
 
-    Args:
-        pairs: list of image paths (HR, LR); LR is None if it is make(HR pixels, HR path).
-        scale: int.
-        hr_folder, lr_folder: their cache folders; lr_folder None: without LR.
-        rebuild: write every file again.
-        title: text of the progress bar.
+    `pairs` are image paths (HR, LR); an LR that is None is make(HR pixels, HR path). Without
+    `lr_folder` there is no LR. `rebuild`: write every file again.
 
     Returns:
         triples (HR, LR or None, name) with paths of .npy files, (H, W, C), uint8 or uint16; and

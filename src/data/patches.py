@@ -151,7 +151,7 @@ class EpochSampler(Sampler):
 
 
 def _load_set(args, name, scale, data_range, log):
-    """Return the triples (HR, LR, name) of a training set and their PairSummary."""
+    """Return the triples (HR, LR or None, name) of a training set, and their PairSummary."""
     found = find_pairs(args.dir_data, name, scale, data_range, log, args.degradation)
     if is_held_out(args, name):
         found, _ = split_hold_out(name, found, args.hold_out)

@@ -68,8 +68,4 @@ def imresize(image, scale):
 def downsample(hr, scale):
     """Return the LR image of an HR image, cropped to multiples of the integer `scale`."""
     height, width = (side // scale * scale for side in hr.shape[:2])
-    if not height or not width:
-        raise ValueError(
-            f"an image of {hr.shape[1]}x{hr.shape[0]} pixels is too small for scale {scale}"
-        )
     return imresize(hr[:height, :width], 1 / scale)
