@@ -172,7 +172,8 @@ def _read_16_bits(path, file):
     elif file.format != "PNG":
         raise UserError(f"{path}: 16 bits in this form ({_raw_mode(file)}) cannot be read")
     else:
-        image = _read_gray_alpha16(path) if file.mode == "LA" else _read_deep(path)
+        is_gray = _raw_mode(file).startswith("LA")
+        image = _read_gray_alpha16(path) if is_gray else _read_deep(path)
     key = file.info.get("transparency")
     if isinstance(key, (int, tuple)):
         opaque = (image != np.array(key, np.uint16)).any(axis=2, keepdims=True)
