@@ -43,8 +43,9 @@ def test_empty_folder(sr, copy):
     refused(sr.train(data=copy), "cannot find an image in it", "DIV2K_train_HR", sr=sr)
 
 
-@pytest.mark.parametrize("ext", ["sep", "bin"])
-@pytest.mark.parametrize("kind", ["HR/0002.png", "LR_bicubic/X2/0002x2.png"])
+@pytest.mark.parametrize(
+    ("ext", "kind"), [("sep", "HR/0002.png"), ("bin", "LR_bicubic/X2/0002x2.png")]
+)
 def test_truncated_training_image(sr, copy, ext, kind):
     path = copy / f"DIV2K/DIV2K_train_{kind}"
     path.write_bytes(path.read_bytes()[:2000])

@@ -40,9 +40,8 @@ def compare_runs(sr, one, two):
     assert tests_of(sr, one) == tests_of(sr, two)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize(
-    "flags", [[], ALL_KINDS, ["--precision", "bf16"]], ids=["plain", "ema-clip-cosine", "bf16"]
+    ("workers", "flags"), [(0, []), (2, ALL_KINDS), (0, ["--precision", "bf16"])]
 )
 def test_stopped_and_resumed_is_the_same_to_the_last_bit(sr, workers, flags):
     assert sr.train("--save", "whole", "--epochs", 4, *flags)[0] == 0
