@@ -12,7 +12,6 @@ agree to --tolerance.
 Needs the packages pnnx and ncnn.
 """
 
-import argparse
 import copy
 import subprocess
 import sys
@@ -29,18 +28,9 @@ if __name__ == "__main__":
 
 import torch
 
-from export_onnx import (
-    SIZES,
-    ExportedNetwork,
-    compare,
-    export_by_flags,
-    load_network,
-    photographs,
-)
+from export_onnx import SIZES, ExportedNetwork, compare, export_by_flags, load_network, photographs
 from onnx_modules import make_plain
 from runtime.files import UserError, atomic_write
-
-TRACED = ("[1,{0},40,44]", "[1,{0},56,60]")  # two sizes: pnnx keeps free what differs
 
 
 def convert(network, n_colors, folder, fp16):
@@ -50,20 +40,14 @@ def convert(network, n_colors, folder, fp16):
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         try:
-            torch.jit.trace(network, torch.rand(1, n_colors, 40, 44), check_trace=False).save(
-                folder / "net.pt"
-            )
+            example = torch.rand(1, n_colors, 40, 44)
+            torch.jit.trace(network, example, check_trace=False).save(folder / "net.pt")
         except Exception as error:  # the tracer raises any type
             reason = f"{type(error).__name__} {error}".strip().splitlines()[0]
             raise UserError(f"the network cannot be traced: {reason}") from error
-    one, other = (shape.format(n_colors) for shape in TRACED)
-    command = [
-        pnnx.EXEC_PATH,
-        "net.pt",
-        f"inputshape={one}",
-        f"inputshape2={other}",
-        f"fp16={int(fp16)}",
-    ]
+    # two sizes: pnnx keeps free what differs
+    shapes = f"inputshape=[1,{n_colors},40,44]", f"inputshape2=[1,{n_colors},56,60]"
+    command = [pnnx.EXEC_PATH, "net.pt", *shapes, f"fp16={int(fp16)}"]
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     param = folder / "net.ncnn.param"
     if result.returncode or not param.is_file():
@@ -121,15 +105,12 @@ def run(options, args):
 
 def main(argv=None):
     """Export; return the exit status: 0, 2 for bad flags, 1 for other errors."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--out", type=Path, required=True, help="the files without .param, .bin")
-    parser.add_argument("--fp16", action="store_true", help="weights in float16")
-    parser.add_argument("--tolerance", type=float, help="largest difference, of the range")
-    return export_by_flags(parser, argv, ("pnnx", "ncnn"), run)
+    flags = {
+        "--out": {"type": Path, "required": True, "help": "the files without .param, .bin"},
+        "--fp16": {"action": "store_true", "help": "weights in float16"},
+        "--tolerance": {"type": float, "help": "largest difference, of the range"},
+    }
+    return export_by_flags(__doc__, flags, argv, ("pnnx", "ncnn"), run)
 
 
 if __name__ == "__main__":

@@ -54,13 +54,9 @@ TRACED_SIZE = (2, 40, 44)
 
 
 class ExportedNetwork(nn.Module):
-    """A network with the input and output of the file.
+    """A network with the input and output of the file, float32, float16 or uint8 (`dtype`).
 
-    Args:
-        net: the network, float32 or float16.
-        scale: int.
-        factor: rgb_range of the network over the maximum pixel value of the file.
-        dtype: of the file's input and output: float32, float16 or uint8.
+    `factor`: rgb_range of the network over the maximum pixel value of the file.
     """
 
     def __init__(self, net, scale, factor, dtype):
@@ -74,13 +70,6 @@ class ExportedNetwork(nn.Module):
         y = self.net(x, self.scale) if is_multi_scale(self.net) else self.net(x)
         y = y if self.factor == 1 else y * (1 / self.factor)
         return y.round().clamp(0, 255).to(torch.uint8) if self.dtype == torch.uint8 else y
-
-
-def require_packages(names):
-    """Raise UserError if packages of the export are missing."""
-    missing = [name for name in names if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(f"the export needs packages that are missing: {pip_install(*missing)}")
 
 
 def load_network(args):
@@ -101,18 +90,9 @@ def load_network(args):
 
 
 def export(module, example, metadata):
-    """Trace a module with symbolic batch, height and width.
+    """Return the ONNXProgram of a module with symbolic batch, height and width.
 
-    Args:
-        module: maps a tensor (B, C, H, W) to another.
-        example: such a tensor, with B, H and W above 1.
-        metadata: dict of str for the file.
-
-    Returns:
-        torch.onnx.ONNXProgram.
-
-    Raises:
-        UserError: the network cannot be exported, or not for all sizes.
+    `example` is an input (B, C, H, W) with B, H and W above 1; `metadata` a dict of str.
     """
     names = {0: "batch", 2: "height", 3: "width"}
     shapes = ({axis: torch.export.Dim(name) for axis, name in names.items()},)
@@ -131,34 +111,21 @@ def export(module, example, metadata):
                 verbose=False,
             )
         except Exception as error:  # each step of the exporter raises a class of its own
-            raise UserError(f"the network cannot be exported: {_root_cause(error)}") from error
-    fixed = [
-        name
-        for axis, name in names.items()
-        if isinstance(program.model.graph.inputs[0].shape[axis], int)
-    ]
+            cause = error
+            while cause.__cause__ is not None:
+                cause = cause.__cause__
+            reason = f"{type(cause).__name__}: {cause}".strip().splitlines()[0]
+            raise UserError(f"the network cannot be exported: {reason}") from error
+    shape = program.model.graph.inputs[0].shape
+    fixed = " and ".join(name for axis, name in names.items() if isinstance(shape[axis], int))
     if fixed:
-        raise UserError(
-            "the network cannot be exported for all sizes: "
-            f"its code fixes the {' and '.join(fixed)}"
-        )
+        raise UserError(f"the network cannot be exported for all sizes: its code fixes the {fixed}")
     program.model.metadata_props.update(metadata)
     return program
 
 
-def _root_cause(error):
-    """Return class and first line of the error that started a chain."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    first_line = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {first_line}"
-
-
 def photographs(size, n_colors):
-    """Return crops (B, C, H, W) of a photograph in [0, 255].
-
-    They are uint8, or float32 if n_colors is 1.
-    """
+    """Return crops (B, C, H, W) of a photograph in [0, 255], uint8; float32 if n_colors is 1."""
     batch, height, width = size
     image = to_tensor(to_channels(skimage.data.astronaut(), n_colors))
     return torch.stack(
@@ -167,15 +134,10 @@ def photographs(size, n_colors):
 
 
 def compare(inputs, module, run_file, max_value, tolerance, name):
-    """Check that an exported file and the module in PyTorch have the same outputs.
+    """Check that an exported file (`run_file`) and a module in PyTorch have the same outputs.
 
-    Args:
-        inputs: list of tensors (B, C, H, W) in the range and dtype of the file.
-        module: maps such a tensor to another.
-        run_file: does the same with the file.
-        max_value: maximum pixel value of the output.
-        tolerance: largest difference allowed, as a fraction of `max_value`.
-        name: the program that runs the file.
+    Both map the inputs, tensors (B, C, H, W) in the range and dtype of the file. `tolerance` is a
+    fraction of `max_value`, `name` the program that runs the file.
     """
     worst = 0.0
     for lr in inputs:
@@ -212,21 +174,8 @@ def onnxruntime_runner(path):
     return run_file
 
 
-def default_tolerance(options, args):
-    """Return the largest difference that is expected, as a fraction of the range."""
-    if options.uint8 or options.fp16:  # a value between two steps may be rounded to either
-        return 1.5 / 255
-    # NLSN: a pixel between two hash buckets may fall into either
-    return 1e-3 if args.model == "NLSN" else 1e-4
-
-
 def run(options, args):
-    """Export, check and write.
-
-    Args:
-        options: flags of this script.
-        args: flags of main.py.
-    """
+    """Export, check and write; `options` are flags of this script, `args` those of main.py."""
     net = load_network(args)
     scale, n_colors = args.scale[0], args.n_colors
     if options.uint8 and (n_colors != 3 or options.range):
@@ -236,8 +185,7 @@ def run(options, args):
         )
     max_value = 255 if options.uint8 else options.range or args.rgb_range
     max_value = int(max_value) if max_value == int(max_value) else max_value
-    dtype = torch.uint8 if options.uint8 else torch.float32
-    factor = args.rgb_range / max_value
+    settings = scale, args.rgb_range / max_value, torch.uint8 if options.uint8 else torch.float32
 
     def prepare(size):
         images = photographs(size, n_colors)
@@ -249,15 +197,18 @@ def run(options, args):
     if options.fp16:
         exported.half()
         example = example if options.uint8 else example.half()
-    traced = ExportedNetwork(make_exportable(exported), scale, factor, dtype)
+    traced = ExportedNetwork(make_exportable(exported), *settings)
     program = export(traced, example, {name: str(value) for name, value in metadata.items()})
     tolerance = options.tolerance
-    tolerance = default_tolerance(options, args) if tolerance is None else tolerance
-    reference = ExportedNetwork(net, scale, factor, dtype)
+    if tolerance is None and (options.uint8 or options.fp16):
+        tolerance = 1.5 / 255  # a value between two steps may be rounded to either
+    elif tolerance is None:  # NLSN: a pixel between two hash buckets may fall into either
+        tolerance = 1e-3 if args.model == "NLSN" else 1e-4
     options.out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(options.out) as partial:
         program.save(str(partial))
         inputs, run_file = [prepare(size) for size in SIZES], onnxruntime_runner(partial)
+        reference = ExportedNetwork(net, *settings)
         compare(inputs, reference, run_file, max_value, tolerance, "onnxruntime")
     print(f"written: {options.out} ({options.out.stat().st_size / 1e6:.1f} MB)")
 
@@ -269,44 +220,29 @@ def _positive(text):
     return value
 
 
-def build_parser():
-    """Build the parser of this script's own flags."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    flag = parser.add_argument
-    flag("--out", type=Path, required=True, help="the ONNX file")
-    flag("--range", type=_positive, help="maximum pixel value (default: that of the network)")
-    flag("--fp16", action="store_true", help="weights, input and output in float16")
-    flag("--uint8", action="store_true", help="input and output in uint8, rounded and clamped")
-    flag(
-        "--tolerance",
-        type=float,
-        help="largest difference, as a fraction of the range (default: 1e-4; NLSN 1e-3; --uint8 "
-        "and --fp16 1.5 gray levels)",
-    )
-    return parser
-
-
-def export_by_flags(parser, argv, packages, run):
+def export_by_flags(description, flags, argv, packages, run):
     """Parse the flags and run an export; return the exit status: 0, 2 for bad flags, 1 for others.
 
-    Args:
-        parser: the script's own flags; the others are those of main.py.
-        argv: the words of the command line; None takes sys.argv.
-        packages: names of packages that must be there.
-        run: maps both kinds of flags to the exported files.
+    `flags` are the script's own, {name: arguments of add_argument}; the others are those of
+    main.py. `packages` are the needed ones, `run` maps both kinds of flags to the exported files.
     """
-    options, flags = parser.parse_known_args(argv)
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=layout, allow_abbrev=False
+    )
+    for name, arguments in flags.items():
+        parser.add_argument(name, **arguments)
+    options, others = parser.parse_known_args(argv)
     try:
-        args = parse_args([*flags, "--test_only", "--cpu"])
+        args = parse_args([*others, "--test_only", "--cpu"])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     try:
-        require_packages(packages)
+        missing = [name for name in packages if importlib.util.find_spec(name) is None]
+        if missing:
+            hint = pip_install(*missing)
+            raise UserError(f"the export needs packages that are missing: {hint}")
         run(options, args)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -316,7 +252,18 @@ def export_by_flags(parser, argv, packages, run):
 
 def main(argv=None):
     """Export; return the exit status."""
-    return export_by_flags(build_parser(), argv, PACKAGES, run)
+    tolerance = "largest difference, as a fraction of the range (default: 1e-4; NLSN 1e-3; --uint8 "
+    tolerance += "and --fp16 1.5 gray levels)"
+    maximum = "maximum pixel value (default: that of the network)"
+    uint8 = "input and output in uint8, rounded and clamped"
+    flags = {
+        "--out": {"type": Path, "required": True, "help": "the ONNX file"},
+        "--range": {"type": _positive, "help": maximum},
+        "--fp16": {"action": "store_true", "help": "weights, input and output in float16"},
+        "--uint8": {"action": "store_true", "help": uint8},
+        "--tolerance": {"type": float, "help": tolerance},
+    }
+    return export_by_flags(__doc__, flags, argv, PACKAGES, run)
 
 
 if __name__ == "__main__":

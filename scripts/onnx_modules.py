@@ -4,6 +4,7 @@ import types
 
 import torch
 from torch import nn
+from torch.nn.functional import adaptive_avg_pool2d, pixel_shuffle
 
 from model.common import SubPixelConv
 from model.han import LayerAttention
@@ -14,16 +15,11 @@ MAX_HALF = MAX_BUCKETS // 2  # rotated axes of the largest image; their negative
 
 
 class ExportableSparseAttention(NonLocalSparseAttention):
-    """NLSN's attention without a branch on the image size.
+    """NLSN's attention without a branch on the image size: hashing, sorting and chunks differ.
 
-    Every shape is one expression of height and width.
-
-    The attention itself is inherited. Pixels are hashed, sorted and chunked in another way:
-
-    - The number of buckets depends on the size, and the rotations on that number. All rotations are
-      kept as one table. Those of the size are read from it and the other buckets are masked.
-    - Computed indices fill up the last chunk, in place of a slice that may be empty.
-    - Images with fewer pixels than a chunk have one chunk, in which the filling is masked.
+    The rotations of all numbers of buckets are one table; those of the size are read from it, and
+    the other buckets masked. Computed indices fill up the last chunk, not a slice that may be empty.
+    Images with fewer pixels than a chunk have one chunk, in which the filling is masked.
     """
 
     def __init__(self, attention):
@@ -105,54 +101,29 @@ def make_exportable(net):
     return net
 
 
-class _PlainSubPixelConv(nn.Module):
-    """`SubPixelConv` with the published order of channels and torch's pixel shuffle."""
-
-    def __init__(self, layer):
-        super().__init__()
-        self.conv = nn.Conv2d(layer.in_channels, layer.out_channels, 3, padding=1)
-        self.conv.weight, self.conv.bias = layer.weight, layer.bias
-        self.shuffle = nn.PixelShuffle(layer.factor)
-
-    def forward(self, x):
-        return self.shuffle(self.conv(x))
+# forward of modules by operations that pnnx converts
 
 
-class _PlainRCAB(nn.Module):
-    """`RCAB` by a product and a sum; pnnx loses addcmul without a word."""
-
-    def __init__(self, block):
-        super().__init__()
-        self.body = block.body
-
-    def forward(self, x):
-        conv1, relu, conv2, attention = self.body
-        y = conv2(relu(conv1(x)))
-        return x + y * attention(y)
+def _sub_pixel_conv(self, x):
+    return pixel_shuffle(self._conv_forward(x, self.weight, self.bias), self.factor)
 
 
-class _PlainChannelAttention(nn.Module):
-    """`ChannelAttention` with a pooling layer."""
-
-    def __init__(self, attention):
-        super().__init__()
-        self.pool, self.conv_du = nn.AdaptiveAvgPool2d(1), attention.conv_du
-
-    def forward(self, x):
-        return self.conv_du(self.pool(x))
+def _rcab(self, x):  # pnnx loses addcmul without a word
+    conv1, relu, conv2, attention = self.body
+    y = conv2(relu(conv1(x)))
+    return x + y * attention(y)
 
 
-PLAIN = {
-    SubPixelConv: _PlainSubPixelConv,
-    RCAB: _PlainRCAB,
-    ChannelAttention: _PlainChannelAttention,
-}
+def _channel_attention(self, x):
+    return self.conv_du(adaptive_avg_pool2d(x, 1))
+
+
+PLAIN = {SubPixelConv: _sub_pixel_conv, RCAB: _rcab, ChannelAttention: _channel_attention}
 
 
 def make_plain(net):
-    """Replace the modules that pnnx cannot convert, in place, and return the network."""
-    for module in list(make_exportable(net).modules()):
-        for name, child in module.named_children():
-            if type(child) in PLAIN:
-                setattr(module, name, PLAIN[type(child)](child))
+    """Replace code that pnnx cannot convert, in place, and return the network."""
+    for module in make_exportable(net).modules():
+        if type(module) in PLAIN:
+            module.forward = types.MethodType(PLAIN[type(module)], module)
     return net

@@ -17,7 +17,7 @@ from demo import FORMATS
 from flag_checks import InvalidValue, find_conflicts, unknown_flags
 from loss import LOSSES
 from model import NETWORKS, is_network
-from model.inferred import flags_of_weights
+from model.loading import flags_of_weights
 from model.spandrel import PUBLISHED, complete_options
 from model.weights import read_weights
 from optim import OPTIMIZERS, SCHEDULES

@@ -8,7 +8,7 @@ import torch
 
 import training_state
 from evaluate import Evaluator, to_network_input
-from model import has_unused_parameters, is_multi_scale
+from model import is_multi_scale
 from optim import EMA, build_optimizer, clip_gradients, learning_rate, set_learning_rate
 from progress import Progress, progress_bar, recipe_lines
 from runtime import distributed
@@ -128,7 +128,8 @@ class Trainer:
 
     def wrap_model(self):
         """Return the network as training calls it: distributed over ranks and compiled."""
-        net = distributed.data_parallel(self.net, has_unused_parameters(self.net))
+        has_unused = getattr(self.net, "has_unused_parameters", is_multi_scale(self.net))
+        net = distributed.data_parallel(self.net, has_unused)
         return compile_network(net, self.args.compile_mode) if self.args.compile else net
 
     def _train_epoch(self, epoch):
@@ -208,7 +209,7 @@ class Trainer:
         norm = clip_gradients(args, self.optimizer)
         if norm is not None:  # it is inf where GradScaler rejects the step
             norm = norm.nan_to_num(0.0, 0.0)
-            self.loss.epoch_means.add("gradient norm", norm, len(lr) / args.batch_size, self.device)
+            self.loss.add("gradient norm", norm, len(lr) / args.batch_size)
         is_interrupted = float(bool(self.error or self.stop.signum))
         total, (n_interrupted,) = self.loss.finish_step([is_interrupted])  # waits for the device
 

@@ -47,7 +47,7 @@ def test_the_embedding_is_one_graph(precision):
     dis.precision = precision
 
     def embed(x):
-        return dis.embed(dis.to_input(x), [1, 4])
+        return dis.embed_sets([dis.to_input(x)], [1, 4])[0]
 
     for function in (dis, embed):
         with torch.no_grad():

@@ -60,7 +60,7 @@ def test_weights_are_downloaded_once_and_checked(sr, monkeypatch, tmp_path):
     torch.save(build_network(parse_args(["--scale", "2"])).state_dict(), tmp_path / "w.pt")
     digest = hashlib.sha256((tmp_path / "w.pt").read_bytes()).hexdigest()
     name = f"edsr_baseline_x2-{digest[:8]}.pt"
-    monkeypatch.setitem(loading.EDSR_FILES, (False, 2), name)
+    monkeypatch.setitem(loading.EDSR_FILES, (16, 64, 2), name)
     command = "--scale 2 --data_test Set5 --test_only --pre_train download --cpu".split()
     with FileServer({name: b"another file"}) as server:
         monkeypatch.setattr(loading, "EDSR_URL", server.url)

@@ -12,7 +12,7 @@ from helpers import same_bits
 from metric import calc_psnr
 from model import NETWORKS, build_network
 from model.common import SubPixelConv
-from model.inference import Upscaler, forward_tiled, transforms
+from model.inference import Upscaler, transforms
 from model.nlsn import NonLocalSparseAttention, _Windows
 from option import parse_args
 from runtime.process import OutOfMemoryError
@@ -216,7 +216,7 @@ def test_tiles_give_the_whole_image(scale, height, width):
     with torch.no_grad():
         # radius in LR pixels: head 1, two blocks 4, body 1, tail 1 and at most 1 more.
         # A quarter of 36 is 9.
-        tiled = forward_tiled(net, lr, scale, 80, 36)
+        tiled = Upscaler(net, chop=True, tile=80, overlap=36)(lr, scale)
         assert (tiled - net(lr)).abs().max() < 1e-3 * 255
 
 
@@ -227,7 +227,8 @@ def test_tiles_never_leave_a_gap_or_count_twice():
     for height in range(1, 90, 7):
         for tile, overlap in ((16, 0), (16, 1), (16, 7), (33, 10)):
             lr = torch.rand(2, 1, height, 45)
-            assert torch.allclose(forward_tiled(plain, lr, 2, tile, overlap), plain(lr), atol=1e-6)
+            sr = Upscaler(plain, chop=True, tile=tile, overlap=overlap)(lr, 2)
+            assert torch.allclose(sr, plain(lr), atol=1e-6)
 
 
 def test_self_ensemble_is_the_mean_over_the_eight_transforms():

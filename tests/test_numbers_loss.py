@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn.functional import conv2d, max_pool2d
 
-from loss import EpochMeans, Loss
+from loss import Loss
 from loss.samples import SampleMaker
 from loss.wavelet import haar_high_frequencies
 from loss_formulas import flags, images_of_a_step, naive_contrastive, naive_haar, upsampled
@@ -85,13 +85,13 @@ def test_means_of_an_epoch_are_over_its_steps():
 
 
 def test_numbers_of_ranks_are_summed_with_the_step(monkeypatch):
-    means = EpochMeans()
-    means.add("L1", 3.0, 0.5, "cpu")
-    assert means.finish_step([1.0, 0.0, 5.0]) == ({"L1": 1.5}, [1.0, 0.0, 5.0])
+    loss = Loss(flags("--loss L1"))
+    loss.add("Total", torch.tensor(3.0), 0.5)
+    assert loss.finish_step([1.0, 0.0, 5.0]) == (1.5, [1.0, 0.0, 5.0])
     monkeypatch.setattr("loss.all_reduce_sum", lambda values: 2 * values)  # ranks alike
-    means.add("L1", 3.0, 0.5, "cpu")
-    assert means.finish_step([1.0, 0.0, 5.0]) == ({"L1": 3.0}, [2.0, 0.0, 10.0])
-    assert means.means() == {"L1": 2.25}
+    loss.add("Total", torch.tensor(3.0), 0.5)
+    assert loss.finish_step([1.0, 0.0, 5.0]) == (3.0, [2.0, 0.0, 10.0])
+    assert loss.means() == {"Total": 2.25}
 
 
 def test_a_single_term_is_displayed_without_its_total():

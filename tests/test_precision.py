@@ -139,7 +139,7 @@ def test_the_embedding_convolves_in_16_bits_and_normalises_in_32():
             module.register_forward_hook(note)
     dis.precision = "bf16"
     x = torch.rand(2, 3, 32, 32) * 255
-    assert dis.logits(x).dtype == torch.float32
+    assert dis.logits_sets([x])[0].dtype == torch.float32
     assert {after.dtype for _, after in seen["Conv2d"]} == {torch.bfloat16}
     for before, after in seen["CrossRankBatchNorm"]:
         exact = nn.functional.batch_norm(before.float(), None, None, training=True)
@@ -147,7 +147,7 @@ def test_the_embedding_convolves_in_16_bits_and_normalises_in_32():
             "more than the rounding of the result"
         )
     seen.clear()
-    embedded = dis.embed(x, [1, 3])
+    embedded = dis.embed_sets([x], [1, 3])[0]
     assert len(seen["Conv2d"]) == 4, "deeper than it needs to be"
     assert [features.dtype for features in embedded] == [torch.float32] * 2
     assert torch.equal(embedded[1], seen["CrossRankBatchNorm"][3][1]), (

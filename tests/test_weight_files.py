@@ -10,7 +10,7 @@ import torch
 
 import export_onnx
 from data.image import read_image, to_tensor
-from model import build_network, build_on_meta, inferred
+from model import build_network, build_on_meta, loading
 from model.edsr import EDSR
 from model.loading import load_pre_train
 from model.rcan import RCAN
@@ -87,7 +87,7 @@ def test_safetensors(sr, trained, tmp_path, monkeypatch):
     status, _, err = sr(*TEST, path)
     assert status == 1
     assert "w.safetensors: cannot be read" in err
-    monkeypatch.setitem(sys.modules, "safetensors", None)
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
     assert "pip install safetensors" in sr(*TEST, path)[2]
 
 
@@ -173,7 +173,7 @@ def test_the_published_networks_have_res_scale(model):
     preset = "EDSR_paper" if model == "EDSR" else model
     state = build_on_meta(parse_args(["--template", preset])).state_dict()
     state = {name: value for name, value in state.items() if "mean" not in name}
-    flags = inferred.infer_flags(state)
+    flags = loading.infer_flags(state)
     assert (flags["model"], flags["n_resblocks"], flags["res_scale"]) == (model, 32, 0.1)
 
 
@@ -207,7 +207,7 @@ def test_a_training_state_has_the_averaged_weights(sr):
 def test_a_wrong_hidden_flag_is_warned_of(sr, network, tmp_path, monkeypatch):
     """With a residual branch 10 times as large, the session's network needs --res_scale 0.1."""
     # reported as EDSR-PyTorch #195, #278, #300
-    monkeypatch.setattr(inferred, "MAX_LOSS", 5.0)  # it is hardly trained, 4 dB below bicubic
+    monkeypatch.setattr(loading, "MAX_LOSS", 5.0)  # it is hardly trained, 4 dB below bicubic
     state = network.state_dict()
     for key in ("body.0.body.2.weight", "body.0.body.2.bias"):
         state[key] = state[key] * 10

@@ -10,6 +10,8 @@ import re
 import torch
 from torch import nn
 
+from loss.frozen import History
+from loss.samples import SampleMaker
 from runtime.distributed import all_reduce_sum
 from runtime.files import UserError
 
@@ -30,75 +32,24 @@ LOSSES = {
 
 
 class Term(nn.Module):
-    """One term of --loss, such as 1*L1.
+    """One term of --loss, such as 1*L1. `forward` returns the scalar loss of the batch."""
 
-    Attributes:
-        inputs: arguments of `forward`, by name. sr, hr: (B, C, H, W). lr: (B, C, h, w). positives,
-            negatives: lists of (B, C, H, W), see `loss.samples`. teacher: SR of --teacher
-            (B, C, H, W). All are in [0, rgb_range].
-        can_be_zero: whether the gradient may be 0 in the first step of a run.
-        unlisted: keys of `log_values` that the log leaves out, and metrics.jsonl has.
-    """
-
+    # Arguments of `forward`, in [0, rgb_range]: sr, hr, teacher (SR of --teacher): (B, C, H, W);
+    # lr: (B, C, h, w); positives, negatives: lists of (B, C, H, W), see loss/samples.py
     inputs = ("sr", "hr")
-    can_be_zero = False
-    unlisted = ()
+    can_be_zero = False  # whether the gradient may be 0 in the first step of a run
+    unlisted = ()  # keys of `log_values` that the log leaves out, and metrics.jsonl has
 
     def __init__(self, args, name):
         """Build the term `name` from the flags."""
         super().__init__()
 
-    def forward(self, *inputs):
-        """Return the scalar loss of the batch."""
-        raise NotImplementedError
-
     def start_epoch(self, epoch):
         """Prepare for an epoch (counted from 1): a term that learns sets its learning rate."""
-
-    def set_precision(self, precision):
-        """Choose the precision of the term's own network: single, half or bf16."""
 
     def log_values(self):
         """Return a dict of numbers or scalar tensors that are logged with the loss."""
         return {}
-
-
-class EpochMeans:
-    """Means of logged values over the steps of an epoch, each of several parts and ranks."""
-
-    def __init__(self, sums=None, counts=None):
-        """Start an epoch, or continue one with the `sums` and `counts` of `state`."""
-        self.sums, self.counts, self.step = dict(sums or {}), dict(counts or {}), {}
-
-    def state(self):
-        """Return the epoch's sums and counts so far, to resume within the epoch."""
-        return {"sums": dict(self.sums), "counts": dict(self.counts)}
-
-    def add(self, name, value, batch_fraction, device):
-        """Add a batch part's value to the current step, weighted by its fraction."""
-        value = torch.as_tensor(value, device=device).detach().float() * batch_fraction
-        self.step[name] = self.step[name] + value if name in self.step else value
-
-    def finish_step(self, extra=()):
-        """Add the current step, summed over ranks, to the epoch: one exchange, one host read.
-
-        Returns:
-            (values, extra): the step's sums by name, and the sums of the numbers `extra` over ranks.
-        """
-        values = torch.stack(list(self.step.values()))
-        # filled by the device: a copy from the host would block it
-        extra = [values.new_full((1,), number) for number in extra]
-        summed = all_reduce_sum(torch.cat([values, *extra])).tolist()
-        values = dict(zip(self.step, summed, strict=False))
-        for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-            self.counts[name] = self.counts.get(name, 0) + 1
-        self.step = {}
-        return values, summed[len(values) :]
-
-    def means(self):
-        """Return each name's mean over the steps in which it was logged."""
-        return {name: value / self.counts[name] for name, value in self.sums.items()}
 
 
 def build_term(args, name):
@@ -132,21 +83,18 @@ def parse_loss(text):
 
 
 class Loss(nn.Module):
-    """The weighted sum of the terms of --loss."""
+    """The weighted sum of the terms of --loss, and the means of logged values over an epoch."""
 
     def __init__(self, args, net=None, log=print, teacher=None):
-        """Build the terms.
-
-        `net` is the SR network on its device, for --neg_sr and --neg_history; `log` takes a line;
-        `teacher` is a `loss.frozen.Teacher`.
-        """
+        """Build the terms. `net` is the SR network on its device; `teacher` a `frozen.Teacher`."""
         super().__init__()
         self.weights = {name: weight for weight, name in parse_loss(args.loss)}
         self.terms = nn.ModuleDict({name: build_term(args, name) for name in self.weights})
         self.teacher, self.samples, self.history = teacher, None, None
         needed = {name for term in self.terms.values() for name in term.inputs}
         if needed & {"positives", "negatives"}:
-            self._build_samples(args, net)
+            self.history = History(args, net) if args.neg_history else None
+            self.samples = SampleMaker(args, net, self.history)
         elif args.pos_teacher or args.neg_history:
             flag = "--pos_teacher" if args.pos_teacher else f"--neg_history {args.neg_history}"
             raise UserError(f"{flag} must be used with a contrastive loss, not --loss {args.loss}")
@@ -155,44 +103,34 @@ class Loss(nn.Module):
         self.log, self.has_warned = log, False
         self.start_epoch(1)
 
-    def _build_samples(self, args, net):
-        from loss.frozen import History  # modules of PCL-SR import this one
-        from loss.samples import SampleMaker
-
-        self.history = History(args, net) if args.neg_history else None
-        self.samples = SampleMaker(args, net, self.history)
-
     def set_precision(self, precision):
-        """Choose the precision of the networks of samples and features: single, half, bf16."""
-        for user in (*self.terms.values(), self.samples, self.teacher):
-            if user:
-                user.set_precision(precision)
+        """Choose the precision of the networks of losses and samples: single, half or bf16."""
+        for user in (*self.terms.modules(), self.samples, self.teacher):
+            if hasattr(user, "precision"):
+                user.precision = precision
 
     def start_epoch(self, epoch, progress=None, step=0):
         """Start an epoch (from 1), or continue it after `step` steps with a state's `progress`."""
         self.step = (epoch - 1) * self.steps_per_epoch + step  # finished steps of the run
-        self.epoch_means = EpochMeans(**(progress or {}))
+        self.restore_progress(progress or {"sums": {}, "counts": {}})
         self.is_first_step = epoch == 1 and not progress
         for term in self.terms.values():
             term.start_epoch(epoch)
 
     def progress(self):
-        """Return the sums of the epoch so far, for a resume within the epoch."""
-        return self.epoch_means.state()
+        """Return sums and counts of the epoch so far, for a resume within the epoch."""
+        return {"sums": dict(self.sums), "counts": dict(self.counts)}
 
     def restore_progress(self, progress):
         """Set the sums of the epoch to those that `progress` returned."""
-        self.epoch_means = EpochMeans(**progress)
+        self.sums, self.counts, self.step_sums = {**progress["sums"]}, {**progress["counts"]}, {}
 
     def forward(self, sr, hr, lr, batch_fraction=1.0, log_gradients=False):
         """Return the weighted sum of the terms (scalar), times `batch_fraction`.
 
-        A term that learns updates its own network first.
-
-        Args:
-            sr, hr, lr: see `Term.inputs`; sr with gradient.
-            batch_fraction: these images as a fraction of the batch of the step.
-            log_gradients: log the norm of the gradient at sr of each weighted term.
+        A term that learns updates its own network first. sr, with gradient, hr and lr are as in
+        `Term.inputs`. `batch_fraction` is the share of these images in the batch of the step.
+        `log_gradients`: log the norm of the gradient at sr of each weighted term.
         """
         values, inputs = {}, self._inputs(sr, hr, lr)
         for name, term in self.terms.items():
@@ -204,7 +142,7 @@ class Loss(nn.Module):
             for key, number in self.terms[name].log_values().items():
                 logged[f"{name} {key}"] = number
         for name, value in (logged | {"Total": total}).items():
-            self.epoch_means.add(name, value, batch_fraction, sr.device)
+            self.add(name, torch.as_tensor(value, device=sr.device), batch_fraction)
         return total * batch_fraction
 
     def _inputs(self, sr, hr, lr):
@@ -212,7 +150,7 @@ class Loss(nn.Module):
         inputs = {"sr": sr, "hr": hr, "lr": lr}
         if self.teacher:
             inputs["teacher"] = self.teacher(lr, hr.shape[-1] // lr.shape[-1])
-        if self.history and not self.epoch_means.step:  # the first part of --split_batch
+        if self.history and not self.step_sums:  # the first part of --split_batch
             self.history.update(self.step)
         if self.samples:
             samples = self.samples(hr, lr, sr, inputs.get("teacher"))
@@ -223,7 +161,7 @@ class Loss(nn.Module):
         return inputs
 
     def _gradient_norms(self, values, sr, batch_fraction):
-        """Return each weighted term's gradient norm at sr, divided by that of L1, if there is L1."""
+        """Return each weighted term's gradient norm at sr, over that of L1 if there is L1."""
         # With ranks: their root mean square. Each has the gradient g of a fraction f of the batch:
         # sqrt(sum |g * f|^2) / sum f.
         norms = {}
@@ -249,39 +187,42 @@ class Loss(nn.Module):
         if not norms.get("L1"):
             return {f"{name} gradient": norm for name, norm in norms.items()}
         ratios = {name: norm / norms["L1"] for name, norm in norms.items() if name != "L1"}
-        self._warn_of_strong_terms(ratios)
-        return {f"{name} gradient/L1": ratio for name, ratio in ratios.items()}
-
-    def _warn_of_strong_terms(self, ratios):
-        if self.has_warned:
-            return
-        self.has_warned = True
         for name, ratio in ratios.items():
-            if ratio > 1.001:  # KD has the gradient norm of L1, except for rounding
+            if ratio > 1.001 and not self.has_warned:  # KD's norm is that of L1, but for rounding
                 self.log(
                     f"WARNING: --loss: the gradient of {self.weights[name]:g}*{name} at SR is "
                     f"{ratio:.2f} times that of L1: use a smaller weight, so that L1 dominates"
                 )
+        self.has_warned = True
+        return {f"{name} gradient/L1": ratio for name, ratio in ratios.items()}
+
+    def add(self, name, value, batch_fraction):
+        """Add the value (a tensor) of a part of the batch to the step, weighted by its fraction."""
+        value = value.detach().float() * batch_fraction
+        self.step_sums[name] = self.step_sums[name] + value if name in self.step_sums else value
 
     def finish_step(self, extra=()):
-        """Add the step to the means of the epoch; wait for the device.
+        """Add the step, summed over ranks, to the epoch: one exchange, one wait for the device.
 
-        Returns:
-            (total, extra): the weighted sum of the terms; the numbers `extra`, summed over ranks.
+        Returns (weighted sum of the terms, the numbers `extra` summed over ranks).
         """
-        values, extra = self.epoch_means.finish_step(extra)
-        self.is_first_step, self.step = False, self.step + 1
-        return values["Total"], extra
+        values = torch.stack(list(self.step_sums.values()))
+        # filled by the device: a copy from the host would block it
+        extra = [values.new_full((1,), number) for number in extra]
+        summed = all_reduce_sum(torch.cat([values, *extra])).tolist()
+        values = dict(zip(self.step_sums, summed, strict=False))
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+            self.counts[name] = self.counts.get(name, 0) + 1
+        self.step_sums, self.is_first_step, self.step = {}, False, self.step + 1
+        return values["Total"], summed[len(values) :]
 
     def means(self):
-        """Return the means over the epoch so far: weighted terms, their log values, `Total`."""
-        return self.epoch_means.means()
+        """Return each name's mean over the steps of the epoch in which it was logged."""
+        return {name: value / self.counts[name] for name, value in self.sums.items()}
 
     def display_loss(self):
-        """Return the means as the log has them: [L1: 3.1415][Total: 3.1415].
-
-        What a term leaves out is in metrics.jsonl alone.
-        """
+        """Return the means as the log has them, without what terms leave out: [L1: 3.1415]."""
         hidden = {f"{name} {key}" for name, term in self.terms.items() for key in term.unlisted}
         means = {name: x for name, x in self.means().items() if name not in hidden}
         if len(means) == 2:

@@ -14,15 +14,12 @@ The call tree of one batch, or of one part of it with --split_batch:
 The embedding is the discriminator `dis`. SR is the fake image, the output of the generator (the SR
 network), and the anchor of the contrastive loss. HR is the real image and the first positive. The
 gradient of phase 2 goes through the embedding's features of SR and the Haar transform to the SR
-network. Departs from the published release, where the features of SR were computed without
-gradient: there the contrastive loss was a constant.
+network; in the published release, the features of SR, and so the loss, were without gradient.
 """
 
 import argparse
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss, softplus
@@ -52,9 +49,8 @@ WGAN_GP_LR = 1e-5  # as in EDSR-PyTorch; betas (0, 0.9) are those of Gulrajani e
 def dual_contrastive(real_logits, fake_logits):
     """Return the dual contrastive loss of the discriminator, a scalar, of logits (n,) and (m,).
 
-    Yu et al., ICCV 2021, equations 3 and 4:
+    Yu et al., ICCV 2021, equations 3 and 4; the generator's loss has the arguments exchanged:
     mean_i -log(e^r_i / (e^r_i + sum_j e^f_j)) + mean_j -log(e^-f_j / (e^-f_j + sum_i e^-r_i)).
-    The loss of the generator has the arguments exchanged.
     """
     real = softplus(fake_logits.logsumexp(0) - real_logits).mean()
     fake = softplus((-real_logits).logsumexp(0) + fake_logits).mean()
@@ -69,32 +65,26 @@ def _squared(logits, target):
     return mse_loss(logits, torch.full_like(logits, target))
 
 
-class GANLoss(NamedTuple):
-    """Losses of discriminator and generator, functions of real and fake logits (n,), (m,)."""
-
-    discriminator: Callable
-    generator: Callable
-
-
+_WASSERSTEIN = (lambda r, f: f.mean() - r.mean(), lambda r, f: -f.mean())
+_DUAL = (dual_contrastive, lambda r, f: dual_contrastive(f, r))
+# losses of discriminator and generator: functions of real and fake logits (n,), (m,)
 GAN_LOSSES = {
     # Goodfellow et al., NeurIPS 2014, with the generator's loss that does not saturate
-    "GAN": GANLoss(lambda r, f: _bce(r, 1.0) + _bce(f, 0.0), lambda r, f: _bce(f, 1.0)),
+    "GAN": (lambda r, f: _bce(r, 1.0) + _bce(f, 0.0), lambda r, f: _bce(f, 1.0)),
     # Mao et al., ICCV 2017, equation 9
-    "LSGAN": GANLoss(
-        lambda r, f: (_squared(r, 1.0) + _squared(f, 0.0)) / 2, lambda r, f: _squared(f, 1.0) / 2
+    "LSGAN": (
+        lambda r, f: (_squared(r, 1.0) + _squared(f, 0.0)) / 2,
+        lambda r, f: _squared(f, 1.0) / 2,
     ),
-    # Arjovsky et al., ICML 2017
-    "WGAN": GANLoss(lambda r, f: f.mean() - r.mean(), lambda r, f: -f.mean()),
-    # `Adversarial` adds the gradient penalty
-    "WGAN_GP": GANLoss(lambda r, f: f.mean() - r.mean(), lambda r, f: -f.mean()),
+    "WGAN": _WASSERSTEIN,  # Arjovsky et al., ICML 2017
+    "WGAN_GP": _WASSERSTEIN,  # `Adversarial` adds the gradient penalty
     # Jolicoeur-Martineau, ICLR 2019, relativistic average
-    "RGAN": GANLoss(
+    "RGAN": (
         lambda r, f: _bce(r - f.mean(), 1.0) + _bce(f - r.mean(), 0.0),
         lambda r, f: _bce(f - r.mean(), 1.0) + _bce(r - f.mean(), 0.0),
     ),
-    "ContrasD": GANLoss(dual_contrastive, lambda r, f: dual_contrastive(f, r)),
-    # the loss of ContrasD; `Adversarial` gives the discriminator a head of 4x4 logits
-    "patchD": GANLoss(dual_contrastive, lambda r, f: dual_contrastive(f, r)),
+    "ContrasD": _DUAL,
+    "patchD": _DUAL,  # `Adversarial` gives the discriminator a head of 4x4 logits
 }
 
 
@@ -109,24 +99,6 @@ class Adversarial(Term):
         super().__init__(args, name)
         self.args, self.gan_type = args, name.removeprefix("CL-")
         self.use_contrastive = name.startswith("CL-")
-        self._check_flags(name)
-        self.layers = [int(i) for i in args.cl_layer.split(",")]
-        self.dis = Discriminator(args, patch=self.gan_type == "patchD")
-        # a resumed run has the embedding in its state, and may outlive the file
-        if args.embed_load and (args.resume == 0 or Path(args.embed_load).is_file()):
-            _load_embedding(self.dis, args.embed_load)
-        settings = args
-        self.lr = args.embed_lr or args.lr
-        if self.gan_type == "WGAN_GP":
-            settings = argparse.Namespace(**vars(args))
-            settings.optimizer, settings.betas = "ADAM", [0.0, 0.9]
-            self.lr = args.embed_lr or WGAN_GP_LR
-        self.optimizer = build_optimizer(settings, self.dis.parameters(), lr=self.lr)
-        self.part = 0  # index of the next part of --split_batch
-        self.logged = {}
-
-    def _check_flags(self, name):
-        args = self.args
         if not self.use_contrastive and args.no_ad_loss:
             raise UserError(
                 f"--loss {name} with --no_ad_loss has no term left; CL-{name} has a contrastive one"
@@ -134,10 +106,18 @@ class Adversarial(Term):
         require_other_images(args)
         if args.gan_k > 1 and args.split_batch > 1:
             raise UserError(f"--gan_k {args.gan_k} must be 0 or 1 with --split_batch")
-
-    def set_precision(self, precision):
-        """Choose the embedding's precision. With half it is single: its loss is not scaled."""
-        self.dis.precision = "bf16" if precision == "bf16" else "single"
+        self.layers = [int(i) for i in args.cl_layer.split(",")]
+        self.dis = Discriminator(args, patch=self.gan_type == "patchD")
+        # a resumed run has the embedding in its state, and may outlive the file
+        if args.embed_load and (args.resume == 0 or Path(args.embed_load).is_file()):
+            _load_embedding(self.dis, args.embed_load)
+        is_wgan_gp = self.gan_type == "WGAN_GP"
+        adam = {"optimizer": "ADAM", "betas": [0.0, 0.9]} if is_wgan_gp else {}
+        settings = argparse.Namespace(**vars(args) | adam)
+        self.lr = args.embed_lr or (WGAN_GP_LR if is_wgan_gp else args.lr)
+        self.optimizer = build_optimizer(settings, self.dis.parameters(), lr=self.lr)
+        self.part = 0  # index of the next part of --split_batch
+        self.logged = {}
 
     def start_epoch(self, epoch):
         """Set the embedding's learning rate: constant, or the schedule of SR without --warmup."""
@@ -160,16 +140,18 @@ class Adversarial(Term):
     def forward(self, sr, hr, positives, negatives):
         """Train the embedding (phase 1), then return the scalar loss of sr (phase 2).
 
-        Args:
-            sr: (B, C, H, W) in [0, rgb_range], with gradient.
-            hr: (B, C, H, W), the first positive.
-            positives, negatives: lists of (B, C, H, W).
+        sr, with gradient, and hr: (B, C, H, W); the lists of samples as in `Term.inputs`.
         """
         transform = self.dis.to_input
         with torch.no_grad():
             positives, negatives = ([transform(x) for x in side] for side in (positives, negatives))
         real, fake = positives[0], transform(sr)
-        self._train_embedding(real, fake.detach(), generated(positives), generated(negatives))
+        self.logged = {}
+        if self.args.gan_k:
+            reals, fakes = [real], [fake.detach()]
+            if self.args.contras_D_train:
+                reals, fakes = reals + generated(positives), fakes + generated(negatives)
+            self._train_embedding(reals, fakes)
         self.dis.requires_grad_(False)
         loss = 0.0 if self.args.no_ad_loss else self._generator_loss(real, fake)
         if self.use_contrastive:
@@ -186,16 +168,13 @@ class Adversarial(Term):
 
     # ------------------------------------------------------------- phase 1
 
-    def _train_embedding(self, real, fake, generated_positives, generated_negatives):
+    def _train_embedding(self, reals, fakes):
         """Update the embedding --gan_k times a step; --split_batch sums gradients of parts."""
-        self.logged = {}
-        if self.args.gan_k == 0:
-            return
         self.dis.requires_grad_(True)
-        reals, fakes = [real], [fake]
-        if self.args.contras_D_train:
-            reals, fakes = reals + generated_positives, fakes + generated_negatives
         is_last = self.part == self.args.split_batch - 1
+        fraction = 1.0  # of the batch that this part is, on all ranks
+        if self.args.split_batch > 1:
+            fraction = rank_offset(len(reals[0]))[1] / self.args.batch_size
         losses = []
         for _ in range(self.args.gan_k):
             if self.part == 0:
@@ -203,39 +182,30 @@ class Adversarial(Term):
             loss = self._discriminator_loss(reals, fakes)
             losses.append(loss.detach())
             # each rank has the loss of the images of all ranks, see `all_gather_batch`
-            (loss * self._part_fraction(len(real)) / world_size()).backward()
+            (loss * fraction / world_size()).backward()
             if is_last:
-                self._update_embedding()
+                all_reduce_gradients(self.dis.parameters())
+                self.optimizer.step()
+                if self.gan_type == "WGAN":
+                    with torch.no_grad():
+                        for parameter in self.dis.parameters():
+                            parameter.clamp_(-WGAN_CLIP, WGAN_CLIP)
         self.part = 0 if is_last else self.part + 1
         self.logged = {"embedding": sum(losses) / len(losses)}
-
-    def _part_fraction(self, count):
-        """Return the images of this part on all ranks (`count` on this one) / --batch_size."""
-        if self.args.split_batch == 1:
-            return 1.0
-        return rank_offset(count)[1] / self.args.batch_size
 
     def _discriminator_loss(self, reals, fakes):
         logits = self._logits([*reals, *fakes])
         real_logits, fake_logits = torch.cat(logits[: len(reals)]), torch.cat(logits[len(reals) :])
-        loss = GAN_LOSSES[self.gan_type].discriminator(real_logits, fake_logits)
+        loss = GAN_LOSSES[self.gan_type][0](real_logits, fake_logits)
         if self.gan_type == "WGAN_GP":
             loss = loss + self._gradient_penalty(reals[0], fakes[0])
         return loss
-
-    def _update_embedding(self):
-        all_reduce_gradients(self.dis.parameters())
-        self.optimizer.step()
-        if self.gan_type == "WGAN":
-            with torch.no_grad():
-                for parameter in self.dis.parameters():
-                    parameter.clamp_(-WGAN_CLIP, WGAN_CLIP)
 
     def _gradient_penalty(self, real, fake):
         mix = draw_for_rank(len(real), lambda total: torch.rand(total, 1, 1, 1))
         mix = mix.to(real, non_blocking=real.is_cuda)
         between = (mix * real + (1 - mix) * fake).requires_grad_()
-        logits = self.dis.logits(between).sum()
+        logits = self.dis.logits_sets([between])[0].sum()
         (gradient,) = torch.autograd.grad(logits, between, create_graph=True)
         return GP_WEIGHT * all_gather_batch((gradient.flatten(1).norm(dim=1) - 1).pow(2)).mean()
 
@@ -244,7 +214,7 @@ class Adversarial(Term):
     def _generator_loss(self, real, fake):
         with torch.no_grad():
             (real_logits,) = self._logits([real])
-        return GAN_LOSSES[self.gan_type].generator(real_logits, *self._logits([fake]))
+        return GAN_LOSSES[self.gan_type][1](real_logits, *self._logits([fake]))
 
     def _contrastive_loss(self, fake, positives, negatives):
         """Return the contrastive loss in the features of --cl_layer; deeper blocks do not run."""
@@ -254,7 +224,7 @@ class Adversarial(Term):
         n_positives = len(positives)
         with torch.no_grad():
             features = self.dis.embed_sets([*positives, *negatives], self.layers)
-        anchor = self.dis.embed(fake, self.layers)
+        (anchor,) = self.dis.embed_sets([fake], self.layers)
         positives, negatives = features[:n_positives], features[n_positives:]
         if args.shuffle_neg:
             negatives = negatives + shuffled(negatives, args.shuffle_neg_num)

@@ -20,25 +20,20 @@ EPS = 1e-7
 class VGGContrastiveLoss(Term):
     """CL: weighted sum of distance ratios over five layers. VGGInfoNCE: mean over --cl_layer."""
 
-    inputs = ("sr", "hr", "positives", "negatives")
+    inputs = ("sr", "positives", "negatives")
 
     def __init__(self, args, name):
-        """Load VGG19."""
         super().__init__(args, name)
         self.args, self.use_ratio = args, name == "CL"
         self.indices = [int(i) for i in args.cl_layer.split(",")]
-        if not self.use_ratio and max(self.indices) >= len(LAYERS):
-            raise UserError(f"--cl_layer {args.cl_layer} must be 0 to 4 with --loss VGGInfoNCE")
         if not self.use_ratio:
             require_other_images(args)
+            if max(self.indices) >= len(LAYERS):
+                raise UserError(f"--cl_layer {args.cl_layer} must be 0 to 4 with --loss VGGInfoNCE")
         # in VGGInfoNCE of the release, VGG sees images without its mean and deviation
         self.vgg = VGGFeatures(args, LAYERS, normalize=self.use_ratio)
 
-    def set_precision(self, precision):
-        """Choose the precision of VGG."""
-        self.vgg.precision = precision
-
-    def forward(self, sr, hr, positives, negatives):
+    def forward(self, sr, positives, negatives):
         """Return the loss (scalar) of sr against lists of samples, all (B, C, H, W)."""
         args = self.args
         with torch.no_grad():

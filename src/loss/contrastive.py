@@ -14,24 +14,20 @@ EPS = 1e-8  # smallest norm that features are divided by
 RATIO_EPS = 3e-7  # added to the denominator of l1 and l2, as in the release
 
 
-def similarities(anchor, others):
-    """Return s(anchor, o) for each o of a list: (len(others), B over all ranks), in [-1, 1].
+def similarities(anchors, others):
+    """Return s(anchor, o) for each layer's anchor and each o of its list, over all ranks.
 
-    The anchor and the others are (B, C, H, W).
+    Anchors and others are (B, C, H, W). A list for the layers of (len(others), B), in [-1, 1].
     """
-    return layer_similarities([anchor], [others])[0]
-
-
-def layer_similarities(anchors, others):
-    """Return `similarities` for each layer's anchor and list of others, with one exchange."""
     own = [_own_similarities(a, o) for a, o in zip(anchors, others, strict=True)]
     if world_size() == 1:
         return own
+    # one exchange for all layers
     return all_gather_batch(torch.cat(own).T).T.split([len(x) for x in own])
 
 
 def _own_similarities(anchor, others):
-    """Return `similarities` of the images of this rank."""
+    """Return `similarities` of the images of this rank in one layer."""
     anchor = normalize(anchor, dim=1, eps=EPS)
 
     def similarity(other):  # dividing after the sum over channels saves a pass over the features
@@ -48,10 +44,9 @@ def distance(anchor, others):
 
 
 def shuffled(negatives, n_others):
-    """Return the features of the negatives of `n_others` other images, over all ranks.
+    """Return the features of the negatives of `n_others` other images, drawn over all ranks.
 
-    `negatives` is a list of lists of layers (B, C, H, W); the result, `n_others` times as long. An
-    image can be drawn twice.
+    `negatives` is a list of lists of layers (B, C, H, W); the result, `n_others` times as long.
     """
     count = len(negatives[0][0])
     first, total = offset = rank_offset(count)
@@ -75,37 +70,26 @@ def info_nce(anchor, positives, negatives, temperature=1.0):
     Van den Oord et al., 2018, equation 4, with temperature t: mean over positives p and the batch
     of -log(e^(s(p)/t) / (e^(s(p)/t) + sum_n e^(s(n)/t))).
     """
-    sim_pos, sim_neg = similarities(anchor, positives), similarities(anchor, negatives)
-    return _info_nce(sim_pos / temperature, sim_neg / temperature)
-
-
-def _l1_ratio(anchor, positives, negatives, weights):
-    near, far = (
-        sum(weights[i] * distance(a, [o[i] for o in others]) for i, a in enumerate(anchor))
-        for others in (positives, negatives)
-    )
-    return near / (far + RATIO_EPS)
+    near, far = (similarities([anchor], [others])[0] for others in (positives, negatives))
+    return _info_nce(near / temperature, far / temperature)
 
 
 def contrastive(kind, anchor, positives, negatives, weights=None, temperature=1.0):
-    """Return the contrastive loss over several layers.
+    """Return the scalar contrastive loss over layers, and {s_pos, s_neg}: mean similarities to log.
+
+    kind: InfoNCE; LMCL, the same without the positive in the denominator; cosine, the sum over
+    layers of mean_n s - mean_p s; l2, (1 - S_p) / (1 - S_n) with S the mean similarity summed over
+    layers; l1, the ratio of L1 distances. InfoNCE and LMCL are means over layers.
 
     Args:
-        kind: InfoNCE; LMCL, the same without the positive in the denominator; cosine, the sum over
-            layers of mean_n s - mean_p s; l2, (1 - S_p) / (1 - S_n) with S the mean similarity
-            summed over layers; l1, the ratio of L1 distances. InfoNCE and LMCL are means over
-            layers.
         anchor: features of SR, a list of (B, C, H, W), one for each layer.
         positives, negatives: lists of such lists.
         weights: factor of each layer in cosine, l1 and l2; default 1.
         temperature: divides the similarities of InfoNCE and LMCL.
-
-    Returns:
-        (loss, values): a scalar; the mean similarities s_pos and s_neg for the log.
     """
     weights = weights or [1.0] * len(anchor)
     others = [[other[i] for other in (*positives, *negatives)] for i in range(len(anchor))]
-    sims = [x.split([len(positives), len(negatives)]) for x in layer_similarities(anchor, others)]
+    sims = [x.split([len(positives), len(negatives)]) for x in similarities(anchor, others)]
     with torch.no_grad():
         means = (torch.stack(column).mean() for column in zip(*sims, strict=True))
         values = dict(zip(("s_pos", "s_neg"), means, strict=True))
@@ -113,15 +97,17 @@ def contrastive(kind, anchor, positives, negatives, weights=None, temperature=1.
     if kind == "InfoNCE":
         loss = sum(_info_nce(p / temperature, n / temperature) for p, n in sims) / len(sims)
     elif kind == "LMCL":
-        loss = sum(((n / temperature).logsumexp(0) - p / temperature).mean() for p, n in sims)
-        loss = loss / len(sims)
+        losses = [((n / temperature).logsumexp(0) - p / temperature).mean() for p, n in sims]
+        loss = sum(losses) / len(losses)
     elif kind == "cosine":
         loss = sum(w * (n - p) for w, p, n in weighted)
     elif kind == "l2":
         far = 1 - sum(w * n for w, _, n in weighted) + RATIO_EPS
         loss = (1 - sum(w * p for w, p, _ in weighted)) / far
-    elif kind == "l1":
-        loss = _l1_ratio(anchor, positives, negatives, weights)
-    else:
-        raise ValueError(f"unknown contrastive loss {kind!r}")
+    else:  # l1
+        near, far = (
+            sum(weights[i] * distance(a, [o[i] for o in others]) for i, a in enumerate(anchor))
+            for others in (positives, negatives)
+        )
+        loss = near / (far + RATIO_EPS)
     return loss, values

@@ -1,7 +1,6 @@
 """The embedding network of PCL-SR: a discriminator whose features are compared.
 
-Departs from the published release: with --before_relu, features are those before the activation.
-There the activation was in place and overwrote them.
+Departs from the release: with --before_relu, no activation in place overwrites the features.
 """
 
 import torch
@@ -20,18 +19,14 @@ SLOPE = 0.2  # of LeakyReLU
 
 
 def joins_sets(x):
-    """Return whether sample sets pass the convolutions together, which takes a GPU fewer kernels.
-
-    On a CPU, one set at a time stays in the cache.
-    """
-    return x.is_cuda
+    """Return whether sample sets pass the convolutions together: on a GPU, with fewer kernels."""
+    return x.is_cuda  # on a CPU, one set at a time stays in the cache
 
 
 class CrossRankBatchNorm(nn.BatchNorm2d):
     """Batch normalization with the statistics of a sample set over all ranks.
 
-    Plain operations, for gloo, and for the penalty of WGAN_GP, which differentiates twice:
-    torch.nn.SyncBatchNorm does neither.
+    torch.nn.SyncBatchNorm has neither gloo nor WGAN_GP's second derivative.
     """
 
     def _statistics(self, x):
@@ -64,27 +59,14 @@ class CrossRankBatchNorm(nn.BatchNorm2d):
         return torch.addcmul(shift, x.float(), scale).to(x.dtype)
 
 
-def pooling_matrix(side, size=4):
-    """Return the matrix (size, side) of adaptive average pooling along an axis."""
-    matrix = torch.zeros(size, side)
-    for i in range(size):
-        start, end = i * side // size, -(-(i + 1) * side // size)
-        matrix[i, start:end] = 1 / (end - start)
-    return matrix
-
-
 class Pool(nn.AdaptiveAvgPool2d):
-    """Average pooling to 4x4; by matmuls on a Mac's GPU, which cannot pool all sides."""
+    """Average pooling to 4x4."""
 
     def forward(self, x):
         """Return x (B, C, H, W) pooled: (B, C, 4, 4)."""
-        return self.by_matrix(x) if x.device.type == "mps" else super().forward(x)
-
-    @staticmethod
-    def by_matrix(x):
-        """Return the same without the operation that mps lacks (PyTorch issue 143864)."""
-        rows, columns = (pooling_matrix(side).to(x) for side in x.shape[-2:])
-        return rows @ x @ columns.T
+        if x.device.type == "mps":  # which cannot pool all sides (PyTorch issue 143864)
+            return super().forward(x.cpu()).to(x.device)
+        return super().forward(x)
 
 
 class Discriminator(nn.Module):
@@ -94,16 +76,24 @@ class Discriminator(nn.Module):
     statistics are in the state_dict, as in the release, but nothing reads them.
     """
 
-    precision = "single"  # of the convolutions
+    precision = "single"  # bf16: of the convolutions. half is single: the loss is not scaled
 
     def __init__(self, args, patch=None):
-        """Build the network.
+        """Build the network, with `patch` a head of 4x4 logits (patchD), not of one per image.
 
-        `patch` asks for a head of 4x4 logits (patchD), not of one per image; None: as --loss says.
+        `patch` is None: as --loss says.
         """
         super().__init__()
         self.use_wavelet, self.before_relu = args.use_wavelet, args.before_relu
-        side = self._input_side(args)
+        side, smallest = args.patch_size // args.scale[0] * args.scale[0], 16
+        if args.use_wavelet:
+            require_even_patch(args, "--use_wavelet")
+            smallest = 32
+        if side < smallest:
+            raise UserError(
+                f"--patch_size {args.patch_size} must be at least {smallest} for the embedding"
+            )
+        side = side // 2 if args.use_wavelet else side  # of the input of the first block
         n_in = args.n_colors * (3 if args.use_wavelet else 1)
         blocks = []
         for n_out, stride in zip(WIDTHS, STRIDES, strict=True):
@@ -127,19 +117,6 @@ class Discriminator(nn.Module):
             activation = nn.LeakyReLU(SLOPE, inplace=True)
             self.classifier = nn.Sequential(nn.Flatten(), hidden, activation, nn.Linear(1024, 1))
 
-    @staticmethod
-    def _input_side(args):
-        """Return the side of the first block's input for the training patch."""
-        side = args.patch_size // args.scale[0] * args.scale[0]
-        if args.use_wavelet:
-            require_even_patch(args, "--use_wavelet")
-        smallest = 32 if args.use_wavelet else 16
-        if side < smallest:
-            raise UserError(
-                f"--patch_size {args.patch_size} must be at least {smallest} for the embedding"
-            )
-        return side // 2 if args.use_wavelet else side
-
     def to_input(self, x):
         """Return the first block's input for images (B, C, H, W) in [0, rgb_range]."""
         return haar_high_frequencies(x) if self.use_wavelet else x
@@ -150,7 +127,7 @@ class Discriminator(nn.Module):
         # except features before the activation; statistics are those of each set, in float32.
         features = {}
         for i, (convolution, norm) in enumerate(self.features[: 2 * n_blocks : 2]):
-            with autocast(x.device, self.precision):
+            with self._autocast(x):
                 x = convolution(x)
             keeps_input = i in layers and self.before_relu
             x = x.float() if keeps_input else x
@@ -161,15 +138,11 @@ class Discriminator(nn.Module):
                 features[i] = normalized if keeps_input else x
         return features, x
 
-    def embed(self, x, layers):
-        """Return the features of blocks `layers`, from 0, of an output of `to_input`.
-
-        A list of (B, C, h, w), float32. Blocks after the largest index do not run.
-        """
-        return self.embed_sets([x], layers)[0]
-
     def embed_sets(self, sets, layers):
-        """Return the list of `embed` of each sample set of a list."""
+        """Return the features of each sample set, an output of `to_input`, of blocks `layers`.
+
+        A list for each set of (B, C, h, w), float32. Blocks after the largest index do not run.
+        """
         n_blocks = max(layers) + 1
         if len(sets) > 1 and joins_sets(sets[0]):
             features, _ = self._run(torch.cat(sets), len(sets), layers, n_blocks)
@@ -178,18 +151,17 @@ class Discriminator(nn.Module):
         runs = (self._run(x, 1, layers, n_blocks)[0] for x in sets)
         return [[features[i].float() for i in layers] for features in runs]
 
-    def logits(self, x):
-        """Return the logits of an output of `to_input`: (B, 1, 4, 4) or (B, 1)."""
-        return self.logits_sets([x])[0]
-
     def logits_sets(self, sets):
-        """Return the list of `logits` of each sample set of a list."""
+        """Return the logits of each sample set, an output of `to_input`: (B, 1, 4, 4) or (B, 1)."""
         if len(sets) > 1 and joins_sets(sets[0]):
             return self._head(self._run(torch.cat(sets), len(sets), ())[1]).chunk(len(sets))
         return [self._head(self._run(x, 1, ())[1]) for x in sets]
 
+    def _autocast(self, x):
+        return autocast(x.device, "bf16" if self.precision == "bf16" else "single")
+
     def _head(self, x):
-        with autocast(x.device, self.precision):
+        with self._autocast(x):
             return self.classifier(x).float()
 
     def forward(self, x, return_features=False):

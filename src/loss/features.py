@@ -26,16 +26,14 @@ def build_layers():
     """Build the 37 layers of `features`, numbered as in torchvision."""
     layers, n_in = [], 3
     for width in WIDTHS:
-        if width:
-            layers += [nn.Conv2d(n_in, width, 3, padding=1), nn.ReLU()]
-            n_in = width
-        else:
-            layers.append(nn.MaxPool2d(2))
+        conv = [nn.Conv2d(n_in, width, 3, padding=1), nn.ReLU()] if width else []
+        layers += conv or [nn.MaxPool2d(2)]
+        n_in = width or n_in
     return nn.Sequential(*layers)
 
 
 def weights_path(vgg_path):
-    """Return the weight file: --vgg_path, else that in torch.hub's folder, downloaded if missing."""
+    """Return the weight file: --vgg_path, or torch.hub's, downloaded if it is missing."""
     try:
         return Path(vgg_path) if vgg_path else download_weights(URL)
     except UserError as error:
@@ -46,11 +44,7 @@ class VGGFeatures(nn.Module):
     """Features of chosen layers of VGG19, frozen, for images in [0, rgb_range]."""
 
     def __init__(self, args, layers, normalize=True):
-        """Load the weights.
-
-        `layers` are indices of torchvision's `features`. `normalize`: subtract the mean and divide
-        by the deviation that VGG was trained with.
-        """
+        """Load the weights. `layers` are indices of torchvision's `features`."""
         super().__init__()
         self.layers, self.rgb_range, self.precision = sorted(layers), args.rgb_range, "single"
         net, path = build_layers(), weights_path(args.vgg_path)
@@ -62,10 +56,7 @@ class VGGFeatures(nn.Module):
                     "another shape"
                 )
         net.load_state_dict({name: state[f"features.{name}"] for name in net.state_dict()})
-        net = net[: self.layers[-1] + 1].requires_grad_(False)
-        for layer in net:
-            if isinstance(layer, nn.Conv2d):
-                layer.to(memory_format=torch.channels_last)
+        net = net[: self.layers[-1] + 1].requires_grad_(False).to(memory_format=torch.channels_last)
         mean, std = (MEAN, STD) if normalize else ((0.0,) * 3, (1.0,) * 3)
         mean, std = (torch.tensor(x).view(1, 3, 1, 1) for x in (mean, std))
         # in a tuple, so that they are not submodules: a checkpoint must not carry VGG's weights
@@ -77,10 +68,7 @@ class VGGFeatures(nn.Module):
         return super()._apply(fn, recurse)
 
     def forward(self, x):
-        """Return the features of x, a list in float32.
-
-        x is (B, 3 or 1, H, W) in [0, rgb_range].
-        """
+        """Return the features of x (B, 3 or 1, H, W) in [0, rgb_range], a list in float32."""
         net, mean, std = self._frozen
         x = x.expand(-1, 3, -1, -1) if x.shape[1] == 1 else x
         x = (x / self.rgb_range - mean) / std
@@ -94,21 +82,13 @@ class VGGFeatures(nn.Module):
 
 
 class VGGLoss(Term):
-    """Mean squared error of VGG19 features before the activation.
+    """Mean squared error of VGG19 features before the activation."""
 
-    VGG22 is conv2_2 (the 2nd convolution before the 2nd pooling), VGG54 is conv5_4.
-    """
-
-    LAYERS = {"VGG22": 7, "VGG54": 34}
+    LAYERS = {"VGG22": 7, "VGG54": 34}  # conv2_2, conv5_4
 
     def __init__(self, args, name):
-        """Load VGG19."""
         super().__init__(args, name)
         self.vgg = VGGFeatures(args, [self.LAYERS[name]])
-
-    def set_precision(self, precision):
-        """Choose the precision of VGG."""
-        self.vgg.precision = precision
 
     def forward(self, sr, hr):
         """Return the scalar loss of sr and hr (B, C, H, W)."""

@@ -8,11 +8,6 @@ from optim import EMA
 from runtime.precision import autocast, autocast_dtype
 
 
-def scale_of(hr, lr):
-    """Return the scale of a batch."""
-    return hr.shape[-1] // lr.shape[-1]
-
-
 @torch.no_grad()
 def super_resolve(net, lr, scale, precision):
     """Return the SR of lr (B, C, h, w): (B, C, H, W) in float32, without gradient."""
@@ -27,15 +22,11 @@ def super_resolve(net, lr, scale, precision):
 class Teacher:
     """The network of --teacher. Not a module: its weights are not part of the training state."""
 
-    precision = "single"
+    precision = "single"  # of the network: single, half or bf16
 
     def __init__(self, net, own_range, rgb_range):
-        """Freeze `net`, whose maximum pixel value is `own_range`; that of the run is `rgb_range`."""
+        """Freeze `net`, whose maximum pixel value is `own_range`, not `rgb_range` of the run."""
         self.net, self.factor = net.eval().requires_grad_(False), own_range / rgb_range
-
-    def set_precision(self, precision):
-        """Choose the precision of the network: single, half or bf16."""
-        self.precision = precision
 
     def __call__(self, lr, scale):
         """Return its SR (B, C, H, W) of lr (B, C, h, w), both in [0, rgb_range] of the run."""
@@ -43,14 +34,12 @@ class Teacher:
 
 
 class History(nn.Module):
-    """Lagged copies of the SR network, for --neg_history.
+    """Lagged copies of the SR network, for --neg_history (MCLIR: Wu et al., AAAI 2024).
 
-    Wu, Jiang, Jiang, Liu, AAAI 2024 (MCLIR): copy i takes over the weights every --history_every[i]
-    steps, and keeps --history_keep of its own.
+    Copy i takes over the weights every --history_every[i] steps, and keeps --history_keep.
     """
 
     def __init__(self, args, net):
-        """Copy the network."""
         super().__init__()
         self.every = [int(n) for n in args.history_every.split(",")][: args.neg_history]
         self.averages = [EMA(net, args.history_keep) for _ in self.every]

@@ -1,4 +1,4 @@
-"""Losses on pixels and on their Haar high frequencies."""
+"""Losses on pixels and on their Haar high frequencies: scalars of images (B, C, H, W)."""
 
 from torch.nn.functional import l1_loss, mse_loss
 
@@ -10,7 +10,6 @@ class L1(Term):
     """Mean absolute error, in units of rgb_range (Lim et al., CVPRW 2017, 3.3)."""
 
     def forward(self, sr, hr):
-        """Return the scalar loss of sr and hr (B, C, H, W)."""
         return l1_loss(sr, hr)
 
 
@@ -18,23 +17,17 @@ class MSE(Term):
     """Mean squared error of sr and hr, in squared units of rgb_range."""
 
     def forward(self, sr, hr):
-        """Return the scalar loss of sr and hr (B, C, H, W)."""
         return mse_loss(sr, hr)
 
 
 class WaveL1(Term):
-    """Half the mean absolute error of the Haar high frequencies of sr and hr.
-
-    As in the release of PCL-SR, whose bands are half of the orthonormal ones in this loss.
-    """
+    """Mean absolute error of the Haar high frequencies, halved, as are the release's bands."""
 
     def __init__(self, args, name):
-        """Check that the training patch is even."""
         super().__init__(args, name)
         require_even_patch(args, f"--loss {name}")
 
     def forward(self, sr, hr):
-        """Return the scalar loss of sr and hr (B, C, H, W), H and W even."""
         return l1_loss(haar_high_frequencies(sr), haar_high_frequencies(hr)) / 2
 
 
@@ -45,5 +38,4 @@ class KD(Term):
     can_be_zero = True  # a run may start from the weights of its teacher
 
     def forward(self, sr, teacher):
-        """Return the scalar loss of sr and the teacher's SR (B, C, H, W)."""
         return l1_loss(sr, teacher)

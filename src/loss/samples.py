@@ -1,20 +1,18 @@
 """Positives and negatives of PCL-SR, made from HR, LR and SR on the device.
 
-Wu, Jiang, Liu, A Practical Contrastive Learning Framework for Single-Image Super-Resolution, IEEE
-TNNLS 2023, arXiv 2111.13924: sharpened HR as informative positives, blurred HR as hard negatives.
+Wu, Jiang, Liu, TNNLS 2023: sharpened HR as informative positives, blurred HR as hard negatives.
 A sample set is a tensor (B, C, H, W) with one sample of each image of the batch. Random numbers
 come from torch's CPU generator, which Trainer.train_step seeds in each step.
 """
 
-import functools
-from typing import NamedTuple
+from types import SimpleNamespace
 
 import torch
 from torch.nn.functional import conv2d, interpolate, pad
 
 from data.degradation import JPEG_QUALITIES, NOISE_SIGMAS, jpeg
 from data.image import to_uint8
-from loss.frozen import scale_of, super_resolve
+from loss.frozen import super_resolve
 from runtime.distributed import draw_for_rank
 from runtime.files import UserError
 
@@ -34,9 +32,9 @@ def _gaussian(size, sigma, like):
 
 
 def gaussian_blur(x, kernel_size, sigma, rgb_range):
-    """Return x (B, C, H, W) blurred with an axis-aligned Gaussian; borders are reflected.
+    """Return x (B, C, H, W) blurred with a Gaussian, clamped and not rounded; reflected borders.
 
-    `kernel_size`, odd, and `sigma` are pairs (y, x) in pixels. The result is not rounded.
+    `kernel_size`, odd, and `sigma` are pairs (y, x) in pixels.
     """
     channels = x.shape[1]
     (size_y, size_x), (sigma_y, sigma_x) = map(int, kernel_size), map(float, sigma)
@@ -69,7 +67,7 @@ def upsample(x, size):
     return interpolate(x, size=size, mode="bicubic", align_corners=True)
 
 
-def _uniform(low, high, count=1):
+def _uniform(low, high, count):
     return low + (high - low) * torch.rand(count)
 
 
@@ -99,7 +97,7 @@ def degrade(hr, scale, blur, rgb_range):
     """Return LR (B, C, H/scale, W/scale) of hr: blurred by `blur`, downsampled, noisy, JPEG."""
     x = interpolate(blur(hr), scale_factor=1 / scale, mode="bicubic", antialias=True)
     x = x.clamp(0, rgb_range)
-    sigma = _uniform(*NOISE_SIGMAS).item() * rgb_range / 255
+    sigma = _uniform(*NOISE_SIGMAS, 1).item() * rgb_range / 255
     return _jpeg((x + sigma * _noise(x)).clamp(0, rgb_range), rgb_range)
 
 
@@ -126,24 +124,14 @@ def require_other_images(args):
         )
 
 
-class Batch(NamedTuple):
-    """Images of a step: hr, sr and the teacher's SR (B, C, H, W), lr (B, C, h, w)."""
-
-    hr: torch.Tensor
-    lr: torch.Tensor
-    sr: torch.Tensor | None
-    teacher: torch.Tensor | None
-
-
 class SampleMaker:
     """Makes the positives and negatives of a batch as the flags say."""
 
-    def __init__(self, args, net=None, history=None):
-        """Plan the samples, and check that the flags leave some of each kind.
+    precision = "single"  # of the networks that make samples
 
-        `net` is the SR network, for --neg_sr; `history` is a `loss.frozen.History`.
-        """
-        self.args, self.net, self.history, self.precision = args, net, history, "single"
+    def __init__(self, args, net=None, history=None):
+        """Plan the samples; `net` is for --neg_sr, `history` (of frozen.py) for --neg_history."""
+        self.args, self.net, self.history = args, net, history
         if args.neg_sr and (args.only_blur or not args.random_neg):
             raise UserError("--neg_sr needs --random_neg and must not be used with --only_blur")
         self.plan = self._plan()
@@ -156,12 +144,8 @@ class SampleMaker:
                 flag = f"--{kind[:3]}_id {ids}"
                 raise UserError(f"{flag} must be below {count}, the number of samples")
 
-    def set_precision(self, precision):
-        """Choose the precision of the networks that make samples."""
-        self.precision = precision
-
     def _plan(self):
-        """Return (kind, function of a Batch) of each generated sample, in the order of the draws."""
+        """Return (kind, function of a batch) of each generated sample, in order of the draws."""
         args, plan = self.args, []
         if args.use_aug:
             n_negatives = args.mcl_neg
@@ -172,29 +156,29 @@ class SampleMaker:
                 if args.random_neg and i < n_negatives:
                     plan.append(("negatives", self._degraded))
             plan += [("positives", self._noisy)] * (n_positives * args.use_noise_pos)
-            plan += [("negatives", self._blurred_sr)] * (n_negatives * args.blur_sr)
+            blurred_sr = ("negatives", lambda batch: self._random_blur(batch.sr))
+            plan += [blurred_sr] * (n_negatives * args.blur_sr)
         if args.pos_teacher:
             plan.append(("positives", lambda batch: batch.teacher))
-        for i in range(args.neg_history):
-            plan.append(("negatives", functools.partial(self._lagged_sr, i)))
+        for copy in range(args.neg_history):
+
+            def lagged_sr(batch, copy=copy):
+                return self.history(copy, batch.lr, batch.scale, self.precision)
+
+            plan.append(("negatives", lagged_sr))
         return plan
 
     @torch.no_grad()
     def __call__(self, hr, lr, sr=None, teacher=None):
-        """Return the samples of a batch.
+        """Return (positives, negatives): lists of (B, C, H, W) without gradient.
 
-        Args:
-            hr, sr, teacher: (B, C, H, W) in [0, rgb_range]. sr is only needed with --blur_sr,
-                teacher, the teacher's SR, with --pos_teacher.
-            lr: (B, C, h, w) in [0, rgb_range].
-
-        Returns:
-            (positives, negatives): lists of (B, C, H, W) without gradient. The first positive is
-            HR, followed by sharpened and noisy HR and the teacher's SR. The first negative is LR,
-            upsampled and clamped, followed by degraded HR, blurred SR and SR of lagged copies.
-            `generated` samples are rounded to 8-bit steps.
+        hr, sr (for --blur_sr) and the teacher's SR (for --pos_teacher) are (B, C, H, W), lr is
+        (B, C, h, w), in [0, rgb_range]. The first positive is HR, followed by sharpened and noisy
+        HR and the teacher's SR. The first negative is LR, upsampled and clamped, followed by
+        degraded HR, blurred SR and SR of lagged copies. `generated` ones have 8-bit steps.
         """
-        batch, rgb_range = Batch(hr, lr, sr, teacher), self.args.rgb_range
+        scale, rgb_range = hr.shape[-1] // lr.shape[-1], self.args.rgb_range
+        batch = SimpleNamespace(hr=hr, lr=lr, sr=sr, teacher=teacher, scale=scale)
         first_negative = upsample(lr, hr.shape[-2:]).clamp(0, rgb_range)
         samples = {"positives": [hr], "negatives": [first_negative]}
         for kind, make in self.plan:
@@ -211,19 +195,12 @@ class SampleMaker:
         sigma = self.args.pos_noise_value * self.args.rgb_range / 255
         return batch.hr + _noise(batch.hr) * sigma
 
-    def _blurred_sr(self, batch):
-        return self._random_blur(batch.sr)
-
-    def _lagged_sr(self, i, batch):
-        return self.history(i, batch.lr, scale_of(batch.hr, batch.lr), self.precision)
-
     def _degraded(self, batch):
         if self.args.only_blur:
             return self._random_blur(batch.hr)
-        scale = scale_of(batch.hr, batch.lr)
-        small = degrade(batch.hr, scale, self._random_blur, self.args.rgb_range)
+        small = degrade(batch.hr, batch.scale, self._random_blur, self.args.rgb_range)
         if self.args.neg_sr and self.net is not None:
-            return super_resolve(self.net, small, scale, self.precision)
+            return super_resolve(self.net, small, batch.scale, self.precision)
         return upsample(small, batch.hr.shape[-2:])
 
     def _random_blur(self, x):

@@ -6,15 +6,9 @@ from runtime.files import UserError
 
 
 def haar_high_frequencies(x):
-    """Return the high-frequency bands of one level of the orthonormal Haar transform.
+    """Return the high frequencies (B, 3*C, H/2, W/2) of one orthonormal Haar level of (B, C, H, W).
 
-    Of each 2x2 block [a b; c d]: LH (a+b-c-d)/2, HL (a-b+c-d)/2, HH (a-b-c+d)/2.
-
-    Args:
-        x: (B, C, H, W), H and W even.
-
-    Returns:
-        (B, 3*C, H/2, W/2): the C channels of LH, then of HL, then of HH, in the units of x.
+    Of each 2x2 block [a b; c d]: the C channels of LH (a+b-c-d)/2, HL (a-b+c-d)/2, HH (a-b-c+d)/2.
     """
     if x.shape[-2] % 2 or x.shape[-1] % 2:
         raise ValueError(f"the Haar transform needs even sides, not {x.shape[-1]}x{x.shape[-2]}")

@@ -30,10 +30,7 @@ def is_network(name):
 
 
 def build_network(args):
-    """Build the network of --model, which writes its flags into its state_dict.
-
-    Convolutions are in channels_last, the fastest memory format for them.
-    """
+    """Build the network of --model, which writes its flags into its state_dict."""
     module = importlib.import_module(NETWORKS.get(args.model, "model.spandrel"))
     try:
         net = module.make_model(args)
@@ -51,12 +48,12 @@ def build_network(args):
         raise UserError(
             f"--scale {scales} must be one scale for --model {args.model}: train a network for each"
         )
-    for layer in net.modules():
+    for layer in net.modules():  # the fastest memory format for convolutions
         if isinstance(layer, nn.Conv2d) and getattr(net, "channels_last", True):
             layer.to(memory_format=torch.channels_last)
     values = {name: getattr(args, name) for name in architecture_flags(net)}
     holder = net.net if isinstance(net, spandrel.SpandrelNetwork) else net
-    describe = functools.partial(_write_flags, shlex.join(to_argv(values)))
+    describe = functools.partial(_write_flags, format_flags(values))
     holder.register_state_dict_post_hook(describe)
     return net
 
@@ -66,20 +63,18 @@ def _write_flags(flags, _module, _state, _prefix, metadata):
     metadata["flags"] = flags
 
 
-def to_argv(flags):
-    """Return flags as words of a command line."""
-    values = {k: "+".join(map(str, v)) if isinstance(v, list) else v for k, v in flags.items()}
-    return [word for name, value in values.items() for word in (f"--{name}", str(value))]
+def format_flags(flags):
+    """Write flags as on a command line."""
+    values = {k: "+".join(map(str, v)) if isinstance(v, list) else str(v) for k, v in flags.items()}
+    return shlex.join(word for name, value in values.items() for word in (f"--{name}", value))
 
 
 class _KeepRanges(TorchFunctionMode):
     """Keep small tables on the CPU in `build_on_meta`: constructors read their values."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        return function(
-            *args, **(kwargs | {"device": "cpu"} if function is torch.linspace else kwargs)
-        )
+        device = {"device": "cpu"} if function is torch.linspace else {}
+        return function(*args, **(kwargs or {}) | device)
 
 
 def build_on_meta(args):
@@ -93,11 +88,6 @@ def architecture_flags(net):
     return ("model", "scale", *getattr(net, "flags", ()))
 
 
-def has_unused_parameters(net):
-    """Return whether a training step may use a part of the weights only."""
-    return is_multi_scale(net) or getattr(net, "has_unused_parameters", False)
-
-
 def is_multi_scale(net):
     """Return whether the network takes the scale as a second argument of forward."""
     return getattr(net, "multi_scale", False)
@@ -109,11 +99,10 @@ def count_parameters(net):
 
 
 def choose_device(cpu):
-    """Return the best device: cuda (this process's GPU), then mps, then the CPU.
-
-    With `cpu` it is the CPU.
-    """
-    if not cpu and torch.cuda.is_available() and not gpu_problem():
+    """Return the best device, cuda (this process's GPU), mps or CPU; the CPU if `cpu`."""
+    if cpu or gpu_problem():
+        return torch.device("cpu")
+    if torch.cuda.is_available():
         n_gpus = torch.cuda.device_count()
         if n_gpus == 1 and is_task_of_srun():
             return torch.device("cuda", 0)
@@ -123,6 +112,4 @@ def choose_device(cpu):
                 "give a smaller --n_GPUs"
             )
         return torch.device("cuda", local_rank())
-    if not cpu and torch.backends.mps.is_available() and not gpu_problem():
-        return torch.device("mps")
-    return torch.device("cpu")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

@@ -1,7 +1,4 @@
-"""Bicubic upsampling as in MATLAB's imresize, a network without weights.
-
-It is the first row of every SR table.
-"""
+"""Bicubic upsampling as in MATLAB's imresize, a network without weights."""
 
 import numpy as np
 import torch
@@ -11,10 +8,7 @@ from data.resize import taps
 
 
 class Bicubic(nn.Module):
-    """Upsample by the cubic kernel with a = -0.5, rows first.
-
-    Rounded to 8-bit steps after each pass, as MATLAB does on uint8 images.
-    """
+    """Upsample by the cubic kernel with a = -0.5, rows first, rounded to 8 bits after each pass."""
 
     multi_scale = True
 

@@ -1,7 +1,4 @@
-"""Modules that the networks share.
-
-Parameter names are those of EDSR-PyTorch, so published checkpoints load.
-"""
+"""Modules that the networks share, with EDSR-PyTorch's names, so published checkpoints load."""
 
 import math
 
@@ -23,19 +20,13 @@ def conv(n_in, n_out, kernel_size, bias=True):
 
 
 def mean_color(n_colors=3):
-    """Return DIV2K's mean color in [0, 1], (n_colors,).
-
-    Unless n_colors is 3, it is the mean over RGB.
-    """
+    """Return DIV2K's mean color in [0, 1], (n_colors,); unless that is 3, the mean over RGB."""
     mean = torch.tensor(DIV2K_MEAN)
     return mean if n_colors == 3 else mean.mean().expand(n_colors)
 
 
 class MeanShift(nn.Conv2d):
-    """Subtract (sign -1) or add (sign 1) the mean color.
-
-    A frozen 1x1 convolution, because the published checkpoints hold its weights.
-    """
+    """Subtract (sign -1) or add (sign 1) the mean color: a frozen 1x1 convolution, as published."""
 
     def __init__(self, rgb_range, n_colors=3, sign=-1):
         super().__init__(n_colors, n_colors, 1)
@@ -45,10 +36,7 @@ class MeanShift(nn.Conv2d):
 
 
 class ResBlock(nn.Module):
-    """Compute x + res_scale * conv(relu(conv(x))): EDSR's residual block, without normalization.
-
-    Lim et al., CVPRW 2017, section 3.1 and figure 2c. Section 3.2 has the residual scaling.
-    """
+    """Compute x + res_scale * conv(relu(conv(x))) (Lim et al., CVPRW 2017, figure 2c, 3.2)."""
 
     def __init__(self, n_feats, res_scale=1.0, kernel_size=3):
         super().__init__()
@@ -61,14 +49,12 @@ class ResBlock(nn.Module):
 
 
 class SubPixelConv(nn.Conv2d):
-    """Enlarge by a factor: a 3x3 convolution, then pixel shuffle.
+    """Enlarge by a factor: a 3x3 convolution, then pixel shuffle (Shi et al., CVPR 2016, eq. 4)."""
 
-    Shi et al., CVPR 2016, equation 4.
-    The weights have the published channel order (C, factor, factor), which torch's pixel_shuffle
-    gathers value by value. Here the convolution computes the order (factor, factor, C). In
-    channels_last, the shuffle then moves runs of factor*C values: twice as fast, its gradient five
-    times.
-    """
+    # The weights have the published channel order (C, factor, factor), which torch's pixel_shuffle
+    # gathers value by value. Here the convolution computes the order (factor, factor, C). In
+    # channels_last, the shuffle then moves runs of factor*C values: twice as fast, its gradient
+    # five times.
 
     def __init__(self, n_feats, factor):
         super().__init__(n_feats, n_feats * factor**2, 3, padding=1)
@@ -88,11 +74,7 @@ class SubPixelConv(nn.Conv2d):
 
 
 class Upsampler(nn.Sequential):
-    """Sub-pixel convolutions: x2 steps for powers of two, one x3 step for 3.
-
-    Raises:
-        ValueError: another scale.
-    """
+    """Sub-pixel convolutions: x2 steps for powers of two, one x3 step for 3."""
 
     def __init__(self, scale, n_feats):
         if scale not in SCALES:
@@ -107,17 +89,13 @@ class Upsampler(nn.Sequential):
 
 
 class ConvFp32Out(torch.autograd.Function):
-    """Convolution of 16-bit features with a float32 result and a 16-bit gradient.
-
-    This is the gradient that autocast computes for the other convolutions. TF32 has the 8 bits of
-    bfloat16 and more, so that only the weights are rounded by it.
-    """
+    """Convolution of 16-bit features: float32 result, 16-bit gradient as autocast computes it."""
 
     @staticmethod
     def forward(ctx, x, weight, bias, padding):
         ctx.save_for_backward(x, weight)
         ctx.padding = padding
-        with autocast_off(x), tf32_allowed():
+        with autocast_off(x), tf32_allowed():  # TF32 has all bits of bfloat16: it rounds weights
             return conv2d(x.float(), weight, bias, padding=padding)
 
     @staticmethod
@@ -134,10 +112,9 @@ class ConvFp32Out(torch.autograd.Function):
 
 
 class OutputConv(nn.Conv2d):
-    """The last convolution, from features to colors. Its output is float32 under autocast, too.
+    """The last convolution, to colors. Its output is float32 under autocast, too."""
 
-    bfloat16 has 8 significant bits: a step of one gray level from 128 on.
-    """
+    # bfloat16 has 8 significant bits: a step of one gray level from 128 on
 
     def __init__(self, n_feats, n_colors):
         super().__init__(n_feats, n_colors, 3, padding=1)
@@ -153,19 +130,16 @@ class OutputConv(nn.Conv2d):
 class SRNetwork(nn.Module):
     """Mean shift, head, body with long skip, tail: the frame of the networks.
 
-    A subclass gives a function that builds the body (or fills `self.body` later), or overrides
-    `features`. The frame keeps input and output in float32 under autocast. Weights are drawn in the
-    order of the published code, so that a seed gives the same ones.
-
-    Attributes:
-        flags: names of the flags that the network is built from, which are its keyword arguments. A
-            resumed run cannot change them. A subclass adds its own.
+    A subclass gives a function that builds the body, and may override `features`. The frame keeps
+    input and output in float32 under autocast. Weights are drawn in the published code's order.
     """
 
+    # Names of the flags that the network is built from, its keyword arguments. A resumed run cannot
+    # change them. A subclass adds its own.
     flags = ("n_feats", "n_colors", "rgb_range")
     draws_add_mean_last = False  # a convolution draws numbers, also if it is overwritten
 
-    def __init__(self, *, scale, n_feats, n_colors=3, rgb_range=255, build_body=nn.Identity):
+    def __init__(self, *, scale, n_feats, n_colors=3, rgb_range=255, build_body):
         super().__init__()
         self.scale = scale
         self.sub_mean = MeanShift(rgb_range, n_colors, sign=-1)
@@ -183,13 +157,9 @@ class SRNetwork(nn.Module):
         return cls(scale=args.scale[0], **{name: getattr(args, name) for name in cls.flags})
 
     def forward(self, lr):
-        """Super-resolve a batch.
+        """Map (B, n_colors, H, W) in [0, rgb_range] to (B, n_colors, H*scale, W*scale), float32.
 
-        Args:
-            lr: (B, n_colors, H, W) in [0, rgb_range].
-
-        Returns:
-            (B, n_colors, H*scale, W*scale), float32, not clamped.
+        The output is not clamped.
         """
         with autocast_off(lr):
             x = self.head(self.sub_mean(lr))

@@ -23,6 +23,4 @@ class EDSR(SRNetwork):
         super().__init__(n_feats=n_feats, build_body=build_body, **shared)
 
 
-def make_model(args):
-    """Build EDSR from the flags."""
-    return EDSR.from_args(args)
+make_model = EDSR.from_args

@@ -19,8 +19,7 @@ CHUNK = 2**16  # values of each feature map that are converted to float32 at a t
 
 
 def _gram_matrix(maps):
-    """Compute the float32 inner products (B, N, N) of N maps (B, C, H, W)."""
-    # The maps are not stacked, which saves memory.
+    """Compute the float32 inner products (B, N, N) of N maps (B, C, H, W) without stacking them."""
     gram = 0.0
     chunks = (x.permute(0, 2, 3, 1).flatten(1).split(CHUNK, dim=1) for x in maps)
     for chunk in zip(*chunks, strict=True):
@@ -32,8 +31,7 @@ def _gram_matrix(maps):
 class LayerAttention(nn.Module):
     """Attention among N feature maps (section 3.2, equations 4 and 5).
 
-    As in the code that the weights were published with, the softmax is taken of max(e) - e, in
-    which e are the affinities Q K^T.
+    As in the published code, the softmax is taken of max(e) - e, with e the affinities Q K^T.
     """
 
     def __init__(self):
@@ -56,11 +54,8 @@ class LayerAttention(nn.Module):
         return mixed.view(stack.shape[0], -1, *maps[0].shape[2:])
 
     def forward_fused(self, maps, last_conv):
-        """Return last_conv(self(maps)) without the (B, N*C, H, W) tensor. For inference.
-
-        That tensor takes the most memory of the network. Mixing is linear, so the mixing matrix is
-        multiplied into the kernel of the convolution that follows.
-        """
+        """Return last_conv(self(maps)) without the (B, N*C, H, W) tensor, the largest, in tests."""
+        # mixing is linear, so its matrix is multiplied into the kernel of the next convolution
         with autocast_off(maps[0]):  # sums over C*H*W overflow in half precision
             mix = self.mixing_matrix(_gram_matrix(maps))
         kernel = last_conv.weight.unflatten(1, (len(maps), -1))  # (C', N, C, 3, 3)
@@ -75,12 +70,7 @@ class LayerAttention(nn.Module):
 
 
 class ChannelSpatialAttention(nn.Module):
-    """Compute x * gate * gamma + x.
-
-    The gate is a 3D convolution over (C, H, W).
-
-    Section 3.3, equations 6 and 7.
-    """
+    """Compute x * gate * gamma + x, with a 3D convolution as gate (section 3.3, eq. 6 and 7)."""
 
     def __init__(self):
         super().__init__()
@@ -106,10 +96,7 @@ class HAN(RCAN):
         self.tail = self._modules.pop("tail")  # the last one in the published weights, too
 
     def features(self, x):
-        """Map the head's features (B, C, H, W) through the groups and both attentions.
-
-        Section 3.1, equations 1 to 3.
-        """
+        """Map features (B, C, H, W) through groups and attentions (section 3.1, eq. 1 to 3)."""
         outputs = []
         for group in self.body:
             x = group(x)
@@ -122,6 +109,4 @@ class HAN(RCAN):
         return self.last(torch.cat([self.csa(x), layers], dim=1))
 
 
-def make_model(args):
-    """Build HAN from the flags."""
-    return HAN.from_args(args)
+make_model = HAN.from_args

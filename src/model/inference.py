@@ -1,6 +1,10 @@
 """Run a network on images of any size, in tiles or with self-ensemble."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
+from torch import nn
 
 from model import is_multi_scale
 from runtime.precision import autocast
@@ -18,9 +22,8 @@ def _tile_ranges(length, tile, overlap):
 
 def _blend_weights(ranges, scale, overlap, like):
     """Return each tile's weights (length * scale,) along one axis; they sum to 1."""
-    # They have the dtype and device of `like`. Neighbors are blended in a band of overlap / 2 LR
-    # pixels in the middle of their overlap. The weight of pixels at the edge of a tile is 0, because
-    # they have the least context.
+    # Neighbors are blended in a band of overlap / 2 LR pixels in the middle of their overlap. The
+    # weight of pixels at the edge of a tile is 0, because they have the least context.
     band = max(overlap * scale / 2, 1e-3)
     weights = []
     for i, (start, end) in enumerate(ranges):
@@ -37,26 +40,9 @@ def _blend_weights(ranges, scale, overlap, like):
     return weights
 
 
-def iter_tiled_rows(forward, size, scale, tile, overlap):
-    """Super-resolve in tiles that are blended where they overlap; yield finished rows.
-
-    Memory depends only on the tile and the width.
-
-    Args:
-        forward: maps (top, bottom, left, right) in LR pixels to the SR tile
-            (B, C, h*scale, w*scale).
-        size: (height, width) of the LR image.
-        scale: int.
-        tile: side of a tile, LR pixels.
-        overlap: LR pixels that neighboring tiles share, less than half of `tile`. The result equals
-            that of the whole image if a quarter of the overlap covers the receptive field.
-
-    Yields:
-        (top, bottom, sr): LR rows from top to bottom, and their SR, float32
-            (B, C, (bottom - top)*scale, W*scale).
-    """
-    rows = _tile_ranges(size[0], tile, overlap)
-    columns = _tile_ranges(size[1], tile, overlap)
+def _iter_tiled_rows(forward, size, scale, tile, overlap):
+    """Super-resolve in tiles as `Upscaler.iter_rows`, whose memory is enough."""
+    rows, columns = (_tile_ranges(length, tile, overlap) for length in size)
     ends = [top for top, _ in rows[1:]] + [size[0]]
     weights = carry = None  # carry: rows of a band that the next band overlaps
     for i, ((top, bottom), end) in enumerate(zip(rows, ends, strict=True)):
@@ -76,32 +62,6 @@ def iter_tiled_rows(forward, size, scale, tile, overlap):
         carry = band[:, :, (end - top) * scale :]
 
 
-def forward_tiled(forward, lr, scale, tile, overlap):
-    """Super-resolve a tensor in tiles: the joined rows of `iter_tiled_rows`.
-
-    Args:
-        forward: maps (B, C, h, w) to (B, C, h*scale, w*scale).
-        lr: (B, C, H, W).
-        scale, tile, overlap: as in `iter_tiled_rows`.
-
-    Returns:
-        (B, C, H*scale, W*scale) on the device of the network's output.
-    """
-    if max(lr.shape[2:]) <= tile:
-        return forward(lr)
-    height, width = lr.shape[2:]
-    sr = None
-
-    def forward_box(top, bottom, left, right):
-        return forward(lr[:, :, top:bottom, left:right])
-
-    for top, bottom, rows in iter_tiled_rows(forward_box, (height, width), scale, tile, overlap):
-        if sr is None:
-            sr = rows.new_empty(*rows.shape[:2], height * scale, width * scale)
-        sr[:, :, top * scale : bottom * scale] = rows
-    return sr
-
-
 def transforms():
     """Yield the 8 flips and transposes of the last two axes, each with its inverse."""
     for flips in ((), (2,), (3,), (2, 3)):
@@ -118,49 +78,56 @@ def transforms():
             yield apply, undo
 
 
+@dataclass
 class Upscaler:
-    """Run a network as the flags choose: in tiles, with self-ensemble, at a precision."""
+    """Run a network as the flags choose: in tiles, with self-ensemble, at a precision.
 
-    def __init__(
-        self,
-        net,
-        *,
-        chop=False,
-        tile=192,
-        overlap=64,
-        self_ensemble=False,
-        precision="single",
-        log=print,
-    ):
-        self.net, self.chop, self.tile, self.overlap = net, chop, tile, overlap
-        self.self_ensemble, self.precision, self.log = self_ensemble, precision, log
+    Tiles of `tile` LR pixels share `overlap` LR pixels, less than half of `tile`, and are blended
+    there. The result equals that of the whole image if a quarter of the overlap covers the
+    receptive field.
+    """
+
+    net: nn.Module
+    chop: bool = False
+    tile: int = 192
+    overlap: int = 64
+    self_ensemble: bool = False
+    precision: str = "single"
+    log: Callable = print
 
     def __call__(self, lr, scale):
         """Super-resolve lr (B, C, H, W) in [0, rgb_range] to float32 (B, C, H*scale, W*scale)."""
-        while True:
+        height, width = lr.shape[2:]
+        while not self.chop or max(height, width) <= self.tile:
             try:
-                if self.chop:
-                    return forward_tiled(
-                        lambda x: self.forward_whole(x, scale), lr, scale, self.tile, self.overlap
-                    )
                 return self.forward_whole(lr, scale)
             except RuntimeError as error:
-                if not is_accelerator_out_of_memory(error):
-                    raise
-                self._shrink_tile(lr.shape[2:], error, was_tiled=self.chop)
+                self._shrink_tile((height, width), error, was_tiled=self.chop)
+
+        def forward(top, bottom, left, right):
+            return self.forward_whole(lr[:, :, top:bottom, left:right], scale)
+
+        sr = None
+        for top, bottom, rows in self.iter_rows(forward, (height, width), scale):
+            if sr is None:
+                sr = rows.new_empty(*rows.shape[:2], height * scale, width * scale)
+            sr[:, :, top * scale : bottom * scale] = rows
+        return sr
 
     def iter_rows(self, forward, size, scale, on_progress=lambda fraction: None):
-        """Super-resolve in tiles, whatever `chop` is; yield finished rows: see `iter_tiled_rows`.
+        """Super-resolve in tiles, whatever `chop` is; memory depends only on tile and width.
 
         Args:
-            forward: maps (top, bottom, left, right) to the SR of that tile; calls `forward_whole`.
-            size, scale: as in `iter_tiled_rows`.
+            forward: maps (top, bottom, left, right) in LR pixels to the SR tile
+                (B, C, h*scale, w*scale); calls `forward_whole`.
+            size: (height, width) of the LR image.
             on_progress: called after each tile with the fraction of the image that it is; with a
                 negative one if work is to be repeated.
 
         Yields:
-            (top, bottom, sr) as `iter_tiled_rows`. After an accelerator ran out of memory, all rows
-                once more from the top, in smaller tiles.
+            (top, bottom, sr): LR rows from top to bottom, and their SR, float32
+                (B, C, (bottom - top)*scale, W*scale). After an accelerator ran out of memory, all
+                rows once more from the top, in smaller tiles.
         """
         while True:
             done = 0.0
@@ -176,11 +143,9 @@ class Upscaler:
                 return sr
 
             try:
-                yield from iter_tiled_rows(forward_and_count, size, scale, self.tile, self.overlap)
+                yield from _iter_tiled_rows(forward_and_count, size, scale, self.tile, self.overlap)
                 return
             except RuntimeError as error:
-                if not is_accelerator_out_of_memory(error):
-                    raise
                 self._shrink_tile(size, error, was_tiled=True)
                 on_progress(-done)
 
@@ -194,10 +159,10 @@ class Upscaler:
         return total / 8
 
     def _shrink_tile(self, size, error, was_tiled):
-        """Use tiles after an out-of-memory error, then smaller ones; raise it below 32 pixels."""
+        """Use tiles after an out-of-memory error, then smaller ones; raise others, or below 32."""
         is_new = not was_tiled and self.tile < max(size)
         tile = self.tile if is_new else min(self.tile, max(size)) // 2
-        if tile < 32:
+        if tile < 32 or not is_accelerator_out_of_memory(error):
             raise error
         self.chop, self.tile, self.overlap = True, tile, min(self.overlap, tile // 2 - 1)
         torch.cuda.empty_cache()

@@ -1,21 +1,156 @@
-"""Load weights into networks: of this program, of published repositories, and downloads."""
+"""Infer a network's flags from a file of weights, load weights into networks, and check them."""
+
+import contextlib
+import math
+import re
+import shlex
+from pathlib import Path
 
 import torch
 
-from model.inferred import describe_fitting_flags, format_flags, warn_if_implausible
-from model.weights import download_weights, is_state_dict, read_weights, to_edsr_names
+from data.image import to_channels, to_tensor
+from data.resize import downsample, imresize
+from model import architecture_flags, build_on_meta, format_flags, is_multi_scale, is_network
+from model.common import mean_color
+from model.spandrel import detect_flags
+from model.weights import (
+    as_state_dict,
+    described_flags,
+    download_weights,
+    read_weights,
+    to_edsr_names,
+)
 from runtime.files import UserError, bullet_list
 
 EDSR_URL = "https://cv.snu.ac.kr/research/EDSR/models/"
-# (EDSR of 32 blocks of 256 features?, scale): file name; the digits are the start of its sha256
+# (n_resblocks, n_feats, scale): file name; the digits are the start of its sha256
 EDSR_FILES = {
-    (False, 2): "edsr_baseline_x2-1bc95232.pt",
-    (False, 3): "edsr_baseline_x3-abf2a44e.pt",
-    (False, 4): "edsr_baseline_x4-6b446fab.pt",
-    (True, 2): "edsr_x2-0edfb8a3.pt",
-    (True, 3): "edsr_x3-ea3ef2c6.pt",
-    (True, 4): "edsr_x4-4f62e9ef.pt",
+    (16, 64, 2): "edsr_baseline_x2-1bc95232.pt",
+    (16, 64, 3): "edsr_baseline_x3-abf2a44e.pt",
+    (16, 64, 4): "edsr_baseline_x4-6b446fab.pt",
+    (32, 256, 2): "edsr_x2-0edfb8a3.pt",
+    (32, 256, 3): "edsr_x3-ea3ef2c6.pt",
+    (32, 256, 4): "edsr_x4-4f62e9ef.pt",
 }
+# errors of the inference for files of other networks, which are ignored
+HINT_ERRORS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+SIDE = 32  # LR pixels of the photograph that `_warn_if_implausible` upscales
+MAX_LOSS = 3.0  # dB below bicubic. Networks that are trained with a GAN stay within it.
+MAX_SHIFT = 0.02  # of the mean color, as a fraction of the maximum pixel value
+
+
+# -------------------------------------------------------------------------------- flags of a file
+
+
+def infer_flags(state):
+    """Return the flags that names and shapes of EDSR, MDSR, RCAN, HAN and NLSN show.
+
+    `state` is in EDSR-PyTorch's names. The dict is empty for another network.
+    """
+    head = state.get("head.0.weight")
+    if head is None or head.dim() != 4:
+        return {}
+    names = "\n".join(state)
+    flags = {"n_feats": head.shape[0], "n_colors": head.shape[1]}
+    upsamplers = re.findall(r"^(tail\.0|upsample\.\d+)\.0\.weight$", names, re.M)
+    if upsamplers:
+        flags["scale"] = [_scale_of(state, prefix) for prefix in upsamplers]
+    grouped = re.findall(r"^body\.(\d+)\.body\.(\d+)\.body\.0\.weight$", names, re.M)
+    if grouped:
+        flags["model"] = "HAN" if "la.gamma" in state else "RCAN"
+        flags["n_resgroups"] = len({group for group, _ in grouped})
+        flags["n_resblocks"] = len({block for _, block in grouped})
+        squeeze = state.get("body.0.body.0.body.3.conv_du.0.weight")
+        if squeeze is not None:
+            flags["reduction"] = head.shape[0] // squeeze.shape[0]
+    else:
+        is_mdsr = "pre_process.0.0.body.0.weight" in state
+        flags["model"] = "NLSN" if "conv_match" in names else "MDSR" if is_mdsr else "EDSR"
+        flags["n_resblocks"] = len(re.findall(r"^body\.\d+\.body\.0\.weight$", names, re.M))
+    # Another network, or a file made to fill the memory: the convolutions of the blocks are missing
+    n_blocks = flags["n_resblocks"] * flags.get("n_resgroups", 1)
+    n_values = sum(value.numel() for value in state.values())
+    if not n_blocks or n_values < 18 * n_blocks * flags["n_feats"] ** 2:
+        return {}
+    if rgb_range := _range_of(state):
+        flags["rgb_range"] = rgb_range
+    size = (flags["model"], flags["n_resblocks"], flags["n_feats"])
+    if size in (("EDSR", 32, 256), ("NLSN", 32, 256)):  # published; the shapes do not show it
+        flags["res_scale"] = 0.1
+    return flags
+
+
+def _scale_of(state, prefix):
+    """Return the scale of the sub-pixel convolutions under a prefix."""
+    first = state[f"{prefix}.0.weight"]
+    if first.shape[0] == 9 * first.shape[1]:
+        return 3
+    return 2 ** sum(re.fullmatch(rf"{prefix}\.\d+\.weight", name) is not None for name in state)
+
+
+def _range_of(state):
+    """Return the rgb_range that a state_dict's mean color shows, or None."""
+    mean = state.get("sub_mean.bias")
+    if mean is None or mean.shape not in ((1,), (3,)):
+        return None
+    rgb_range = -float(mean[0]) / float(mean_color(len(mean))[0])
+    if not 0 < rgb_range < 1e6:
+        return None
+    rounded = round(rgb_range)  # the mean is rounded, too, in a file of float16
+    is_whole = abs(rgb_range - rounded) < 2e-3 * rgb_range
+    return rounded if is_whole else float(f"{rgb_range:.3g}")
+
+
+def _fits(args, states):
+    """Return whether one of the states has the names and shapes of the network of flags."""
+    own = {name: value.shape for name, value in build_on_meta(args).state_dict().items()}
+    return own in [{name: value.shape for name, value in state.items()} for state in states]
+
+
+def flags_of_weights(path, state, parse, read_config):
+    """Return the known flags of the network that weights belong to, {} for an unknown network.
+
+    Sources, the surest first: the flags that the file carries, the config.txt of its experiment,
+    names and shapes of the weights, the detection of spandrel.
+
+    Args:
+        path: the file. If it lies in experiment/NAME/model, the experiment's flags are known.
+        state: the state_dict that `read_weights` returns for it.
+        parse: maps argv to flags.
+        read_config: maps the path of a config.txt to argv.
+    """
+    renamed, path = to_edsr_names(state), Path(path).resolve()
+    described = shlex.split(described_flags(state))
+    if described and not is_network(described[1]):
+        raise UserError(
+            f"{path} holds weights of --model {described[1]}, which is not in NETWORKS of "
+            "src/model/__init__.py"
+        )
+    config = path.parent.parent / "config.txt"
+    for read in (lambda: described, lambda: read_config(config)):
+        # a config.txt may be broken, or of another program
+        with contextlib.suppress(UserError, *HINT_ERRORS):
+            args = parse(read())
+            if _fits(args, (state, renamed)):
+                names = architecture_flags(build_on_meta(args))
+                return {name: getattr(args, name) for name in names}
+    with contextlib.suppress(UserError, *HINT_ERRORS):
+        flags = infer_flags(renamed)
+        if flags and _fits(parse(shlex.split(format_flags(flags))), (renamed,)):
+            return flags
+    return detect_flags(renamed)
+
+
+def describe_fitting_flags(state):
+    """Return the command-line flags that fit a state_dict; "" if unknown."""
+    with contextlib.suppress(*HINT_ERRORS):
+        renamed = to_edsr_names(state)
+        flags = infer_flags(renamed)
+        return described_flags(state) or format_flags(flags or detect_flags(renamed))
+    return ""
+
+
+# ------------------------------------------------------------------------------ weights of a file
 
 
 def _match_names(net, state):
@@ -28,7 +163,7 @@ def _match_names(net, state):
     return renamed if len(own & renamed.keys()) > len(own & state.keys()) else state
 
 
-def _same_shape_and_kind(own, other):
+def _fits(own, other):
     """Return whether shapes are equal, and both tensors are floating point or both not."""
     return own.shape == other.shape and own.is_floating_point() == other.is_floating_point()
 
@@ -36,19 +171,17 @@ def _same_shape_and_kind(own, other):
 def _differences(net, state):
     """List tensors of another shape, then of another kind, then missing ones, then surplus ones."""
     own = net.state_dict()
-    lines = {"shape": [], "kind": [], "missing": [], "surplus": []}
+    shapes, kinds, missing = [], [], []
     for name, value in own.items():
         if name not in state:
-            lines["missing"].append(f"{name}: missing, the network has {tuple(value.shape)}")
-        elif value.shape != state[name].shape:
-            shapes = f"{tuple(state[name].shape)}, the network has {tuple(value.shape)}"
-            lines["shape"].append(f"{name}: {shapes}")
-        elif not _same_shape_and_kind(value, state[name]):
-            dtypes = f"{state[name].dtype}, the network has {value.dtype}"
-            lines["kind"].append(f"{name}: {dtypes}")
-    for name in state.keys() - own.keys():
-        lines["surplus"].append(f"{name}: {tuple(state[name].shape)}, the network has none")
-    return [*lines["shape"], *lines["kind"], *lines["missing"], *sorted(lines["surplus"])]
+            missing.append(f"{name}: missing, the network has {tuple(value.shape)}")
+        elif value.shape != (shape := tuple(state[name].shape)):
+            shapes.append(f"{name}: {shape}, the network has {tuple(value.shape)}")
+        elif not _fits(value, state[name]):
+            kinds.append(f"{name}: {state[name].dtype}, the network has {value.dtype}")
+    surplus = sorted(state.keys() - own.keys())
+    surplus = [f"{name}: {tuple(state[name].shape)}, the network has none" for name in surplus]
+    return [*shapes, *kinds, *missing, *surplus]
 
 
 def _mismatch(path, state, lines):
@@ -60,7 +193,7 @@ def _mismatch(path, state, lines):
 def _check_range(net, state, path):
     """Check that the mean color of a checkpoint, which shows its rgb_range, is the network's."""
     own, other = net.state_dict().get("sub_mean.bias"), state.get("sub_mean.bias")
-    if own is None or other is None or not _same_shape_and_kind(own, other):
+    if own is None or other is None or not _fits(own, other):
         return
     if not torch.allclose(own.cpu(), other.float(), rtol=1e-3, atol=0):
         values = f"{other.tolist()}, the network has {own.tolist()} (--rgb_range)"
@@ -69,27 +202,19 @@ def _check_range(net, state, path):
 
 def load_strict(net, state, path):
     """Load a state_dict of which every name, shape and kind must fit."""
-    if not is_state_dict(state):
+    if as_state_dict(state) is None:
         raise UserError(f"checkpoint {path}: holds no state_dict of tensors")
     state = _match_names(net, state)
-    lines = _differences(net, state)
-    if lines:
+    if lines := _differences(net, state):
         raise _mismatch(path, state, lines)
     _check_range(net, state, path)
     net.load_state_dict(state)
 
 
-def load_matching(net, state, path, log):
-    """Load the tensors of a state_dict that fit the network; log the rest.
-
-    For weights of another scale, or of RCAN for HAN.
-    """
+def _load_matching(net, state, path, log):
+    """Load the tensors that fit, of another scale or of RCAN for HAN; log the rest."""
     own, state = net.state_dict(), _match_names(net, state)
-    fitting = {
-        name: value
-        for name, value in state.items()
-        if name in own and _same_shape_and_kind(own[name], value)
-    }
+    fitting = {name: x for name, x in state.items() if name in own and _fits(own[name], x)}
     lines = _differences(net, state)
     if 2 * len(fitting) < len(own):
         raise _mismatch(path, state, lines)
@@ -100,11 +225,10 @@ def load_matching(net, state, path, log):
         log("not loaded:" + bullet_list(lines, 50))
 
 
-def download_edsr(args, log=print):
+def _download_edsr(args, log):
     """Return the published EDSR weights for the flags, downloaded if missing."""
-    size = (args.n_resblocks, args.n_feats)
-    name = EDSR_FILES.get((size == (32, 256), args.scale[0]))
-    if args.model != "EDSR" or name is None or size not in ((16, 64), (32, 256)):
+    name = EDSR_FILES.get((args.n_resblocks, args.n_feats, args.scale[0]))
+    if args.model != "EDSR" or name is None:
         raise UserError(
             "--pre_train download: published are EDSR of 16 blocks of 64 features and of 32 blocks "
             "of 256, x2, x3, x4"
@@ -114,13 +238,57 @@ def download_edsr(args, log=print):
 
 def load_pre_train(args, net, log):
     """Load --pre_train into the network: all tensors for a test, those that fit for training."""
-    path = download_edsr(args, log) if args.pre_train == "download" else args.pre_train
+    path = _download_edsr(args, log) if args.pre_train == "download" else args.pre_train
     state = read_weights(path)
     if args.from_file:
         log(f"Flags from this file: {format_flags(args.from_file)}")
     if not args.test_only:
-        load_matching(net, state, path, log)
+        _load_matching(net, state, path, log)
         return
     load_strict(net, state, path)
     log(f"Weights from {path}")
-    warn_if_implausible(args, net, state, path, log)
+    _warn_if_implausible(args, net, state, path, log)
+
+
+def _warn_if_implausible(args, net, state, path, log):
+    """Log a warning if the SR of a photograph is far below bicubic, or of another mean color.
+
+    Flags such as --res_scale change the function of a network and no shape of its weights, so
+    weights with the wrong flag load without an error. `state` are the weights as read from `path`.
+    """
+    import skimage.data  # takes a second to load, and only this function needs it
+
+    scale, rgb_range = args.scale[0], args.rgb_range
+    if is_multi_scale(net) or not 2 <= scale <= 8:
+        return
+    hr = skimage.data.astronaut()[90 : 90 + SIDE * scale, 150 : 150 + SIDE * scale]
+    lr = downsample(hr, scale)
+    lr, bicubic, hr = (
+        to_tensor(to_channels(image, args.n_colors))[None].float() * (rgb_range / 255)
+        for image in (lr, imresize(lr, scale), hr)
+    )
+    was_training, device = net.training, next(net.parameters()).device
+    with torch.inference_mode():
+        sr = net.eval()(lr.to(device)).float().cpu()
+    net.train(was_training)
+
+    def psnr(x):
+        error = (x.clamp(0, rgb_range) - hr)[:, :, scale:-scale, scale:-scale] / rgb_range
+        return -10 * math.log10(float(error.square().mean()) or 1e-10)
+
+    shift = float((sr.mean((2, 3)) - lr.mean((2, 3))).abs().max()) / rgb_range
+    reasons = []
+    if not psnr(sr) >= psnr(bicubic) - MAX_LOSS:
+        values = f"{psnr(sr):.1f} dB, bicubic has {psnr(bicubic):.1f} dB"
+        reasons.append(f"SR of a photograph has {values}")
+    if not shift <= MAX_SHIFT:
+        reasons.append(f"its mean color is off by {100 * shift:.0f} %")
+    if reasons:
+        known = infer_flags(to_edsr_names(state)).keys() | args.from_file.keys()
+        names = [name for name in getattr(net, "flags", ()) if name not in known]
+        names += [] if "rgb_range" in names or shift <= MAX_SHIFT else ["rgb_range"]
+        flags = ", ".join(f"--{name} (here {getattr(args, name)})" for name in names)
+        log(
+            f"WARNING: {path}: {'; '.join(reasons)}. The weights are hardly trained, or were "
+            f"trained with other flags{f' than the file shows. Check {flags}' if flags else ''}"
+        )

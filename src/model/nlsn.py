@@ -22,14 +22,11 @@ MIN_LOGIT = -80.0
 
 
 class _Windows(torch.autograd.Function):
-    """Join each chunk with the previous and the next chunk.
+    """Join each chunk (B, K, S, C) with the previous and the next: (B, K, 3*S, C), circular."""
 
-    x is (B, K, S, C), the result (B, K, 3*S, C).
-
-    The chunks are circular. The result is a view of x with one more chunk at either end, so matmuls
-    with it copy nothing for a batch of one image, as in a test. The gradient is the sum of three
-    shifted gradients; torch's gradient of unfold scatters, which takes up to twice as long.
-    """
+    # The result is a view of x with one more chunk at either end, so matmuls with it copy nothing
+    # for a batch of one image, as in a test. The gradient is the sum of three shifted gradients;
+    # torch's gradient of unfold scatters, which takes up to twice as long.
 
     @staticmethod
     def forward(ctx, x):
@@ -44,30 +41,19 @@ class _Windows(torch.autograd.Function):
 
 
 class _Permute(torch.autograd.Function):
-    """Compute x[order] of rows (N, C).
+    """Return x (B, L, C) with its B*L rows in another order (B*L,)."""
 
-    `inverse_order` makes the gradient a gather, too; the gradient of indexing would scatter.
-    """
+    # `inverse_order` makes the gradient a gather, too; the gradient of indexing would scatter.
 
     @staticmethod
     def forward(ctx, x, order, inverse_order):
         ctx.save_for_backward(order, inverse_order)
-        return x.index_select(0, order)
+        return x.flatten(0, 1).index_select(0, order).view_as(x)
 
     @staticmethod
     def backward(ctx, grad):
         order, inverse_order = ctx.saved_tensors
         return _Permute.apply(grad, inverse_order, order), None, None
-
-
-def _permute(x, order, inverse_order):
-    """Return x (B, L, C) with its B*L rows in another order (B*L,)."""
-    rows = x.flatten(0, 1)
-    if rows.requires_grad:
-        rows = _Permute.apply(rows, order, inverse_order)
-    else:
-        rows = rows.index_select(0, order)
-    return rows.view_as(x)
 
 
 class NonLocalSparseAttention(nn.Module):
@@ -97,11 +83,9 @@ class NonLocalSparseAttention(nn.Module):
         return torch.add(x, mixed.to(x.dtype), alpha=self.res_scale)
 
     def _attend_once(self, match, value, codes):
-        """Attend within the chunks of one hash round."""
-        # match: (B, L, C').
-        # value: (B, L, C).
-        # codes: (B, L), the bucket of each pixel.
-        # result (B, L, C) and the log of each pixel's softmax denominator (B, L), in pixel order.
+        """Attend within the chunks of one hash round: match (B, L, C'), value (B, L, C)."""
+        # codes (B, L) are the buckets of pixels. Returns the result (B, L, C) and the log of each
+        # pixel's softmax denominator (B, L), in pixel order.
         length = match.shape[1]
         order, inverse_order = self._sort(codes)
         queries = self._to_chunks(match, order, inverse_order)
@@ -125,20 +109,19 @@ class NonLocalSparseAttention(nn.Module):
 
     def _rotations(self, channels, buckets, device):
         """Return random rotations (1, C', n_hashes, buckets/2), in eval always the same."""
-        # The fixed ones are drawn on the CPU, because other devices draw other numbers from a seed.
         shape = (1, channels, self.n_hashes, buckets // 2)
         if self.training:
             return torch.randn(shape, device=device, dtype=torch.float32)
         key = (shape, device)
         if key not in self._eval_rotations:
+            # on the CPU, because other devices draw other numbers from a seed
             generator = torch.Generator().manual_seed(EVAL_SEED)
             rotations = torch.randn(shape, generator=generator, dtype=torch.float32)
             self._eval_rotations[key] = rotations.to(device)
         return self._eval_rotations[key]
 
     def _hash(self, match):
-        """Compute the buckets (B, n_hashes, L) of match (B, L, C')."""
-        # A bucket is the index of the nearest axis.
+        """Compute the buckets (B, n_hashes, L) of match (B, L, C'): indices of the nearest axis."""
         chunks = match.shape[1] // self.chunk_size
         buckets = max(min(chunks + chunks % 2, MAX_BUCKETS), 2)
         rotations = self._rotations(match.shape[2], buckets, match.device)[0]
@@ -146,8 +129,7 @@ class NonLocalSparseAttention(nn.Module):
         return torch.cat([rotated, -rotated], dim=-1).argmax(-1)
 
     def _sort(self, codes):
-        """Return the order (B*L,) that sorts rows by bucket, and its inverse."""
-        # The rows are those of all images.
+        """Return the order (B*L,) that sorts the rows of each image by bucket, and its inverse."""
         batch, length = codes.shape
         offset = torch.arange(batch, device=codes.device)[:, None] * length  # of each image's rows
         order = (codes.argsort(dim=-1, stable=True) + offset).flatten()
@@ -155,18 +137,17 @@ class NonLocalSparseAttention(nn.Module):
         return order, torch.empty_like(order).scatter_(0, order, rows)
 
     def _to_chunks(self, x, order, inverse_order):
-        """Sort x (B, L, C) into chunks (B, K, S, C)."""
-        # Copies of the last rows fill up the last chunk.
+        """Sort x (B, L, C) into chunks (B, K, S, C); copies of the last rows fill up the last."""
         batch, length, channels = x.shape
         size = min(self.chunk_size, length)
         padding = -length % size
-        rows = _permute(x, order, inverse_order)
+        rows = _Permute.apply(x, order, inverse_order)
         rows = torch.cat([rows, rows[:, length - padding :]], dim=1) if padding else rows
         return rows.view(batch, -1, size, channels)
 
     def _to_pixels(self, x, order, inverse_order, length):
         """Undo `_to_chunks`: (B, K, S, C) to (B, L, C)."""
-        return _permute(x.flatten(1, 2)[:, :length], inverse_order, order)
+        return _Permute.apply(x.flatten(1, 2)[:, :length], inverse_order, order)
 
     def _windows(self, x):
         """Join each chunk (B, K, S, C) with its neighbors: (B, K, 3*S, C)."""
@@ -193,21 +174,17 @@ class NLSN(SRNetwork):
         nlsn_chunk_size=144,
         **shared,
     ):
-        def attention():
-            return NonLocalSparseAttention(
-                n_feats, nlsn_n_hashes, nlsn_chunk_size, res_scale=res_scale
-            )
+        hashing = {"n_hashes": nlsn_n_hashes, "chunk_size": nlsn_chunk_size}
 
         def build_body():
-            layers = [attention()]
-            for i in range(1, n_resblocks + 1):
-                layers.append(ResBlock(n_feats, res_scale))
-                layers += [attention()] if i % 8 == 0 else []
+            layers = []
+            for i in range(n_resblocks + 1):
+                layers += [ResBlock(n_feats, res_scale)] if i else []
+                if i % 8 == 0:
+                    layers.append(NonLocalSparseAttention(n_feats, **hashing, res_scale=res_scale))
             return nn.Sequential(*layers, conv(n_feats, n_feats, 3))
 
         super().__init__(n_feats=n_feats, build_body=build_body, **shared)
 
 
-def make_model(args):
-    """Build NLSN from the flags."""
-    return NLSN.from_args(args)
+make_model = NLSN.from_args

@@ -12,10 +12,7 @@ from model.common import SRNetwork, conv
 
 
 class ChannelAttention(nn.Module):
-    """Compute a gate in (0, 1) per channel from the channel means.
-
-    Section 3.3, equations 7 and 8.
-    """
+    """Compute a gate in (0, 1) per channel from the channel means (section 3.3, eq. 7 and 8)."""
 
     def __init__(self, n_feats, reduction=16):
         super().__init__()
@@ -77,6 +74,4 @@ class RCAN(SRNetwork):
         super().__init__(n_feats=n_feats, build_body=build_body, **shared)
 
 
-def make_model(args):
-    """Build RCAN from the flags."""
-    return RCAN.from_args(args)
+make_model = RCAN.from_args

@@ -6,12 +6,12 @@ changes its options. A file of --pre_train that spandrel recognizes needs no fla
 
 import contextlib
 import copy
+import importlib
 import inspect
 import json
 import sys
 import types
 import warnings
-from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -20,90 +20,39 @@ from torch.nn.functional import pad
 from runtime.files import UserError
 from runtime.process import pip_install
 
-# One paragraph a network: name for --model | class of spandrel | parameters at x2, x3, x4 | paper,
-# then the options as published, except the scale. SPAN's parameters are those of training.
-_TABLE = """
-SwinIR | SwinIR | 11752487 11937127 11900199 | Liang et al., ICCVW 2021
-"img_size": 48, "window_size": 8, "img_range": 1, "depths": [6, 6, 6, 6, 6, 6], "embed_dim": 180,
-"num_heads": [6, 6, 6, 6, 6, 6], "mlp_ratio": 2, "upsampler": "pixelshuffle",
-"resi_connection": "1conv"
-
-SwinIR-light | SwinIR | 910152 918267 929628 | Liang et al., ICCVW 2021
-"img_size": 64, "window_size": 8, "img_range": 1, "depths": [6, 6, 6, 6], "embed_dim": 60,
-"num_heads": [6, 6, 6, 6], "mlp_ratio": 2, "upsampler": "pixelshuffledirect",
-"resi_connection": "1conv"
-
-HAT | HAT | 20624795 20809435 20772507 | Chen et al., CVPR 2023
-"img_size": 64, "window_size": 16, "img_range": 1, "depths": [6, 6, 6, 6, 6, 6], "embed_dim": 180,
-"num_heads": [6, 6, 6, 6, 6, 6], "mlp_ratio": 2, "upsampler": "pixelshuffle",
-"resi_connection": "1conv", "compress_ratio": 3, "squeeze_factor": 30, "conv_scale": 0.01,
-"overlap_ratio": 0.5
-
-DAT | DAT | 14654339 14838979 14802051 | Chen et al., ICCV 2023
-"img_size": 64, "split_size": [8, 32], "img_range": 1, "depth": [6, 6, 6, 6, 6, 6],
-"embed_dim": 180, "num_heads": [6, 6, 6, 6, 6, 6], "expansion_factor": 4,
-"upsampler": "pixelshuffle", "resi_connection": "1conv"
-
-DAT-light | DAT | 553290 561405 572766 | Chen et al., ICCV 2023
-"img_size": 64, "split_size": [8, 32], "img_range": 1, "depth": [18], "embed_dim": 60,
-"num_heads": [6], "expansion_factor": 2, "upsampler": "pixelshuffledirect",
-"resi_connection": "3conv"
-
-ATD | ATD | 20113217 20297857 20260929 | Zhang et al., CVPR 2024
-"img_size": 96, "window_size": 16, "img_range": 1, "depths": [6, 6, 6, 6, 6, 6], "embed_dim": 210,
-"num_heads": [6, 6, 6, 6, 6, 6], "category_size": 256, "num_tokens": 128, "reducted_dim": 20,
-"convffn_kernel_size": 5, "mlp_ratio": 2, "upsampler": "pixelshuffle", "resi_connection": "1conv"
-
-ATD-light | ATD | 753204 759699 768792 | Zhang et al., CVPR 2024
-"img_size": 64, "window_size": 16, "img_range": 1, "depths": [6, 6, 6, 6], "embed_dim": 48,
-"num_heads": [4, 4, 4, 4], "category_size": 128, "num_tokens": 64, "reducted_dim": 8,
-"convffn_kernel_size": 7, "mlp_ratio": 1, "upsampler": "pixelshuffledirect",
-"resi_connection": "1conv"
-
-DRCT | DRCT | 13991867 14176507 14139579 | Hsu et al., CVPRW 2024
-"img_size": 64, "window_size": 16, "img_range": 1, "depths": [6, 6, 6, 6, 6, 6], "embed_dim": 180,
-"num_heads": [6, 6, 6, 6, 6, 6], "mlp_ratio": 2, "gc": 32, "upsampler": "pixelshuffle",
-"resi_connection": "1conv"
-
-CRAFT | CRAFT | 737756 744251 753344 | Li et al., ICCV 2023
-"window_size": 16, "img_range": 1, "depths": [2, 2, 2, 2], "embed_dim": 48,
-"num_heads": [6, 6, 6, 6], "mlp_ratio": 2, "resi_connection": "1conv"
-
-OmniSR | OmniSR | 784604 793259 805376 | Wang et al., CVPR 2023
-"num_feat": 64, "block_num": 1, "pe": true, "window_size": 8, "res_num": 5, "bias": true
-
-PLKSR | PLKSR | 7365324 7373979 7386096 | Lee et al., arXiv 2404.11848
-"dim": 64, "n_blocks": 28, "ccm_type": "DCCM", "kernel_size": 17, "split_ratio": 0.25,
-"lk_type": "PLK", "use_ea": true
-
-SAFMN | SAFMN | 227820 232695 239520 | Sun et al., ICCV 2023
-"dim": 36, "n_blocks": 8, "ffn_scale": 2.0
-
-SPAN | SPAN | 2221140 2227635 2236728 | Wan et al., CVPRW 2024
-"num_in_ch": 3, "num_out_ch": 3, "feature_channels": 48, "norm": false
-"""
-
-
-class Published(NamedTuple):
-    """A published network."""
-
-    paper: str
-    class_name: str
-    options: dict
-    n_parameters: dict  # by scale
-
-
-def _read_table():
-    published = {}
-    for paragraph in _TABLE.strip().split("\n\n"):
-        head, options = paragraph.split("\n", 1)
-        name, class_name, counts, paper = head.split(" | ")
-        counts = dict(zip((2, 3, 4), map(int, counts.split()), strict=True))
-        published[name] = Published(paper, class_name, json.loads(f"{{{options}}}"), counts)
-    return published
-
-
-PUBLISHED = _read_table()
+_SWIN = {"img_size": 64, "window_size": 16, "img_range": 1, "depths": [6] * 6, "embed_dim": 180}
+_SWIN |= {"num_heads": [6] * 6, "mlp_ratio": 2}
+_SWIN |= {"upsampler": "pixelshuffle", "resi_connection": "1conv"}
+_LIGHT = {"depths": [6] * 4, "upsampler": "pixelshuffledirect"}
+_DAT = {"img_size": 64, "split_size": [8, 32], "img_range": 1, "upsampler": "pixelshuffle"}
+_DAT |= {"embed_dim": 180, "expansion_factor": 4, "resi_connection": "1conv"}
+# name for --model, a class of spandrel (and -light): options as published, except the scale
+PUBLISHED = {
+    # Liang et al., ICCVW 2021
+    "SwinIR": dict(_SWIN, window_size=8, img_size=48),
+    "SwinIR-light": dict(_SWIN, **_LIGHT, window_size=8, embed_dim=60, num_heads=[6] * 4),
+    # Chen et al., CVPR 2023; Chen et al., ICCV 2023
+    "HAT": dict(_SWIN, compress_ratio=3, squeeze_factor=30, conv_scale=0.01, overlap_ratio=0.5),
+    "DAT": dict(_DAT, depth=[6] * 6, num_heads=[6] * 6),
+    "DAT-light": dict(_DAT, depth=[18], num_heads=[6], embed_dim=60, expansion_factor=2)
+    | {"upsampler": "pixelshuffledirect", "resi_connection": "3conv"},
+    # Zhang et al., CVPR 2024
+    "ATD": dict(_SWIN, img_size=96, embed_dim=210, category_size=256, num_tokens=128)
+    | {"reducted_dim": 20, "convffn_kernel_size": 5},
+    "ATD-light": dict(_SWIN, **_LIGHT, embed_dim=48, num_heads=[4] * 4, mlp_ratio=1)
+    | {"category_size": 128, "num_tokens": 64, "reducted_dim": 8, "convffn_kernel_size": 7},
+    # Hsu et al., CVPRW 2024; Li et al., ICCV 2023; Wang et al., CVPR 2023
+    "DRCT": dict(_SWIN, gc=32),
+    "CRAFT": {"window_size": 16, "img_range": 1, "depths": [2] * 4, "embed_dim": 48}
+    | {"num_heads": [6] * 4, "mlp_ratio": 2, "resi_connection": "1conv"},
+    "OmniSR": {"num_feat": 64, "block_num": 1, "pe": True, "bias": True}
+    | {"window_size": 8, "res_num": 5},
+    # Lee et al., arXiv 2404.11848; Sun et al., ICCV 2023; Wan et al., CVPRW 2024
+    "PLKSR": {"dim": 64, "n_blocks": 28, "ccm_type": "DCCM", "kernel_size": 17}
+    | {"split_ratio": 0.25, "lk_type": "PLK", "use_ea": True},
+    "SAFMN": {"dim": 36, "n_blocks": 8, "ffn_scale": 2.0},
+    "SPAN": {"num_in_ch": 3, "num_out_ch": 3, "feature_channels": 48, "norm": False},
+}
 # the option of an architecture that is the scale, which --scale sets
 SCALE_OPTIONS = ("upscale", "scale", "upscaling_factor", "up_scale", "upscale_factor")
 
@@ -114,15 +63,14 @@ def _package():
     # functions that do not exist, for the time of the import.
     if sys.modules.get("spandrel"):
         return sys.modules["spandrel"]
-    names = ("torchvision", "torchvision.transforms", "torchvision.transforms.functional")
-    missing = []
+    name, missing = "torchvision.transforms.functional", []
     try:
-        import torchvision.transforms.functional  # noqa: F401
+        importlib.import_module(name)
     except Exception:  # ImportError, or RuntimeError: operator torchvision::nms does not exist
+        names = ("torchvision", "torchvision.transforms", name)
         missing = [name for name in names if name not in sys.modules]
-        for name in missing:
-            sys.modules[name] = types.ModuleType(name)
-        functional = sys.modules[names[-1]]
+        sys.modules.update((name, types.ModuleType(name)) for name in missing)
+        functional = sys.modules[name]
         functional.InterpolationMode = functional.rotate = functional.normalize = None
     try:
         import spandrel
@@ -154,14 +102,13 @@ def is_known(name):
 
 
 def complete_options(model, text):
-    """Return the options of a network as JSON: the published ones, then those of --model_options."""
-    published = PUBLISHED[model].options if model in PUBLISHED else {}
-    return json.dumps(published | json.loads(text or "{}"), sort_keys=True)
+    """Return a network's options as JSON: the published ones, then those of --model_options."""
+    return json.dumps(PUBLISHED.get(model, {}) | json.loads(text or "{}"), sort_keys=True)
 
 
 def _build(model, options, scale):
     """Build a network of spandrel from a dict of options, without its scale."""
-    network = _classes()[PUBLISHED[model].class_name if model in PUBLISHED else model]
+    network = _classes()[model.removesuffix("-light")]
     known = inspect.signature(network.__init__).parameters
     options = options | {name: scale for name in SCALE_OPTIONS if name in known}
     unknown = ", ".join(sorted(options.keys() - known.keys()))
@@ -177,7 +124,7 @@ def _build(model, options, scale):
         raise UserError(f"--model {model} x{scale} cannot be built: {reason}") from error
 
 
-def detect(state):
+def _detect(state):
     """Return spandrel's descriptor of the network that weights belong to, with the network."""
     package = _package()
     descriptor = package.MAIN_REGISTRY.load(dict(state))  # it may change the dict
@@ -190,7 +137,7 @@ def detect(state):
 def detect_flags(state):
     """Return the flags of the network that spandrel recognizes in weights, or {}."""
     try:
-        descriptor = detect(state)
+        descriptor = _detect(state)
     except Exception:  # spandrel is missing, or a loader stumbles over a file of another kind
         return {}
     options = {}
@@ -220,16 +167,19 @@ class SpandrelNetwork(nn.Module):
         self.unsupported_dtypes, self.call = (), nn.Module.__call__
         if next(net.parameters()).is_meta:
             return
-        descriptor = detect(net.state_dict())
+        descriptor = _detect(net.state_dict())
         self.call = descriptor._call_fn  # of IPT and others that return more than the image
-        self.minimum = descriptor.size_requirements.minimum
-        self.multiple = descriptor.size_requirements.multiple_of
-        supported = (descriptor.supports_half, descriptor.supports_bfloat16)
-        dtypes = zip((torch.float16, torch.bfloat16), supported, strict=True)
-        self.unsupported_dtypes = tuple(dtype for dtype, is_supported in dtypes if not is_supported)
-        if descriptor.input_channels != args.n_colors:
-            raise UserError(f"--n_colors {args.n_colors} must be {descriptor.input_channels} for "
-                            f"--model {args.model}")  # fmt: skip
+        sizes = descriptor.size_requirements
+        self.minimum, self.multiple = sizes.minimum, sizes.multiple_of
+        if not descriptor.supports_half:
+            self.unsupported_dtypes += (torch.float16,)
+        if not descriptor.supports_bfloat16:
+            self.unsupported_dtypes += (torch.bfloat16,)
+        n_colors = descriptor.input_channels
+        if n_colors != args.n_colors:
+            raise UserError(
+                f"--n_colors {args.n_colors} must be {n_colors} for --model {args.model}"
+            )
         if not args.test_only:
             self._probe(args.n_colors)
 
@@ -244,10 +194,8 @@ class SpandrelNetwork(nn.Module):
 
     def _pad(self, x):
         """Pad images (B, C, H, W) at the bottom and right, by reflection as far as possible."""
-        wanted = [
-            -(-max(size, self.minimum) // self.multiple) * self.multiple for size in x.shape[2:]
-        ]
-        rows, columns = (want - size for want, size in zip(wanted, x.shape[2:], strict=True))
+        sizes = [(size, max(size, self.minimum)) for size in x.shape[2:]]
+        rows, columns = (-(-wanted // self.multiple) * self.multiple - n for n, wanted in sizes)
         if rows or columns:
             reflected = min(columns, x.shape[3] - 1), min(rows, x.shape[2] - 1)
             x = pad(x, (0, reflected[0], 0, reflected[1]), mode="reflect")
@@ -285,7 +233,7 @@ class SpandrelNetwork(nn.Module):
     def rename(self, state):
         """Return weights under the names of the network: some architectures have older names."""
         try:
-            return detect(state).model.state_dict()
+            return _detect(state).model.state_dict()
         except Exception:  # of another kind: the comparison of names tells it better
             return state
 

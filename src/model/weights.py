@@ -38,9 +38,7 @@ _NUMPY += [
 def download_weights(url, log=print):
     """Return the file of a URL in torch.hub's folder, downloaded if it is not there.
 
-    Args:
-        url: its file name ends in - and the first 8 digits of the sha256, as in torch's model zoo.
-        log: called with a line on the download.
+    The name in `url` ends in - and the first digits of the sha256, as in torch's model zoo.
     """
     name = url.rpartition("/")[2]
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
@@ -85,89 +83,73 @@ def _iter_tensors(value):
             yield "/".join(map(str, path)), inner
 
 
-def _require_file(path, what):
-    if re.match(r"[a-z]+://", str(path)):
-        raise UserError(f"{what} {path} must be a file: download it and give its path")
-    path = Path(path)
-    if path.is_dir():
-        files = sorted(
-            p.name for p in path.iterdir() if p.suffix in (".pt", ".pth", ".safetensors")
-        )
-        hint = f": give one of its files, {', '.join(files[:8])}" if files else ""
-        raise UserError(f"{what} {path} must be a file, not a folder{hint}")
-    if not path.is_file():
-        raise UserError(f"{what} {path} must be an existing file: check its path")
-
-
-def _check_format(path, what):
-    """Check the start of a file, and all of the zip that torch.save writes."""
+def _problem_of_file(path):
+    """Return the reason why a file cannot hold weights, by its start and its zip archive, or ""."""
     # torch.load ignores the checksums of the zip. A member that is compressed, or larger than the
     # file, would fill the memory.
+    if path.is_dir():
+        suffixes = (".pt", ".pth", ".safetensors")
+        files = sorted(p.name for p in path.iterdir() if p.suffix in suffixes)[:8]
+        hint = f": give one of its files, {', '.join(files)}" if files else ""
+        return f" must be a file, not a folder{hint}"
+    if not path.is_file():
+        return " must be an existing file: check its path"
     with open(path, "rb") as file:
         start = file.read(64)
     if start.startswith(b"version https://git-lfs"):
-        raise UserError(f"{what} {path} must not be a Git LFS pointer: fetch it by `git lfs pull`")
+        return " must not be a Git LFS pointer: fetch it by `git lfs pull`"
     if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
-        raise UserError(f"{what} {path} must be weights, not a web page: download the file itself")
+        return " must be weights, not a web page: download the file itself"
     if path.suffix == ".onnx":
-        raise UserError(
-            f"{what} {path} must not be an ONNX file: give the weights it was made from"
-        )
+        return " must not be an ONNX file: give the weights it was made from"
     if not start.startswith(b"PK\3\4"):  # torch.save's form before torch 1.6, or another file
-        return
+        return ""
+    again = "save it again with torch.save"
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
-        size = sum(member.file_size for member in members)
         if any(m.filename.endswith("/constants.pkl") for m in members):
-            raise UserError(
-                f"{what} {path} must not be a TorchScript program, which holds code: "
-                "save the state_dict of its network with torch.save"
+            return (
+                " must not be a TorchScript program, which holds code: save the state_dict of its "
+                "network with torch.save"
             )
+        size = sum(member.file_size for member in members)
         if any(m.compress_type for m in members) or size > path.stat().st_size:
-            raise UserError(
-                f"{what} {path}: cannot be loaded, it is compressed or declares more bytes than it "
-                "has: save it again with torch.save"
+            return (
+                f": cannot be loaded, it is compressed or declares more bytes than it has: {again}"
             )
         damaged = archive.testzip()
     if damaged:
-        raise UserError(
-            f"{what} {path}: cannot be loaded, {damaged} has a wrong checksum: copy it once more"
-        )
+        return f": cannot be loaded, {damaged} has a wrong checksum: copy it once more"
+    return ""
 
 
-def _read_safetensors(path, what):
-    try:
-        from safetensors import SafetensorError  # an optional package
-        from safetensors.torch import load as load_safetensors
-    except ImportError as error:
-        raise UserError(
-            f"{what} {path}: cannot be read without a package: {pip_install('safetensors')}"
-        ) from error
-    try:
-        return load_safetensors(path.read_bytes())
-    except SafetensorError as error:
-        raise UserError(f"{what} {path}: cannot be read: {error}") from error
+def _load_tensors(path):
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load  # an optional package
+
+        return load(path.read_bytes())
+    # opened here: torch takes no name that is not UTF-8
+    with torch.serialization.safe_globals(_NUMPY), open(path, "rb") as file:
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def load_file(path, what="checkpoint"):
-    """Load a file of tensors onto the CPU. No code in it is run (weights_only).
+    """Load a file of torch.save or safetensors onto the CPU. No code in it is run (weights_only).
 
-    Args:
-        path: a file of torch.save, or a .safetensors file. It may hold tensors, plain values, and
-            numbers and arrays of numpy.
-        what: names the file in errors.
+    It may hold tensors, plain values, and numbers and arrays of numpy. `what` names it in errors.
     """
-    _require_file(path, what)
+    if re.match(r"[a-z]+://", str(path)):
+        raise UserError(f"{what} {path} must be a file: download it and give its path")
     path = Path(path)
     try:
-        _check_format(path, what)
-        if path.suffix == ".safetensors":
-            return _read_safetensors(path, what)
-        # opened here: torch takes no name that is not UTF-8
-        with torch.serialization.safe_globals(_NUMPY), open(path, "rb") as file:
-            value = torch.load(file, map_location="cpu", weights_only=True)
+        if problem := _problem_of_file(path):
+            raise UserError(f"{what} {path}{problem}")
+        value = _load_tensors(path)
     except UserError:
         raise
+    except ImportError as error:
+        hint = pip_install("safetensors")
+        raise UserError(f"{what} {path}: cannot be read without a package: {hint}") from error
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{what} {path}: cannot be loaded, it holds more than tensors and plain values or is "
@@ -206,11 +188,11 @@ def check_tensors(value, path):
 
 def read_weights(path):
     """Return the state_dict in a file, at any depth, without the prefixes of DDP and compile."""
-    state = find_state_dict(load_file(path))
+    state = _find_state_dict(load_file(path))
     if state is None:
         raise UserError(f"checkpoint {path}: holds no state_dict of tensors")
     check_tensors(state, path)
-    return strip_prefix(state, ("module.", "_orig_mod."))
+    return _strip_prefix(state, ("module.", "_orig_mod."))
 
 
 def described_flags(state):
@@ -221,32 +203,24 @@ def described_flags(state):
     return flags if isinstance(flags, str) else ""
 
 
-def is_state_dict(value):
-    """Return whether a value is a dict of named tensors that is not empty."""
-    return (
-        isinstance(value, dict)
-        and bool(value)
-        and all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in value.items())
-    )
-
-
-def _as_state_dict(value):
-    """Return a dict whose arrays are tensors, if it is a state_dict then, or None."""
+def as_state_dict(value):
+    """Return a dict of named tensors, arrays converted; None for another value or an empty dict."""
     if isinstance(value, dict) and any(isinstance(v, np.ndarray) for v in value.values()):
         with contextlib.suppress(TypeError):  # arrays of another kind than numbers
             value = {k: torch.as_tensor(v) if np.ndim(v) else v for k, v in value.items()}
-    return value if is_state_dict(value) else None
+    is_state = isinstance(value, dict) and all(
+        isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in value.items()
+    )
+    return value if is_state and value else None
 
 
-def find_state_dict(value):
-    """Return the state_dict in a file's contents, plain or at any depth, or None.
-
-    Of several, it is the one under the key that stands first in `WRAPPERS`, then the least deep
-    one. None if two are alike.
-    """
+def _find_state_dict(value):
+    """Return the state_dict in a file's contents, plain or at any depth, or None."""
+    # Of several, it is the one under the key that stands first in WRAPPERS, then the least deep
+    # one. None if two are alike.
     found = {}
     for path, inner in _walk(value):
-        if (state := _as_state_dict(inner)) is not None:
+        if (state := as_state_dict(inner)) is not None:
             ranks = [WRAPPERS.index(key) if key in WRAPPERS else len(WRAPPERS) for key in path]
             key = (min(ranks, default=0), len(path), tuple(ranks[-1:]))
             found.setdefault(key, []).append(state)
@@ -254,26 +228,14 @@ def find_state_dict(value):
     return states[0] if len(states) == 1 else None
 
 
-def strip_prefix(state, prefixes=PREFIXES):
+def _strip_prefix(state, prefixes):
     """Return a state_dict without the prefixes that all its names share."""
     if "n_averaged" in state:  # AveragedModel's
         state = {name: value for name, value in state.items() if name != "n_averaged"}
-    while prefix := next((p for p in prefixes if all(n.startswith(p) for n in state)), ""):
+    while state and (
+        prefix := next((p for p in prefixes if all(n.startswith(p) for n in state)), "")
+    ):
         state = {name.removeprefix(prefix): value for name, value in state.items()}
-        if not state:
-            break
-    return state
-
-
-def _strip_to_network(state):
-    """Return the part of a state_dict that belongs to the network with the first convolution."""
-    # Lightning saves all networks of a training, such as `discriminator.` and `generator.`.
-    for conv in FIRST_CONVS:
-        found = [name for name in state if name.endswith(f".{conv}")]
-        if found and conv not in state:
-            prefix = min(found, key=lambda name: ("ema" not in name, len(name)))
-            prefix = prefix.removesuffix(conv)
-            return {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
     return state
 
 
@@ -281,9 +243,9 @@ def _from_basicsr(state):
     """Rename EDSR and RCAN of BasicSR, and EDSR of mmagic (and mmedit)."""
     # They subtract the mean color without a parameter, so it is added: in [0, 255], BasicSR's
     # img_range, and in [0, 1] for mmagic.
-    body = [match for match in (re.match(r"body\.(\d{1,4})\.", name) for name in state) if match]
-    blocks = [int(n) for n in re.findall(r"residual_group\.(\d{1,4})\.", " ".join(state))]
-    n_body, n_blocks = 1 + max(int(match[1]) for match in body), 1 + max(blocks, default=0)
+    names = "\n".join(state)
+    n_body = 1 + max(map(int, re.findall(r"^body\.(\d{1,4})\.", names, re.M)))
+    n_blocks = 1 + max(map(int, re.findall(r"residual_group\.(\d{1,4})\.", names)), default=0)
     group, block = r"^body\.(\d+)\.residual_group\.(\d+)\.rcab\.", r"body.\1.body.\2.body."
     rules = (
         (r"^conv_first\.", "head.0."),
@@ -298,8 +260,6 @@ def _from_basicsr(state):
         (r"^upsample\.", "tail.0."),
         (r"^conv_last\.", "tail.1."),
     )
-    is_mmagic = any(".upsample_conv." in name for name in state)
-    n_colors = state["conv_first.weight"].shape[1]
     renamed = {}
     for name, value in state.items():
         for pattern, replacement in rules:
@@ -307,18 +267,27 @@ def _from_basicsr(state):
             if count:
                 break
         renamed[name] = value
+    n_colors = state["conv_first.weight"].shape[1]
     for name, sign in (("sub_mean", -1), ("add_mean", 1)):
-        shift = MeanShift(1 if is_mmagic else 255, n_colors, sign)
+        shift = MeanShift(1 if ".upsample_conv." in names else 255, n_colors, sign)
         renamed |= {f"{name}.{key}": value for key, value in shift.state_dict().items()}
     return renamed
 
 
 def to_edsr_names(state):
     """Return a state_dict under EDSR-PyTorch's names; another network's without prefixes."""
-    state = _strip_to_network(strip_prefix(state))
+    state = _strip_prefix(state, PREFIXES)
+    # Lightning saves all networks of a training, such as `discriminator.` and `generator.`: take
+    # the one with the first convolution of an SR network.
+    for conv in FIRST_CONVS:
+        found = [name for name in state if name.endswith(f".{conv}")]
+        if found and conv not in state:
+            name = min(found, key=lambda name: ("ema" not in name, len(name)))
+            prefix = name.removesuffix(conv)
+            state = {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
+            break
     first = state.get("conv_first.weight")
     is_basicsr = first is not None and first.dim() == 4 and first.shape[1] in (1, 3)
     is_basicsr = is_basicsr and "conv_after_body.weight" in state
-    if is_basicsr and any(name.startswith("body.0.") for name in state):
-        return _from_basicsr(state)
-    return state
+    is_basicsr = is_basicsr and any(name.startswith("body.0.") for name in state)
+    return _from_basicsr(state) if is_basicsr else state
