@@ -163,7 +163,7 @@ def _match_names(net, state):
     return renamed if len(own & renamed.keys()) > len(own & state.keys()) else state
 
 
-def _fits(own, other):
+def _same_shape_and_kind(own, other):
     """Return whether shapes are equal, and both tensors are floating point or both not."""
     return own.shape == other.shape and own.is_floating_point() == other.is_floating_point()
 
@@ -177,7 +177,7 @@ def _differences(net, state):
             missing.append(f"{name}: missing, the network has {tuple(value.shape)}")
         elif value.shape != (shape := tuple(state[name].shape)):
             shapes.append(f"{name}: {shape}, the network has {tuple(value.shape)}")
-        elif not _fits(value, state[name]):
+        elif not _same_shape_and_kind(value, state[name]):
             kinds.append(f"{name}: {state[name].dtype}, the network has {value.dtype}")
     surplus = sorted(state.keys() - own.keys())
     surplus = [f"{name}: {tuple(state[name].shape)}, the network has none" for name in surplus]
@@ -193,7 +193,7 @@ def _mismatch(path, state, lines):
 def _check_range(net, state, path):
     """Check that the mean color of a checkpoint, which shows its rgb_range, is the network's."""
     own, other = net.state_dict().get("sub_mean.bias"), state.get("sub_mean.bias")
-    if own is None or other is None or not _fits(own, other):
+    if own is None or other is None or not _same_shape_and_kind(own, other):
         return
     if not torch.allclose(own.cpu(), other.float(), rtol=1e-3, atol=0):
         values = f"{other.tolist()}, the network has {own.tolist()} (--rgb_range)"
@@ -214,7 +214,9 @@ def load_strict(net, state, path):
 def _load_matching(net, state, path, log):
     """Load the tensors that fit, of another scale or of RCAN for HAN; log the rest."""
     own, state = net.state_dict(), _match_names(net, state)
-    fitting = {name: x for name, x in state.items() if name in own and _fits(own[name], x)}
+    fitting = {
+        name: x for name, x in state.items() if name in own and _same_shape_and_kind(own[name], x)
+    }
     lines = _differences(net, state)
     if 2 * len(fitting) < len(own):
         raise _mismatch(path, state, lines)
