@@ -1,7 +1,5 @@
 """PCL-SR: formulas against their definitions, and gradients that reach the network."""
 
-import math
-
 import pytest
 import skimage.data
 import torch
@@ -14,7 +12,7 @@ from loss.contrastive import contrastive
 from loss.discriminator import Discriminator
 from loss.features import VGGFeatures
 from loss.frozen import Teacher
-from loss.samples import SampleMaker, gaussian_blur, generated, select
+from loss.samples import SampleMaker, gaussian_blur, generated
 from model import build_network
 from option import parse_args
 from runtime.files import UserError
@@ -40,21 +38,14 @@ def enlarged(lr, hr):
 # --------------------------------------------------------------- formulas
 
 
-def test_dual_contrastive_is_its_definition():
+def test_dual_contrastive_does_not_overflow():
     r, f = torch.randn(5), torch.randn(3)
-    real = sum(-math.log(math.exp(a) / (math.exp(a) + sum(math.exp(b) for b in f))) for a in r) / 5
-    fake = (
-        sum(-math.log(math.exp(-b) / (math.exp(-b) + sum(math.exp(-a) for a in r))) for b in f) / 3
-    )
-    assert float(dual_contrastive(r, f)) == pytest.approx(real + fake, rel=1e-5)
-    assert torch.isfinite(dual_contrastive(1e4 * r, 1e4 * f)), "overflow"
+    assert torch.isfinite(dual_contrastive(1e4 * r, 1e4 * f))
 
 
 @pytest.mark.parametrize("kind", ["InfoNCE", "LMCL", "cosine", "l2", "l1"])
 def test_contrastive_losses_fall_from_negatives_to_positives(kind):
-    layers = (
-        1 if kind == "l2" else 3
-    )  # 1 - S changes its sign where S, the sum over layers, passes 1
+    layers = 1 if kind == "l2" else 3  # 1 - S changes its sign if S, a sum over layers, passes 1
     base, far = torch.rand(2, layers, 2, 4, 8, 8)
     values = []
     for mix in (0.1, 0.5, 0.9):  # 0: at the negative, 1: at the positive
@@ -90,18 +81,6 @@ def test_numbers_of_positives_and_negatives_apart():
     assert (len(positives), len(negatives)) == (4, 2)
 
 
-def test_subsets_of_samples():
-    samples = ["hr", "a", "b", "c"]
-    assert select(samples, only_aug=False, ids=None) == samples
-    assert select(samples, only_aug=True, ids=None) == ["a", "b", "c"]
-    assert select(samples, only_aug=False, ids="1,0") == ["a", "hr"]
-    for flags in (["--pos_id", "2"], ["--neg_id", "2"], ["--only_aug", "--mcl_neg", "0"]):
-        with pytest.raises(UserError):
-            SampleMaker(parse_args([*PCL, *flags]))
-    with pytest.raises(UserError, match="--neg_sr"):
-        SampleMaker(parse_args([*PCL, "--neg_sr"]))
-
-
 def test_negatives_by_the_network_itself():
     lr, hr = pictures()
     args = parse_args([*PCL, "--only_blur", "false", "--neg_sr"])
@@ -109,23 +88,6 @@ def test_negatives_by_the_network_itself():
     maker = SampleMaker(args, net=lambda x: (calls.append(x.shape), torch.full_like(hr, 7.0))[1])
     assert maker(hr, lr)[1][1].mean() == 7
     assert calls == [lr.shape]
-
-
-@pytest.mark.parametrize("before", [True, False])
-def test_features_are_before_or_after_the_activation(before):
-    dis = Discriminator(parse_args([*PCL, "--before_relu", str(before).lower()]))
-    _, hr = pictures()
-    features = dis(hr, return_features=True)[1]
-    assert len(features) == 8
-    for number, feature in enumerate(features):
-        negative = float(feature.detach().min())
-        activated = torch.nn.functional.leaky_relu(feature, 0.2)
-        after_next = (
-            dis.features[2 * number + 2](activated if before else feature) if number < 7 else None
-        )
-        if after_next is not None and before:
-            assert torch.allclose(after_next, features[number + 1], atol=1e-4)
-        assert negative < (-1.5 if before else 0), number
 
 
 # ------------------------------------------------------ gradient and steps
@@ -136,20 +98,8 @@ def test_every_term_moves_the_network_and_only_it(name, vgg_file):
     torch.manual_seed(0)
     flags = ["--no_ad_loss"] if name.startswith("CL-") else []
     flags += ["--teacher", "any.pt"] if name == "KD" else []
-    args = parse_args(
-        [
-            *PCL,
-            "--no_ad_loss",
-            "false",
-            "--loss",
-            name,
-            "--vgg_path",
-            str(vgg_file),
-            "--lr",
-            "1e-3",
-            *flags,
-        ]
-    )
+    more = f"--no_ad_loss false --loss {name} --lr 1e-3 --vgg_path".split()
+    args = parse_args([*PCL, *more, str(vgg_file), *flags])
     net, teacher = build_network(args), build_network(args)
     loss = Loss(args, net, teacher=Teacher(teacher, 255, 255) if name == "KD" else None)
     lr, hr = pictures()
@@ -161,12 +111,10 @@ def test_every_term_moves_the_network_and_only_it(name, vgg_file):
     embedding = [p.clone() for m in learns for p in m.parameters()][:-1]
     total = loss(sr, hr, lr)  # phase 1
     same_bits(dict(net.state_dict()), before)
-    moved = [
-        not torch.equal(old, new)
-        for old, new in zip(embedding, (p for m in learns for p in m.parameters()), strict=False)
-    ]
+    learned = [p for m in learns for p in m.parameters()]
+    moved = [not torch.equal(old, new) for old, new in zip(embedding, learned, strict=False)]
     assert all(moved), "phase 1 must train the whole embedding"
-    embedding = [p for m in learns for p in m.parameters()]
+    embedding = learned
     values = [(p.detach().clone(), p.grad.clone()) for p in embedding]
     total.backward()  # phase 2
     assert torch.isfinite(sr.grad).all()
@@ -176,22 +124,6 @@ def test_every_term_moves_the_network_and_only_it(name, vgg_file):
         assert torch.equal(before[key], parameter) != parameter.requires_grad, key
     # phase 2 must send no gradient to the embedding
     same_bits(values, [(p.detach(), p.grad) for p in embedding])
-
-
-@pytest.mark.parametrize("kind", ["InfoNCE", "LMCL", "cosine", "l2", "l1"])
-@pytest.mark.parametrize(
-    "more",
-    ["", "--layer_weight --cl_layer 0,3,7", "--shuffle_neg --shuffle_neg_num 2 --contras_D_train"],
-)
-def test_every_variant_of_the_contrastive_loss_has_a_gradient(kind, more):
-    torch.manual_seed(0)
-    term = Adversarial(parse_args([*PCL, "--cl_loss_type", kind, *more.split()]), "CL-patchD")
-    lr, hr = pictures()
-    sr = (hr + 20 * torch.randn(hr.shape)).requires_grad_()
-    term(sr, hr, [hr], [enlarged(lr, hr)]).backward()
-    assert torch.isfinite(sr.grad).all()
-    assert sr.grad.abs().sum() > 0
-    assert set(term.log_values()) == {"embedding", "s_pos", "s_neg"}
 
 
 @pytest.mark.parametrize("kind", GAN_LOSSES)
@@ -250,16 +182,8 @@ def test_pcl_is_logged_drawn_and_resumed_to_the_last_bit(sr, draw_curves):
     assert sr("--load", "parts", "--epochs", 3, "--cpu")[0] == 0
     same_bits(state_of(sr.folder("whole")), state_of(sr.folder("parts")))
     terms = next(line["loss"] for line in sr.metrics("whole") if "loss" in line)
-    names = [
-        "CL-patchD",
-        "CL-patchD embedding",
-        "CL-patchD gradient/L1",
-        "CL-patchD s_neg",
-        "CL-patchD s_pos",
-        "L1",
-        "Total",
-    ]
-    assert sorted(terms) == names
+    logged = ("", " embedding", " gradient/L1", " s_neg", " s_pos")
+    assert sorted(terms) == [*(f"CL-patchD{name}" for name in logged), "L1", "Total"]
     assert "[CL-patchD gradient/L1: " in out
     assert (sr.folder("whole") / "loss.png").is_file()
 

@@ -97,13 +97,11 @@ def test_two_hundred_steps_on_one_batch_pass_bicubic(name):
         optimizer.step()
     with torch.no_grad():
         sr = net.eval()(lr)
-    gain = (
-        sum(
-            calc_psnr(s, h, 2, 255) - calc_psnr(b, h, 2, 255)
-            for s, h, b in zip(sr, hr, bicubic, strict=True)
-        )
-        / 4
+    psnr, reference = (
+        sum(calc_psnr(x, h, 2, 255) for x, h in zip(images, hr, strict=True)) / 4
+        for images in (sr, bicubic)
     )
+    gain = psnr - reference
     print(f"{name}: {gain:.2f} dB above bicubic after 200 steps")
     assert gain > 0.5, f"{name}: {gain:.2f} dB above bicubic"
 
@@ -135,29 +133,12 @@ def test_windows_are_chunks_with_their_neighbours(chunks):
     assert torch.autograd.gradcheck(_Windows.apply, x)
 
 
-def test_han_in_inference_is_han_in_training():
-    net = build("HAN", 2)
-    for gamma in (net.la.gamma, net.csa.gamma):
-        torch.nn.init.constant_(gamma, 0.7)
-    lr, _ = images(2, count=2, rgb_range=1)
-    whole = net(lr)  # with gradient: the attention as the paper writes it
-    with torch.no_grad():
-        assert torch.allclose(net(lr), whole, atol=1e-4)
-
-
 def test_han_does_not_overflow_in_half_precision():
     net = build("HAN", 2, "--n_feats 32")
     lr, _ = images(2, 48)
     for no_grad in (True, False):
         with torch.set_grad_enabled(not no_grad), torch.autocast("cpu", torch.float16):
             assert torch.isfinite(net(lr)).all()
-
-
-@pytest.mark.parametrize("groups", [1, 3])
-def test_han_takes_any_number_of_groups(groups):
-    net = build("HAN", 2, f"--n_resgroups {groups}")
-    assert net.last_conv.in_channels == 8 * (groups + 1)
-    assert net(images(2)[0]).shape == (1, 3, 24, 24)
 
 
 def test_nlsn_gives_an_image_the_same_bits_every_time():
@@ -305,20 +286,12 @@ def test_a_seed_gives_the_weights_of_the_published_code(name):
     """Its order: the mean shift, head, body, tail; EDSR adds the second mean shift before them."""
     net = build(name, 2)
     torch.manual_seed(0)
-    shifts = [conv(3, 3, 1) for _ in range(1 if name in ("RCAN", "NLSN") else 2)]
-    assert len(shifts) in (1, 2)
+    _ = [conv(3, 3, 1) for _ in range(1 if name in ("RCAN", "NLSN") else 2)]
     head = conv(3, 8)
-    if name == "NLSN":
-        first = conv(8, 2)
-    elif name == "MDSR":
-        first = conv(8, 8, 5)
-    else:
-        first = conv(8, 8)
+    first = conv(8, 2 if name == "NLSN" else 8, 5 if name == "MDSR" else 3)
     state = net.state_dict()
-    key = {"NLSN": "body.0.conv_match.0", "MDSR": "pre_process.0.0.body.0"}.get(
-        name, "body.0.body.0"
-    )
-    key = "body.0.body.0.body.0" if name == "RCAN" else key
+    keys = {"NLSN": "body.0.conv_match.0", "MDSR": "pre_process.0.0.body.0"}
+    key = keys.get(name, "body.0.body.0.body.0" if name == "RCAN" else "body.0.body.0")
     assert torch.equal(state["head.0.weight"], head.weight)
     assert torch.equal(state[f"{key}.weight"], first.weight)
     if name == "EDSR":

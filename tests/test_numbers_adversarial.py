@@ -64,17 +64,11 @@ def descend(before, loss, lr, clip=None):
 
 def check_parameters(dis, start, wanted):
     """Check that dis went from `start` to `wanted`, to 2 % of the way."""
-    total = (
-        sum(
-            float((w - s).detach().square().sum())
-            for s, w in zip(start.parameters(), wanted, strict=True)
-        )
-        ** 0.5
-    )
+    pairs = zip(start.parameters(), wanted, strict=True)
+    total = sum(float((w - s).detach().square().sum()) for s, w in pairs) ** 0.5
     assert total > 1e-4
-    for (key, old), new, want in zip(
-        start.named_parameters(), dis.parameters(), wanted, strict=True
-    ):
+    triples = zip(start.named_parameters(), dis.parameters(), wanted, strict=True)
+    for (key, old), new, want in triples:
         way, error = ((x - want).detach().norm() for x in (old, new))
         assert error <= 0.02 * way + 2e-3 * total, key
 
@@ -106,11 +100,8 @@ def test_both_players_of_each_gan_minimize_their_formula(kind):
         loss = loss + 10 * ((slope.flatten(1).square().sum(1).sqrt() - 1) ** 2).mean()
         # its own optimizer: Adam with betas (0, 0.9) and lr 1e-5, as in the release
         (group,) = term.optimizer.param_groups
-        assert (type(term.optimizer).__name__, group["lr"], group["betas"]) == (
-            "Adam",
-            1e-5,
-            (0, 0.9),
-        )
+        assert isinstance(term.optimizer, torch.optim.Adam)
+        assert (group["lr"], group["betas"]) == (1e-5, (0, 0.9))
         gradients = torch.autograd.grad(loss, list(before.parameters()))
         for parameter, want in zip(dis.parameters(), gradients, strict=True):
             assert torch.allclose(parameter.grad, want, atol=1e-3 * float(want.abs().max()) + 1e-6)
@@ -184,10 +175,8 @@ def test_each_contrastive_form_is_its_formula(kind, more, layers, weights):
     more += f" --cl_loss_type {kind} --cl_layer {','.join(map(str, layers))}"
     term, dis = set_up("CL-patchD", f"--no_ad_loss --before_relu {more}")
     sr, hr, lr = images_of_a_step()
-    positives, negatives = (
-        [hr, random_images(11)],
-        [upsampled(lr), random_images(12), random_images(13)],
-    )
+    positives = [hr, random_images(11)]
+    negatives = [upsampled(lr), random_images(12), random_images(13)]
     sr.requires_grad_()
     value = term(sr=sr, hr=hr, positives=positives, negatives=negatives)
     value.backward()
@@ -222,10 +211,8 @@ def test_shuffled_negatives_are_other_images_of_the_batch():
     value = term(sr=sr, hr=hr, positives=[hr], negatives=[hr])
     with torch.no_grad():
         (anchor,), (near,) = features_of(dis, sr, (4,)), features_of(dis, hr, (4,))
-        s, t = (
-            cosine(anchor, near).exp(),
-            cosine(anchor, near.flip(0)).exp(),
-        )  # two images: the other one
+        # two images: the other one
+        s, t = cosine(anchor, near).exp(), cosine(anchor, near.flip(0)).exp()
         want = -(s / (s + s + t)).log().mean()
     assert float(value) == pytest.approx(float(want), rel=1e-4)
 

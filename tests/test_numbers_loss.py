@@ -12,20 +12,8 @@ from loss_formulas import flags, images_of_a_step, naive_contrastive, naive_haar
 from runtime.files import UserError
 
 # VGG19: output channels of the convolutions and the poolings, by their index in torchvision's file
-CONVS = {
-    0: 64,
-    2: 64,
-    5: 128,
-    7: 128,
-    10: 256,
-    12: 256,
-    14: 256,
-    16: 256,
-    19: 512,
-    21: 512,
-    23: 512,
-}
-CONVS |= {25: 512, 28: 512, 30: 512, 32: 512, 34: 512}
+CONVS = {0: 64, 2: 64, 5: 128, 7: 128, **dict.fromkeys((10, 12, 14, 16), 256)}
+CONVS |= dict.fromkeys((19, 21, 23, 25, 28, 30, 32, 34), 512)
 POOLS = (4, 9, 18, 27, 36)
 
 
@@ -51,25 +39,18 @@ def test_the_loss_is_the_weighted_sum_of_its_terms():
     assert float(loss(sr, hr, lr, 0.5)) == pytest.approx((3 * l1 + 0.25 * mse) / 2, rel=1e-5)
 
 
-def reduce_step(loss):
-    """Add a step to the means of the epoch; return its weighted sum."""
-    return loss.finish_step()[0]
-
-
 def test_means_of_an_epoch_are_over_its_steps():
     sr, hr, lr = images_of_a_step()
-    terms = {
-        "L1": 3 * float((sr - hr).abs().mean()),
-        "MSE": 0.25 * float((sr - hr).square().mean()),
-    }
+    l1, mse = float((sr - hr).abs().mean()), float((sr - hr).square().mean())
+    terms = {"L1": 3 * l1, "MSE": 0.25 * mse}
     terms["Total"] = terms["L1"] + terms["MSE"]
     loss = Loss(flags("--loss 3*L1+0.25*MSE"))
     assert loss.means() == {}
     loss(sr, hr, lr, 0.25), loss(hr, hr, lr, 0.75)  # a step of two parts, the second without error
-    assert reduce_step(loss) == pytest.approx(terms["Total"] / 4, rel=1e-5)
+    assert loss.finish_step()[0] == pytest.approx(terms["Total"] / 4, rel=1e-5)
     progress = loss.progress()
     loss(sr, hr, lr)
-    assert reduce_step(loss) == pytest.approx(terms["Total"], rel=1e-5)
+    assert loss.finish_step()[0] == pytest.approx(terms["Total"], rel=1e-5)
     means = loss.means()
     assert means == pytest.approx({k: (0.25 + 1) / 2 * v for k, v in terms.items()}, rel=1e-5)
     assert loss.display_loss() == "".join(f"[{k}: {v:.4f}]" for k, v in means.items())
@@ -77,7 +58,7 @@ def test_means_of_an_epoch_are_over_its_steps():
     resumed.start_epoch(1, progress)
     loss.restore_progress(progress)
     assert loss.means() == pytest.approx({k: v / 4 for k, v in terms.items()}, rel=1e-5)
-    resumed(sr, hr, lr), reduce_step(resumed)
+    resumed(sr, hr, lr), resumed.finish_step()
     assert resumed.means() == means
     assert loss.means() != means, "the sums of one are not those of the other"
     resumed.start_epoch(2)
@@ -97,7 +78,7 @@ def test_numbers_of_ranks_are_summed_with_the_step(monkeypatch):
 def test_a_single_term_is_displayed_without_its_total():
     sr, hr, lr = images_of_a_step()
     loss = Loss(flags("--loss L1"))
-    loss(sr.requires_grad_(), hr, lr, log_gradients=True), reduce_step(loss)
+    loss(sr.requires_grad_(), hr, lr, log_gradients=True), loss.finish_step()
     assert list(loss.means()) == ["L1", "Total"]
     assert loss.display_loss() == f"[L1: {float((sr - hr).abs().mean().detach()):.4f}]"
 
@@ -120,7 +101,7 @@ def test_logged_gradients_are_norms_at_sr(parts):
                 image = part[0].detach().requires_grad_()
                 loss(image, *part[1:], 1 / parts, log_gradients).backward()
                 assert image.grad.abs().sum() > 0
-            reduce_step(loss)
+            loss.finish_step()
         logged = {name: value for name, value in loss.means().items() if "gradient" in name}
         assert logged == pytest.approx(want, rel=0.05 if parts == 2 else 1e-4)
     ratio = norms["MSE"] / norms["L1"]
@@ -185,9 +166,8 @@ def vgg(tmp_path_factory):
 
 def naive_vgg(state, x, kept, rgb_range, normalize=True):
     """Return the outputs of the layers `kept` of VGG19."""
-    mean, std = (
-        torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    )
+    mean = torch.tensor((0.485, 0.456, 0.406)).view(1, 3, 1, 1)
+    std = torch.tensor((0.229, 0.224, 0.225)).view(1, 3, 1, 1)
     x = (x / rgb_range - mean) / std if normalize else x / rgb_range
     outputs = {}
     for i in range(max(kept) + 1):
@@ -213,6 +193,7 @@ def test_vgg_sees_gray_as_three_equal_colors_and_computes_as_asked(vgg):
     path, _ = vgg
     sr, hr, lr = (x.mean(1, keepdim=True) for x in images_of_a_step())
     loss = Loss(flags(f"--loss VGG22 --vgg_path {path}"))
+    assert not loss.state_dict()
     gray = float(loss(sr, hr, lr))
     assert gray == float(loss(*(x.expand(-1, 3, -1, -1) for x in (sr, hr, lr))))
     loss.set_precision("bf16")
@@ -248,14 +229,9 @@ def test_contrastive_losses_in_vgg_are_their_formulas(vgg, name, rgb_range):
     for i, weight in enumerate((1 / 32, 1 / 16, 1 / 8, 1 / 4, 1)):
         near, far = [o[i] for o in others[:2]], [o[i] for o in others[2:]]
         if name == "CL":
-            distances = [
-                sum(float((anchor[i] - x).abs().mean()) for x in side) / 2 for side in (near, far)
-            ]
-            want += weight * distances[0] / (distances[1] + 1e-7)
+            sums = [sum(float((anchor[i] - x).abs().mean()) for x in side) for side in (near, far)]
+            want += weight * (sums[0] / 2) / (sums[1] / 2 + 1e-7)
         elif i in (0, 3):
-            want += 0.5 * float(
-                naive_contrastive(
-                    "InfoNCE", [anchor[i]], [[x] for x in near], [[x] for x in far], (1,)
-                )
-            )
+            sides = ([[x] for x in near], [[x] for x in far])
+            want += 0.5 * float(naive_contrastive("InfoNCE", [anchor[i]], *sides, (1,)))
     assert value == pytest.approx(want, rel=1e-4)

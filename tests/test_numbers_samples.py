@@ -181,6 +181,7 @@ def test_a_degraded_image_has_the_size_of_lr_and_stays_in_the_range(rgb_range):
 
 
 def test_chosen_samples_are_those_of_the_flags():
+    assert select(["hr", "a", "b", "c"], only_aug=True, ids=None) == ["a", "b", "c"]
     _, hr, lr = images_of_a_step()
     sharp = "--use_aug --mcl_neg 2 --sharp_hr --sharp_value 3 --sharp_range 0"
     args = flags(f"--loss CL-patchD {sharp} --pos_id 2,0")

@@ -158,18 +158,6 @@ def test_the_network_makes_negatives_at_the_precision_of_the_run(precision):
     assert negatives[1].dtype == torch.float32
 
 
-def test_vgg_computes_in_bf16_and_moves_with_its_loss(vgg_file):
-    sr, hr, lr = images_of_a_step()
-    whole = Loss(flags(f"--loss VGG22 --vgg_path {vgg_file}"))
-    assert not whole.state_dict()
-    exact = float(whole(sr, hr, lr))
-    assert float(whole.double()(sr.double(), hr.double(), lr)) == pytest.approx(exact, rel=1e-4)
-    whole.float().set_precision("bf16")
-    low = float(whole(sr, hr, lr))
-    assert low != exact
-    assert low == pytest.approx(exact, rel=0.03)
-
-
 # ------------------------------------------------------- the embedding in a run
 
 
