@@ -7,7 +7,7 @@ import torch
 
 from checkpoint.state import random_states, set_random_states
 from model import architecture_flags
-from model.loading import load_strict
+from model.loading import load_weights
 from optim import learning_rate, load_optimizer
 from runtime.files import UserError
 from runtime.process import keep_threads
@@ -45,7 +45,7 @@ def load_state_dict(trainer, state):
         trainer.set_precision(precision)  # another choice would change the bits
     former = state.get("flags", {})
     keep_threads(trainer.args.threads, former.get("threads"), trainer.checkpoint.log)
-    load_strict(trainer.net, state["net"], trainer.checkpoint.state_file(trainer.args.resume))
+    load_weights(trainer.net, state["net"], trainer.checkpoint.state_file(trainer.args.resume))
     if trainer.ema:
         trainer.ema.average.load_state_dict(state["ema"] or state["net"])
     load_optimizer(trainer.optimizer, state["optimizer"], _parameter_order(trainer, state["net"]))
@@ -70,8 +70,8 @@ def _parameter_order(trainer, weights):
 
 def _fixed_flags(trainer):
     """Return the flags that a run cannot change when it resumes."""
-    names = ("model", "scale", "optimizer", *architecture_flags(trainer.net))
-    return {name: getattr(trainer.args, name) for name in names}
+    args = trainer.args
+    return {"optimizer": args.optimizer, **architecture_flags(args, trainer.net)}
 
 
 def _check_fixed_flags(trainer, fixed):

@@ -53,12 +53,11 @@ def cosine(a, b):
 
 def naive_contrastive(kind, anchor, positives, negatives, weights, temperature=1):
     """Return the contrastive loss of lists of layers, one similarity after the other."""
-    near = [
-        [cosine(a, p[i]) for p in positives] for i, a in enumerate(anchor)
-    ]  # [layer][sample] (B,)
-    far = [[cosine(a, n[i]) for n in negatives] for i, a in enumerate(anchor)]
+    near, far = (  # [layer][sample] (B,)
+        [[cosine(a, x[i]) / temperature for x in side] for i, a in enumerate(anchor)]
+        for side in (positives, negatives)
+    )
     layers = range(len(anchor))
-    near, far = ([[s / temperature for s in row] for row in rows] for rows in (near, far))
     if kind in ("InfoNCE", "LMCL"):
         values = []
         for i in layers:
@@ -73,11 +72,9 @@ def naive_contrastive(kind, anchor, positives, negatives, weights, temperature=1
     if kind == "l2":
         total_near = sum(weights[i] * near_mean[i] for i in layers)
         return (1 - total_near) / (1 - sum(weights[i] * far_mean[i] for i in layers))
-    distances = [
-        sum(
-            weights[i] * sum((a - s[i]).abs().mean() for s in side) / len(side)
-            for i, a in enumerate(anchor)
-        )
-        for side in (positives, negatives)
-    ]
-    return distances[0] / distances[1]
+
+    def distance(side):
+        means = (sum((a - s[i]).abs().mean() for s in side) for i, a in enumerate(anchor))
+        return sum(w * mean / len(side) for w, mean in zip(weights, means, strict=True))
+
+    return distance(positives) / distance(negatives)

@@ -39,9 +39,8 @@ def test_blur_is_its_formula_with_reflected_borders(sizes, sigmas):
     x = random_images(5, side=12).double()[:, :, :9]
     got = gaussian_blur(x, sizes, sigmas, 255)
     for image, blurred in zip(x.flatten(0, 1), got.flatten(0, 1), strict=True):
-        np.testing.assert_allclose(
-            blurred.numpy(), naive_blur(image.numpy(), sizes, sigmas), rtol=1e-9
-        )
+        want = naive_blur(image.numpy(), sizes, sigmas)
+        np.testing.assert_allclose(blurred.numpy(), want, rtol=1e-9)
 
 
 @pytest.mark.parametrize("rgb_range", [1, 255])
@@ -71,19 +70,15 @@ def test_sharpening_is_its_formula_clamped_and_with_borders_kept(rgb_range):
 
 @pytest.mark.parametrize("rgb_range", [1, 255])
 def test_quantization_rounds_to_eight_bit_steps_and_clamps(rgb_range):
-    steps = torch.tensor(
-        [-3.0, -0.4, 0.4, 0.6, 41.49, 41.51, 254.6, 255.4, 300.0], dtype=torch.float64
-    )
-    want = torch.tensor([0, 0, 0, 1, 41, 42, 255, 255, 255], dtype=torch.float64)
+    steps = torch.tensor([-3.0, -0.4, 0.4, 0.6, 41.49, 41.51, 254.6, 255.4, 300.0]).double()
     got = quantize(steps * rgb_range / 255, rgb_range) * 255 / rgb_range
-    np.testing.assert_allclose(got.numpy(), want.numpy(), atol=1e-9)
+    np.testing.assert_allclose(got.numpy(), [0, 0, 0, 1, 41, 42, 255, 255, 255], atol=1e-9)
 
 
 def test_the_sharpened_positive_uses_the_factors_of_the_flags():
     _, hr, lr = images_of_a_step()
-    fixed = flags(
-        "--loss CL-patchD --use_aug --mcl_neg 2 --sharp_hr --sharp_value 2.5 --sharp_range 0"
-    )
+    sharp = "--loss CL-patchD --use_aug --sharp_hr"
+    fixed = flags(f"{sharp} --mcl_neg 2 --sharp_value 2.5 --sharp_range 0")
     positives, negatives = SampleMaker(fixed)(hr, lr)
     want = sharpen(hr, torch.tensor([2.5, 2.5]), 255).round()
     assert len(positives) == 3
@@ -92,12 +87,9 @@ def test_the_sharpened_positive_uses_the_factors_of_the_flags():
     for positive in positives[1:]:
         assert torch.allclose(positive, want, atol=1)
         assert (positive != want).float().mean() < 1e-3  # a rounding of a half may differ
-    uses_data_range = flags(
-        "--loss CL-patchD --use_aug --mcl_neg 40 --sharp_hr --sharp_value 0.5 --sharp_range 2"
-    )
+    drawn = flags(f"{sharp} --mcl_neg 40 --sharp_value 0.5 --sharp_range 2")
     torch.manual_seed(0)
-    factors = [_factor(hr, sample) for sample in SampleMaker(uses_data_range)(hr, lr)[0][1:]]
-    factors = torch.cat(factors)
+    factors = torch.cat([_factor(hr, sample) for sample in SampleMaker(drawn)(hr, lr)[0][1:]])
     assert 0.45 < factors.min() < 0.8
     assert 2.2 < factors.max() < 2.55
     unlike = (factors[::2] - factors[1::2]).abs() > 0.1  # the two images of each sample
@@ -143,9 +135,7 @@ def test_blurred_negatives_draw_size_and_sigma_for_each_axis():
             wide = extents[-1][i] == 3 and value > 0.6 * negative.max()
             cut_on_one_axis += bool(wide) and extents[-1][1 - i] >= 7
         assert torch.equal(negative, negative.flip(2, 3)), "the kernel is not symmetric"
-        assert float(negative[0, 0].sum()) == pytest.approx(255, abs=40), (
-            "the kernel does not sum to 1"
-        )
+        assert float(negative[0, 0].sum()) == pytest.approx(255, abs=40), "kernel must sum to 1"
     heights, widths = zip(*extents, strict=True)
     assert max(heights) == max(widths) == 11
     assert min(heights) == min(widths) == 1

@@ -20,6 +20,7 @@ from trainer import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 TERM = "terms.CL-patchD"
+INFO = "--template PCL_InfoNCE --mcl_neg 1"
 
 
 def published(model):
@@ -43,11 +44,8 @@ def optimizer(state):
 
 def test_defaults_are_those_of_the_release():
     args = parse_args([])
-    assert (args.cl_loss_type, args.cl_layer, args.embed_scheduler) == (
-        "cosine",
-        "0,2,4,6",
-        "constant",
-    )
+    assert (args.cl_loss_type, args.cl_layer) == ("cosine", "0,2,4,6")
+    assert args.embed_scheduler == "constant"
     assert (args.sharp_value, args.sharp_range, args.mcl_neg, args.mcl_pos) == (0.5, 5, 3, None)
     assert (args.pos_noise_value, args.shuffle_neg_num, args.ema_iter) == (2, 1, 10)
     assert (args.cosine_etamin, args.cosine_restart_weight) == (1e-7, 0.5)
@@ -109,9 +107,8 @@ def test_shuffled_negatives_of_vgg(vgg_file):
     sr, hr, _ = images_of_a_step()
     negatives = [random_images(12), random_images(13)]
     text = f"--loss VGGInfoNCE --cl_layer 1,3 --vgg_path {vgg_file}"
-    plain, shuffled = (
-        Loss(flags(f"{text} {more}")).terms["VGGInfoNCE"] for more in ("", "--shuffle_neg")
-    )
+    losses = (Loss(flags(f"{text} {more}")) for more in ("", "--shuffle_neg"))
+    plain, shuffled = (loss.terms["VGGInfoNCE"] for loss in losses)
     value = shuffled(sr, [hr], negatives)
     want = plain(sr, [hr], [*negatives, *(x.flip(0) for x in negatives)])
     assert float(value) == pytest.approx(float(want), rel=1e-5)
@@ -163,17 +160,15 @@ def test_the_network_makes_negatives_at_the_precision_of_the_run(precision):
 
 @pytest.mark.parametrize(("schedule", "factor"), [("same", 0.5), ("constant", 1)])
 def test_the_rate_of_the_embedding(sr, schedule, factor):
-    more = (
-        f"--template PCL_InfoNCE --mcl_neg 1 --decay 1 --embed_lr 2e-3 --embed_scheduler {schedule}"
-    )
-    assert sr.train("--save", "run", "--epochs", 2, "--test_every", 1, *more.split())[0] == 0
+    more = f"{INFO} --decay 1 --embed_lr 2e-3 --embed_scheduler {schedule}".split()
+    assert sr.train("--save", "run", "--epochs", 2, "--test_every", 1, *more)[0] == 0
     (group,) = optimizer(state_of(sr.folder("run")))["param_groups"]
     assert group["lr"] == pytest.approx(2e-3 * factor)
 
 
 def test_an_experiment_of_before_keeps_its_schedule(sr):
     """The rate of the embedding followed the schedule before there was a flag for it."""
-    more = "--template PCL_InfoNCE --mcl_neg 1 --test_every 1 --decay 1 --embed_lr 2e-3".split()
+    more = f"{INFO} --test_every 1 --decay 1 --embed_lr 2e-3".split()
     assert sr.train("--save", "run", "--epochs", 1, *more)[0] == 0
     config = sr.folder("run") / "config.txt"
     lines = [x for x in config.read_text().splitlines() if not x.startswith("--embed_scheduler")]
@@ -185,7 +180,7 @@ def test_an_experiment_of_before_keeps_its_schedule(sr):
 
 
 def test_split_batches_update_the_embedding_once_a_step(sr):
-    more = "--template PCL_InfoNCE --mcl_neg 1 --split_batch 2".split()
+    more = f"{INFO} --split_batch 2".split()
     assert sr.train("--save", "run", "--epochs", 1, "--test_every", 3, *more)[0] == 0
     moments = optimizer(state_of(sr.folder("run")))["state"].values()
     assert {int(kept["step"]) for kept in moments} == {3}
@@ -212,7 +207,7 @@ def test_a_split_batch_updates_the_embedding_like_a_whole_one(name):
 
 
 def test_a_fixed_embedding(sr, tmp_path):
-    more = "--template PCL_InfoNCE --mcl_neg 1 --test_every 2 --epochs 1 --embed_lr 1e-2".split()
+    more = f"{INFO} --test_every 2 --epochs 1 --embed_lr 1e-2".split()
     assert sr.train("--save", "first", *more)[0] == 0
     source = sr.folder("first") / "model/state.pt"
     trained = embedding(state_of(sr.folder("first")))
@@ -235,9 +230,7 @@ def test_a_fixed_embedding(sr, tmp_path):
 
 @pytest.mark.parametrize(("weight", "warns"), [("50", True), ("1e-4", False)])
 def test_a_term_stronger_than_l1_is_reported_once(sr, weight, warns):
-    more = (
-        f"--template PCL_InfoNCE --mcl_neg 1 --loss 1*L1+{weight}*CL-patchD --print_every 1".split()
-    )
+    more = f"{INFO} --loss 1*L1+{weight}*CL-patchD --print_every 1".split()
     status, out, _ = sr.train("--save", "run", "--epochs", 1, *more)
     assert status == 0
     found = re.findall(r"WARNING: --loss: the gradient of 50\*CL-patchD at SR is (\S+) times", out)
@@ -249,11 +242,9 @@ def test_a_term_stronger_than_l1_is_reported_once(sr, weight, warns):
 
 def test_new_flags_resume_to_the_last_bit(sr, monkeypatch):
     """After an epoch, and within one."""
-    more = (
-        "--template PCL_InfoNCE --loss 1*L1+1*CL-patchD --split_batch 2 --embed_scheduler constant "
-    )
+    more = f"{INFO} --loss 1*L1+1*CL-patchD --split_batch 2 --embed_scheduler constant "
     more += "--shuffle_neg --use_noise_pos --contras_D_train --cl_temperature 0.5 --mcl_pos 2 "
-    more += "--mcl_neg 1 --use_ema --ema_iter 3 --decay 1 --embed_lr 1e-3 --test_every 2"
+    more += "--use_ema --ema_iter 3 --decay 1 --embed_lr 1e-3 --test_every 2"
     assert sr.train("--save", "whole", "--epochs", 2, *more.split())[0] == 0
     assert sr.train("--save", "epochs", "--epochs", 1, *more.split())[0] == 0
     train_step = Trainer.train_step

@@ -39,7 +39,7 @@ from checkpoint.metrics import (
 )
 from checkpoint.state import finite_or_none, read_state, save_tensors
 from checkpoint.tensorboard import TensorBoardLog
-from model.loading import load_strict
+from model.loading import load_weights
 from model.weights import read_weights
 from runtime import distributed
 from runtime.files import Lock, UserError, append_text, atomic_write, ensure_newline
@@ -291,7 +291,7 @@ class Checkpoint:
         """Load the weights that --resume names into the network; return their epoch."""
         epoch = self.args.resume
         path = self._weights_file(epoch)
-        load_strict(net, read_weights(path), path)
+        load_weights(net, read_weights(path), path)
         self.log(f"Weights from {path}")
         if epoch > 0:
             return epoch

@@ -153,7 +153,11 @@ class Adversarial(Term):
                 reals, fakes = reals + generated(positives), fakes + generated(negatives)
             self._train_embedding(reals, fakes)
         self.dis.requires_grad_(False)
-        loss = 0.0 if self.args.no_ad_loss else self._generator_loss(real, fake)
+        loss = 0.0
+        if not self.args.no_ad_loss:
+            with torch.no_grad():
+                (real_logits,) = self._logits([real])
+            loss = GAN_LOSSES[self.gan_type][1](real_logits, *self._logits([fake]))
         if self.use_contrastive:
             loss = loss + self._contrastive_loss(fake, positives, negatives)
         return loss
@@ -165,8 +169,6 @@ class Adversarial(Term):
             stack = torch.stack([x.flatten(1) for x in logits], dim=1)
             logits = all_gather_batch(stack).unbind(1)
         return [x.flatten() for x in logits]
-
-    # ------------------------------------------------------------- phase 1
 
     def _train_embedding(self, reals, fakes):
         """Update the embedding --gan_k times a step; --split_batch sums gradients of parts."""
@@ -208,13 +210,6 @@ class Adversarial(Term):
         logits = self.dis.logits_sets([between])[0].sum()
         (gradient,) = torch.autograd.grad(logits, between, create_graph=True)
         return GP_WEIGHT * all_gather_batch((gradient.flatten(1).norm(dim=1) - 1).pow(2)).mean()
-
-    # ------------------------------------------------------------- phase 2
-
-    def _generator_loss(self, real, fake):
-        with torch.no_grad():
-            (real_logits,) = self._logits([real])
-        return GAN_LOSSES[self.gan_type][1](real_logits, *self._logits([fake]))
 
     def _contrastive_loss(self, fake, positives, negatives):
         """Return the contrastive loss in the features of --cl_layer; deeper blocks do not run."""

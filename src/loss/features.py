@@ -4,8 +4,6 @@ Johnson et al., ECCV 2016; Ledig et al., CVPR 2017. The network is that of Simon
 ICLR 2015, configuration E, with the names of torchvision's weight file.
 """
 
-from pathlib import Path
-
 import torch
 from torch import nn
 from torch.nn.functional import mse_loss
@@ -32,14 +30,6 @@ def build_layers():
     return nn.Sequential(*layers)
 
 
-def weights_path(vgg_path):
-    """Return the weight file: --vgg_path, or torch.hub's, downloaded if it is missing."""
-    try:
-        return Path(vgg_path) if vgg_path else download_weights(URL)
-    except UserError as error:
-        raise UserError(f"{error}, or name it with --vgg_path") from error
-
-
 class VGGFeatures(nn.Module):
     """Features of chosen layers of VGG19, frozen, for images in [0, rgb_range]."""
 
@@ -47,8 +37,11 @@ class VGGFeatures(nn.Module):
         """Load the weights. `layers` are indices of torchvision's `features`."""
         super().__init__()
         self.layers, self.rgb_range, self.precision = sorted(layers), args.rgb_range, "single"
-        net, path = build_layers(), weights_path(args.vgg_path)
-        state = read_weights(path)
+        try:
+            path = args.vgg_path or download_weights(URL)
+        except UserError as error:
+            raise UserError(f"{error}, or name it with --vgg_path") from error
+        net, state = build_layers(), read_weights(path)
         for name, value in net.state_dict().items():
             if f"features.{name}" not in state or state[f"features.{name}"].shape != value.shape:
                 raise UserError(

@@ -51,10 +51,9 @@ def build_network(args):
     for layer in net.modules():  # the fastest memory format for convolutions
         if isinstance(layer, nn.Conv2d) and getattr(net, "channels_last", True):
             layer.to(memory_format=torch.channels_last)
-    values = {name: getattr(args, name) for name in architecture_flags(net)}
     holder = net.net if isinstance(net, spandrel.SpandrelNetwork) else net
-    describe = functools.partial(_write_flags, format_flags(values))
-    holder.register_state_dict_post_hook(describe)
+    flags = format_flags(architecture_flags(args, net))
+    holder.register_state_dict_post_hook(functools.partial(_write_flags, flags))
     return net
 
 
@@ -83,9 +82,9 @@ def build_on_meta(args):
         return build_network(args)
 
 
-def architecture_flags(net):
-    """Return the names of the flags that the network's function depends on."""
-    return ("model", "scale", *getattr(net, "flags", ()))
+def architecture_flags(args, net):
+    """Return the flags that the network's function depends on, {name: value}."""
+    return {name: getattr(args, name) for name in ("model", "scale", *getattr(net, "flags", ()))}
 
 
 def is_multi_scale(net):

@@ -132,22 +132,12 @@ def flags_of_weights(path, state, parse, read_config):
         with contextlib.suppress(UserError, *HINT_ERRORS):
             args = parse(read())
             if _fits(args, (state, renamed)):
-                names = architecture_flags(build_on_meta(args))
-                return {name: getattr(args, name) for name in names}
+                return architecture_flags(args, build_on_meta(args))
     with contextlib.suppress(UserError, *HINT_ERRORS):
         flags = infer_flags(renamed)
         if flags and _fits(parse(shlex.split(format_flags(flags))), (renamed,)):
             return flags
     return detect_flags(renamed)
-
-
-def describe_fitting_flags(state):
-    """Return the command-line flags that fit a state_dict; "" if unknown."""
-    with contextlib.suppress(*HINT_ERRORS):
-        renamed = to_edsr_names(state)
-        flags = infer_flags(renamed)
-        return described_flags(state) or format_flags(flags or detect_flags(renamed))
-    return ""
 
 
 # ------------------------------------------------------------------------------ weights of a file
@@ -168,9 +158,8 @@ def _same_shape_and_kind(own, other):
     return own.shape == other.shape and own.is_floating_point() == other.is_floating_point()
 
 
-def _differences(net, state):
+def _differences(own, state):
     """List tensors of another shape, then of another kind, then missing ones, then surplus ones."""
-    own = net.state_dict()
     shapes, kinds, missing = [], [], []
     for name, value in own.items():
         if name not in state:
@@ -185,45 +174,39 @@ def _differences(net, state):
 
 
 def _mismatch(path, state, lines):
-    flags = describe_fitting_flags(state)
-    hint = f"\nflags that would fit it: {flags}" if flags else ""
+    hint = ""
+    with contextlib.suppress(*HINT_ERRORS):
+        renamed = to_edsr_names(state)
+        flags = described_flags(state) or format_flags(
+            infer_flags(renamed) or detect_flags(renamed)
+        )
+        hint = f"\nflags that would fit it: {flags}" if flags else ""
     return UserError(f"checkpoint {path} does not fit the network:" + bullet_list(lines, 8) + hint)
 
 
-def _check_range(net, state, path):
-    """Check that the mean color of a checkpoint, which shows its rgb_range, is the network's."""
-    own, other = net.state_dict().get("sub_mean.bias"), state.get("sub_mean.bias")
-    if own is None or other is None or not _same_shape_and_kind(own, other):
-        return
-    if not torch.allclose(own.cpu(), other.float(), rtol=1e-3, atol=0):
-        values = f"{other.tolist()}, the network has {own.tolist()} (--rgb_range)"
-        raise _mismatch(path, state, [f"sub_mean.bias: {values}"])
+def load_weights(net, state, path, log=None):
+    """Load a state_dict of which every name, shape and kind must fit.
 
-
-def load_strict(net, state, path):
-    """Load a state_dict of which every name, shape and kind must fit."""
+    With `log`, half of them must: weights of another scale, or of RCAN for HAN. It lists the rest.
+    """
     if as_state_dict(state) is None:
         raise UserError(f"checkpoint {path}: holds no state_dict of tensors")
-    state = _match_names(net, state)
-    if lines := _differences(net, state):
-        raise _mismatch(path, state, lines)
-    _check_range(net, state, path)
-    net.load_state_dict(state)
-
-
-def _load_matching(net, state, path, log):
-    """Load the tensors that fit, of another scale or of RCAN for HAN; log the rest."""
     own, state = net.state_dict(), _match_names(net, state)
     fitting = {
         name: x for name, x in state.items() if name in own and _same_shape_and_kind(own[name], x)
     }
-    lines = _differences(net, state)
-    if 2 * len(fitting) < len(own):
+    lines = _differences(own, state)
+    if lines and (log is None or 2 * len(fitting) < len(own)):
         raise _mismatch(path, state, lines)
-    _check_range(net, state, path)
-    net.load_state_dict(fitting, strict=False)
-    log(f"Weights from {path}: {len(fitting)} of {len(own)} tensors")
-    if lines:
+    if "sub_mean.bias" in fitting:  # the mean color shows the rgb_range
+        mean, other = own["sub_mean.bias"].cpu(), state["sub_mean.bias"].float()
+        if not torch.allclose(mean, other, rtol=1e-3, atol=0):
+            values = f"{state['sub_mean.bias'].tolist()}, the network has {mean.tolist()}"
+            raise _mismatch(path, state, [f"sub_mean.bias: {values} (--rgb_range)"])
+    net.load_state_dict(fitting, strict=log is None)
+    if log:
+        log(f"Weights from {path}: {len(fitting)} of {len(own)} tensors")
+    if log and lines:
         log("not loaded:" + bullet_list(lines, 50))
 
 
@@ -244,12 +227,10 @@ def load_pre_train(args, net, log):
     state = read_weights(path)
     if args.from_file:
         log(f"Flags from this file: {format_flags(args.from_file)}")
-    if not args.test_only:
-        _load_matching(net, state, path, log)
-        return
-    load_strict(net, state, path)
-    log(f"Weights from {path}")
-    _warn_if_implausible(args, net, state, path, log)
+    load_weights(net, state, path, None if args.test_only else log)
+    if args.test_only:
+        log(f"Weights from {path}")
+        _warn_if_implausible(args, net, state, path, log)
 
 
 def _warn_if_implausible(args, net, state, path, log):
