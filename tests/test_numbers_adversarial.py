@@ -248,7 +248,7 @@ def test_ratios_stay_finite_where_the_anchor_is_the_negative(kind):
 
 
 # name: flags, then loss, norm of its gradient at sr, loss of the embedding and sum of the absolute
-# weights of the embedding, after each of three steps
+# weights of the embedding, after each of two steps
 STEPS_OF_THE_RELEASE = [
     (
         "CL-patchD",
@@ -256,7 +256,6 @@ STEPS_OF_THE_RELEASE = [
         [
             (1.09448235, 6.97645288e-05, 9.72235293, 187286.714),
             (1.10299081, 7.10351285e-05, 9.7151601, 187287.162),
-            (1.10005629, 7.18547055e-05, 9.71936165, 187287.66),
         ],
     ),
     (
@@ -265,7 +264,6 @@ STEPS_OF_THE_RELEASE = [
         [
             (0.995676051, 9.14440275e-05, 8.35058138, 187286.839),
             (1.01011313, 9.56878592e-05, 8.34642436, 187287.141),
-            (0.994345004, 9.16948062e-05, 8.34883688, 187287.626),
         ],
     ),
     (
@@ -274,14 +272,13 @@ STEPS_OF_THE_RELEASE = [
         [
             (3.33584643, 0.00207477119, 1.44236036, 521698.725),
             (2.84855244, 0.00178705889, 1.53094041, 521700.131),
-            (2.86491189, 0.00181215363, 1.35633941, 521701.569),
         ],
     ),
 ]
 
 
 @pytest.mark.parametrize(("name", "more", "steps"), STEPS_OF_THE_RELEASE)
-def test_three_steps_of_the_loss_are_those_of_the_release(name, more, steps):
+def test_two_steps_of_the_loss_are_those_of_the_release(name, more, steps):
     """Computed in float64 by its code, with the gradient to SR and without in-place activations."""
     base = f"--cpu --scale 2 --patch_size 64 --batch_size 4 --lr 1e-4 --loss {name}"
     term = Adversarial(parse_args([*base.split(), *more.split()]), name)
