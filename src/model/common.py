@@ -130,7 +130,7 @@ class OutputConv(nn.Conv2d):
 class SRNetwork(nn.Module):
     """Mean shift, head, body with long skip, tail: the frame of the networks.
 
-    A subclass gives a function that builds the body, and may override `features`. The frame keeps
+    A subclass gives a function that builds the body, or fills `self.body` later. The frame keeps
     input and output in float32 under autocast. Weights are drawn in the published code's order.
     """
 
@@ -139,7 +139,7 @@ class SRNetwork(nn.Module):
     flags = ("n_feats", "n_colors", "rgb_range")
     draws_add_mean_last = False  # a convolution draws numbers, also if it is overwritten
 
-    def __init__(self, *, scale, n_feats, n_colors=3, rgb_range=255, build_body):
+    def __init__(self, *, scale, n_feats, n_colors=3, rgb_range=255, build_body=nn.Identity):
         super().__init__()
         self.scale = scale
         self.sub_mean = MeanShift(rgb_range, n_colors, sign=-1)
