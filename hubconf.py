@@ -61,13 +61,8 @@ def _rename(module, old, new):
 class SuperResolver:
     """A network with its weights that maps images to images.
 
-    Attributes:
-        net: the network, a torch.nn.Module in eval mode. It maps (B, n_colors, H, W) in
-            [0, rgb_range] to (B, n_colors, H * scale, W * scale), not clamped.
-        scale: int.
-        n_colors: 3 for RGB, 1 for luma (Y).
-        rgb_range: maximum pixel value of the network's input and output.
-        device: device of the network.
+    `net`, in eval mode, maps (B, n_colors, H, W) in [0, rgb_range] to (B, n_colors, H * scale,
+    W * scale), not clamped, on `device`. n_colors is 3 for RGB, 1 for luma (Y).
     """
 
     def __init__(self, net, args, device, config, upscale_pixels):
@@ -78,11 +73,8 @@ class SuperResolver:
     def __call__(self, image):
         """Upscale an image, in tiles if it is large, to the pixels that scripts/upscale.sh writes.
 
-        Args:
-            image: array (H, W) or (H, W, C), uint8 or uint16: gray, RGB, or either with alpha.
-
-        Returns:
-            array (H * scale, W * scale) or (H * scale, W * scale, C) of the same dtype.
+        It is an array (H, W) or (H, W, C), uint8 or uint16: gray, RGB, or either with alpha. The
+        result is (H * scale, W * scale) or (H * scale, W * scale, C) of the same dtype.
         """
         image = np.asarray(image)
         is_image = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (1, 2, 3, 4))
@@ -101,19 +93,11 @@ class SuperResolver:
 
 
 def load(weights, device=None, **flags):
-    """Load a network from the file of its weights.
+    """Load a SuperResolver from a checkpoint of this program, EDSR-PyTorch, RCAN, BasicSR, ...
 
-    Args:
-        weights: path of a checkpoint of this program, EDSR-PyTorch, RCAN, BasicSR, ...
-        device: e.g. "cuda:1" or "cpu"; the best one by default.
-        flags: flags of src/main.py that the file does not show, or that should differ:
-            res_scale=0.1, chop_size=256, self_ensemble=True, precision="half".
-
-    Returns:
-        SuperResolver.
-
-    Raises:
-        RuntimeError: the file or a flag cannot be used; the message says why.
+    `device` is the best one by default. `flags` are flags of src/main.py that the file does not
+    show, or that should differ: res_scale=0.1, chop_size=256, self_ensemble=True, precision="half".
+    If the file or a flag cannot be used, a RuntimeError says why.
     """
     argv = ["--test_only", "--pre_train", str(weights)]
     for name, value in flags.items():
@@ -147,16 +131,10 @@ def load(weights, device=None, **flags):
 
 
 def edsr_baseline(scale=None, device=None, real=False, fast=False, **flags):
-    """Load shipped weights of the EDSR of 16 blocks and 64 features, or of a smaller network.
+    """Load shipped weights of the EDSR of 16 blocks and 64 features: `load` has device and flags.
 
-    Args:
-        scale: 2, 3 or 4; the default is 4, or 2 with `fast`.
-        real: weights for photographs with noise, blur and JPEG artifacts.
-        fast: the smaller network.
-        device, flags: as in `load`.
-
-    Returns:
-        SuperResolver.
+    The scale is 2, 3 or 4; the default is 4. `real` has weights for photographs with noise, blur
+    and JPEG artifacts, `fast` those of a smaller network, whose default scale is 2.
     """
     if real and fast:
         raise RuntimeError("edsr_baseline: real and fast exclude each other")
