@@ -4,10 +4,8 @@
     scripts/compare.py bicubic EDSR EDSR-PCL --diff --best --csv results.csv --cost
     scripts/compare.py --group "L1=L1_s1,L1_s2,L1_s3" "PCL=PCL_s1,PCL_s2,PCL_s3" --format latex
     scripts/compare.py EDSR --images SwinIR=folder --data_test Set5 --scale 4 --metrics psnr,lpips
-    scripts/compare.py EDSR EDSR-PCL --curves curves.pdf --keys PSNR L1
     scripts/compare.py EDSR EDSR-PCL --figure set5.png --data_test Set5 --image baby bird
-    scripts/compare.py bicubic EDSR EDSR-PCL --html report.html --data_test Set14
-    scripts/compare.py --images EDSR=out1 RCAN=out2 --dir_demo photos --html report.html
+    scripts/compare.py bicubic EDSR EDSR-PCL --html report.html --curves curves.pdf
 Figures and pages are made from tests with --save_results --save_gt. See docs/compare.md.
 """
 
@@ -22,11 +20,12 @@ from runtime.interpreter import use_project_packages
 if __name__ == "__main__":
     use_project_packages()  # before imports that need them
 
-from comparison import exports, figures, pictures, tables
+from comparison import exports, figures, pictures
 from comparison.gains import groups_of, parse_groups
 from comparison.images import FolderRow, Truth, infer_scale, parse_folder
 from comparison.runs import Run, name_apart, rows_of
-from comparison.scoring import CostTable, Scorer
+from comparison.scoring import Scorer
+from comparison.tables import gain_table, score_table
 from flag_checks import unknown_flags
 from image_quality import load_metrics, parse_metrics
 from runtime.files import UserError, atomic_path, ignore_closed_pipe, print_error
@@ -57,7 +56,6 @@ def build_parser():
     add("--format", choices=["markdown", "csv", "latex"], default="markdown")
     text = "also write the table as CSV, and that of groups to FILE_groups.csv"
     add("--csv", type=Path, metavar="FILE", help=text)
-    add("--csv_images", type=Path, metavar="FILE", help="also write the scores of each image")
     add = parser.add_argument_group("figures and curves").add_argument
     add("--figure", type=Path, metavar="FILE", help="draw crops (PNG, PDF, ...), no table")
     add("--image", nargs="+", help="images of --figure and --html, without extension")
@@ -92,12 +90,10 @@ def parse_args(argv):
         parser.error("--images needs --data_test, or --dir_demo for pictures without ground truth")
     if args.figure and not ((args.data_test or args.dir_demo) and args.image):
         parser.error("--figure needs --data_test and --image")
-    for name in ("boxes", "dpi", "width", "quality"):
+    for name, high in (("boxes", 100), ("dpi", 10_000), ("width", 100), ("quality", 100)):
         value = getattr(args, name)
-        if value is not None and not value > 0:
-            parser.error(f"--{name} {value} must be above 0")
-    if args.quality is not None and args.quality > 100:
-        parser.error(f"--quality {args.quality} must be at most 100")
+        if value is not None and not 0 < value <= high:
+            parser.error(f"--{name} {value} must be above 0 and at most {high}")
     # the test set of figures and page, or None if any
     args.data_test = args.data_test or ("Demo" if args.dir_demo else None)
     return args
@@ -107,25 +103,24 @@ class Comparison:
     """What the command line asks to compare: runs and their rows, groups of runs, folders."""
 
     def __init__(self, args):
-        self.args, self._runs = args, {}
+        self.args, self._runs, self.folders = args, {}, []
         labels = args.labels or [None] * len(args.experiments)
         self.runs = [self._run(*pair) for pair in zip(args.experiments, labels, strict=True)]
-        pairs = parse_groups(args.group or [])
-        self.members = [[self._run(member) for member in names] for _, names in pairs]
-        members = [run for runs in self.members for run in runs]
-        # with those of groups, as in all_rows
-        self.every_run = list(dict.fromkeys(self.runs + members))
+        groups = parse_groups(args.group or [])
+        self.members = {name: [self._run(member) for member in runs] for name, runs in groups}
+        self.every_run = list(dict.fromkeys(sum(self.members.values(), self.runs)))
         name_apart(self.every_run, args.dir_experiment)
-        groups = zip(pairs, self.members, strict=True)
-        self.groups = [group for (name, _), runs in groups for group in groups_of(name, runs)]
-        self._check_finished()
+        waiting = [run for run in self.every_run if run.reason_unfinished]
+        if args.finished and waiting:
+            names = ", ".join(f"{run.folder.name}{run.reason_unfinished}" for run in waiting)
+            raise UserError(f"--finished: these runs are not finished: {names}")
         truth = Truth(args.dir_data, self.every_run, args.dir_demo)
-        self.scorer = Scorer(load_metrics(args.metrics), truth)
-        self.costs = CostTable() if args.cost else None
-        self.folders = [self._folder_row(text, truth) for text in args.images or []]
-        self.rows = [*rows_of(self.runs), *self.folders]
-        self.all_rows = list(dict.fromkeys([*self.rows, *rows_of(members)]))
-        self.scorer.fill(self.folders)
+        self.scorer = Scorer(load_metrics(args.metrics), truth, args.cost)
+        self.folders = [self._folder_row(text) for text in args.images or []]
+        self.tested = rows_of(self.every_run)
+        self.rows = [row for row in self.tested if row.run in self.runs] + self.folders
+        members = self.members.items()
+        self.groups = [group for name, runs in members for group in groups_of(name, runs)]
 
     def _run(self, name, label=None):
         """Return the Run of an experiment, the same for the same folder and label."""
@@ -136,118 +131,102 @@ class Comparison:
             self._runs[key] = Run(folder, label, self.args.best, needs_tests)
         return self._runs[key]
 
-    def _check_finished(self):
-        waiting = [run for run in self.every_run if run.reason_unfinished]
-        if self.args.finished and waiting:
-            names = ", ".join(f"{run.folder.name}{run.reason_unfinished}" for run in waiting)
-            raise UserError(f"--finished: these runs are not finished: {names}")
-
-    def _folder_row(self, text, truth):
+    def _folder_row(self, text):
         label, folder = parse_folder(text)
-        data_test, scale = self.args.data_test, self.args.scale
-        if self.args.dir_demo:
-            scale = scale or infer_scale(folder, self.args.dir_demo)
-        else:
-            rows = [row for run in self.every_run for row in run.rows]
-            scales = {scale for row in rows for name, scale in row.tests if name == data_test}
-            scales |= set(pictures.saved_scales(rows, data_test))
-            scale = scale or (min(scales) if len(scales) == 1 else None)
-        if scale is None:
+        infers = self.args.dir_demo and not self.args.scale
+        scales = [infer_scale(folder, self.args.dir_demo)] if infers else self.scales()
+        if len(scales) != 1:
             raise UserError(f"--images {text}: give --scale")
-        return FolderRow(label, folder, (data_test, scale), truth)
+        return FolderRow(label, folder, (self.args.data_test, scales[0]), self.scorer.truth)
+
+    def scales(self):
+        """Return the scales of --data_test: --scale, or those of its tests, or of config.txt."""
+        if self.args.scale:
+            return [self.args.scale]
+        rows = [row for run in self.every_run for row in run.rows] + self.folders
+        tested = {scale for row in rows for name, scale in row.tests if name == self.args.data_test}
+        flags = "+".join(run.flags.get("scale", "") for run in self.every_run).split("+")
+        return sorted(tested or {int(scale) for scale in flags if scale.isdigit()})
 
     def sources(self, key):
-        """Return the rows that pictures of a set come from."""
-        return pictures.picture_sources(self.runs, self.members, self.folders, key)
+        """Return the rows with pictures of a set: of each run, of one run of each group, folders."""
+        runs = list(self.runs)
+        for members in self.members.values():
+            saved = [run for run in members if any(row.sr_paths(key) for row in run.rows)]
+            first = (saved or members)[0]
+            runs += [first] if first.folder not in {run.folder for run in runs} else []
+        return [row for run in runs for row in run.picture_rows(key)] + self.folders
 
-    def check_tests(self):
-        """Warn about runs without tests; raise UserError if nothing is left to compare."""
-        tested = {id(row.run) for row in self.all_rows}
-        lacking = [run.label for run in self.every_run if id(run) not in tested]
-        if not (self.rows or self.groups):
-            raise UserError(f"no test to compare: {', '.join(lacking)}")
-        for label in lacking:
-            print_error(f"WARNING: {label} has no test")
-        if self.args.diff and not self.groups and len(self.rows) < 2:
-            raise UserError("--diff needs two rows or more")
-
-
-def further_tables(comparison, with_groups=True):
-    """Return the Tables below that of the rows: gains, groups unless they stand there, their gains."""
-    rows, groups, scorer = comparison.rows, comparison.groups, comparison.scorer
-    found = [tables.gain_table(rows, scorer)] if comparison.args.diff and len(rows) > 1 else []
-    if groups and with_groups:
-        found.append(tables.score_table(groups, scorer, comparison.costs))
-    return found + ([tables.group_gain_table(groups, scorer)] if len(groups) > 1 else [])
+    def tables(self):
+        """Return the Tables of scores and gains: of rows with --diff, and of groups."""
+        compared = self.rows if self.args.diff else [], self.groups
+        tables = [gain_table(rows, self.scorer) for rows in compared if len(rows) > 1]
+        return [score_table(self.rows + self.groups, self.scorer), *tables]
 
 
 def print_tables(comparison):
     """Print the tables, and write those that have a file."""
-    args, rows, groups = comparison.args, comparison.rows, comparison.groups
-    scorer, costs = comparison.scorer, comparison.costs
-    comparison.check_tests()
+    args, scorer = comparison.args, comparison.scorer
+    rows, groups = comparison.rows, comparison.groups
+    tested = [row.run for row in comparison.tested]
+    lacking = [run.label for run in comparison.every_run if run not in tested]
+    if not (rows or groups):
+        raise UserError(f"no test to compare: {', '.join(lacking)}")
+    for label in lacking:
+        print_error(f"WARNING: {label} has no test")
+    if args.diff and not groups and len(rows) < 2:
+        raise UserError("--diff needs two rows or more")
     csv_texts = []
     if args.csv or args.format == "csv":
-        csv_texts += [exports.csv_text(rows, scorer, costs)] if rows else []
-        csv_texts += [exports.group_csv_text(groups, scorer)] if groups else []
+        csv_texts += [exports.row_csv(rows, scorer)] if rows else []
+        csv_texts += [exports.group_csv(groups, scorer)] if groups else []
     if args.format == "csv":
         print("\n".join(csv_texts), end="")
     elif args.format == "latex":
-        print(exports.latex([*rows, *groups], scorer, costs))
+        print(exports.latex(rows + groups, scorer))
     else:
-        found = [tables.score_table(rows, scorer, costs)] if rows else []
-        found += further_tables(comparison)
-        print("\n\n".join(table.markdown() for table in found))
+        print("\n\n".join(table.markdown() for table in comparison.tables()))
     if args.csv:
         groups_file = args.csv.with_name(f"{args.csv.stem}_groups{args.csv.suffix}")
+        args.csv.parent.mkdir(parents=True, exist_ok=True)
         for path, text in zip((args.csv, groups_file), csv_texts, strict=False):
-            write_text(path, text)
-    if args.csv_images:
-        write_text(args.csv_images, exports.image_csv_text(comparison.all_rows, scorer))
-
-
-def write_text(path, text):
-    """Write a text file atomically, and its folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as partial:
-        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+            with atomic_path(path) as partial:
+                partial.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def draw_figures(comparison):
     """Draw the images of --figure; return the paths."""
-    args, found = comparison.args, []
-    for image in args.image:
-        anywhere = comparison.sources((args.data_test, None))
-        key = pictures.find_key(anywhere, args.data_test, image, args.scale)
-        rows = comparison.sources(key)
-        found.append(pictures.load_picture(rows, comparison.scorer, key, image))
+    args, scales = comparison.args, comparison.scales()
+    if len(scales) != 1:
+        found = ", ".join(map(str, scales)) or "unknown"
+        raise UserError(f"--figure: give --scale: the scales of {args.data_test} are {found}")
+    key = args.data_test, scales[0]
+    rows, scorer = comparison.sources(key), comparison.scorer
+    found = [pictures.load_picture(rows, scorer, key, image) for image in args.image]
     return figures.draw_pictures(found, args)
 
 
 def write_page(comparison):
     """Write the page of --html with the images that all rows with saved images have."""
-    args, scorer, name = comparison.args, comparison.scorer, comparison.args.data_test
-    keys = [key for row in comparison.all_rows for key in row.tests]
-    if name:
-        scales = pictures.saved_scales(comparison.sources((name, None)), name)
-        keys += [(name, scale) for scale in scales]
-    wanted, notes = [], []  # (rows, key, image)
-    for key in dict.fromkeys(keys):
-        if name in (None, key[0]) and args.scale in (None, key[1]):
-            rows, left_out = pictures.comparable_rows(comparison.sources(key), key)
-            images = pictures.saved_images(rows, key)
-            images = [image for image in images if args.image is None or image in args.image]
-            wanted += [(rows, key, image) for image in images]
-            notes += left_out if images else []
-    methods = [*comparison.rows, *comparison.groups]
-    found = [exports.ranked_table(methods, scorer, comparison.costs)] if methods else []
-    found = [table for table in found if any(c.rank or c.value for r in table.rows for c in r[2:])]
-    found += further_tables(comparison, with_groups=False)
-    labels = [run.label for run in comparison.runs] + [group.label for group in comparison.groups]
-    title = "Comparison of " + ", ".join(labels + [row.label for row in comparison.folders])
-    title += f" on {args.data_test}" if args.data_test else ""
-    load = (pictures.load_picture(rows, scorer, key, image) for rows, key, image in wanted)
-    pictures.write_page(args.html, title, found, scorer.metrics, load, len(wanted), args.quality)
+    args, scorer, data_test = comparison.args, comparison.scorer, comparison.args.data_test
+    keys = dict.fromkeys(key for row in comparison.tested for key in row.tests)
+    if data_test:
+        keys = [(data_test, scale) for scale in comparison.scales()]
+    wanted, notes = [], []  # (rows, key, name)
+    for key in keys:
+        if args.scale in (None, key[1]):
+            rows, images, left_out = pictures.comparable_images(comparison.sources(key), key)
+            wanted += [(rows, key, name) for name in images if name in (args.image or images)]
+            notes += left_out
+    # without ground truth there may be no score
+    tables = [
+        t for t in comparison.tables() if any(c.value is not None for r in t.rows for c in r[2:])
+    ]
+    compared = [*comparison.runs, *comparison.groups, *comparison.folders]
+    title = f"Comparison of {', '.join(x.label for x in compared)}"
+    title += f" on {data_test}" if data_test else ""
+    load = (pictures.load_picture(rows, scorer, key, name) for rows, key, name in wanted)
+    pictures.write_page(args.html, title, tables, scorer.metrics, load, len(wanted), args.quality)
     size = args.html.stat().st_size / 1e6
     print(f"written: {args.html} ({len(wanted)} images, {size:.1f} MB)")
     print("".join(f"{note}\n" for note in notes), end="")

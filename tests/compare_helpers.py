@@ -28,13 +28,9 @@ def compare_runner(experiments, data, capsys):
 def write_run(folder, *tests, trained=(1, 2), kept=True, **flags):
     """Write an experiment.
 
-    Args:
-        folder: its Path.
-        tests: {image: PSNR, or tuple of the values of `names`}; beside the images, keys that begin
-            with a "-" are entries of the line, as "-epoch".
-        trained: epochs with a loss.
-        kept: write the scores of the images.
-        flags: of config.txt.
+    A test is {image: PSNR, or tuple of the values of `names`}; its keys that begin with a "-" are
+    entries of the line, as "-epoch". `trained` are the epochs with a loss; `kept`: write the scores
+    of the images; `flags` are of config.txt.
     """
     flags = {"epochs": 2, "seed": 1} | flags
     lines = [{"epoch": epoch, "loss": {"L1": 1.0}} for epoch in trained]
@@ -66,16 +62,15 @@ def line(epoch, dataset, psnr, images_id=None):
 
 def tables_of(text):
     """Return the cells of Markdown tables: a list of lists of rows, without the ruling."""
-    blocks = [block for block in text.split("\n\n") if block.startswith("| ")]
-    rows = [[row.strip("|").split("|") for row in block.splitlines()] for block in blocks]
-    return [[[cell.strip() for cell in row] for i, row in enumerate(t) if i != 1] for t in rows]
+    blocks = [block.splitlines() for block in text.split("\n\n") if block.startswith("| ")]
+    rows = [[row.strip("|").split("|") for row in (first, *rest)] for first, _, *rest in blocks]
+    return [[[cell.strip() for cell in row] for row in table] for table in rows]
 
 
 def latex_rows(text):
     """Return the cells of the rows of a LaTeX table."""
-    return [
-        line.removesuffix(r" \\").split(" & ") for line in text.splitlines() if "times$" in line
-    ]
+    lines = [line for line in text.splitlines() if "times$" in line]
+    return [line.removesuffix(r" \\").split(" & ") for line in lines]
 
 
 def csv_rows(text):
@@ -85,13 +80,12 @@ def csv_rows(text):
 def page_data(run, tmp_path, *argv):
     """Return the data of a page."""
     assert run(*argv, "--html", tmp_path / "page.html")[0] == 0
-    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    return data_of((tmp_path / "page.html").read_text(encoding="utf-8"))
+
+
+def data_of(text):
+    """Return the data in the text of a page."""
     return json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])
-
-
-def page_tables(run, tmp_path, *argv):
-    """Return the tables of a page."""
-    return page_data(run, tmp_path, *argv)["tables"]
 
 
 def picture(seed, channels=3, size=48):
@@ -112,3 +106,10 @@ def save(path, image):
 
 def psnr_of(sr, hr):
     return calc_psnr(to_tensor(sr), to_tensor(hr), 2, 255)
+
+
+def write_saved(folder, sr, hr, error=0.0, **more):
+    """Write an experiment whose image x was saved; `error` is added to its PSNR."""
+    write_run(folder, {"x": psnr_of(sr, hr) + error}, **more)
+    for kind, image in (("HR", hr), ("SR", sr)):
+        save(folder / f"results-Set5/x_x2_{kind}.png", image)

@@ -43,24 +43,20 @@ def difference_map(images, hr=None):
         truth = _smooth_luma(hr)
         lumas = [(luma - truth) ** 2 for luma in lumas]
         lumas += [np.zeros_like(truth)] if len(lumas) == 1 else []
-    if len(lumas) == 1:  # nothing to compare with: where the image has most structure
+    elif len(lumas) == 1:  # nothing to compare with: where the image has most structure
         return np.abs(lumas[0] - _smooth_luma(images[0], 4 * SMOOTHING))
-    return np.max(lumas, axis=0) - np.min(lumas, axis=0)
+    return np.ptp(lumas, axis=0)
 
 
 def choose_boxes(images, hr=None, count=1):
-    """Return disjoint boxes (x, y, side), those where SR images (H, W, 3) differ most first.
-
-    Fewer than `count` are returned if the image has no room.
-    """
+    """Return disjoint boxes (x, y, side), as many as fit, where SR images (H, W, 3) differ most."""
     height, width = images[0].shape[:2]
     side = min(max(SMALLEST_SIDE, min(height, width) // LARGEST_PART), height, width)
     # mean of each box, at the box's top left corner
     means = uniform_filter(difference_map(images, hr), side, mode="constant", origin=-(side // 2))
     means = means[: height - side + 1, : width - side + 1].astype(np.float64)
-    y, x = np.ogrid[: means.shape[0], : means.shape[1]]
-    to_edges = y, means.shape[0] - 1 - y, x, means.shape[1] - 1 - x
-    to_border = np.minimum(np.minimum(*to_edges[:2]), np.minimum(*to_edges[2:]))
+    to_ends = [np.minimum(np.arange(n), np.arange(n)[::-1]) for n in means.shape]
+    to_border = np.minimum.outer(*to_ends)
     inside = np.clip(to_border / max(side / 2, 1), 0, 1)
     means *= BORDER_WEIGHT + (1 - BORDER_WEIGHT) * inside
     boxes = []
@@ -75,14 +71,6 @@ def choose_boxes(images, hr=None, count=1):
 # ------------------------------------------------------------------ layout
 
 
-class Strip(NamedTuple):
-    """An image of the figure: the whole image with boxes, and all crops."""
-
-    title: str  # below the whole image
-    panels: list  # of pictures.Panel; the last one is shown whole
-    boxes: list  # of (x, y, side) in HR pixels
-
-
 class Tile(NamedTuple):
     """An image at its place in a figure; left, top, width and height in inches."""
 
@@ -93,34 +81,30 @@ class Tile(NamedTuple):
     image: np.ndarray
     text: str = ""
     points: float = FONT
-    boxes: tuple = ()  # drawn into the image
-    frame: str | None = None  # color of a frame
+    boxes: list = ()  # of (x, y, side, color), drawn into the image
 
 
 def _fit_text(width, texts, largest):
-    """Return (font size in points, texts): lines that fit a width in inches.
-
-    Lines that are too long at the smallest size are broken.
-    """
+    """Return (points, texts) that fit a width in inches; the smallest text is broken into lines."""
     longest = max(len(line) for text in texts for line in text.split("\n"))
     points = width * 72 / (CHARACTER_WIDTH * max(longest, 1))
     points = min(largest, max(points, SMALLEST_FONT))
     n_characters = max(1, int(width * 72 / (CHARACTER_WIDTH * points) + 1e-6))
-    lines = ([textwrap.wrap(line, n_characters) for line in text.split("\n")] for text in texts)
-    return points, ["\n".join(part for parts in text for part in parts) for text in lines]
+    lines = ([textwrap.fill(line, n_characters) for line in text.split("\n")] for text in texts)
+    return points, ["\n".join(text) for text in lines]
 
 
-def _layout_strip(strip, top, width=None, largest=FONT):
-    """Return (tiles, height, width) of a strip at `top`; width None is the natural width.
+def _layout(picture, boxes, top, width=None, largest=FONT):
+    """Return (tiles, height, width) of a picture and its crops; width None is the natural width.
 
     With one box, four or more crops stand in two rows. With several boxes, each has a row, and
     labels stand below the last row.
     """
-    n_panels, n_boxes = len(strip.panels), len(strip.boxes)
+    n_panels, n_boxes = len(picture.panels), len(boxes)
     several = n_boxes > 1
     rows = n_boxes if several else 1 if n_panels < 4 else 2
     columns = n_panels if several else math.ceil(n_panels / rows)
-    overview = strip.panels[-1].image
+    overview = picture.panels[-1].image
     aspect = min(overview.shape[1] / overview.shape[0], 1.8)
     label, crop = 0.42, CROP
     for _ in range(3):  # the height of labels depends on the size of crops, and that on labels
@@ -131,21 +115,23 @@ def _layout_strip(strip, top, width=None, largest=FONT):
             raise UserError(f"--width {width + 2 * MARGIN:g} is too small for {n_panels} crops")
         high = rows * crop + between
         whole = high * aspect
-        title_points, (title,) = _fit_text(whole, [strip.title], largest)
-        points, texts = _fit_text(crop, [panel.text for panel in strip.panels], largest)
+        title_points, (title,) = _fit_text(whole, [picture.title], largest)
+        points, texts = _fit_text(crop, [panel.text for panel in picture.panels], largest)
         heights = [title_points * (title.count("\n") + 1)]
         heights += [points * (text.count("\n") + 1) for text in texts]
         label = max(heights) * LINE_HEIGHT / 72 + 0.07
-    tiles = [Tile(MARGIN, top, whole, high, overview, title, title_points, tuple(strip.boxes))]
-    for i, (x, y, side) in enumerate(strip.boxes):
-        for k, panel in enumerate(strip.panels):
+    colors = [COLORS[i % len(COLORS)] for i in range(n_boxes)]
+    drawn = [(*box, color) for box, color in zip(boxes, colors, strict=True)]
+    tiles = [Tile(MARGIN, top, whole, high, overview, title, title_points, drawn)]
+    for i, (x, y, side) in enumerate(boxes):
+        frame = [(0, 0, side, colors[i])] if several else []
+        for k, panel in enumerate(picture.panels):
             row, column = (i, k) if several else divmod(k, columns)
             left = MARGIN + whole + GAP + column * (GAP + crop)
             down = top + row * (crop + (GAP if several else label))
             text = "" if several and i + 1 < n_boxes else texts[k]
-            frame = COLORS[i % len(COLORS)] if several else None
             image = panel.image[y : y + side, x : x + side]
-            tiles.append(Tile(left, down, crop, crop, image, text, points, frame=frame))
+            tiles.append(Tile(left, down, crop, crop, image, text, points, frame))
     return tiles, high + label, whole + columns * (GAP + crop)
 
 
@@ -160,24 +146,15 @@ def _draw_tile(figure, tile, dpi):
     is_smaller = tile.image.shape[1] > tile.width * dpi
     axis.imshow(tile.image, interpolation="hanning" if is_smaller else "nearest", aspect="auto")
     axis.set_axis_off()
-    for i, (x, y, side) in enumerate(tile.boxes):
-        color = COLORS[i % len(COLORS)]
-        corner = (x - 0.5, y - 0.5)
-        axis.add_patch(Rectangle(corner, side, side, fill=False, edgecolor=color, linewidth=1.5))
-    if tile.frame:
-        frame = Rectangle((0, 0), 1, 1, fill=False, clip_on=False, transform=axis.transAxes)
-        frame.set(edgecolor=tile.frame, linewidth=2)
-        axis.add_patch(frame)
+    for x, y, side, color in tile.boxes:
+        look = {"fill": False, "edgecolor": color, "linewidth": 1.5, "clip_on": False}
+        axis.add_patch(Rectangle((x - 0.5, y - 0.5), side, side, **look))
     x, y = (tile.left + tile.width / 2) / width, bottom - 0.04 / height
     figure.text(x, y, tile.text, ha="center", va="top", fontsize=tile.points)
 
 
 def draw(path, strips, dpi=None, width=None, font=None):
-    """Draw Strips below each other into one figure, whose format is that of the file's ending.
-
-    Without a dpi it is 100, or 300 for the images of vector formats. Without a width in inches it is
-    that of the widest strip at crops of 1.9 inches. `font`: see `checkpoint.plot.style`.
-    """
+    """Draw (Picture, its boxes) below each other; the width, in inches, fits crops of 1.9 inches."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -186,13 +163,12 @@ def draw(path, strips, dpi=None, width=None, font=None):
     require_format(path)
     largest = FONT_OF_WIDTH if width else FONT
     if width is None and len(strips) > 1:
-        width = max(_layout_strip(strip, 0)[2] for strip in strips) + 2 * MARGIN
+        width = max(_layout(*strip, 0)[2] for strip in strips) + 2 * MARGIN
     inner = width - 2 * MARGIN if width else None
     tiles, top, right = [], MARGIN, 0.0
     for strip in strips:
-        placed, high, wide = _layout_strip(strip, top, inner, largest)
-        tiles += placed
-        top, right = top + high, max(right, wide)
+        placed, high, wide = _layout(*strip, top, inner, largest)
+        tiles, top, right = tiles + placed, top + high, max(right, wide)
     dpi = dpi or (DPI_OF_VECTORS if path.suffix in VECTOR_FORMATS else DPI)
     with rc_context(style(font)):
         figure = Figure((right + 2 * MARGIN, top + MARGIN))
@@ -203,26 +179,24 @@ def draw(path, strips, dpi=None, width=None, font=None):
             figure.savefig(partial, dpi=dpi, format=path.suffix[1:])
 
 
-def make_strip(picture, boxes=None, n_boxes=1):
-    """Return the Strip of a picture, with boxes chosen if none are given."""
-    boxes = boxes or choose_boxes(picture.compared, picture.hr, n_boxes)
+def boxes_of(picture, options):
+    """Return the boxes of --box, or those that are chosen."""
+    if not options.box:
+        return choose_boxes(picture.compared, picture.hr, options.boxes)
     height, width = picture.panels[-1].image.shape[:2]
-    for x, y, side in boxes:
+    for x, y, side in options.box:
         if side < 1 or x < 0 or y < 0 or x + side > width or y + side > height:
             size = f"{width}x{height} pixels"
             raise UserError(f"--box {x} {y} {side} must be inside {picture.name}, which is {size}")
-    return Strip(picture.title, picture.panels, boxes)
+    return options.box
 
 
 def draw_pictures(pictures, options):
     """Draw pictures into the file --figure, or each into its own file NAME_IMAGE; return paths."""
-    path = options.figure
-    strips = [make_strip(picture, options.box, options.boxes) for picture in pictures]
-    if len(strips) == 1 or options.one_file:
-        files = {path: strips}
-    else:
-        names = [f"{path.stem}_{picture.name}{path.suffix}" for picture in pictures]
-        files = {path.with_name(n): [strip] for n, strip in zip(names, strips, strict=True)}
+    path, strips = options.figure, [(p, boxes_of(p, options)) for p in pictures]
+    files = {path: strips}
+    if len(strips) > 1 and not options.one_file:
+        files = {path.with_stem(f"{path.stem}_{strip[0].name}"): [strip] for strip in strips}
     for target, parts in files.items():
         draw(target, parts, options.dpi, options.width, options.font)
     return list(files)

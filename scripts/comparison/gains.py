@@ -1,9 +1,7 @@
-"""Differences between rows of a table, and between groups of seeds.
+"""Groups of seeds, and gains of rows and of groups with their standard errors.
 
-Two kinds of standard error answer two questions. Over images: would the gain hold on other images,
-for these very weights? Over seeds: would it hold if the networks were trained again? Only the
-second one says whether a method is better. Its interval is that of Student's t: with three pairs,
-95 % are 4.3 standard errors, not 2.
+The error over images says whether other images would give the gain, for these very weights, that
+over seeds whether training again would. Only the second one says whether a method is better.
 """
 
 import math
@@ -14,18 +12,10 @@ import numpy as np
 from scipy.special import stdtrit
 
 from comparison.runs import printable
-from comparison.scoring import common_scores, lost_images, means_are_comparable, mismatch
+from comparison.scoring import common_scores, lost_images, mismatch, tests_of
 from runtime.files import UserError
 
 MIN_SEEDS = 3  # a standard error of two values says almost nothing (t with one degree of freedom)
-
-
-class Gain(NamedTuple):
-    """Mean gain of a metric and its standard error over n images."""
-
-    mean: float | None
-    error: float | None = None
-    n: int | None = None
 
 
 def mean_and_error(values):
@@ -37,93 +27,21 @@ def mean_and_error(values):
     return float(values.mean()), error
 
 
-def reference(rows, row, key):
-    """Return the row or group that a gain on a set is over, or None.
-
-    It is of the first experiment, and tested in the same way as `row` if it has such a test.
-    """
-    first = rows[0]
-    own = [r for r in rows if r.family == first.family and r is not row and key in r.tests]
-    same = [r for r in own if r.suffix == row.suffix]
-    return (same or [r for r in own if r is first] or [None])[0]
-
-
-def image_gains(first, other, key, scorer):
-    """Return ({metric name: Gain}, or None if tests cannot be compared; note on what is missing)."""
-    if problem := mismatch((first, other), key, scorer):
-        return None, f"no gain of {other.label}: {problem}"
-    gains, note = {}, None
-    for metric in scorer.metrics:
-        gains[metric.name] = Gain(None)
-        tables = common_scores((first, other), key, metric, scorer)
-        if tables is not None:
-            before, after = tables
-            mean, error = mean_and_error([after[image] - before[image] for image in before])
-            gains[metric.name] = Gain(mean, error, len(before))
-        elif means_are_comparable((first, other), key, metric, scorer):
-            means = [scorer.mean(row, key, metric) for row in (first, other)]
-            gains[metric.name] = Gain(None if None in means else means[1] - means[0])
-    unknown = [row for row in (first, other) if row.run and scorer.scores(row, key) is None]
-    if unknown:
-        paths = dict.fromkeys(str(row.scores_path(key).parent) for row in unknown)
-        lacks = "lacks" if len(paths) == 1 else "lack"
-        note = f"no standard error for {other.label}: {' and '.join(paths)} {lacks} this test"
-        note += "; repeat the test"
-    return gains, note
-
-
-# ------------------------------------------------------------------ groups
-
-
 class Group:
-    """Runs that differ in their seed, tested in one way."""
+    """Runs that differ in their seed, tested in one way; `missing` runs have no such tests."""
 
-    run = None
-
-    def __init__(self, name, suffix, rows, missing=()):
-        """Keep the name, how tests were made, the row of each run, and the runs without such tests.
-
-        `tests` is {(dataset, scale): the rows that were tested on it}.
-        """
-        self.family, self.suffix, self.rows, self.missing = name, suffix, rows, missing
+    def __init__(self, name, suffix, rows, missing):
+        self.family, self.suffix, self.rows = name, suffix, rows
         marks = [f"{row.run.label}{row.mark}" for row in rows if row.mark]
         self.label = name + suffix + (f" [{', '.join(marks)}]" if marks else "")
-        keys = dict.fromkeys(key for row in rows for key in row.tests)
-        self.tests = {key: [row for row in rows if key in row.tests] for key in keys}
-
-    @property
-    def notes(self):
-        """Sentences about what the means lack."""
-        notes = [f"{self.label} lacks {name}: it has no such test" for name in self.missing]
-        for key, rows in self.tests.items():
-            if len(rows) < len(self.rows):
-                names = ", ".join(row.run.label for row in self.rows if row not in rows)
-                notes.append(f"{self.label} on {key[0]} x{key[1]} lacks {names}: not tested")
-        if count_seeds(self.rows) < len(self.rows):
-            notes.append(f"{self.label} has runs of the same --seed: no error over seeds")
-        return notes
-
-
-def summary(row, key, metric, scorer):
-    """Return (mean, standard error over seeds, number of seeds) of a row or a group.
-
-    A mean over runs that were tested on different images is None.
-    """
-    if not isinstance(row, Group):
-        return scorer.mean(row, key, metric), None, None
-    found = [(member, scorer.mean(member, key, metric)) for member in row.rows]
-    members = [member for member, mean in found if mean is not None]
-    n_seeds = count_seeds(members)
-    if mismatch(members, key, scorer):
-        return None, None, n_seeds
-    mean, error = mean_and_error([mean for _, mean in found if mean is not None])
-    return mean, error if n_seeds == len(members) else None, n_seeds
-
-
-def count_seeds(rows):
-    """Return the number of different seeds of rows; each unknown seed counts."""
-    seeds = [row.run.seed for row in rows]
-    return len(set(seeds) - {None}) + seeds.count(None)
+        self.tests = dict.fromkeys(key for row in rows for key in row.tests)
+        self.notes = [f"{self.label} lacks {run.label}: it has no such test" for run in missing]
+        for key in self.tests:
+            if names := [row.run.label for row in rows if key not in row.tests]:
+                where = f"{self.label} on {key[0]} x{key[1]}"
+                self.notes.append(f"{where} lacks {', '.join(names)}: not tested")
+        if count_seeds(rows) < len(rows):
+            self.notes.append(f"{self.label} has runs of the same --seed: no error over seeds")
 
 
 def parse_groups(texts):
@@ -136,29 +54,48 @@ def parse_groups(texts):
             raise UserError(f'--group "{text}" must have the form "NAME=EXPERIMENT,EXPERIMENT,..."')
         if len({os.path.normpath(name) for name in names}) < len(names):
             raise UserError(f'--group "{text}" names an experiment twice')
+        if printable(name) in dict(pairs):
+            raise UserError(f"--group {name}=...: two groups must have different names")
         pairs.append((printable(name), names))
-    names = [name for name, _ in pairs]
-    for name in {name for name in names if names.count(name) > 1}:
-        raise UserError(f"--group {name}=...: two groups must have different names")
     return pairs
 
 
 def groups_of(name, runs):
     """Return the Groups of runs: one for each way that a run was tested."""
-    rows = [row for run in runs for row in run.rows if row.tests]
-    groups = []
+    rows, groups = [row for run in runs for row in run.rows if row.tests], []
     for suffix in sorted({row.suffix for row in rows}):
         members = [row for row in rows if row.suffix == suffix]
         tested = [row.run for row in members]
-        absent = [run.label for run in runs if run not in tested]
-        groups.append(Group(name, suffix, members, absent))
+        groups.append(Group(name, suffix, members, [run for run in runs if run not in tested]))
     return groups
 
 
-class GroupGain(NamedTuple):
-    """Gain of a group over another on a set, by a metric."""
+def count_seeds(rows):
+    """Return the number of different seeds of rows; each unknown seed counts."""
+    seeds = [row.seed for row in rows]
+    return len(set(seeds) - {None}) + seeds.count(None)
 
-    mean: float | None = None  # None if the groups cannot be compared
+
+def summary(row, key, metric, scorer):
+    """Return (mean, standard error over seeds, number of seeds) of a row or a group.
+
+    A mean over runs that were tested on different images is None.
+    """
+    if not isinstance(row, Group):
+        return scorer.mean(row, key, metric), None, None
+    means = {member: scorer.mean(member, key, metric) for member in row.rows}
+    means = {member: mean for member, mean in means.items() if mean is not None}
+    n_seeds = count_seeds(means)
+    if mismatch(means, key, scorer):
+        return None, None, n_seeds
+    mean, error = mean_and_error(list(means.values()))
+    return mean, error if n_seeds == len(means) else None, n_seeds
+
+
+class Gain(NamedTuple):
+    """Gain of a row or a group over another on a set, by a metric."""
+
+    mean: float | None = None  # None if they cannot be compared
     seed_error: float | None = None  # standard error over seeds
     n_seeds: int = 0  # pairs, or different seeds of the smaller group if runs are not paired
     is_paired: bool = False  # each run is compared with the run of the same seed
@@ -168,7 +105,7 @@ class GroupGain(NamedTuple):
 
     @property
     def kind(self):
-        """What was compared, in words."""
+        """The number of pairs or runs, in words."""
         return f"{self.n_seeds} {'pairs' if self.is_paired else 'runs each, not paired'}"
 
     @property
@@ -198,9 +135,20 @@ class GroupGain(NamedTuple):
         return f"{'difference' if self.shows_difference else 'no difference shown'}: {interval}"
 
 
+def reference(rows, row, key):
+    """Return the row or group that a gain on a set is over, or None.
+
+    It is of the first experiment, and tested in the same way as `row` if it has such a test.
+    """
+    first = rows[0]
+    own = [r for r in rows if r.family == first.family and r is not row and key in r.tests]
+    same = [r for r in own if r.suffix == row.suffix]
+    return (same or [r for r in own if r is first] or [None])[0]
+
+
 def _pair_by_seed(first, other):
     """Return two lists of rows with the same seeds, or None."""
-    sides = [{row.run.seed: row for row in rows} for rows in (first, other)]
+    sides = [{row.seed: row for row in rows} for rows in (first, other)]
     seeds = set(sides[0])
     is_unique = len(seeds) == len(first) == len(other)
     if None in seeds or set(sides[1]) != seeds or not is_unique:
@@ -210,44 +158,44 @@ def _pair_by_seed(first, other):
 
 def seed_notes(first, other, key):
     """Return sentences about runs that are not compared in pairs though they share seeds."""
-    sides = [group.tests[key] for group in (first, other)]
-    seeds = [{row.run.seed for row in rows} - {None} for rows in sides]
+    sides = [tests_of([group], key) for group in (first, other)]
+    seeds = [{row.seed for row in rows} - {None} for rows in sides]
     if _pair_by_seed(*sides) or not seeds[0] & seeds[1]:
         return []
     return [f"{other.label} and {first.label} share some seeds only: their runs are not paired"]
 
 
-def group_gain(first, other, key, metric, scorer):
-    """Return the GroupGain of `other` over `first`, over the images that are finite in all runs.
+def gain_over(first, other, key, metric, scorer):
+    """Return the Gain of `other` over `first`, over the images that are finite in all runs.
 
     Runs are compared in pairs if both groups have the same seeds.
     """
-    sides = [group.tests[key] for group in (first, other)]
+    sides = [tests_of([row], key) for row in (first, other)]
     pairs = _pair_by_seed(*sides)
-    sides, every_row = pairs or sides, [*sides[0], *sides[1]]
+    sides = pairs or sides
+    every_row = sides[0] + sides[1]
     if mismatch(every_row, key, scorer):
-        return GroupGain()
-    tables = common_scores(every_row, key, metric, scorer)
-    by_row = dict(zip(every_row, tables or [], strict=False))
+        return Gain()
+    values = common_scores(every_row, key, metric, scorer)
     if any(lost_images(row, key, metric, scorer) for row in every_row):
-        if not (tables and tables[0]):
-            return GroupGain()
-        own = {row: sum(scores.values()) / len(scores) for row, scores in by_row.items()}
+        if not (values and values[every_row[0]]):
+            return Gain()
+        own = {row: sum(scores) / len(scores) for row, scores in values.items()}
     else:
         own = {row: scorer.mean(row, key, metric) for row in every_row}
-    means = [[own[row] for row in side] for side in sides]
-    if any(mean is None for side in means for mean in side):
-        return GroupGain()
-    mean, seed_error, freedom = _gain_over_seeds(means, pairs)
+    if None in own.values():
+        return Gain()
+    mean, seed_error, freedom = _gain_over_seeds([[own[row] for row in s] for s in sides], pairs)
     if any(count_seeds(side) < len(side) for side in sides):
         seed_error = None
     image_error = n_images = None
-    if tables is not None:
-        n_images = len(tables[0])
-        per_image = [[list(by_row[row].values()) for row in side] for side in sides]
-        _, image_error = mean_and_error(np.mean(per_image[1], 0) - np.mean(per_image[0], 0))
+    if values:
+        before, after = (np.mean([values[row] for row in side], 0) for side in sides)
+        of_images, image_error = mean_and_error(after - before)
+        mean = mean if isinstance(other, Group) else of_images  # the same, except for rounding
+        n_images = len(before)
     n_seeds = min(map(count_seeds, sides))
-    return GroupGain(mean, seed_error, n_seeds, bool(pairs), image_error, n_images, freedom)
+    return Gain(mean, seed_error, n_seeds, bool(pairs), image_error, n_images, freedom)
 
 
 def _gain_over_seeds(means, is_paired):

@@ -2,7 +2,6 @@
 
 import re
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -12,13 +11,6 @@ from data.datasets import DEMO_SETS, EXTENSIONS, find_pairs
 from data.image import image_size, read_image, to_channels
 from data.resize import imresize
 from runtime.files import UserError, bullet_list
-
-
-class Pair(NamedTuple):
-    """Paths of an HR and an LR image; either may be None."""
-
-    hr: Path | None = None
-    lr: Path | None = None
 
 
 def _pictures(path):
@@ -31,61 +23,42 @@ class Truth:
     """Find and read the HR and LR images of test sets."""
 
     def __init__(self, dir_data, runs, dir_demo=None):
-        """Remember where to look: in what tests of runs saved, then in `dir_data`.
-
-        `dir_demo` is the folder of the LR pictures of Demo, or None.
-        """
-        self.dir_data, self.dir_demo = Path(dir_data), dir_demo and Path(dir_demo)
-        self.runs = runs
+        """Remember where to look: in what tests of runs saved, then in the folders of data."""
+        self.dir_data, self.runs, self.dir_demo = dir_data, runs, dir_demo
         names = [run.flags.get("degradation", "BI") for run in runs if run.rows]
         self.degradation = names[0] if names else "BI"
-        self._found = {}  # key: (pairs, is_luma)
+        self._found = {}  # key: the result of `find`
 
-    def pairs(self, key):
-        """Return {image: Pair} of (dataset, scale); {} if nothing is found."""
-        return self._find(key)[0]
+    def find(self, key):
+        """Return ({image: {"HR": path, "LR": path}}, whether they are Y of --n_colors 1).
 
-    def is_luma(self, key):
-        """Return whether the images of a set are Y of --n_colors 1."""
-        return self._find(key)[1]
+        They are of the first source with all images of the tests, else of that with most images.
+        """
+        if key not in self._found:
+            color = [run for run in self.runs if not run.is_luma]
+            gray = [run for run in self.runs if run.is_luma]
+            sources = [(self._saved(color, key), False), (self._from_data(key), False)]
+            sources.append((self._saved(gray, key), True))
+            enough = max(self.n_tested(key), 1)
+            self._found[key] = max(sources, key=lambda source: min(len(source[0]), enough))
+        return self._found[key]
 
     def n_tested(self, key):
         """Return the largest number of images that a run was tested on."""
         tests = [row.tests[key] for run in self.runs for row in run.rows if key in row.tests]
-        counts = [test.get("images") for test in tests]
-        return max((n for n in counts if isinstance(n, int)), default=0)
-
-    def _find(self, key):
-        if key not in self._found:
-            color = [run for run in self.runs if not run.is_luma]
-            gray = [run for run in self.runs if run.is_luma]
-            sources = (
-                (lambda: self._saved(color, key), False),
-                (lambda: self._from_data(key), False),
-                (lambda: self._saved(gray, key), True),
-            )
-            self._found[key] = {}, False
-            for find, is_luma in sources:
-                pairs = find()
-                if len(pairs) > len(self._found[key][0]):
-                    self._found[key] = pairs, is_luma
-                if pairs and len(pairs) >= self.n_tested(key):
-                    break  # an incomplete source counts only without a better one
-        return self._found[key]
+        return max((test.get("images") or 0 for test in tests), default=0)
 
     @staticmethod
     def _saved(runs, key):
         found = {}
         folders = [results_dir(run.folder, key[0]) for run in runs]
         # tests made in another way than the plain one write beside it
-        others = [p for f in folders for p in sorted(f.parent.glob(f"{f.name}+*"))]
-        for results in [*folders, *others]:
-            for kind in ("HR", "LR"):
-                end = f"_x{key[1]}_{kind}.png"
-                for path in sorted(results.glob(f"*{end}")):
-                    pair = found.setdefault(path.name.removesuffix(end), {})
-                    pair.setdefault(kind.lower(), path)
-        return {name: Pair(**kinds) for name, kinds in found.items()}
+        folders += [p for f in folders for p in sorted(f.parent.glob(f"{f.name}+*"))]
+        for folder in folders:
+            for path in sorted(folder.glob(f"*_x{key[1]}_[HL]R.png")):
+                name, _, kind = path.stem.rsplit("_", 2)
+                found.setdefault(name, {}).setdefault(kind, path)
+        return found
 
     def _from_data(self, key):
         name, scale = key
@@ -94,28 +67,29 @@ class Truth:
                 return {}
             if not self.dir_demo.exists():
                 raise UserError(f"--dir_demo {self.dir_demo}: no such file or folder")
-            return {path.stem: Pair(None, path) for path in _pictures(self.dir_demo)}
+            return {path.stem: {"LR": path} for path in _pictures(self.dir_demo)}
         try:
             pairs = find_pairs(self.dir_data, name, scale, degradation=self.degradation)
         except UserError:
             return {}
-        return {hr.stem: Pair(hr, lr) for hr, lr in pairs}
+        return {hr.stem: {"HR": hr, "LR": lr} for hr, lr in pairs}
 
     def hr(self, key, image):
         """Return HR (H, W, C), cropped to a multiple of the scale, or None."""
-        pair = self.pairs(key).get(image, Pair())
-        if pair.hr is None:
+        files = self.find(key)[0].get(image, {})
+        if not files.get("HR"):
             return None
-        hr = read_image(pair.hr)
-        size = hr.shape[:2] if pair.lr is None else np.array(read_image(pair.lr).shape[:2]) * key[1]
-        height, width = (min(a, b) // key[1] * key[1] for a, b in zip(hr.shape, size, strict=False))
-        return hr[:height, :width]
+        hr = read_image(files["HR"])
+        height, width = (side // key[1] for side in hr.shape[:2])
+        if files.get("LR"):
+            height, width = np.minimum((height, width), read_image(files["LR"]).shape[:2])
+        return hr[: height * key[1], : width * key[1]]
 
     def bicubic(self, key, image):
         """Return LR upscaled by bicubic, (H, W, C); None without LR, or HR of which it is made."""
-        pair = self.pairs(key).get(image, Pair())
-        if pair.lr is not None:
-            return imresize(read_image(pair.lr), key[1])
+        files = self.find(key)[0].get(image, {})
+        if files.get("LR"):
+            return imresize(read_image(files["LR"]), key[1])
         hr = self.hr(key, image)
         if hr is None or self.degradation != "BI":
             return None
@@ -129,13 +103,10 @@ def to_rgb8(image):
     return np.ascontiguousarray(to_channels(image, 3))
 
 
-# ------------------------------------------------------------ folders of --images
-
-
 def parse_folder(text):
     """Return (name, path) of NAME=FOLDER."""
-    name, separator, folder = text.partition("=")
-    if not (name and separator and folder):
+    name, _, folder = text.partition("=")
+    if not (name and folder):
         raise UserError(f"--images {text} must have the form NAME=FOLDER")
     if not Path(folder).is_dir():
         raise UserError(f"--images {text}: no such folder: {folder}")
@@ -148,40 +119,36 @@ def match_files(folder, images, scale):
     The name of a file is that of the image, followed by nothing or by the scale and any words:
     baby.png, babyx4.png, baby_x4.png, baby_x4_SR.png, baby_RCAN_x4.png.
     """
-    fitting, longest_first = {}, sorted(images, key=len, reverse=True)
-    for path in _pictures(folder):
-        # the image with the longest name that fits: img_1_2.png is not of img_1
-        for image in longest_first:
-            rest = path.stem[len(image) :]
-            if path.stem.startswith(image) and re.fullmatch(r"(x\d+)?([_.-].*)?", rest):
-                # NAME_HR and NAME_LR lie beside NAME_SR in the results of this program
-                scales = re.findall(r"(?<![^\W_])x(\d+)(?![^\W_])", rest)
-                if not re.search(r"_(HR|LR)$", rest) and set(scales) <= {str(scale)}:
-                    fitting.setdefault(image, []).append(path)
-                break
-    found = {}
-    for image in images:
-        paths = fitting.get(image, [])
-        paths = [path for path in paths if path.stem == image] or paths
-        if len(paths) > 1:
-            names = bullet_list([path.name for path in paths])
+    files, found = _pictures(folder), dict.fromkeys(images)
+    for image in sorted(images, key=len, reverse=True):  # img_1_2.png is not of img_1
+        rests = {path: path.stem[len(image) :] for path in files if path.stem.startswith(image)}
+        rests = {p: rest for p, rest in rests.items() if re.fullmatch(r"(x\d+)?([_.-].*)?", rest)}
+        files = [path for path in files if path not in rests]
+        fitting = []
+        for path, rest in rests.items():
+            scales = re.findall(r"(?<![^\W_])x(\d+)(?![^\W_])", rest)
+            # NAME_HR and NAME_LR lie beside NAME_SR in the results of this program
+            if set(scales) <= {str(scale)} and not rest.endswith(("_HR", "_LR")):
+                fitting.append(path)
+        fitting = [path for path in fitting if path.stem == image] or fitting
+        if len(fitting) > 1:
+            names = bullet_list([path.name for path in fitting])
             raise UserError(f"{folder}: several files fit the image {image}:{names}")
-        if paths:
-            found[image] = paths[0]
-    return found
+        found[image] = fitting[0] if fitting else None
+    return {image: path for image, path in found.items() if path}
 
 
 class FolderRow:
-    """A folder of SR images of one test set, as a row; `Scorer.fill` fills in its `tests`."""
+    """A folder of SR images of one test set, as a row."""
 
     is_bicubic = is_luma = False
-    run, suffix = None, ""
+    run, seed, suffix, notes = None, None, "", ()
 
     def __init__(self, label, folder, key, truth):
         """Match the files of a folder with the images of the test set of a key."""
         self.label, self.folder, self.key = label, folder, key
-        self.family = self  # a single row
-        images, where = list(truth.pairs(key)), f"{key[0]} x{key[1]}"
+        self.family, self.rows = self, [self]
+        images, where = list(truth.find(key)[0]), f"{key[0]} x{key[1]}"
         n_tested = truth.n_tested(key)
         if not images or len(images) < n_tested:
             found = f"{len(images)} of {n_tested}" if images else "no"
@@ -193,7 +160,10 @@ class FolderRow:
         if missing := [name for name in images if name not in self._paths]:
             counts = f"{len(missing)} of the {len(images)} images of {where}"
             raise UserError(f"{folder} has no SR image of {counts}:{bullet_list(missing)}")
-        self.tests = {key: {"psnr": None, "ssim": None, "images": len(images), "epoch": None}}
+        self.tests = {key: {"images": len(images)}}
+
+    def scores(self, key):
+        """Return None: no test kept the scores of these images."""
 
     def sr_paths(self, key):
         """Return {image: path} of the SR images."""

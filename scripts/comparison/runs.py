@@ -13,17 +13,24 @@ import re
 
 from checkpoint.config import read_config
 from checkpoint.metrics import (
-    PLAIN,
     finite_mean,
     has_same_images,
     read_metrics,
     results_dir,
     scores_file,
+    tests_of_training,
     variant,
 )
 from checkpoint.state import read_state
 from data.datasets import DEMO_SETS
 from runtime.files import UserError, print_error
+
+SAME_PSNR = 0.005  # dB; HR of 16 bits is saved with 8
+
+
+def is_same_psnr(a, b, tolerance=SAME_PSNR):
+    """Return whether two PSNR are of the same image; None stands for no finite PSNR."""
+    return a is b if None in (a, b) else math.isclose(a, b, rel_tol=0, abs_tol=tolerance)
 
 
 def printable(text):
@@ -31,11 +38,13 @@ def printable(text):
     return re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", "?", " ".join(text.split()))
 
 
-def read_experiment(folder):
-    """Return the lines of metrics.jsonl of an experiment."""
+def read_experiment(folder, needs_tests):
+    """Return the lines of metrics.jsonl; without `needs_tests`, saved images alone will do."""
     path = folder / "metrics.jsonl"
     if path.is_file():
         return read_metrics(path, print_error)
+    if not needs_tests and any(folder.glob("results-*")):
+        return []  # upscaling records no test
     found = folder.parent.iterdir() if folder.parent.is_dir() else ()
     names = [other.name for other in found if (other / "metrics.jsonl").is_file()]
     near = difflib.get_close_matches(folder.name, names, 1)
@@ -43,65 +52,37 @@ def read_experiment(folder):
     raise UserError(f"no such experiment: {folder} (no metrics.jsonl){hint}")
 
 
-def best_epoch(tests, trained, data_test=()):
-    """Return the epoch of the best mean PSNR of test lines, as a training chooses it.
-
-    `data_test` are the names of the sets that the training tests on, as far as they are known.
-    """
-    first = {}  # epoch: {(dataset, scale): line}; later tests of an epoch are tests alone
-    for line in tests:
-        lines = first.setdefault(line["epoch"], {})
-        lines.setdefault((line["dataset"], line["scale"]), line)
-    epochs = sorted(trained & set(first))
-    best, best_psnr, before, kept = None, -math.inf, {}, {}
-    for i, epoch in enumerate(epochs):
-        beside = {key for e in epochs[max(i - 1, 0) : i + 2] if e != epoch for key in first[e]}
-        # a set that neither the training nor the epochs beside it know is of a test alone
-        own = {k: v for k, v in first[epoch].items() if k in beside or k[0] in data_test}
-        own = own or first[epoch]
-        if epoch == epochs[-1] and not set(before) <= set(own):
-            break  # its test was cut or has not ended
-        if not (set(own) == set(kept) and all(has_same_images(own[k], kept[k]) for k in own)):
-            best_psnr = -math.inf  # means over other sets or images are not comparable
-        before, psnrs = own, [line["psnr"] for line in own.values() if line["psnr"] is not None]
-        mean = sum(psnrs) / len(psnrs) if psnrs else -math.inf
-        if mean > best_psnr or best_psnr == -math.inf:
-            best, best_psnr, kept = epoch, mean, own
-    return best
-
-
 class Run:
     """An experiment folder: flags, epochs, a row for each way of testing."""
 
     def __init__(self, folder, label=None, best=False, needs_tests=True):
-        """Read metrics.jsonl and config.txt; use the last test of each set, or those of the best.
-
-        Without `needs_tests`, a folder without metrics.jsonl is allowed: upscaling writes none.
-        """
+        """Read metrics.jsonl and config.txt; show the last test of each set, or the best one."""
         self.folder, self.has_own_label = folder, label is not None
         self.label = printable(label or folder.name.removeprefix("quickstart_"))
-        may_lack_tests = not needs_tests and any(folder.glob("results-*"))
-        has_tests = (folder / "metrics.jsonl").is_file()
-        self.lines = [] if may_lack_tests and not has_tests else read_experiment(folder)
+        self.lines = read_experiment(folder, needs_tests)
+        self.flags = {}  # of config.txt, as text
+        with contextlib.suppress(UserError):  # it cannot be read
+            words = read_config(folder / "config.txt")
+            self.flags = dict(re.findall(r"^--(\w+)=(.*)$", "\n".join(words), re.M))
+        self.is_luma = self.flags.get("n_colors") == "1"
         self.trained = {line["epoch"] for line in self.lines if "loss" in line}
         tests = [line for line in self.lines if line.get("dataset")]
         self.tested = {line["epoch"] for line in tests}
         # a training that was stopped in its first epoch has epoch 0
         self.was_trained = bool(self.trained) or 0 in self.tested
-        self.flags = self._read_flags()
-        self.is_luma = self.flags.get("n_colors") == "1"
         self.epochs = self._number("epochs")
         # tests alone do not know the --seed of their weights
         self.seed = self._number("seed") if self.was_trained else None
-        self.is_unfinished = (
-            self.was_trained and self.epochs is not None and max(self.tested or [0]) < self.epochs
-        )
         self.best = best and bool(self.trained)
         self.rows = self._find_rows(tests)
 
+    def _number(self, name):
+        text = self.flags.get(name, "")
+        return int(text) if text.isdigit() else None
+
     def _find_rows(self, tests):
         by_suffix = {}  # suffix: {(dataset, scale): line}
-        epoch = self._best_epoch(tests) if self.best else None
+        epoch = self._best_epoch() if self.best else None
         for line in tests:
             shown = by_suffix.setdefault(variant(line), {})
             key = (line["dataset"], line["scale"])
@@ -111,31 +92,24 @@ class Run:
                 shown.setdefault(key, line)  # the training's own, not a later test
         return [Row(self, suffix, shown) for suffix, shown in sorted(by_suffix.items())]
 
-    def picture_rows(self, key):
-        """Return the rows with saved SR images of a set: at least one row."""
-        rows = self.rows or [Row(self, "", {})]
-        if key[1] is None:
-            return rows
-        return [row for row in rows if row.sr_paths(key)] or rows[:1]
-
-    def _best_epoch(self, tests):
-        """Return the epoch of model_best.pt: that of the training state, or as it is chosen."""
+    def _best_epoch(self):
+        """Return the epoch of model_best.pt: that of the training state, or of the best PSNR."""
         with contextlib.suppress(UserError, OSError):
             epoch = read_state(self.folder / "model/state.pt")["best"]["epoch"]
             if epoch in self.tested:
                 return epoch
-        return best_epoch(tests, self.trained, self.flags.get("data_test", "").split("+"))
+        tests, names = tests_of_training(self.lines), self.flags.get("data_test", "").split("+")
+        sets = [lines for key, lines in tests.items() if key[0] in names] or list(tests.values())
+        epochs = sorted(self.trained.intersection(*sets))
+        # a resume on other images begins anew
+        epochs = [e for e in epochs if all(has_same_images(s[e], s[epochs[-1]]) for s in sets)]
+        # the first of equal ones
+        return max(epochs, key=lambda e: sum(lines[e]["psnr"] or 0 for lines in sets), default=None)
 
-    def _read_flags(self):
-        """Return the flags of config.txt as {name: text}; {} if it cannot be read."""
-        with contextlib.suppress(UserError):
-            words = read_config(self.folder / "config.txt")
-            return dict(re.findall(r"^--(\w+)=(.*)$", "\n".join(words), re.M))
-        return {}
-
-    def _number(self, name):
-        text = self.flags.get(name, "")
-        return int(text) if text.isdigit() else None
+    def picture_rows(self, key):
+        """Return the rows with saved SR images of a set: at least one row."""
+        rows = self.rows or [Row(self, "", {})]
+        return [row for row in rows if row.sr_paths(key)] or rows[:1]
 
     @property
     def reason_unfinished(self):
@@ -144,33 +118,33 @@ class Run:
             return " (no test)"
         if self.was_trained and self.epochs is None:
             return " (unknown --epochs: config.txt cannot be read)"
-        if self.is_unfinished:
-            return f" (epoch {max(self.tested)} of {self.epochs})"
         return next((row.mark for row in self.rows if row.mark), "")
 
     def epoch_mark(self, lines):
         """Return " (epoch E of N)" for tests before the last epoch, else ""."""
-        shown, last = sorted({line["epoch"] for line in lines}), max(self.trained | self.tested)
-        is_last = self.best or shown == [last]
-        if not self.was_trained or not shown or (is_last and not self.is_unfinished):
+        shown = sorted({line["epoch"] for line in lines})
+        if not self.was_trained or not shown:
+            return ""
+        last, is_finished = max(self.trained | self.tested), max(self.tested) >= (self.epochs or 0)
+        if (self.best or shown == [last]) and is_finished:
             return ""
         numbers = ", ".join(map(str, shown))
         return f" (epoch{'s' if len(shown) > 1 else ''} {numbers} of {self.epochs or last})"
 
 
 class Row:
-    """The tests of an experiment that were made in one way: {(dataset, scale): test line}.
+    """The tests of an experiment that were made in one way: {(dataset, scale): test line}."""
 
-    `mark` is a text about an epoch that is not the last, or "".
-    """
+    notes = ()
 
     def __init__(self, run, suffix, tests):
         self.run, self.suffix, self.tests = run, suffix, tests
-        truth = [line for key, line in tests.items() if key[0] not in DEMO_SETS]
-        self.mark = run.epoch_mark(truth) if truth else ""
-        self.folder, self.is_luma = run.folder, run.is_luma
-        self.family = run  # what the rows of an experiment have in common
+        self.folder, self.seed, self.is_luma = run.folder, run.seed, run.is_luma
         self.is_bicubic = run.flags.get("model") == "Bicubic"
+        self.family = run  # what the rows of an experiment have in common
+        self.rows = [self]  # as a group of one
+        truth = [line for key, line in tests.items() if key[0] not in DEMO_SETS]
+        self.mark = run.epoch_mark(truth)  # of an epoch that is not the last
         self._scores = {}  # (dataset, scale): the result of `scores`
 
     @property
@@ -178,67 +152,47 @@ class Row:
         """Name of the row, with the suffix and the mark."""
         return self.run.label + self.suffix + self.mark
 
-    @property
-    def how(self):
-        """How the tests were made: {"self_ensemble", "chop", "precision"}."""
-        line = next(iter(self.tests.values()), PLAIN)
-        return {name: line[name] for name in PLAIN}
-
     def scores(self, key):
         """Return {image: {"psnr": ..., "ssim": ...}} of a test; None if they were not kept."""
         if key not in self._scores:
             self._scores[key] = self._find_scores(key) if key in self.tests else None
         return self._scores[key]
 
-    def scores_path(self, key, best=None):
-        """Return the path of the scores of the images of a test."""
-        return scores_file(self.folder, self.tests[key], self.run.best if best is None else best)
-
     def _find_scores(self, key):
         # a test of the best weights that was repeated has written the scores of the last test
-        for best in sorted({self.run.best, False}, reverse=True):
-            path = self.scores_path(key, best)
-            try:
-                found = read_scores(path) if path.is_file() else None
-            except UserError as error:
-                print_error(f"WARNING: {error}")
-                continue
-            if found:
-                mean = finite_mean(scores["psnr"] for scores in found.values())
-                psnr = self.tests[key]["psnr"]
-                is_known = None not in (mean, psnr)
-                if math.isclose(mean, psnr, rel_tol=1e-12) if is_known else mean is psnr:
-                    return found
+        for best in (True, False) if self.run.best else (False,):
+            found = read_scores(scores_file(self.folder, self.tests[key], best))
+            mean = finite_mean(scores["psnr"] for scores in (found or {}).values())
+            if found and is_same_psnr(mean, self.tests[key]["psnr"], 1e-10):
+                return found
         return None
-
-    def results(self, key):
-        """Return the folder of the SR images of a set."""
-        return results_dir(self.folder, key[0], self.suffix)
 
     def sr_paths(self, key):
         """Return {image: path} of the SR images that a test with --save_results wrote."""
-        end = f"_x{key[1]}_SR.png"
-        return {p.name.removesuffix(end): p for p in sorted(self.results(key).glob(f"*{end}"))}
+        folder, end = results_dir(self.folder, key[0], self.suffix), f"_x{key[1]}_SR.png"
+        return {path.name.removesuffix(end): path for path in sorted(folder.glob(f"*{end}"))}
 
 
 def read_scores(path):
-    """Return {image: {"psnr": ..., "ssim": ...}} of a file of per_image/."""
+    """Return {image: {"psnr": ..., "ssim": ...}} of a file of per_image/; None without a table."""
+
+    def name_of(text):  # tests write a byte that is not UTF-8 as \udcXX
+        return re.sub(r"\\u(dc[89a-f][0-9a-f])", lambda match: chr(int(match[1], 16)), text)
+
+    if not path.is_file():
+        return None
     try:
         with open(path, encoding="utf-8", newline="") as file:
             found = {
-                _name_of_file(row.pop("image")): {n: float(value) for n, value in row.items()}
+                name_of(row.pop("image")): {name: float(value) for name, value in row.items()}
                 for row in csv.DictReader(file)
             }
         if not found or any(not {"psnr", "ssim"} <= set(scores) for scores in found.values()):
             raise ValueError("a column is missing")
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: must be a table of image, psnr, ssim ({error})") from error
+        print_error(f"WARNING: {path}: must be a table of image, psnr, ssim ({error})")
+        return None
     return found
-
-
-def _name_of_file(text):
-    """Return the name of an image; tests write a byte that is not UTF-8 as \\udcXX."""
-    return re.sub(r"\\u(dc[89a-f][0-9a-f])", lambda match: chr(int(match[1], 16)), text)
 
 
 def rows_of(runs):

@@ -1,8 +1,6 @@
 """Scores of the images of rows, the cost of their networks, and which scores are comparable.
 
-Scores are those that tests kept, or are computed from saved images. Tables, ranks, gains and groups
-all ask here whether means are over the same images. "Rows" are rows or groups; a group stands for
-its members.
+"Rows" are rows or groups: the `rows` of a group are its members, those of a row are itself.
 """
 
 import math
@@ -12,6 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from checkpoint.metrics import finite_mean
+from comparison.runs import is_same_psnr
 from data.datasets import dataset_spec
 from data.image import read_image, to_channels, to_tensor
 from image_quality import OWN, score
@@ -19,44 +18,6 @@ from metric import calc_psnr, calc_ssim
 from model import build_network, count_parameters, is_multi_scale
 from option import parse_args
 from runtime.files import UserError
-
-SAME_PSNR = 0.005  # dB; HR of 16 bits is saved with 8
-
-
-def own_scores(sr, hr, key, name):
-    """Return {"psnr": ..., "ssim": ...} of two images (H, W, C), as tests do."""
-    arguments = (to_tensor(sr), to_tensor(hr), key[1], 255, dataset_spec(key[0]).benchmark)
-    try:
-        return {"psnr": calc_psnr(*arguments), "ssim": calc_ssim(*arguments)}
-    except ValueError as error:
-        raise UserError(f"{name} on {key[0]} x{key[1]} cannot be scored: {error}") from error
-
-
-def other_scores(metrics, sr, hr, image):
-    """Return {metric name: value} of the metrics that are computed from images (H, W, C).
-
-    Without HR, metrics that need it are left out. `image` is a name for messages.
-    """
-    usable = [m for m in metrics if m.compute and (hr is not None or not m.needs_hr)]
-    tensors = [None if x is None else to_tensor(x) for x in (sr, hr)]
-    return {metric.name: score(metric, *tensors, image) for metric in usable}
-
-
-def _to_luma(image, is_luma):
-    return image if is_luma and image.shape[2] == 1 else to_channels(image, 1)
-
-
-def is_same_psnr(a, b):
-    """Return whether two PSNR are of the same image."""
-    return math.isclose(a, b, rel_tol=0, abs_tol=SAME_PSNR)
-
-
-def _is_whole_test(test, scores):
-    """Return whether scores of saved images have the means that their test has recorded."""
-    mean = finite_mean([found["psnr"] for found in scores.values() if "psnr" in found])
-    is_known = None not in (mean, test["psnr"])
-    is_same = is_same_psnr(mean, test["psnr"]) if is_known else mean is test["psnr"]
-    return is_same and test.get("images", len(scores)) == len(scores)
 
 
 def check_size(image, expected, path, of_what):
@@ -67,84 +28,103 @@ def check_size(image, expected, path, of_what):
 
 
 class Scorer:
-    """Scores of the images of rows by a list of Metric; `notes` say which are missing."""
+    """Scores by a list of Metric, and costs of networks; `notes` say which are missing."""
 
-    def __init__(self, metrics, truth):
-        self.metrics, self.truth, self.notes = metrics, truth, []
+    def __init__(self, metrics, truth, with_costs=False):
+        self.metrics, self.truth, self.with_costs = metrics, truth, with_costs
+        self.notes = []
         self._cache = {}
 
     def scores(self, row, key):
         """Return {image: {metric name: value}} of a row's test; None if they are unknown."""
-        if (id(row), key) not in self._cache:
-            self._cache[id(row), key] = self._compute(row, key)
-        return self._cache[id(row), key]
+        if (row, key) not in self._cache:
+            self._cache[row, key] = self._find_scores(row, key)
+        return self._cache[row, key]
 
     def mean(self, row, key, metric):
         """Return the mean of a metric over the images of a row's test, or None."""
         if key not in row.tests:
             return None
-        if row.run is not None and (metric.name in OWN or metric.name in row.tests[key]):
+        if row.run and (metric.name in OWN or metric.name in row.tests[key]):
             return row.tests[key].get(metric.name)
-        scores = self.scores(row, key)
-        values = [found[metric.name] for found in (scores or {}).values() if metric.name in found]
-        return finite_mean(values) if values and len(values) == len(scores) else None
+        scores = self.scores(row, key) or {}
+        values = [found[metric.name] for found in scores.values() if metric.name in found]
+        return finite_mean(values) if len(values) == len(scores) else None
 
-    def _compute(self, row, key):
-        own = row.scores(key) if row.run is not None else self._own_of_folder(row, key)
+    def _find_scores(self, row, key):
+        """Return the scores that a test kept, with those of other metrics from its images."""
+        own = row.scores(key)
         kept = set().union(*(own or {}).values())
-        others = [m for m in self.metrics if m.compute is not None and m.name not in kept]
-        if not others:
+        others = [m for m in self.metrics if m.compute and m.name not in kept]
+        if row.run and not others:
             return own
-        paths = row.sr_paths(key)
+        paths, found = row.sr_paths(key), {}
         images = list(own or paths)
-        recorded = row.tests[key] if row.run is not None else {}
-        titles = ", ".join(metric.title for metric in others if metric.name not in recorded)
-        problem = f"no {titles} of {row.label} on {key[0]} x{key[1]}: its SR images are"
-        if not images or any(image not in paths for image in images):
-            self.notes += [f"{problem} not saved (test it with --save_results)"] if titles else []
-            return own
-        found = {}
-        for image in images:
-            sr, hr = self.matched(read_image(paths[image]), key, image, row.is_luma)
-            if hr is not None and sr.shape[:2] != hr.shape[:2]:
+        is_saved = bool(images) and all(image in paths for image in images)
+        for image in images if is_saved else ():
+            path, mine = paths[image], (own or {}).get(image, {})
+            scores = self.image_scores(read_image(path), key, image, row.is_luma, others, path)
+            if mine and "psnr" in scores and not is_same_psnr(mine["psnr"], scores["psnr"]):
                 break
-            mine = {} if hr is None else own_scores(sr, hr, key, image)
-            if own and mine and not is_same_psnr(own[image]["psnr"], mine["psnr"]):
-                break
-            found[image] = (own[image] if own else mine) | other_scores(others, sr, hr, image)
-        if len(found) < len(images) or not (own or _is_whole_test(row.tests[key], found)):
-            problem += " of another test (test it again with --save_results)"
-            self.notes += [problem] if titles else []
-            return own
-        return found
+            found[image] = scores | mine
+        is_complete = is_saved and len(found) == len(images)
+        if row.run is None or (is_complete and (own or _is_of_test(row.tests[key], found))):
+            return found
+        if titles := ", ".join(m.title for m in others if m.name not in row.tests[key]):
+            state = "of another test (test it again" if is_saved else "not saved (test it"
+            problem = f"its SR images are {state} with --save_results)"
+            self.notes.append(f"no {titles} of {row.label} on {key[0]} x{key[1]}: {problem}")
+        return own
 
-    def matched(self, sr, key, image, is_luma):
-        """Return (SR image, HR or None), with the channels in which tests compare them.
+    def image_scores(self, image, key, name, is_luma, metrics, source):
+        """Return {metric name: value} of an SR image (H, W, C), as tests do, with PSNR and SSIM.
 
-        Tests of --n_colors 1 compare Y, the others three channels: gray ones are repeated.
+        Tests of --n_colors 1 compare Y, the others three channels: gray ones are repeated. Without
+        HR, metrics that need it are left out. `source` is for messages.
         """
-        hr, hr_is_luma = self.truth.hr(key, image), self.truth.is_luma(key)
-        if hr is None:
-            return sr, None
-        if is_luma or hr_is_luma:
-            return _to_luma(sr, True), _to_luma(hr, hr_is_luma)
-        return to_channels(sr, 3), to_channels(hr, 3)
+        found, sr, hr = {}, image, self.truth.hr(key, name)
+        if hr is not None:
+            check_size(image, hr, source, "HR")
+            hr_is_luma = self.truth.find(key)[1]
+            if is_luma or hr_is_luma:
+                sr, hr = _to_luma(image, True), _to_luma(hr, hr_is_luma)
+            else:
+                sr, hr = to_channels(image, 3), to_channels(hr, 3)
+            hr, benchmark = to_tensor(hr), dataset_spec(key[0]).benchmark
+            try:
+                for own, compute in (("psnr", calc_psnr), ("ssim", calc_ssim)):
+                    found[own] = compute(to_tensor(sr), hr, key[1], 255, benchmark)
+            except ValueError as error:
+                where = f"{source} on {key[0]} x{key[1]}"
+                raise UserError(f"{where} cannot be scored: {error}") from error
+        usable = [m for m in metrics if m.compute and (hr is not None or not m.needs_hr)]
+        return found | {m.name: score(m, to_tensor(sr), hr, source) for m in usable}
 
-    def _own_of_folder(self, row, key):
-        found = {}
-        for image, path in row.sr_paths(key).items():
-            sr, hr = self.matched(read_image(path), key, image, row.is_luma)
-            if hr is None:
-                return None
-            check_size(sr, hr, path, "HR")
-            found[image] = own_scores(sr, hr, key, path)
-        return found
+    def cost(self, row, scale):
+        """Return the Cost of the network of a row, or of the first one of a group, or None."""
+        run = row.rows[0].run
+        if not run or not run.flags:
+            return None
+        if (run.folder, scale) not in self._cache:
+            self._cache[run.folder, scale] = None
+            flags = ["--dir_experiment", str(run.folder.parent), "--load", run.folder.name]
+            try:
+                args = parse_args([*flags, "--test_only", "--cpu"])
+                self._cache[run.folder, scale] = cost_of(args, scale)
+            except Exception as error:  # networks of others fail in any way
+                reason = (str(error).splitlines() or [repr(error)])[0]
+                self.notes.append(f"no multiply-adds of {run.label} x{scale}: {reason}")
+        return self._cache[run.folder, scale]
 
-    def fill(self, rows):
-        """Fill in mean PSNR and SSIM of the tests of folder rows."""
-        for row in rows:
-            for key, test in row.tests.items():
-                test |= {metric.name: self.mean(row, key, metric) for metric in OWN.values()}
+
+def _to_luma(image, is_luma):
+    return image if is_luma and image.shape[2] == 1 else to_channels(image, 1)
+
+
+def _is_of_test(test, found):
+    """Return whether scores of saved images have the means that their test has recorded."""
+    mean = finite_mean([scores["psnr"] for scores in found.values() if "psnr" in scores])
+    return is_same_psnr(mean, test["psnr"]) and test.get("images", len(found)) == len(found)
 
 
 # ------------------------------------------------------------------ cost
@@ -175,39 +155,13 @@ def cost_of(args, scale):
     return Cost(n_parameters, counter.get_total_flops() / 2 * images)
 
 
-class CostTable:
-    """Costs of rows, computed once for each experiment and scale."""
-
-    def __init__(self):
-        self._found = {}
-        self.notes = []
-
-    def cost(self, row, scale):
-        """Return the Cost of a row's or a group's network, or None."""
-        row = getattr(row, "rows", [row])[0]
-        if row.run is None or not row.run.flags:
-            return None
-        if (row.folder, scale) not in self._found:
-            self._found[row.folder, scale] = self._compute(row, scale)
-        return self._found[row.folder, scale]
-
-    def _compute(self, row, scale):
-        flags = ["--dir_experiment", str(row.folder.parent), "--load", row.folder.name]
-        try:
-            return cost_of(parse_args([*flags, "--test_only", "--cpu"]), scale)
-        except Exception as error:  # networks of others fail in any way
-            reason = (str(error).splitlines() or [repr(error)])[0]
-            self.notes.append(f"no multiply-adds of {row.run.label} x{scale}: {reason}")
-            return None
-
-
 # ------------------------------------------------------ which images tests share
 
 
 def tests_of(rows, key):
-    """Return the rows that were tested on (dataset, scale), with the members of groups."""
-    members = [member for row in rows for member in getattr(row, "rows", [row])]
-    return [row for row in dict.fromkeys(members) if key in row.tests]
+    """Return the rows, and members of groups, that were tested on (dataset, scale)."""
+    members = dict.fromkeys(member for row in rows for member in row.rows)
+    return [row for row in members if key in row.tests]
 
 
 def plural(count, noun):
@@ -242,27 +196,25 @@ def mismatch(rows, key, scorer):
 
 
 def lost_images(row, key, metric, scorer):
-    """Return the frozenset of images that have no finite value of a metric."""
-    scores, name = scorer.scores(row, key) or {}, metric.name
-    return frozenset(image for image in scores if not math.isfinite(scores[image].get(name, 0)))
+    """Return the images that have no finite value of a metric."""
+    scores = scorer.scores(row, key) or {}
+    return {i for i, found in scores.items() if not math.isfinite(found.get(metric.name, 0))}
 
 
 def means_are_comparable(rows, key, metric, scorer):
     """Return whether the means of rows are known to be over the same images."""
-    lost = {lost_images(row, key, metric, scorer) for row in tests_of(rows, key)}
-    return len(lost) <= 1 and mismatch(rows, key, scorer) is None
+    lost = [lost_images(row, key, metric, scorer) for row in tests_of(rows, key)]
+    return all(images == lost[0] for images in lost) and mismatch(rows, key, scorer) is None
 
 
 def common_scores(rows, key, metric, scorer):
-    """Return {image: value} of each row (no group), of the images that are finite in all rows.
-
-    None if the scores of a row are unknown.
-    """
-    tables, name = [scorer.scores(row, key) for row in rows], metric.name
-    if None in tables or any(name not in scores for t in tables for scores in t.values()):
+    """Return {row: values of the images that are finite in all rows}; None if some are unknown."""
+    tables, name = {row: scorer.scores(row, key) for row in rows}, metric.name
+    if None in tables.values() or any(name not in s for t in tables.values() for s in t.values()):
         return None
-    images = [i for i in tables[0] if all(math.isfinite(table[i][name]) for table in tables)]
-    return [{image: table[image][name] for image in images} for table in tables]
+    lost = set().union(*(lost_images(row, key, metric, scorer) for row in rows))
+    images = [image for image in tables[rows[0]] if image not in lost]
+    return {row: [table[image][name] for image in images] for row, table in tables.items()}
 
 
 def image_notes(rows, scorer):

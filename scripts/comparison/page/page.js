@@ -20,162 +20,90 @@ function fillSelect(select, entries, chosen) {
   if (chosen !== undefined) select.value = chosen;
 }
 
-function scoreText(version) {
-  return data.metrics
-    .filter((metric) => metric.name in version.scores)
-    .map((metric) => version.scores[metric.name].toFixed(metric.digits))
-    .join(" / ");
-}
-
 // ------------------------------------------------------------------ viewer
-
-const decoded = new Map(); // index of a version's data: image
-
-function loadImage(version) {
-  if (!decoded.has(version.source)) {
-    const image = new Image();
-    image.src = byId("picture-" + version.source).textContent.trim();
-    decoded.set(version.source, image);
-  }
-  return decoded.get(version.source);
-}
 
 const view = { zoom: 1, x: 0.5, y: 0.5 }; // x, y: center, as a fraction of the image
 let current = null; // entry of data.images
 
 const versionOf = (label) => current.versions.find((version) => version.label === label);
 
-function clampView() {
-  view.zoom = Math.min(Math.max(view.zoom, 1), MAX_ZOOM);
+function imageOf(version) {
+  const src = byId("picture-" + version.source).textContent;
+  return element("img", { src, alt: "", draggable: false });
+}
+
+function captionOf(version) {
+  const scores = data.metrics
+    .filter((metric) => metric.name in version.scores)
+    .map((metric) => version.scores[metric.name].toFixed(metric.digits));
+  return `${version.label} ${scores.join(" / ")}`;
+}
+
+// Place the images of every pane so that the center of the view is in the middle of the pane.
+function placeImages() {
   const half = 0.5 / view.zoom;
   view.x = Math.min(Math.max(view.x, half), 1 - half);
   view.y = Math.min(Math.max(view.y, half), 1 - half);
-}
-
-// Place the image of every pane so that the center of the view is in the middle of the pane.
-function placeImages() {
-  clampView();
   for (const pane of document.querySelectorAll(".pane")) {
-    const width = pane.clientWidth;
+    const width = pane.getBoundingClientRect().width;
     const height = (width * current.height) / current.width;
     pane.style.height = height + "px";
-    const node = pane.firstElementChild;
-    if (!node) continue;
     const scale = (width * view.zoom) / current.width;
     const left = width / 2 - view.x * width * view.zoom;
     const top = height / 2 - view.y * height * view.zoom;
-    node.style.width = current.width + "px";
-    node.style.height = current.height + "px";
-    node.style.transform = `translate(${left}px, ${top}px) scale(${scale})`;
+    for (const image of pane.children) {
+      image.style.transform = `translate(${left}px, ${top}px) scale(${scale})`;
+    }
     pane.classList.toggle("pixelated", scale * devicePixelRatio >= 2);
   }
   byId("images").classList.toggle("zoomed", view.zoom > 1);
-  byId("zoom-level").textContent = (Math.round(view.zoom * 10) / 10).toString() + "×";
+  byId("zoom-level").textContent = view.zoom.toFixed(1) + "×";
 }
 
-function zoomAt(factor, pane, clientX, clientY) {
-  const box = pane.getBoundingClientRect();
+// Zoom; the point of a pane at (x, y), as fractions of its size, stays where it is.
+function zoomBy(factor, x = 0.5, y = 0.5) {
   const before = view.zoom;
   view.zoom = Math.min(Math.max(before * factor, 1), MAX_ZOOM);
-  // the point under the pointer stays where it is
-  const shift = 1 / before - 1 / view.zoom;
-  view.x += ((clientX - box.left) / box.width - 0.5) * shift;
-  view.y += ((clientY - box.top) / box.height - 0.5) * shift;
+  view.x += (x - 0.5) * (1 / before - 1 / view.zoom);
+  view.y += (y - 0.5) * (1 / before - 1 / view.zoom);
   placeImages();
 }
 
+// Let the pointer move the image of a pane.
 function addPointerControl(pane) {
-  const pointers = new Map(); // id: [x, y]
-  const distance = () => {
-    const [a, b] = [...pointers.values()];
-    return Math.hypot(a[0] - b[0], a[1] - b[1]);
-  };
+  let last = null; // event
   pane.addEventListener("pointerdown", (event) => {
-    if (event.button !== 0) return;
-    pointers.set(event.pointerId, [event.clientX, event.clientY]);
+    last = event;
     pane.setPointerCapture(event.pointerId);
   });
   pane.addEventListener("pointermove", (event) => {
-    const last = pointers.get(event.pointerId);
-    if (!last) return;
-    const before = pointers.size === 2 ? distance() : 0;
-    pointers.set(event.pointerId, [event.clientX, event.clientY]);
-    if (pointers.size === 2) {
-      zoomAt(distance() / Math.max(before, 1), pane, event.clientX, event.clientY);
-    } else if (view.zoom > 1) {
-      view.x -= (event.clientX - last[0]) / (pane.clientWidth * view.zoom);
-      view.y -= (event.clientY - last[1]) / (pane.clientHeight * view.zoom);
-      placeImages();
-    }
+    if (!event.buttons || event.pointerId !== last?.pointerId) return;
+    view.x -= (event.clientX - last.clientX) / (pane.clientWidth * view.zoom);
+    view.y -= (event.clientY - last.clientY) / (pane.clientHeight * view.zoom);
+    last = event;
+    placeImages();
   });
-  for (const name of ["pointerup", "pointercancel"]) {
-    pane.addEventListener(name, (event) => pointers.delete(event.pointerId));
-  }
-  pane.addEventListener("dblclick", (event) => zoomAt(2, pane, event.clientX, event.clientY));
 }
 
-function addWheelControl(node) {
-  node.addEventListener("wheel", (event) => {
-    event.preventDefault();
-    zoomAt(event.deltaY < 0 ? 1.25 : 0.8, node, event.clientX, event.clientY);
-  }, { passive: false });
+function zoomByWheel(event) {
+  event.preventDefault();
+  const box = event.currentTarget.getBoundingClientRect();
+  const [x, y] = [event.clientX - box.left, event.clientY - box.top];
+  zoomBy(event.deltaY < 0 ? 1.25 : 0.8, x / box.width, y / box.height);
 }
 
-function pixelsOf(image) {
-  const canvas = element("canvas", { width: current.width, height: current.height });
-  const context = canvas.getContext("2d", { willReadFrequently: true });
-  context.drawImage(image, 0, 0);
-  return context.getImageData(0, 0, canvas.width, canvas.height);
-}
-
-// Draw gain * |left - right| into a canvas.
-async function drawDifference(left, right) {
-  const shown = current;
-  await Promise.all([left, right].map((image) => image.decode()));
-  if (shown !== current) return; // another image was chosen meanwhile
-  const [a, b] = [pixelsOf(left), pixelsOf(right)];
-  const gain = Number(byId("gain").value);
-  for (let i = 0; i < a.data.length; i++) {
-    if (i % 4 !== 3) a.data[i] = gain * Math.abs(a.data[i] - b.data[i]);
-  }
-  const canvas = element("canvas", { width: a.width, height: a.height });
-  canvas.getContext("2d").putImageData(a, 0, 0);
-  byId("pane-difference").replaceChildren(canvas);
-  placeImages();
-}
-
-const copyOf = (image) => element("img", { src: image.src, alt: "", draggable: false });
-
-function captionOf(version) {
-  const score = element("span", { className: "score", textContent: scoreText(version) });
-  return [version.label + " ", score];
-}
-
+// Show the two chosen versions in the slider, or their difference.
 function showPair() {
-  const sides = ["left", "right"].map((side) => versionOf(byId(side).value));
+  const versions = ["left", "right"].map((side) => versionOf(byId(side).value));
   const isDifference = byId("difference").checked;
   byId("slider").hidden = isDifference;
   byId("pane-difference").hidden = !isDifference;
-  byId("gain-label").hidden = !isDifference;
+  byId("pane-difference").replaceChildren(...versions.map(imageOf)); // page.css subtracts them
   ["left", "right"].forEach((side, i) => {
-    byId("pane-" + side).replaceChildren(copyOf(loadImage(sides[i])));
-    byId("caption-" + side).replaceChildren(...captionOf(sides[i]));
+    byId("pane-" + side).replaceChildren(imageOf(versions[i]));
+    byId("caption-" + side).textContent = captionOf(versions[i]);
   });
-  if (isDifference) {
-    byId("pane-difference").replaceChildren();
-    drawDifference(loadImage(sides[0]), loadImage(sides[1]));
-  }
   placeImages();
-}
-
-function showGrid() {
-  byId("grid").replaceChildren(
-    ...current.versions.map((version) => {
-      const pane = element("div", { className: "pane" }, [copyOf(loadImage(version))]);
-      addPointerControl(pane);
-      return element("figure", {}, [pane, element("figcaption", {}, captionOf(version))]);
-    }),
-  );
 }
 
 function showImage(index) {
@@ -191,76 +119,51 @@ function showImage(index) {
     const chosen = former && versionOf(byId(side).value) ? byId(side).value : defaults[i];
     fillSelect(byId(side), labels, chosen);
   });
-  if (!former || former.width !== current.width || former.height !== current.height) {
+  if (former?.width !== current.width || former?.height !== current.height) {
     Object.assign(view, { zoom: 1, x: 0.5, y: 0.5 });
   }
   // an image is never taller than most of the window
   const width = Math.min(1280, (0.75 * innerHeight * current.width) / current.height);
   byId("viewer").style.maxWidth = Math.max(width, 280) + "px";
-  showGrid();
+  const figures = current.versions.map((version) => {
+    const pane = element("div", { className: "pane" }, [imageOf(version)]);
+    addPointerControl(pane);
+    return element("figure", {}, [pane, element("figcaption", {}, [captionOf(version)])]);
+  });
+  byId("grid").replaceChildren(...figures);
   showPair();
 }
 
 function startViewer() {
   if (!data.images.length) return;
   byId("images").hidden = false;
-  const titles = data.images.map((image, i) => [i, image.title]);
-  fillSelect(byId("image"), titles, 0);
-  const step = (by) => {
-    const count = data.images.length;
-    showImage((Number(byId("image").value) + by + count) % count);
-  };
-  byId("image").addEventListener("change", () => showImage(Number(byId("image").value)));
-  byId("previous").addEventListener("click", () => step(-1));
-  byId("next").addEventListener("click", () => step(1));
+  fillSelect(byId("image"), data.images.map((image, i) => [i, image.title]));
+  byId("image").addEventListener("change", () => showImage(byId("image").value));
   for (const id of ["left", "right", "difference"]) byId(id).addEventListener("change", showPair);
-  byId("swap").addEventListener("click", () => {
-    const right = byId("right").value;
-    byId("right").value = byId("left").value;
-    byId("left").value = right;
-    showPair();
-  });
-  byId("gain").addEventListener("input", () => {
-    byId("gain-value").textContent = byId("gain").value;
-    showPair();
-  });
   for (const [id, factor] of [["zoom-in", 1.5], ["zoom-out", 1 / 1.5], ["zoom-fit", 0]]) {
-    byId(id).addEventListener("click", () => {
-      view.zoom *= factor;
-      placeImages();
-    });
+    byId(id).addEventListener("click", () => zoomBy(factor));
   }
   for (const side of ["left", "right", "difference"]) addPointerControl(byId("pane-" + side));
-  addWheelControl(byId("slider"));
-  addWheelControl(byId("pane-difference"));
+  for (const id of ["slider", "pane-difference"]) {
+    byId(id).addEventListener("wheel", zoomByWheel, { passive: false });
+  }
   addEventListener("resize", placeImages);
   showImage(0);
 }
 
 // -------------------------------------------------------------------- plot
 
-function svg(tag, attributes, text) {
+function svg(tag, attributes, text = "") {
   const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
   for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  if (text !== undefined) node.textContent = text;
+  node.textContent = text;
   return node;
-}
-
-// Return round numbers that cover a range, five at most.
-function ticksOf(low, high) {
-  const rough = (high - low) / 4 || 1;
-  const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map((m) => m * power).find((candidate) => candidate >= rough);
-  const ticks = [];
-  for (let i = Math.ceil(low / step); i * step <= high + 1e-9 * step; i++) ticks.push(i * step);
-  return [ticks, Math.max(0, -Math.floor(Math.log10(step)))];
 }
 
 // Return {label: [value or null of each image]} of a metric, less those of a reference.
 function valuesOf(metric, reference) {
   const table = {};
-  for (const label of data.methods) {
-    if (label === reference) continue;
+  for (const label of data.methods.filter((method) => method !== reference)) {
     table[label] = data.images.map((image) => {
       const find = (name) => image.versions.find((version) => version.label === name);
       const own = find(label)?.scores[metric.name];
@@ -271,62 +174,57 @@ function valuesOf(metric, reference) {
   return table;
 }
 
+const colorOf = (label) => COLORS[data.methods.indexOf(label) % COLORS.length];
+
 function drawPlot() {
   const metric = data.metrics.find((candidate) => candidate.name === byId("metric").value);
   const reference = byId("reference").value;
   const table = valuesOf(metric, reference);
-  const labels = Object.keys(table);
   const all = Object.values(table).flat().filter((value) => value !== null);
   if (reference) all.push(0);
-  const indices = data.images.map((_, i) => i);
-  const main = table[labels[labels.length - 1]];
-  if (byId("order").value === "value") indices.sort((a, b) => (main[a] ?? 0) - (main[b] ?? 0));
-  let [low, high] = [Math.min(...all), Math.max(...all)];
-  const margin = 0.06 * (high - low || 1);
-  [low, high] = [low - margin, high + margin];
+  const margin = 0.06 * (Math.max(...all) - Math.min(...all) || 1);
+  const [low, high] = [Math.min(...all) - margin, Math.max(...all) + margin];
 
-  const plot = byId("plot");
   const box = { left: 56, right: 12, top: 12, bottom: 76, height: 320 };
-  const width = Math.max(plot.clientWidth, box.left + box.right + 18 * indices.length);
-  const inner = [width - box.left - box.right, box.height - box.top - box.bottom];
-  const xOf = (i) => box.left + ((i + 0.5) * inner[0]) / indices.length;
-  const yOf = (value) => box.top + ((high - value) / (high - low)) * inner[1];
+  const needed = box.left + box.right + 18 * data.images.length;
+  const width = Math.max(byId("plot").clientWidth, needed);
+  const step = (width - box.left - box.right) / data.images.length;
   const root = svg("svg", { width, height: box.height, role: "img" });
-  const [ticks, digits] = ticksOf(low, high);
-  for (const tick of ticks) {
-    const y = yOf(tick);
+  const bottom = box.height - box.bottom;
+  const yOf = (value) => box.top + ((high - value) / (high - low)) * (bottom - box.top);
+  for (const share of [0, 0.25, 0.5, 0.75, 1]) {
+    const value = low + share * (high - low);
+    const y = yOf(value);
     root.append(svg("line", { class: "axis", x1: box.left, x2: width - box.right, y1: y, y2: y }));
     const place = { x: box.left - 6, y: y + 4, "text-anchor": "end" };
-    root.append(svg("text", place, tick.toFixed(digits)));
+    root.append(svg("text", place, value.toFixed(metric.digits)));
   }
-  indices.forEach((image, i) => {
-    const x = xOf(i);
-    const y = box.height - box.bottom + 14;
-    root.append(svg("line", { class: "axis", x1: x, x2: x, y1: box.top, y2: y - 14 }));
+  data.images.forEach((image, i) => {
+    const x = box.left + (i + 0.5) * step;
+    const y = bottom + 14;
+    root.append(svg("line", { class: "axis", x1: x, x2: x, y1: box.top, y2: bottom }));
     const place = { x, y, "text-anchor": "end", transform: `rotate(-45 ${x} ${y})` };
-    root.append(svg("text", place, data.images[image].name.slice(0, 14)));
-    labels.forEach((label, k) => {
-      const value = table[label][image];
-      if (value === null) return;
-      const fill = COLORS[data.methods.indexOf(label) % COLORS.length];
-      const point = svg("circle", { class: "point", cx: x, cy: yOf(value), r: 4.5, fill });
-      const text = `${data.images[image].name}, ${label}: ${value.toFixed(metric.digits + 1)}`;
+    root.append(svg("text", place, image.name.slice(0, 14)));
+    for (const [label, values] of Object.entries(table)) {
+      if (values[i] === null) continue;
+      const place = { class: "point", cx: x, cy: yOf(values[i]), r: 4.5, fill: colorOf(label) };
+      const point = svg("circle", place);
+      const text = `${image.name}, ${label}: ${values[i].toFixed(metric.digits + 1)}`;
       point.append(svg("title", {}, text));
       point.addEventListener("click", () => {
-        showImage(image);
+        showImage(i);
         byId("images").scrollIntoView();
       });
       root.append(point);
-    });
+    }
   });
-  plot.replaceChildren(root);
-  byId("legend").replaceChildren(
-    ...labels.map((label) => {
-      const entry = element("span", { textContent: label });
-      entry.style.setProperty("--color", COLORS[data.methods.indexOf(label) % COLORS.length]);
-      return entry;
-    }),
-  );
+  byId("plot").replaceChildren(root);
+  const entries = Object.keys(table).map((label) => {
+    const entry = element("span", { textContent: label });
+    entry.style.setProperty("--color", colorOf(label));
+    return entry;
+  });
+  byId("legend").replaceChildren(...entries);
 }
 
 function startPlot() {
@@ -337,20 +235,19 @@ function startPlot() {
   byId("scores").hidden = false;
   fillSelect(byId("metric"), scored.map((metric) => [metric.name, metric.title]));
   const gains = data.methods.map((label) => [label, `gain over ${label}`]);
-  fillSelect(byId("reference"), [["", "score"], ...gains], data.methods.length > 1 ? gains[0][0] : "");
-  for (const id of ["metric", "reference", "order"]) byId(id).addEventListener("change", drawPlot);
+  const chosen = data.methods.length > 1 ? data.methods[0] : "";
+  fillSelect(byId("reference"), [["", "score"], ...gains], chosen);
+  for (const id of ["metric", "reference"]) byId(id).addEventListener("change", drawPlot);
   addEventListener("resize", drawPlot);
   drawPlot();
 }
 
 // ------------------------------------------------------------------- table
 
-// Compare two cells: numbers before texts, a value of null last in both directions.
-function compareCells(a, b, isUp) {
-  if (a.value === null || b.value === null) return (a.value === null) - (b.value === null);
-  const [x, y] = [a.value ?? a.text, b.value ?? b.text];
-  let order = typeof x === "number" ? -1 : 1;
-  if (typeof x === typeof y) order = typeof x === "number" ? x - y : x.localeCompare(y, "en", { numeric: true });
+// Compare the values of two cells of a column; null is last in both directions.
+function compareValues(x, y, isUp) {
+  if (x === null || y === null) return (x === null) - (y === null);
+  const order = typeof x === "number" ? x - y : x.localeCompare(y, "en", { numeric: true });
   return isUp ? order : -order;
 }
 
@@ -358,37 +255,35 @@ function buildTable({ columns, rows }) {
   const body = element("tbody");
   const lines = rows.map((row) => {
     const cells = row.map((cell, i) =>
-      element(i ? "td" : "th", { textContent: cell.text, className: cell.rank || "" }),
+      element(i ? "td" : "th", { textContent: cell.text, className: cell.rank }),
     );
     return { row, node: element("tr", {}, cells) };
   });
+  body.append(...lines.map(({ node }) => node));
   const heads = columns.map((text, i) => {
-    const head = element("th", { textContent: text, tabIndex: 0, scope: "col" });
-    const sort = () => {
+    const head = element("th", { textContent: text, scope: "col" });
+    head.addEventListener("click", () => {
       // names from A to Z at first, numbers from the highest
       const former = head.getAttribute("aria-sort");
       const isUp = former ? former === "descending" : i === 0;
       heads.forEach((other) => other.removeAttribute("aria-sort"));
       head.setAttribute("aria-sort", isUp ? "ascending" : "descending");
-      lines.sort((a, b) => compareCells(a.row[i], b.row[i], isUp));
+      lines.sort((a, b) => compareValues(a.row[i].value, b.row[i].value, isUp));
       body.append(...lines.map(({ node }) => node));
-    };
-    head.addEventListener("click", sort);
-    head.addEventListener("keydown", (event) => event.key === "Enter" && sort());
+    });
     return head;
   });
-  body.append(...lines.map(({ node }) => node));
   return element("table", {}, [element("thead", {}, [element("tr", {}, heads)]), body]);
 }
 
 function startTables() {
   byId("tables").hidden = !data.tables.length;
   for (const table of data.tables) {
-    const hint = (text) => element("p", { className: "hint", textContent: text });
+    const hints = table.notes.map((note) => note + ".");
     byId("tables").append(
       element("h3", { textContent: table.title }),
       element("div", { className: "scroll" }, [buildTable(table)]),
-      ...table.notes.map((note) => hint(note + ".")),
+      ...hints.map((textContent) => element("p", { className: "hint", textContent })),
     );
   }
 }
