@@ -8,21 +8,9 @@ import re
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-import compare
 from checkpoint.metrics import PLAIN, finite_mean, scores_file
 from data.image import to_tensor, write_image
 from metric import calc_psnr
-
-
-def compare_runner(experiments, data, capsys):
-    """Return a function that runs compare.py: run(...) gives (exit status, output, errors)."""
-
-    def run(*argv):
-        where = ["--dir_experiment", str(experiments), "--dir_data", str(data)]
-        status = compare.main([*map(str, argv), *where])
-        return (status, *capsys.readouterr())
-
-    return run
 
 
 def write_run(folder, *tests, trained=(1, 2), kept=True, **flags):

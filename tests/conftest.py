@@ -222,7 +222,12 @@ def root(tmp_path):
 
 @pytest.fixture
 def run(root, tmp_path, capsys):
-    """Run compare.py on these experiments: see `compare_runner`."""
-    from compare_helpers import compare_runner  # only tests of compare.py import its packages
+    """Run compare.py on these experiments: run(...) gives (exit status, output, errors)."""
+    import compare  # only its tests need its packages
 
-    return compare_runner(root, tmp_path / "data", capsys)
+    def call(*argv):
+        where = ["--dir_experiment", str(root), "--dir_data", str(tmp_path / "data")]
+        status = compare.main([*map(str, argv), *where])
+        return (status, *capsys.readouterr())
+
+    return call

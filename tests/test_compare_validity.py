@@ -258,19 +258,16 @@ def test_groups_have_errors_over_seeds_and_over_images(root, run):
 
 
 def test_a_difference_between_seeds_alone_is_said_to_show_nothing(root, run):
-    for i, psnr in enumerate((30.0, 30.2, 30.4)):  # seeds do not match
-        write_run(root / f"one{i}", {"w": psnr}, seed=i)
-        write_run(root / f"two{i}", {"w": 30.2 + 2 * (psnr - 30.0)}, seed=i + 10)
+    one = write_group(root, "one", {0: 30.0, 1: 30.2, 2: 30.4})
+    groups = ["--group", one, write_group(root, "two", {10: 30.2, 11: 30.6, 12: 31.0})]
     out = run("one0", "one1", "--diff")[1]
     assert "over images only: it does not cover the spread between seeds" in out
-    groups = ["--group", "one=one0,one1,one2", "two=two0,two1,two2"]
     error = math.hypot(0.2, 0.4) / math.sqrt(3)
     _, gains = tables_of(run(*groups)[1])
     assert gains[1][4:7:2] == ["+0.400", f"{error:.3f} (3 runs each, not paired)"]
     assert gains[1][7].startswith("no difference shown: 95 % interval -")
     # 3.1 standard errors: beyond two, within the 95 % of Welch's t-test of three runs each
-    write_run(root / "two3", {"w": 31.4}, seed=13)
-    groups[-1] = "two=two1,two2,two3"
+    groups[-1] = write_group(root, "more", {13: 30.6, 14: 31.0, 15: 31.4})
     _, gains = tables_of(run(*groups)[1])
     sides = [30.0, 30.2, 30.4], [30.6, 31.0, 31.4]
     low, high = stats.ttest_ind(sides[1], sides[0], equal_var=False).confidence_interval()
