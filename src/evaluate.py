@@ -17,7 +17,6 @@ from model.inference import Upscaler
 from progress import progress_bar
 from runtime import distributed
 from runtime.files import UserError, bullet_list, shorten
-from runtime.precision import tune_convolutions
 from runtime.process import available_bytes
 
 PEAK_MAPS = 5  # feature maps of HR size that a network holds at its peak, unless it says otherwise
@@ -69,15 +68,16 @@ class Evaluator:
         weights, is for the record; `precision` is single, half or bf16.
         """
         net.eval()
-        tune_convolutions(False)
+        torch.backends.cudnn.benchmark = False  # shapes differ
         psnrs, failed = [], []
         with torch.inference_mode():
             for images in self.data.tests:
                 if not isinstance(images, DemoSet):
                     psnrs.append(self._test_set(images, net, epoch, precision))
                     continue
-                with distributed.main_first():  # only rank 0 writes; a video takes hours
-                    if distributed.is_main_process():
+                is_main = distributed.is_main_process()
+                with distributed.in_turn(is_main):  # only rank 0 writes; a video takes hours
+                    if is_main:
                         how = self._build_upscaler(net, precision), self.args, self.device
                         failed += upscale_all(images, *how, self.checkpoint)
         if failed and self.args.test_only:

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import training_state
 from checkpoint import Checkpoint
 from checkpoint.config import config_lines
+from checkpoint.state import resume
 from data import Data
 from data.datasets import DEMO_SETS
 from loss import Loss
@@ -60,8 +60,7 @@ def run(args, device):
         trainer.test(epoch)
         return
     if args.resume != 0:
-        with checkpoint.damaged_state_errors():
-            training_state.resume(trainer)
+        resume(trainer)
     checkpoint.create(config)
     trainer.train()
     data.close()

@@ -6,15 +6,15 @@ import math
 import numpy as np
 import torch
 
-import training_state
+from checkpoint.state import training_state
 from evaluate import Evaluator, to_network_input
 from model import is_multi_scale
 from optim import EMA, build_optimizer, clip_gradients, learning_rate, set_learning_rate
 from progress import Progress, progress_bar, recipe_lines
 from runtime import distributed
 from runtime.files import UserError, bullet_list
-from runtime.precision import autocast, choose_precision, tune_convolutions
-from runtime.process import STOP_SIGNALS, Stopped, StopRequest, WorkerErrors, compile_network
+from runtime.precision import autocast, choose_precision
+from runtime.process import STOP_SIGNALS, Stopped, StopRequest, WorkerErrors
 from runtime.threads import ThreadWatch
 
 
@@ -57,7 +57,7 @@ class Trainer:
 
     def _save(self, is_best=False):
         net = self.ema.average if self.ema else self.net
-        self.checkpoint.save(training_state.state_dict(self), net.state_dict(), is_best)
+        self.checkpoint.save(training_state(self), net.state_dict(), is_best)
 
     def train(self):
         """Train up to --epochs epochs; each ends with a test and a saved state.
@@ -75,7 +75,7 @@ class Trainer:
         self.model = self.wrap_model()
         is_alone = self.device.type == "cpu" and distributed.world_size() == 1
         self.threads = ThreadWatch(torch.get_num_threads() if is_alone else 1)
-        with self.stop:
+        with self.stop.listen():
             try:
                 for epoch in range(self.epoch + 1, self.args.epochs + 1):
                     self._train_epoch(epoch)
@@ -130,7 +130,9 @@ class Trainer:
         """Return the network as training calls it: distributed over ranks and compiled."""
         has_unused = getattr(self.net, "has_unused_parameters", is_multi_scale(self.net))
         net = distributed.data_parallel(self.net, has_unused)
-        return compile_network(net, self.args.compile_mode) if self.args.compile else net
+        if not self.args.compile:
+            return net
+        return torch.compile(net, mode=self.args.compile_mode, dynamic=False)
 
     def _train_epoch(self, epoch):
         lr = learning_rate(self.args, epoch)
@@ -139,7 +141,7 @@ class Trainer:
         self.loss.start_epoch(epoch, self.progress if self.step else None, self.step)
         self.progress = None
         self.net.train()
-        tune_convolutions(True)
+        torch.backends.cudnn.benchmark = True  # it times its algorithms: shapes are fixed
         self.timer.start_epoch(self.epoch, self.step)
         batches = iter(self.data.epoch(epoch, self.step, self.device))
         batch = self._next_batch(batches)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import time
 import traceback
 import zipfile
 from types import SimpleNamespace
@@ -23,6 +24,7 @@ from data.image import write_image
 from data.pairs import check_pair, summarize_rows
 from data.patches import TrainDataset
 from data.resize import downsample
+from trainer import Trainer
 
 
 def write_set(hr_folder, images, lr_folder=None, scales=()):
@@ -76,6 +78,7 @@ class ForkedProgram(subprocess.Popen):
     """
 
     def __init__(self, argv, env=(), before=None, **more):
+        importlib.import_module("torch._dynamo")  # which an optimizer imports, in each fork anew
         self.start = functools.partial(_run_main, list(map(str, argv)), dict(env), before)
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         super().__init__(["main.py"], **pipes | more)
@@ -113,6 +116,23 @@ def _run_main(argv, env, before):
     except BaseException:
         traceback.print_exc()
     os._exit(status)
+
+
+def pause_at(step, seconds=60):
+    """Give a `before` for ForkedProgram: the run waits in a step for a signal, `seconds` at most."""
+
+    def patch():
+        train_step = Trainer.train_step
+
+        def wait_and_train(self, batch, number):
+            end = time.monotonic() + seconds
+            while number == step and not self.stop.signum and time.monotonic() < end:
+                time.sleep(0.01)
+            return train_step(self, batch, number)
+
+        Trainer.train_step = wait_and_train
+
+    return patch
 
 
 def run_two_ranks(argv):

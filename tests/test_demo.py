@@ -13,7 +13,6 @@ from data.image import read_image, read_image_with_metadata, write_image
 from data.resize import imresize
 from demo.picture import UpscaleConfig, upscale_pixels, upscaled_rows
 from model.inference import Upscaler, transforms
-from runtime.process import OutOfMemoryError
 
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
@@ -229,7 +228,7 @@ def test_rows_come_as_they_are_done_and_progress_ends_at_one(network, photograph
     class Net(torch.nn.Module):
         def forward(self, lr):
             if next(failing):
-                raise OutOfMemoryError("too much")
+                raise torch.OutOfMemoryError("too much")
             return network(lr)
 
     upscaler = Upscaler(Net(), tile=64, overlap=16, log=print)

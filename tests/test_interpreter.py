@@ -48,14 +48,8 @@ def clone(tmp_path):
 def start(bare_python, *command, cwd=None):
     without = ("PYTHONPATH", interpreter.RESTARTED)
     env = {name: value for name, value in os.environ.items() if name not in without}
-    process = subprocess.Popen(
-        [bare_python, *command],
-        cwd=cwd,
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([bare_python, *command], cwd=cwd, env=env, **pipes)
     out, err = process.communicate(timeout=60)
     return process, out, err
 
@@ -74,13 +68,9 @@ class TestVenv:
     def test_the_program_runs_there_from_any_folder(self, bare_python, clone, tmp_path):
         clone.write_python(f'exec "{sys.executable}" "$@"')
         (tmp_path / "elsewhere").mkdir()
-        for program in ("src/main.py", "scripts/prepare_data.py", "scripts/export_onnx.py"):
-            path = os.path.relpath(clone.root / program, tmp_path / "elsewhere")
-            process, out, err = start(bare_python, path, "--help", cwd=tmp_path / "elsewhere")
-            assert process.returncode == 0, err
-            assert "usage:" in out
+        path = os.path.relpath(clone.root / "src/main.py", tmp_path / "elsewhere")
         flags = ["--model", "No such, network"]
-        process, _, err = start(bare_python, clone.root / "src/main.py", *flags)
+        process, _, err = start(bare_python, path, *flags, cwd=tmp_path / "elsewhere")
         assert process.returncode == 2
         assert "--model 'No such, network' must be" in err
 
@@ -117,9 +107,8 @@ def test_windows_waits_for_the_program_and_has_its_exit_status(tmp_path, monkeyp
     monkeypatch.setattr(interpreter, "os", system)
     monkeypatch.setattr(interpreter.signal, "signal", lambda *args: None)
     monkeypatch.setattr(sys, "orig_argv", ["python", "src/main.py", "--epochs", "1"])
-    monkeypatch.setattr(
-        interpreter.subprocess, "call", lambda command, env: calls.append((command, env)) or 7
-    )
+    call = lambda command, env: calls.append((command, env)) or 7  # noqa: E731
+    monkeypatch.setattr(interpreter.subprocess, "call", call)
     with pytest.raises(SystemExit) as ended:
         interpreter.use_project_packages()
     assert ended.value.code == 7

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from checkpoint.config import HEADER
-from helpers import ForkedProgram, same_bits, state_of
+from helpers import ForkedProgram, pause_at, same_bits, state_of
 from runtime.process import VERSION
 
 ENDLESS = ("--test_every", 100000, "--epochs", 1, "--print_every", 2)
@@ -71,16 +71,15 @@ def test_a_closed_pipe_saves_the_state(sr):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the worker in /proc")
 def test_a_killed_worker_ends_in_one_sentence_and_the_run_resumes_to_the_same_bits(sr):
     # reported as PyTorch #8976
-    sr.train("--save", "whole", "--test_every", 150, "--epochs", 1)
-    process = start(sr, "--save", "run", "--test_every", 150, "--n_threads", 1)
+    flags = ("--test_every", 12, "--epochs", 1)
+    sr.train("--save", "whole", *flags)
+    process = start(sr, "--save", "run", *flags, "--n_threads", 1, before=pause_at(3, seconds=1))
     wait_for_step(process)
     children = f"/proc/{process.pid}/task/{process.pid}/children"
     with open(children) as file:
         workers = [int(pid) for pid in file.read().split()]
     os.kill(workers[-1], signal.SIGKILL)
     out, err = process.communicate(timeout=90)
-    if "worker" not in err:
-        pytest.skip("the run was faster than the signal")
     assert process.returncode == 1
     assert "Traceback" not in out + err
     assert "loader worker" in err.lower()
@@ -119,7 +118,7 @@ TESTING = "fail_in(data.testset.TestSet, lambda key: threading.current_thread() 
     ("where", "failure", "step"),
     [
         (LOADING, "raise UserError('0002.png is broken')", 3),
-        (TESTING, "os.kill(os.getpid(), signal.SIGTERM)", 5),
+        pytest.param(TESTING, "os.kill(os.getpid(), signal.SIGTERM)", 5, marks=pytest.mark.slow),
         pytest.param(TESTING, "raise OSError('disk is gone')", 5, marks=pytest.mark.slow),
     ],
 )
@@ -148,15 +147,6 @@ def test_compile_without_a_compiler_is_refused_before_anything_is_written(sr, mo
     assert status == 1
     assert "--compile needs a C++ compiler" in err
     assert not sr.folder("run").exists()
-
-
-def test_a_backend_of_a_notebook_does_not_end_a_training(sr):
-    # reported as kohya_ss #2521, textgen #6783
-    argv = [sys.executable, *sr.argv("--save", "run", "--epochs", 1, "--test_every", 1)]
-    backend = "module://matplotlib_inline.backend_inline"
-    done = subprocess.run(argv, env={**os.environ, "MPLBACKEND": backend}, capture_output=True)
-    assert done.returncode == 0, done.stderr
-    assert (sr.folder("run") / "loss.png").is_file()
 
 
 def test_a_drawing_that_fails_does_not_end_a_training(sr, monkeypatch):

@@ -15,7 +15,6 @@ from model.common import SubPixelConv
 from model.inference import Upscaler, transforms
 from model.nlsn import NonLocalSparseAttention, _Windows
 from option import parse_args
-from runtime.process import OutOfMemoryError
 
 SCALES = (2, 3, 4, 8)
 TRAINED = [name for name in NETWORKS if name != "Bicubic"]
@@ -248,7 +247,7 @@ def test_out_of_memory_halves_the_tile_and_goes_on():
         def forward(self, x, limit=50):
             sizes.append(max(x.shape[2:]))
             if sizes[-1] > limit:
-                raise OutOfMemoryError("too much")
+                raise torch.OutOfMemoryError("too much")
             mean = conv2d(x, torch.ones(3, 1, 3, 3) / 9, padding=1, groups=3)
             return mean.repeat_interleave(2, 2).repeat_interleave(2, 3)
 
@@ -267,12 +266,12 @@ def test_out_of_memory_halves_the_tile_and_goes_on():
 
     def never_enough(x):
         sizes.append(max(x.shape[2:]))
-        raise OutOfMemoryError("never enough")
+        raise torch.OutOfMemoryError("never enough")
 
     hopeless = torch.nn.Module()
     hopeless.forward = never_enough
     sizes.clear()
-    with pytest.raises(OutOfMemoryError, match="never enough"):
+    with pytest.raises(torch.OutOfMemoryError, match="never enough"):
         Upscaler(hopeless, log=messages.append)(lr, 2)
     assert min(sizes) >= 32
 

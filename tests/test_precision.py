@@ -6,34 +6,23 @@ from torch import nn
 
 from helpers import state_of
 from loss.discriminator import Discriminator
+from model import build_network
 from model.common import OutputConv
 from option import parse_args
 from runtime.precision import autocast, cpu_bf16_support
 
 
 def test_weights_figures_and_states_stay_in_32_bits(sr):
+    flags = "--template PCL --mcl_neg 1 --epochs 1 --test_every 2".split()
     for precision in ("single", "bf16", "half"):
-        status, out, _ = sr.train(
-            "--save",
-            precision,
-            "--epochs",
-            1,
-            "--precision",
-            precision,
-            *"--template PCL --mcl_neg 1".split(),
-        )
+        status, out, _ = sr.train("--save", precision, "--precision", precision, *flags)
         assert status == 0, precision
         assert ("WARNING: --precision" in out) == (precision != "single" and not cpu_bf16_support())
         state = state_of(sr.folder(precision))
         assert state["precision"] == ["cpu", precision]
-        tensors = [
-            *state["net"].values(),
-            *state["loss"].values(),
-            *state["optimizer"]["state"][0].values(),
-        ]
-        assert {t.dtype for t in tensors if torch.is_tensor(t) and t.is_floating_point()} == {
-            torch.float32
-        }
+        parts = (state["net"], state["loss"], state["optimizer"]["state"][0])
+        tensors = [x for part in parts for x in part.values() if torch.is_tensor(x)]
+        assert {x.dtype for x in tensors if x.is_floating_point()} == {torch.float32}
     psnr = [sr.metrics(name)[-1]["psnr"] for name in ("single", "bf16")]
     assert psnr[1] == pytest.approx(psnr[0], abs=0.05)
     assert psnr[1] != psnr[0]  # it did compute in 16 bits
@@ -58,20 +47,15 @@ def test_auto_is_the_default_says_what_it_chose_and_tests_in_single(sr, monkeypa
     ("vendor", "flags", "units"),
     [
         ("GenuineIntel", "avx512f avx512_bf16 amx_bf16 amx_tile", "AMX"),
-        (
-            "GenuineIntel",
-            "avx512f avx512_bf16 avx512_fp16",
-            "",
-        ),  # its bf16 is slower than its float32
+        ("GenuineIntel", "avx512f avx512_bf16", ""),  # its bf16 is slower than its float32
         ("AuthenticAMD", "avx512f avx512_bf16", "AVX-512 BF16"),
         ("AuthenticAMD", "avx2", ""),
     ],
 )
 def test_units_that_are_known_to_be_fast(tmp_path, vendor, flags, units):
     path = tmp_path / "cpuinfo"
-    path.write_text(
-        f"processor\t: 0\nvendor_id\t: {vendor}\nflags\t\t: fpu {flags}\nbugs\t:\n\nprocessor\t: 1\n"
-    )
+    text = f"vendor_id\t: {vendor}\nflags\t\t: fpu {flags}\nbugs\t:\n"
+    path.write_text(f"processor\t: 0\n{text}\nprocessor\t: 1\n")
     assert cpu_bf16_support(path) == units
     assert cpu_bf16_support(tmp_path / "none") == ""
 
@@ -85,17 +69,12 @@ def test_what_is_chosen_stays_chosen(sr):
 
 @pytest.mark.parametrize("model", ["EDSR", "RCAN", "HAN", "NLSN"])
 def test_networks_keep_colours_in_32_bits_and_compute_in_16(model):
-    from model import build_network
-
-    small = (
-        "--n_resblocks 1 --n_resgroups 2 --n_feats 16 --reduction 4 --scale 2 --nlsn_chunk_size 16"
-    )
-    net = build_network(parse_args(["--model", model, *small.split()]))
+    small = "--n_resblocks 1 --n_resgroups 2 --n_feats 16 --reduction 4 --scale 2".split()
+    net = build_network(parse_args(["--model", model, *small, "--nlsn_chunk_size", "16"]))
     seen = {}
     for name in ("head.0", "body.0", "tail.1"):
-        net.get_submodule(name).register_forward_hook(
-            lambda m, x, y, name=name: seen.update({name: y.dtype})
-        )
+        layer = net.get_submodule(name)
+        layer.register_forward_hook(lambda m, x, y, name=name: seen.update({name: y.dtype}))
     lr = torch.rand(1, 3, 12, 12) * 255
     plain = net(lr)
     with autocast(lr.device, "bf16"):
@@ -124,15 +103,12 @@ def test_the_gradient_of_the_last_convolution_is_that_of_32_bits_rounded():
 
 
 def test_the_embedding_convolves_in_16_bits_and_normalises_in_32():
-    dis = Discriminator(
-        parse_args(["--loss", "1*L1+1*CL-patchD", "--patch_size", "32", "--before_relu"])
-    )
-    seen = {}
+    flags = ["--loss", "1*L1+1*CL-patchD", "--patch_size", "32", "--before_relu"]
+    dis, seen = Discriminator(parse_args(flags)), {}
 
     def note(module, inputs, output):
-        seen.setdefault(type(module).__name__, []).append(
-            (inputs[0].detach(), output.detach().clone())
-        )  # activated in place
+        values = inputs[0].detach(), output.detach().clone()  # activated in place
+        seen.setdefault(type(module).__name__, []).append(values)
 
     for module in dis.features.modules():
         if isinstance(module, (nn.Conv2d, nn.BatchNorm2d)):
@@ -143,16 +119,14 @@ def test_the_embedding_convolves_in_16_bits_and_normalises_in_32():
     assert {after.dtype for _, after in seen["Conv2d"]} == {torch.bfloat16}
     for before, after in seen["CrossRankBatchNorm"]:
         exact = nn.functional.batch_norm(before.float(), None, None, training=True)
-        assert torch.allclose(after.float(), exact, rtol=2**-8, atol=1e-5), (
-            "more than the rounding of the result"
-        )
+        # no more than the rounding of the result
+        assert torch.allclose(after.float(), exact, rtol=2**-8, atol=1e-5)
     seen.clear()
     embedded = dis.embed_sets([x], [1, 3])[0]
     assert len(seen["Conv2d"]) == 4, "deeper than it needs to be"
     assert [features.dtype for features in embedded] == [torch.float32] * 2
-    assert torch.equal(embedded[1], seen["CrossRankBatchNorm"][3][1]), (
-        "the features that are kept were rounded"
-    )
+    # the features that are kept are not rounded
+    assert torch.equal(embedded[1], seen["CrossRankBatchNorm"][3][1])
 
 
 @pytest.mark.slow  # the compiler takes most of a minute

@@ -16,6 +16,7 @@ or `patches/s 5000`.
 """
 
 import argparse
+import itertools
 import statistics
 import sys
 import tempfile
@@ -43,7 +44,7 @@ from model.inference import Upscaler
 from option import parse_args
 from runtime import distributed, launcher
 from runtime.files import UserError
-from runtime.precision import allow_tf32, tune_convolutions
+from runtime.precision import allow_tf32
 from runtime.process import disable_malloc_trim, set_threads
 from trainer import Trainer
 
@@ -56,14 +57,14 @@ def build_step(args, device, _extra):
     trainer = Trainer(args, net, loss, SimpleNamespace(tests=[]), checkpoint, device)
     trainer.net.train()
     trainer.model = trainer.wrap_model()
-    lr_side, n_images = args.patch_size // args.scale[0], args.batch_size
-    n_images //= distributed.world_size()
-    lr, hr = (  # (B, C, H, W) in channels_last, as from the data loader
-        torch.randint(256, (n_images, side, side, args.n_colors), dtype=torch.uint8, device=device)
-        .permute(0, 3, 1, 2)
-        for side in (lr_side, lr_side * args.scale[0])
-    )  # fmt: skip
-    batch = Batch(lr, hr, ["image"] * n_images, args.scale[0])
+    scale, n_images = args.scale[0], args.batch_size // distributed.world_size()
+
+    def images(side):  # (B, C, H, W) in channels_last, as from the data loader
+        shape = (n_images, side, side, args.n_colors)
+        return torch.randint(256, shape, dtype=torch.uint8, device=device).permute(0, 3, 1, 2)
+
+    lr_side = args.patch_size // scale
+    batch = Batch(images(lr_side), images(lr_side * scale), ["image"] * n_images, scale)
 
     def step():  # neither the first step nor one that is logged
         trainer.train_step(batch, args.print_every + 1)
@@ -110,40 +111,35 @@ BUILDERS = {"step": build_step, "forward": build_forward, "pipeline": build_pipe
 
 def split_cases(words):
     """Split `[CASE] FLAGS -- [CASE] FLAGS` into a list of (kind, flags)."""
-    cases = [[]]
-    for word in words:
-        if word == "--":
-            cases.append([])
-        else:
-            cases[-1].append(word)
-    return [(w[0], w[1:]) if w and w[0] in BUILDERS else ("step", w) for w in cases]
+    groups = itertools.groupby(words, lambda word: word == "--")
+    cases = [list(group) for is_end, group in groups if not is_end]
+    return [(w[0], w[1:]) if w[0] in BUILDERS else ("step", w) for w in cases or [["step"]]]
 
 
 class Case:
     """A case and its times."""
 
-    def __init__(self, kind, flags, extra):
-        """Build it; `extra` holds --size and a temporary folder."""
+    def __init__(self, kind, flags, extra):  # extra: --size and a temporary folder
         self.kind, self.args, self.seconds = kind, parse_args(flags), []
         self.device = choose_device(self.args.cpu)
         torch.manual_seed(self.args.seed)
         self.run, self.n_images, precision = BUILDERS[kind](self.args, self.device, extra)
-        work = [f"{self.args.model} x{self.args.scale[0]}", precision]
-        work += [self.args.loss] if kind == "step" else []
-        work += ["compiled"] if kind == "step" and self.args.compile else []
-        self.title = ", ".join([kind, *(work if kind != "pipeline" else [])])
+        words = [kind, f"{self.args.model} x{self.args.scale[0]}", precision]
+        words += [self.args.loss] if kind == "step" else []
+        words += ["compiled"] if kind == "step" and self.args.compile else []
+        self.title = ", ".join(words) if kind != "pipeline" else kind
 
     def time(self):
         """Measure once; the device is idle before and after."""
         allow_tf32(self.args.tf32)  # other cases may have changed these
-        tune_convolutions(self.kind == "step")
+        torch.backends.cudnn.benchmark = self.kind == "step"
         is_cuda = self.device.type == "cuda"
         n_runs = 10 if is_cuda and self.kind != "pipeline" else 1  # the host is ahead of the GPU
-        for i in range(n_runs + 1):
-            if i == 1:
-                t_start = self._now()
-            if i > 0 or not self.seconds:  # the first measurement warms up
-                self.run()
+        if not self.seconds:  # the first measurement warms up
+            self.run()
+        t_start = self._now()
+        for _ in range(n_runs):
+            self.run()
         self.seconds.append((self._now() - t_start) / n_runs)
 
     def _now(self):
@@ -153,10 +149,8 @@ class Case:
 
     def cells(self, first):
         """Return the title and the figures; `first` is the first case."""
-        median, unit = (
-            statistics.median(self.seconds),
-            "images" if self.kind == "forward" else "patches",
-        )
+        median = statistics.median(self.seconds)
+        unit = "images" if self.kind == "forward" else "patches"
         spread = f"{min(self.seconds):.3g} to {max(self.seconds):.3g} s"
         times = f"{median / statistics.median(first.seconds):.2f}"
         rate = f"{self.n_images / median:.4g} {unit}/s"
@@ -172,9 +166,8 @@ class Case:
 
 def main(argv=None):
     """Time and print; return the exit status: 1 for bad flags."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    shape = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=shape)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--table", action="store_true", help="print a Markdown table")

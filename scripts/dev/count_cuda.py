@@ -47,36 +47,25 @@ def build_trainer(argv):
     return trainer
 
 
-def _images(n_images, side, n_colors):
-    """Return a batch on the device, in the memory format of the data loader."""
-    shape = (n_images, side, side, n_colors)
-    return torch.empty(shape, dtype=torch.uint8, device=DEVICE).permute(0, 3, 1, 2)
-
-
 def count_step(cuda, trainer, step=None):
-    """Run one training step; return its counts.
-
-    Args:
-        cuda: the FakeCuda.
-        trainer: of `build_trainer`.
-        step: 1 for the step that checks and logs gradients; None for an ordinary one.
-    """
+    """Run one training step; return its counts. Step 1 checks and logs gradients, None is ordinary."""
     args, scale = trainer.args, trainer.args.scale[0]
-    side = args.patch_size // scale
-    lr, hr = (_images(args.batch_size, size, args.n_colors) for size in (side, side * scale))
+
+    def images(side):  # in the memory format of the data loader
+        shape = (args.batch_size, side, side, args.n_colors)
+        return torch.empty(shape, dtype=torch.uint8, device=DEVICE).permute(0, 3, 1, 2)
+
+    side, names = args.patch_size // scale, ["image"] * args.batch_size
+    batch = Batch(images(side), images(side * scale), names, scale)
     cuda.reset()
-    names = ["image"] * args.batch_size
-    trainer.train_step(Batch(lr, hr, names, scale), step or args.print_every + 1)
+    trainer.train_step(batch, step or args.print_every + 1)
     return cuda.counts
 
 
 def main():
     """Count and print; return the exit status: 1 for bad flags or without a compiler."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    shape = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=shape, allow_abbrev=False)
     parser.add_argument("--verbose", action="store_true")
     options, flags = parser.parse_known_args()
     try:

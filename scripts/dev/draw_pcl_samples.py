@@ -15,32 +15,27 @@ if __name__ == "__main__":
     use_project_packages()  # before imports that need them
 
 import torch
+from matplotlib.figure import Figure
 
 from data.image import read_image, to_channels, to_tensor, to_uint8
 from data.resize import downsample
 from loss.samples import gaussian_blur, quantize, sharpen, upsample
 from loss.wavelet import haar_high_frequencies
 from runtime.files import UserError
-from runtime.process import use_file_backend
 
 
 def make_samples(hr, scale):
-    """Return positives and negatives: a list of (label, tensor).
+    """Return positives and negatives: a list of (label, tensor (1, 3, H, W) in [0, 255]).
 
-    The tensors are (1, 3, H, W) in [0, 255].
-
-    Args:
-        hr: array (H, W, 3), uint8; its sides are multiples of 2 * scale.
-        scale: int.
+    `hr` is a uint8 array (H, W, 3) whose sides are multiples of 2 * scale.
     """
     lr = to_tensor(downsample(hr, scale))[None].float()
     x = to_tensor(hr)[None].float()
-    samples = [("HR\n(positive)", x)]
-    samples += [
-        (f"sharpened, {f}\n(positive)", sharpen(x, torch.tensor([f]), 255)) for f in (1.5, 3.0)
-    ]
-    samples.append((f"LR x{scale}, bicubic\n(negative)", upsample(lr, x.shape[-2:])))
-    samples += [
+    samples = [
+        ("HR\n(positive)", x),
+        ("sharpened, 1.5\n(positive)", sharpen(x, torch.tensor([1.5]), 255)),
+        ("sharpened, 3.0\n(positive)", sharpen(x, torch.tensor([3.0]), 255)),
+        (f"LR x{scale}, bicubic\n(negative)", upsample(lr, x.shape[-2:])),
         ("blurred, 1.0\n(negative)", gaussian_blur(x, (7, 7), (1.0, 1.0), 255)),
         ("blurred, 2.0 x 0.5\n(negative)", gaussian_blur(x, (11, 11), (2.0, 0.5), 255)),
     ]
@@ -49,40 +44,29 @@ def make_samples(hr, scale):
 
 def draw(samples, path):
     """Draw the samples above the mean strength of their Haar bands."""
-    use_file_backend()
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(2, len(samples), figsize=(2.1 * len(samples), 4.9))
+    figure = Figure(figsize=(2.1 * len(samples), 4.9))
+    axes = figure.subplots(2, len(samples))
     for (label, sample), top, bottom in zip(samples, axes[0], axes[1], strict=True):
         top.imshow(to_uint8(sample[0], 255))
         top.set_title(label, fontsize=10)
-        bottom.imshow(
-            haar_high_frequencies(sample)[0].abs().mean(0).numpy(), cmap="gray", vmin=0, vmax=40
-        )
+        strength = haar_high_frequencies(sample)[0].abs().mean(0)
+        bottom.imshow(strength.numpy(), cmap="gray", vmin=0, vmax=40)
     axes[1, 0].set_title("Haar high frequencies", fontsize=10, loc="left")
     for axis in axes.flat:
         axis.set_axis_off()
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=80)
-    plt.close(figure)
 
 
 def main(argv=None):
     """Draw the picture; return the exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("image", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--scale", type=int, default=4)
-    parser.add_argument(
-        "--box",
-        type=int,
-        nargs=3,
-        metavar=("X", "Y", "SIDE"),
-        help="part of the image (default: all)",
-    )
+    box = {"type": int, "nargs": 3, "metavar": ("X", "Y", "SIDE")}
+    parser.add_argument("--box", **box, help="part of the image (default: all)")
     args = parser.parse_args(argv)
     try:
         image = to_channels(read_image(args.image), 3)

@@ -25,10 +25,8 @@ SRC = str(Path(__file__).resolve().parents[2] / "src") + os.sep
 DEVICE = torch.device("cuda:0")
 aten = torch.ops.aten
 # they allocate, or return an existing tensor: no kernel
-NO_KERNEL = {
-    aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided,
-    aten._unsafe_view, aten.lift_fresh, aten.record_stream, aten.set_, aten.resize_,
-}  # fmt: skip
+NO_KERNEL = "empty empty_like empty_strided new_empty new_empty_strided _unsafe_view lift_fresh"
+NO_KERNEL = {getattr(aten, name) for name in f"{NO_KERNEL} record_stream set_ resize_".split()}
 # indices may be on the host, from where they are copied
 INDEXING = {aten.index, aten.index_put, aten.index_put_}
 
@@ -62,11 +60,7 @@ def _library():
 
 
 def environment():
-    """Return the environment variables of a process with the fake device.
-
-    Raises:
-        NoCompilerError: it cannot be compiled.
-    """
+    """Return the environment variables of a process with the fake device, or raise NoCompilerError."""
     return {**os.environ, "LD_PRELOAD": str(_library()), "OMP_NUM_THREADS": "1"}
 
 
@@ -77,18 +71,14 @@ def restart_with_fake_device():
 
 
 def _source_line():
-    """Return the innermost line of src that is running, such as loss/samples.py:51.
-
-    Lines of runtime/, which others call, do not count. autograd has a thread of its own, in which
-    only the backward of our own functions is in src: `backward` is the rest.
-    """
+    """Return the innermost line of src, without runtime/, that is running: loss/samples.py:51."""
     frame = sys._getframe()
     while frame is not None:
         path = frame.f_code.co_filename
         if path.startswith(SRC) and not path.startswith(f"{SRC}runtime"):
             return f"{path.removeprefix(SRC)}:{frame.f_lineno}"
         frame = frame.f_back
-    return "backward"
+    return "backward"  # in autograd's thread only the backward of our own functions is in src
 
 
 class _Values(TorchFunctionMode):
@@ -190,7 +180,6 @@ class FakeCuda:
         self.reset()
 
     def reset(self):
-        """Start to count from zero."""
         self.counts = {kind: collections.Counter() for kind in self.KINDS}
 
     def _note(self, kind, func):

@@ -15,17 +15,18 @@ Files are replaced atomically: a run that is stopped at any instant leaves a sta
 Names of tests with self-ensemble, tiles or another precision have a suffix (`metrics.variant`).
 """
 
-import contextlib
 import copy
 import csv
 import io
 import json
+import math
 import os
 import shutil
 import sys
 import time
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
 from checkpoint.config import is_config
@@ -37,12 +38,19 @@ from checkpoint.metrics import (
     tests_of_training,
     variant,
 )
-from checkpoint.state import finite_or_none, read_state, save_tensors
+from checkpoint.state import read_state
 from checkpoint.tensorboard import TensorBoardLog
 from model.loading import load_weights
 from model.weights import read_weights
 from runtime import distributed
-from runtime.files import Lock, UserError, append_text, atomic_write, ensure_newline
+from runtime.files import (
+    UserError,
+    append_text,
+    atomic_write,
+    check_lock,
+    ensure_newline,
+    hold_lock,
+)
 
 PLOT_SECONDS = 60  # a drawing takes seconds, an epoch of a small network may take less
 
@@ -55,12 +63,7 @@ class Checkpoint:
     """
 
     def __init__(self, args, is_upscaling=False):
-        """Look at the folder.
-
-        Args:
-            args: the flags.
-            is_upscaling: whether the run only upscales images without ground truth.
-        """
+        """Look at the folder; `is_upscaling` says that the run upscales images without HR alone."""
         self.args, self.is_writer = args, distributed.is_main_process()
         self.writes_records = self.is_writer and not (is_upscaling and args.resume != 0)
         self.dir = Path(args.dir_experiment) / args.save
@@ -74,32 +77,39 @@ class Checkpoint:
         if not self.is_writer:
             return
         if self.writes_records:
-            Lock(self.dir).check()
+            check_lock(self.dir)
         self._check_folder()
         if args.tensorboard and not args.test_only:
             self.board = TensorBoardLog(self.dir / "tensorboard")
 
     def _check_folder(self):
-        args, name = self.args, self.args.save
-        is_foreign = self.dir.exists() and any(self.dir.iterdir()) and not self._is_experiment()
-        if args.reset and is_foreign:
-            raise UserError(f"--reset: {self.dir} is not an experiment of this program: it is kept")
-        trained = self.state_file().is_file()
-        if trained and args.reset and args.test_only:
-            raise UserError(
-                f"--reset: {self.dir} holds a trained model, which a test must not replace: give "
-                "another --save"
-            )
-        if trained and not args.reset and args.resume == 0 and not args.test_only:
+        """Raise UserError if this run must not write here, or finds nothing to resume."""
+        args, name, epoch = self.args, self.args.save, self.args.resume
+        is_trained = self.state_file().is_file()
+        if args.reset:
+            is_empty = not self.dir.exists() or not any(self.dir.iterdir())
+            if not is_empty and not is_config(self.dir / "config.txt"):
+                raise UserError(
+                    f"--reset: {self.dir} is not an experiment of this program: it is kept"
+                )
+            if is_trained and args.test_only:
+                raise UserError(
+                    f"--reset: {self.dir} holds a trained model, which a test must not replace: "
+                    "give another --save"
+                )
+        elif epoch != 0:
+            needs_state = not args.test_only and epoch == -1
+            needed = self.state_file() if needs_state else self._weights_file(epoch)
+            if not needed.is_file():
+                stems = [path.stem[6:] for path in self.models.glob("model_*.pt")]
+                epochs = sorted(int(stem) for stem in stems if stem.isdigit())
+                kept = f"; epochs that are kept: {', '.join(map(str, epochs))}" if epochs else ""
+                raise UserError(f"--resume {epoch}: no such file: {needed}{kept}")
+        elif is_trained and not args.test_only:
             raise UserError(
                 f"{self.dir} holds a trained model: --load {name} resumes it, --save {name} "
                 "--reset empties it, another --save keeps both"
             )
-        if args.resume != 0 and not args.reset:
-            self._require_resumable()
-
-    def _is_experiment(self):
-        return is_config(self.dir / "config.txt")
 
     def state_file(self, epoch=-1):
         """Return the path of the training state: the latest, or that of an epoch."""
@@ -108,28 +118,17 @@ class Checkpoint:
     def _weights_file(self, epoch):
         return self.models / ("model_latest.pt" if epoch == -1 else f"model_{epoch}.pt")
 
-    def _require_resumable(self):
-        epoch = self.args.resume
-        needs_state = not self.args.test_only and epoch == -1
-        needed = self.state_file() if needs_state else self._weights_file(epoch)
-        if not needed.is_file():
-            stems = [path.stem[6:] for path in self.models.glob("model_*.pt")]
-            epochs = sorted(int(stem) for stem in stems if stem.isdigit())
-            kept = f"; epochs that are kept: {', '.join(map(str, epochs))}" if epochs else ""
-            raise UserError(f"--resume {epoch}: no such file: {needed}{kept}")
-
     def create(self, config_lines):
         """Create the folder, or empty it with --reset, and write the flags of the run."""
         if not self.writes_records:
             return
         self.dir.mkdir(parents=True, exist_ok=True)
-        self._lock = Lock(self.dir)
-        self._lock.acquire()
+        self._lock = hold_lock(self.dir)
         if self.args.reset:
             for path in self.dir.iterdir():
                 if path.is_dir() and not path.is_symlink():
                     shutil.rmtree(path)
-                elif path != self._lock.path:
+                elif path.name != ".lock":
                     path.unlink()
         self.models.mkdir(exist_ok=True)
         config = self.dir / "config.txt"
@@ -143,8 +142,6 @@ class Checkpoint:
         lines = [time.strftime("%Y-%m-%d %H:%M:%S"), *self._pending_log, ""]
         append_text(self._log, "\n".join(lines))
         self.metrics = read_metrics(self.dir / "metrics.jsonl", self.log)
-
-    # ------------------------------------------------------------------ log
 
     def log(self, text):
         """Print a line, above any progress bar, and append it to log.txt."""
@@ -164,7 +161,9 @@ class Checkpoint:
 
     def log_metrics(self, line):
         """Append a dict to metrics.jsonl."""
-        line = {key: finite_or_none(value) for key, value in line.items()}
+        for key, value in line.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                line = line | {key: None}  # JSON has neither nan nor infinity
         self.metrics.append(line)
         if not self.writes_records:
             return
@@ -183,21 +182,14 @@ class Checkpoint:
         return results_dir(self.dir, dataset, variant(line or {}))
 
     def write_scores(self, line, images, metrics, scores):
-        """Write per_image/SET_xS.csv, which replaces that of the last such test.
-
-        Args:
-            line: test line of metrics.jsonl.
-            images: names of the images.
-            metrics: names of the metrics, which head the columns.
-            scores: values of each image, written so that the same numbers are read.
-        """
+        """Write per_image/SET_xS.csv of a test line of metrics.jsonl: a row of scores for each image."""
         if not self.writes_records:
             return
         text = io.StringIO()
         rows = csv.writer(text, lineterminator="\n")
         rows.writerow(["image", *metrics])
         for image, values in zip(images, scores, strict=True):
-            rows.writerow([image, *map(repr, values)])
+            rows.writerow([image, *map(repr, values)])  # read as the same numbers
         # names of files may contain bytes that are not UTF-8
         content = text.getvalue().encode("utf-8", "backslashreplace")
         self._scores[scores_file(self.dir, line, best=True)] = content
@@ -222,10 +214,12 @@ class Checkpoint:
             {key: tests[e] for key, tests in all_tests.items() if e in tests}
             for e in (epoch, former)
         )
-        if then and now.keys() != then.keys():
+        if not then:
+            return ""
+        if now.keys() != then.keys():
             names = ", ".join(f"{name} x{scale}" for name, scale in then)
             return f"the test sets were {names} in epoch {former}"
-        for (name, scale), line in now.items() if then else ():
+        for (name, scale), line in now.items():
             if not has_same_images(line, then[name, scale]):
                 moved = self.args.hold_out and name in self.args.data_train
                 why = " (--hold_out: files came or went)" if moved else ""
@@ -243,33 +237,25 @@ class Checkpoint:
         _write(self.dir / "metrics.jsonl", text.encode())
         kept = self._weights_file(best_epoch)
         if self.args.resume > 0 and kept.is_file():  # a later best does not count
-            save_tensors(self.models / "model_best.pt", read_weights(kept))
+            _save(self.models / "model_best.pt", read_weights(kept))
 
-    # ---------------------------------------------------------------- state
-
-    def save(self, state, eval_weights, is_best=False):
-        """Write the weights and, last of all, the training state.
-
-        Args:
-            state: `Trainer.state_dict()`.
-            eval_weights: state_dict that tests use, the EMA with --use_ema.
-            is_best: also write model_best.pt and the scores of its images.
-        """
+    def save(self, state, eval_weights, is_best):
+        """Write the weights that tests use, also as the best, and last of all the training state."""
         if not self.is_writer:
             return
         weights = copy.copy(eval_weights)  # with the flags in its _metadata
         for name, value in eval_weights.items():
             weights[name] = value.detach().cpu()
-        save_tensors(self._weights_file(-1), weights)
+        _save(self._weights_file(-1), weights)
         if is_best:
-            save_tensors(self.models / "model_best.pt", weights)
+            _save(self.models / "model_best.pt", weights)
             for path, content in self._scores.items():
                 _write(path, content)
         epoch = state["epoch"]
         if self.args.save_models and epoch and not state["step"]:
-            save_tensors(self._weights_file(epoch), weights)
-            save_tensors(self.state_file(epoch), state)
-        save_tensors(self.state_file(), state)
+            _save(self._weights_file(epoch), weights)
+            _save(self.state_file(epoch), state)
+        _save(self.state_file(), state)
 
     def plot(self, is_last):
         """Draw the curves of all epochs so far, once a minute and at the end; log a failure."""
@@ -297,24 +283,11 @@ class Checkpoint:
             return epoch
         return read_state(self.state_file())["epoch"] if self.state_file().is_file() else 0
 
-    def read_state(self):
-        """Return the training state that --resume names; None if only its weights are kept."""
-        path = self.state_file(self.args.resume)
-        return read_state(path) if path.is_file() else None
 
-    @contextlib.contextmanager
-    def damaged_state_errors(self):
-        """Turn any error of a block that loads a training state into a UserError."""
-        try:
-            yield
-        except UserError:
-            raise
-        except Exception as error:  # any part of a damaged state may be anything
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise UserError(
-                f"{self.state_file(self.args.resume)}: is damaged, or of another version of this "
-                f"program ({reason})"
-            ) from error
+def _save(path, value):
+    """Save a dict of tensors and plain values."""
+    with atomic_write(path) as file:
+        torch.save(value, file)
 
 
 def _write(path, content):

@@ -63,37 +63,27 @@ def is_config(path):
 
 def _read(path):
     """Return the text of config.txt, without a byte order mark."""
+    folder = path.parent
+    if folder.is_file():
+        raise UserError(
+            f"--load {folder.name} must be an experiment, not a file: give --pre_train {folder}"
+        )
     if not path.is_file():  # OSError: a name that is too long
-        raise UserError(_describe_missing(path.parent))
+        raise UserError(
+            f"--load {folder.name} must be an experiment: {folder} holds no experiment, config.txt "
+            f"is missing{_hint_at_weights(folder)}"
+        )
     data = path.read_bytes()
     encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     return data.decode(encoding, "surrogateescape").replace("\r\n", "\n")
 
 
-def _hint_at_weights(folder):
-    """Return how to start from weights of another program in a folder, or ""."""
+def _hint_at_weights(folder, otherwise=""):
+    """Return how to start from weights of another program in a folder."""
     for pattern in ("model/model_best.pt", "model/model_latest.pt", "models/net_g_*.pth", "*.pth"):
         for path in sorted(folder.glob(pattern))[-1:]:
             return f": start from its weights with --pre_train {path} --save NEW_NAME"
-    return ""
-
-
-def _describe_missing(folder):
-    """Return the error of --load for a file, or for a folder without config.txt."""
-    if folder.is_file():
-        return f"--load {folder.name} must be an experiment, not a file: give --pre_train {folder}"
-    reason = f"{folder} holds no experiment, config.txt is missing"
-    return f"--load {folder.name} must be an experiment: {reason}{_hint_at_weights(folder)}"
-
-
-def _describe_foreign(path, text):
-    """Return the error for a config.txt that this program did not write."""
-    folder = path.parent
-    # EDSR-PyTorch writes the date, then "flag: value" lines
-    if re.match(r"\d{4}-\d\d-\d\d-\d\d:\d\d:\d\d\s", text):
-        hint = _hint_at_weights(folder) or ": it holds no weights for --pre_train"
-        return f"{folder} is an experiment of EDSR-PyTorch, which cannot be resumed here{hint}"
-    return f"{path}: is damaged, or of another program: it must begin with {HEADER[:20]!r}"
+    return otherwise
 
 
 def read_config(path):
@@ -106,8 +96,16 @@ def read_config(path):
         raise
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from error
+    # EDSR-PyTorch writes the date, then "flag: value" lines
+    if re.match(r"\d{4}-\d\d-\d\d-\d\d:\d\d:\d\d\s", text):
+        hint = _hint_at_weights(path.parent, ": it holds no weights for --pre_train")
+        raise UserError(
+            f"{path.parent} is an experiment of EDSR-PyTorch, which cannot be resumed here{hint}"
+        )
     if not text.startswith(HEADER[:20]):
-        raise UserError(_describe_foreign(path, text))
+        raise UserError(
+            f"{path}: is damaged, or of another program: it must begin with {HEADER[:20]!r}"
+        )
     count = re.search(r"^# (\d{1,9}) flags$", text, re.M)
     flags = [words for words in lines if words]
     if len(flags) < (int(count[1]) if count else 1):

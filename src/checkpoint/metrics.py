@@ -1,19 +1,24 @@
 """metrics.jsonl: one line for each test of a set, and one for each training epoch.
 
 A test line has epoch, dataset, scale, psnr (dB), ssim, images (their number), images_id (16 hex
-digits of a sha256 over shapes and pixels of LR and HR), and how it was made: self_ensemble and chop
-(booleans), precision. A line without these three was made without self-ensemble and tiles, in
-single precision.
+digits of a sha256 over shapes and pixels of LR and HR), and how it was made: the keys of `PLAIN`,
+which are the values of a line without them.
 """
 
 import contextlib
 import json
 import math
 
-from checkpoint.state import is_number
 from runtime.files import UserError, shorten
 
+MAX_NUMBER = 1e30
 PLAIN = {"self_ensemble": False, "chop": False, "precision": "single"}
+
+
+def is_number(value, kinds=(int, float)):
+    """Return whether a value of a file is a finite number of reasonable size."""
+    is_kind = isinstance(value, kinds) and not isinstance(value, bool)
+    return is_kind and abs(value) <= MAX_NUMBER  # False for nan
 
 
 def is_metric(line):
@@ -30,11 +35,9 @@ def is_metric(line):
 
 
 def read_metrics(path, warn=print):
-    """Return the lines of metrics.jsonl as dicts; test lines have the keys of `PLAIN`.
+    """Return the lines of metrics.jsonl as dicts, none of a missing file; damaged ones are left out.
 
-    Args:
-        path: the file; a missing one has no lines.
-        warn: function that takes a warning about damaged lines, which are left out.
+    Test lines have the keys of `PLAIN`. `warn` is called with a warning about damaged lines.
     """
     try:
         text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
@@ -45,21 +48,16 @@ def read_metrics(path, warn=print):
         with contextlib.suppress(ValueError, RecursionError):  # a line that a crash has cut
             lines.append(json.loads(part))
     lines = [line for line in lines if is_metric(line)]
-    if len(lines) < len(written):
-        n_damaged = len(written) - len(lines)
+    n_damaged = len(written) - len(lines)
+    if n_damaged:
         verb = "line is" if n_damaged == 1 else "lines are"
         warn(f"WARNING: {path}: {n_damaged} damaged {verb} left out")
     return [PLAIN | line if line.get("dataset") else line for line in lines]
 
 
 def variant(line):
-    """Return the suffix for the way a test was made.
-
-    "" is a plain test, "+" is self-ensemble.
-
-    Tiles add "+tiles", a precision other than single adds its name: "++tiles+bf16". A plus sign
-    separates data sets in flags, so that no name of a set contains one.
-    """
+    """Return the suffix for the way a test was made: "" for a plain one, "++tiles+bf16" for all."""
+    # a plus sign separates data sets in flags, so that no name of a set contains one
     precision = line.get("precision", "single")
     suffix = "+" if line.get("self_ensemble") else ""
     suffix += "+tiles" if line.get("chop") else ""
@@ -96,22 +94,13 @@ def results_dir(folder, dataset, suffix=""):
 
 
 def scores_file(folder, line, best=False):
-    """Return the CSV with the scores of each image of a test.
-
-    Args:
-        folder: the Path of the experiment.
-        line: the test line of metrics.jsonl.
-        best: of the test of model_best.pt, not of the last one.
-    """
+    """Return the CSV with the scores of each image of the last test, or of that of model_best.pt."""
     name = f"{set_file_name(line['dataset'])}_x{line['scale']}{variant(line)}.csv"
     return folder / "per_image" / ("best" if best else "") / name
 
 
 def finite_mean(values):
-    """Return the mean of the finite values; None if there are none.
-
-    An image that equals HR has an infinite PSNR, and a very small one has no SSIM. They would hide
-    the scores of all other images of the set.
-    """
+    """Return the mean of the finite values; None if there are none."""
+    # an image that equals HR has an infinite PSNR, a very small one no SSIM: neither may hide the rest
     finite = [value for value in values if math.isfinite(value)]
     return sum(finite) / len(finite) if finite else None

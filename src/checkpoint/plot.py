@@ -2,15 +2,12 @@
 
 import gc
 
-from runtime.process import use_file_backend
+from matplotlib import font_manager, rc_context
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-use_file_backend()
-from matplotlib import font_manager, rc_context  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
-from matplotlib.ticker import MaxNLocator  # noqa: E402
-
-from checkpoint.metrics import set_file_name, tests_of_training  # noqa: E402
-from runtime.files import UserError, atomic_write  # noqa: E402
+from checkpoint.metrics import set_file_name, tests_of_training
+from runtime.files import UserError, atomic_write
 
 # coincident curves stay visible: each later one is thinner, dashed differently
 STYLES = ("-", "--", "-.", ":")
@@ -24,20 +21,21 @@ FONTS = {
 
 
 def style(font=None, points=FONT):
-    """Return settings of matplotlib: TrueType fonts in PDF, text as it is written.
-
-    Type 3 fonts, the default, are refused by IEEE; $ in a label would begin a formula.
-    """
+    """Return settings of matplotlib: TrueType fonts in PDF, text as it is written."""
     installed = set(font_manager.get_font_names())
     families = FONTS.get(font, [font]) if font else FONTS["sans-serif"]
     found = [name for name in families if name in installed]
     if not found:
-        raise UserError(
-            f"--font {font} must be {', '.join(FONTS)} or the name of an installed font"
-        )
-    settings = {"pdf.fonttype": 42, "ps.fonttype": 42, "text.usetex": False}
-    settings |= {"text.parse_math": False, "font.size": points}
-    return settings | {"font.family": [found[0], "DejaVu Sans"]}  # the last has most characters
+        names = ", ".join(FONTS)
+        raise UserError(f"--font {font} must be {names} or the name of an installed font")
+    return {
+        "pdf.fonttype": 42,  # IEEE refuses Type 3, the default
+        "ps.fonttype": 42,
+        "text.usetex": False,
+        "text.parse_math": False,  # $ in a label would begin a formula
+        "font.size": points,
+        "font.family": [found[0], "DejaVu Sans"],  # the last has most characters
+    }
 
 
 def require_format(path):
@@ -52,14 +50,8 @@ def plot_panels(
 ):
     """Draw curves over epochs into folder/NAME.pdf and .png, in panels with one shared legend.
 
-    Args:
-        folder: a Path.
-        name: name of the files without ending.
-        panels: dict of title: {label: {epoch: value}}. A label has one color in all panels.
-        ylabel: label of the vertical axes, with the unit.
-        endings: kinds of files.
-        width: inches, or None.
-        font, dpi: see `style`; dots per inch.
+    `panels` is {title: {label: {epoch: value}}}; a label has one color in all panels. `width` is in
+    inches; `font`: see `style`.
     """
     for ending in endings:
         require_format(folder / f"{name}.{ending}")
@@ -72,7 +64,7 @@ def plot_panels(
     size = (width or natural, max(3.2, 2.8 * n_rows) * points / FONT)
     labels = list(dict.fromkeys(label for curves in panels.values() for label in curves))
     with rc_context(style(font, points)):
-        figure = Figure(figsize=size)
+        figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots(n_rows, n_columns, squeeze=False)
         handles = dict.fromkeys(labels)  # in the order of the legend
         for axis, (title, curves) in zip(axes.flat, panels.items(), strict=False):
@@ -85,9 +77,8 @@ def plot_panels(
             axis.set_ylabel(ylabel)
         for axis in axes.flat[: len(panels)][-n_columns:]:
             axis.set_xlabel("epoch")
-        has_legend = any(len(curves) > 1 for curves in panels.values())
-        bottom = _draw_legend(figure, handles, size, points) if has_legend else 0
-        figure.tight_layout(rect=(0, bottom, 1, 1))
+        if any(len(curves) > 1 for curves in panels.values()):
+            _draw_legend(figure, handles, points)
         for ending in endings:
             with atomic_write(folder / f"{name}.{ending}") as file:
                 figure.savefig(file, format=ending, dpi=dpi or 110)
@@ -95,10 +86,9 @@ def plot_panels(
 
 def _plot_curve(axis, i, curve):
     """Draw curve number i of all labels; return its handle."""
-    marker = "o" if len(curve) < 30 else None
     look = {"linewidth": max(2.2 - 0.5 * i, 0.8), "markersize": 4 - i % 3, "alpha": 0.85}
-    xs, ys = list(curve), list(curve.values())
-    return axis.plot(xs, ys, STYLES[i % 4], color=f"C{i % 10}", marker=marker, **look)[0]
+    look |= {"color": f"C{i % 10}", "marker": "o" if len(curve) < 30 else None}
+    return axis.plot(list(curve), list(curve.values()), STYLES[i % 4], **look)[0]
 
 
 def _finish_axis(axis, title, curves, points):
@@ -112,17 +102,14 @@ def _finish_axis(axis, title, curves, points):
     axis.grid(alpha=0.3)
 
 
-def _draw_legend(figure, handles, size, points):
-    """Draw the legend below the panels, in as many rows as it needs; return its height's share."""
+def _draw_legend(figure, handles, points):
+    """Draw the legend below the panels, in as many columns as fit."""
     longest = max(map(len, handles)) * 0.6 + 4  # characters of handle and gaps
-    n_columns = max(1, min(len(handles), int(size[0] * 72 / points / longest)))
-    legend = figure.legend(
-        handles.values(), [""] * len(handles), loc="lower center", ncols=n_columns, frameon=False
-    )
+    n_columns = max(1, min(len(handles), int(figure.get_figwidth() * 72 / points / longest)))
+    place = {"loc": "outside lower center", "ncols": n_columns, "frameon": False}
+    legend = figure.legend(handles.values(), [""] * len(handles), **place)
     for text, label in zip(legend.get_texts(), handles, strict=True):
         text.set_text(label)  # labels that begin with _ are left out by matplotlib
-    n_rows = -(-len(handles) // n_columns)
-    return (n_rows * 1.5 + 0.8) * points / 72 / size[1]
 
 
 def plot_curves(folder, metrics):

@@ -1,13 +1,19 @@
-"""The saved training state: contents, random generators, and checks when it is read."""
+"""The training state: all that the next step depends on, and how a run resumes from it."""
 
+import argparse
 import math
 import random
 
 import numpy as np
 import torch
 
+from checkpoint.metrics import is_number
+from model import architecture_flags
+from model.loading import load_weights
 from model.weights import check_tensors, load_file
-from runtime.files import UserError, atomic_write
+from optim import learning_rate, load_optimizer
+from runtime.files import UserError
+from runtime.process import keep_threads
 
 # name of each entry and its type
 STATE_SCHEMA = {
@@ -25,16 +31,120 @@ STATE_SCHEMA = {
     "precision": list,
     "ema": (dict, type(None)),
 }
-MAX_NUMBER = 1e30
 
 
-def save_tensors(path, value):
-    """Save a dict of tensors and plain values with torch.save, atomically."""
-    with atomic_write(path) as file:
-        torch.save(value, file)
+def training_state(trainer):
+    """Return everything that the next step depends on, as tensors and plain values."""
+    return {
+        "fixed": _fixed_flags(trainer),
+        "precision": [trainer.device.type, trainer.precision],
+        "net": trainer.net.state_dict(),
+        "ema": trainer.ema.average.state_dict() if trainer.ema else None,
+        "optimizer": trainer.optimizer.state_dict(),
+        "scaler": trainer.scaler.state_dict(),
+        "loss": trainer.loss.state_dict(),
+        "progress": trainer.loss.progress(),
+        "last_loss": trainer.prev_epoch_loss,
+        "flags": {
+            "loss": trainer.args.loss,
+            "epochs": trainer.args.epochs,
+            "threads": torch.get_num_threads(),
+        },
+        "epoch": trainer.epoch,
+        "step": trainer.step,
+        "best": trainer.best,
+        "random": _random_states(),
+    }
 
 
-def random_states():
+def resume(trainer):
+    """Resume from the state of --resume, or from its weights if that is missing."""
+    checkpoint, epoch = trainer.checkpoint, trainer.args.resume
+    path = checkpoint.state_file(epoch)
+    try:
+        if path.is_file():
+            _load_state(trainer, read_state(path), path)
+        else:
+            trainer.epoch = checkpoint.load_weights(trainer.net)
+            if trainer.ema:
+                trainer.ema.average.load_state_dict(trainer.net.state_dict())
+            checkpoint.log(
+                f"WARNING: {path} is missing: epoch {epoch} resumes with its weights and a new "
+                "optimizer"
+            )
+    except UserError:
+        raise
+    except Exception as error:  # any part of a damaged state may be anything
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(
+            f"{path}: is damaged, or of another version of this program ({reason})"
+        ) from error
+    checkpoint.log(f"Resumed after {trainer.position()}")
+
+
+def _load_state(trainer, state, path):
+    """Load a training state, also of another device or an older version."""
+    args, own, fixed = trainer.args, _fixed_flags(trainer), state["fixed"]
+    changed = [f"--{name} {fixed[name]}" for name in own if fixed.get(name, own[name]) != own[name]]
+    if changed:
+        flags = " ".join(changed)
+        raise UserError(f"{path} must be resumed with the flags it was trained with: {flags}")
+    device, precision = state["precision"]
+    if args.precision == "auto" and device == trainer.device.type:
+        trainer.set_precision(precision)  # another choice would change the bits
+    former = state.get("flags", {})
+    keep_threads(args.threads, former.get("threads"), trainer.checkpoint.log)
+    load_weights(trainer.net, state["net"], path)
+    if trainer.ema:
+        trainer.ema.average.load_state_dict(state["ema"] or state["net"])
+    load_optimizer(trainer.optimizer, state["optimizer"], _parameter_order(trainer, state["net"]))
+    if trainer.scaler.is_enabled() and state["scaler"]:  # {} of a run without a scaler
+        trainer.scaler.load_state_dict(state["scaler"])
+    try:
+        trainer.loss.load_state_dict(state["loss"])
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise UserError(
+            f"--load {args.load} must keep --loss, --neg_history and the embedding's flags: {reason}"
+        ) from error
+    trainer.progress, trainer.prev_epoch_loss = state["progress"], state["last_loss"]
+    _adapt_to_changed_flags(trainer, former, state["epoch"])
+    trainer.epoch, trainer.step, trainer.best = state["epoch"], state["step"], state["best"]
+    _set_random_states(state["random"])
+
+
+def _fixed_flags(trainer):
+    """Return the flags that a run cannot change when it resumes."""
+    args = trainer.args
+    return {"optimizer": args.optimizer, **architecture_flags(args, trainer.net)}
+
+
+def _parameter_order(trainer, weights):
+    """Return the index of each trained parameter in weights, which may be in another order."""
+    names = [name for name, p in trainer.net.named_parameters() if p.requires_grad]
+    if not set(names) <= weights.keys():  # under other names: spandrel's
+        return None
+    saved = [name for name in weights if name in set(names)]
+    return [saved.index(name) for name in names]
+
+
+def _adapt_to_changed_flags(trainer, flags, epoch):
+    """Drop the means of another --loss, and warn if --epochs makes the learning rate jump."""
+    args, log = trainer.args, trainer.checkpoint.log
+    if flags.get("loss", args.loss) != args.loss:
+        trainer.progress, trainer.prev_epoch_loss = None, math.inf
+        log(f"--loss was {flags['loss']}: the mean of {args.loss} starts now")
+    former = argparse.Namespace(**{**vars(args), "epochs": flags.get("epochs", args.epochs)})
+    rate = learning_rate(args, epoch + 1)
+    if rate != learning_rate(former, epoch + 1):
+        hint = " (--cosine_tmax keeps the former schedule)" if "Cosine" in args.scheduler else ""
+        log(
+            f"WARNING: --epochs was {former.epochs}: --scheduler {args.scheduler} now spans "
+            f"{args.epochs} epochs, and the learning rate jumps to {rate:.2e}{hint}"
+        )
+
+
+def _random_states():
     """Return the states of the generators of torch, CUDA, numpy and Python."""
     kind, keys, *rest = np.random.get_state()
     return {
@@ -45,8 +155,7 @@ def random_states():
     }
 
 
-def set_random_states(states):
-    """Restore the generators from the result of `random_states`."""
+def _set_random_states(states):
     torch.set_rng_state(states["torch"])
     if states["cuda"] and torch.cuda.device_count() == len(states["cuda"]):
         torch.cuda.set_rng_state_all(states["cuda"])
@@ -56,39 +165,25 @@ def set_random_states(states):
     random.setstate((version, tuple(internal), gauss))
 
 
-def is_number(value, kinds=(int, float)):
-    """Return whether a value of a file is a finite number of reasonable size."""
-    is_kind = isinstance(value, kinds) and not isinstance(value, bool)
-    return is_kind and abs(value) <= MAX_NUMBER  # False for nan
-
-
-def finite_or_none(value):
-    """Return a value as JSON can hold it: None for nan and infinity."""
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _wrong_entries(state):
     wrong = [name for name, kind in STATE_SCHEMA.items() if not isinstance(state[name], kind)]
-    for name in ("epoch", "step"):
-        if name not in wrong and not (is_number(state[name]) and state[name] >= 0):
-            wrong.append(name)
-    best = state["best"]
-    if "best" not in wrong and not (
-        is_number(best.get("epoch"), int)
-        and (best.get("psnr", "") is None or is_number(best["psnr"]))
-    ):
+    if wrong:
+        return wrong
+    wrong = [n for n in ("epoch", "step") if not (is_number(state[n]) and state[n] >= 0)]
+    best, progress = state["best"], state["progress"]
+    psnr = best.get("psnr", "")
+    if not is_number(best.get("epoch"), int) or not (psnr is None or is_number(psnr)):
         wrong.append("best")
-    if "progress" not in wrong:
-        sums, counts = (state["progress"].get(name) for name in ("sums", "counts"))
-        are_dicts = isinstance(sums, dict) and isinstance(counts, dict) and set(sums) == set(counts)
-        numbers = [*sums.values(), *counts.values()] if are_dicts else [None]
-        if not all(map(is_number, numbers)) or 0 in counts.values():
-            wrong.append("progress")
+    sums, counts = progress.get("sums"), progress.get("counts")
+    are_dicts = isinstance(sums, dict) and isinstance(counts, dict) and set(sums) == set(counts)
+    numbers = [*sums.values(), *counts.values()] if are_dicts else [None]
+    if not all(map(is_number, numbers)) or 0 in counts.values():
+        wrong.append("progress")
     return wrong
 
 
 def read_state(path):
-    """Read a training state."""
+    """Read a training state, and check the type of each entry."""
     state = load_file(path)
     if not isinstance(state, dict) or not set(state) >= set(STATE_SCHEMA):
         raise UserError(f"{path} is not a training state of this program")

@@ -1,8 +1,7 @@
 """Curves and images of a training run for TensorBoard, in experiment/NAME/tensorboard.
 
-The step is the epoch. Curves: loss/TERM, lr, PSNR/SET xS, SSIM/SET xS. Images: SR of the first
-image of each test set after each epoch, and HR once, both cropped to their middle. Nothing here
-draws random numbers: a run ends in the same bits with and without it.
+The step is the epoch. Curves: loss/TERM, lr, PSNR/SET xS, SSIM/SET xS. Images: the middle of SR
+and, once, of HR of the first image of each test set.
 """
 
 import os
@@ -36,7 +35,6 @@ class TensorBoardLog:
     """Writes events; the first one creates the file."""
 
     def __init__(self, folder):
-        """Import the package."""
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
@@ -46,11 +44,9 @@ class TensorBoardLog:
             ) from error
         threading.excepthook = _report
         self._make, self.folder = SummaryWriter, folder
-        self._events, self._first = None, None
-        self._pictures, self._truths = (
-            {},
-            set(),
-        )  # {label: {tag: (H, W, C) uint8}}, tags whose HR was shown
+        self._events = self._first = None
+        self._pictures = {}  # {label: {tag: (H, W, C) uint8}}
+        self._truths = set()  # tags whose HR was shown
 
     def truncate(self, epoch):
         """Hide the events of epochs after this one, which are trained again."""
@@ -66,36 +62,26 @@ class TensorBoardLog:
         return self._events
 
     def log_metrics(self, line):
-        """Add the numbers of a line of metrics.jsonl, and the images of its test set.
-
-        None, which stands for nan and infinity, is left out.
-        """
+        """Add the numbers of a line of metrics.jsonl, and the images of its test set."""
         with report_write_errors(self.folder):
             epoch = line["epoch"]
             if "loss" in line:
-                values = {f"loss/{term}": value for term, value in line["loss"].items()} | {
-                    "lr": line["lr"]
-                }
+                values = {f"loss/{term}": value for term, value in line["loss"].items()}
+                values["lr"] = line["lr"]
             else:
                 label = f"{line['dataset']} x{line['scale']}"
                 values = {f"PSNR/{label}": line["psnr"], f"SSIM/{label}": line["ssim"]}
                 for tag, picture in self._pictures.pop(label, {}).items():
                     self._writer().add_image(_tag(tag), picture, epoch, dataformats="HWC")
             for tag, value in values.items():
-                if value is not None:
+                if value is not None:  # nan and infinity are None
                     self._writer().add_scalar(_tag(tag), value, epoch)
             self._writer().flush()  # waits for its thread: the state is saved after it
 
     def log_image(self, label, image, sr, rgb_range):
-        """Keep the center of SR for the next line of its test set.
+        """Keep the center of SR for the next line of its test set, and the first time of HR.
 
-        The first time, keep HR as well.
-
-        Args:
-            label: test set and scale, "SET xS".
-            image: a data.testset.TestImage.
-            sr: tensor (C, H, W) in [0, rgb_range].
-            rgb_range: maximum pixel value of `sr`.
+        `label` is "SET xS"; `sr` (C, H, W) is in [0, rgb_range].
         """
         tag = f"{label}/{image.name}"
         self._pictures[label] = {f"{tag} SR": to_uint8(_middle(sr), rgb_range)}

@@ -48,7 +48,7 @@ class Data:
             thumbnails |= found
             problems += lines
         if not args.test_only:
-            with distributed.local_main_first():
+            with distributed.in_turn(distributed.local_rank() == 0):
                 train_set = build_train_set(args, ranges[0], log_once)
             problems += find_leaks(thumbnails, train_set)
             if distributed.is_main_process():

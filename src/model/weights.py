@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from model.common import MeanShift
-from runtime.distributed import local_main_first
+from runtime.distributed import in_turn, local_rank
 from runtime.files import UserError, bullet_list
 from runtime.process import pip_install
 
@@ -43,7 +43,7 @@ def download_weights(url, log=print):
     name = url.rpartition("/")[2]
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
     sha256 = re.search(r"-([0-9a-f]{8,})\.pth?$", name)[1]
-    with local_main_first():
+    with in_turn(local_rank() == 0):
         if path.is_file():
             return path
         log(f"Downloading {url} to {path}")

@@ -1,4 +1,1 @@
-"""The process: ranks, precision, signals, memory, atomic files, errors.
-
-Nothing here knows what an image is.
-"""
+"""The process: ranks, precision, signals, memory, atomic files, errors. It knows no image."""

@@ -67,9 +67,7 @@ class RankFailedError(Exception):
 def process_group(device):
     """Join the other ranks during a `with` block: nccl between GPUs, gloo between CPUs.
 
-    Raises:
-        UserError: ranks cannot exchange tensors on this kind of device.
-        RankFailedError: another rank has ended during the block, or never came.
+    Raises RankFailedError if another rank has ended during the block, or never came.
     """
     if world_size() == 1:
         yield
@@ -80,7 +78,9 @@ def process_group(device):
         if not dist.is_nccl_available():
             raise UserError("several GPUs need NCCL, which this torch lacks: Linux or WSL 2 has it")
         torch.cuda.set_device(device)
-    _stop_with_parent()
+    if sys.platform.startswith("linux") and "TORCHELASTIC_RUN_ID" in os.environ:
+        # if the launcher dies, this rank is stopped, too: it would run on alone
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))
     _join("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield
@@ -98,8 +98,9 @@ def _join(backend):
     try:
         store, _, _ = next(dist.rendezvous("env://", timeout=JOIN_TIMEOUT))
         store.set_timeout(TIMEOUT)
-        place = {"store": store, "rank": rank(), "world_size": world_size()}
-        dist.init_process_group(backend, timeout=TIMEOUT, **place)
+        dist.init_process_group(
+            backend, timeout=TIMEOUT, store=store, rank=rank(), world_size=world_size()
+        )
     except (RuntimeError, ValueError) as error:
         where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
         raise RankFailedError(
@@ -117,12 +118,6 @@ def _explain(text):
     if "/dev/shm" in text or "shared memory" in text:
         cause += ": /dev/shm is too small; docker run --shm-size=1g, or --ipc=host, enlarges it"
     return cause
-
-
-def _stop_with_parent():
-    """Let SIGTERM stop this rank if its launcher dies, which else would leave it running."""
-    if sys.platform.startswith("linux") and "TORCHELASTIC_RUN_ID" in os.environ:
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))
 
 
 def exit_process(status):
@@ -160,8 +155,8 @@ def all_gather_object(value):
 
 
 @contextlib.contextmanager
-def _in_turn(is_first):
-    """Run a `with` block on the first ranks, then on the others, which wait for hours if needed."""
+def in_turn(is_first):
+    """Run a `with` block on the ranks that are first, then on the others, which wait for hours."""
     if world_size() == 1:
         yield
         return
@@ -171,16 +166,6 @@ def _in_turn(is_first):
     yield
     if is_first:
         dist.barrier(patient)
-
-
-def main_first():
-    """Return a context whose block runs on rank 0, then on the others."""
-    return _in_turn(is_main_process())
-
-
-def local_main_first():
-    """Return a context whose block runs on one rank of each machine, then on the others there."""
-    return _in_turn(local_rank() == 0)
 
 
 class _SumOverRanks(torch.autograd.Function):
@@ -200,15 +185,13 @@ _part_sizes = None  # images of each rank in the part of the batch that is being
 
 @contextlib.contextmanager
 def batch_part(batch_size, index, n_parts):
-    """Set the images of each rank that `rank_offset` returns during a `with` block.
+    """Tell `rank_offset` the images of each rank during a `with` block.
 
-    Args:
-        batch_size: images of all ranks in the step, divided by `rank_range`.
-        index, n_parts: each rank divides its images by `tensor_split` into n_parts parts.
+    The ranks divide a batch by `rank_range`, and their images by `tensor_split` into n_parts parts.
     """
     global _part_sizes
-    bounds = [r * batch_size // world_size() for r in range(world_size() + 1)]
-    images = [end - start for start, end in itertools.pairwise(bounds)]  # of each rank
+    ends = [(r + 1) * batch_size // world_size() for r in range(world_size())]
+    images = [end - start for start, end in itertools.pairwise([0, *ends])]  # of each rank
     _part_sizes = [n // n_parts + (index < n % n_parts) for n in images]
     try:
         yield
@@ -217,34 +200,24 @@ def batch_part(batch_size, index, n_parts):
 
 
 def rank_offset(count):
-    """Return (offset, total): images of lower ranks and of all ranks; `count` are this rank's.
-
-    One exchange, unless `batch_part` is known.
-    """
+    """Return (offset, total): images of lower ranks and of all ranks; `count` are this rank's."""
     if world_size() == 1:
         return 0, count
-    if _part_sizes is not None:
-        assert _part_sizes[rank()] == count
-        return sum(_part_sizes[: rank()]), sum(_part_sizes)
-    counts = torch.zeros(world_size(), dtype=torch.int64)
-    counts[rank()] = count
-    counts = all_reduce_sum(counts).tolist()
+    counts = _part_sizes
+    if counts is None:  # outside of `batch_part`: one exchange
+        counts = torch.zeros(world_size(), dtype=torch.int64)
+        counts[rank()] = count
+        counts = all_reduce_sum(counts).tolist()
+    assert counts[rank()] == count
     return sum(counts[: rank()]), sum(counts)
 
 
 def all_gather_batch(x, offset=None):
-    """Gather a batch from all ranks, in rank order.
+    """Gather a batch from all ranks, in rank order: (B, ...) to (B of all ranks, ...), the same bits.
 
     Differentiable: each rank receives the gradient of its own images, summed over the losses of all
     ranks. If each rank computes the same loss of all images, divide it by `world_size()` before
-    backward.
-
-    Args:
-        x: (B, ...), values of this rank's images.
-        offset: result of `rank_offset(B)`, if it is known.
-
-    Returns:
-        (B over all ranks, ...), bit-identical on each rank.
+    backward. `offset` is the result of `rank_offset(B)`, if it is known.
     """
     if world_size() == 1:
         return x

@@ -17,7 +17,7 @@ try:
 except ImportError:  # Windows: no lock
     fcntl = None
 
-STALE_SECONDS = 24 * 3600  # after which a temporary file of another host counts as abandoned
+STALE_SECONDS = 24 * 3600  # age of an abandoned temporary file: processes of other hosts are unseen
 
 
 class UserError(Exception):
@@ -74,10 +74,8 @@ def is_utf8(path):
 
 
 def shorten(name, max_bytes):
-    """Return a file name; the end of one that is longer than `max_bytes` becomes a hash of all.
-
-    File systems limit a name to 255 bytes, which are 85 characters of Chinese.
-    """
+    """Return a file name; the end of one that is longer than `max_bytes` becomes a hash of all."""
+    # file systems limit a name to 255 bytes, which are 85 characters of Chinese
     encoded = os.fsencode(name)
     if len(encoded) <= max_bytes:
         return name
@@ -87,11 +85,8 @@ def shorten(name, max_bytes):
 
 @contextlib.contextmanager
 def atomic_path(path):
-    """Yield a temporary path that replaces `path` if the block ends without error.
-
-    Its name, .NAME.HOST-PID-RANDOM.part, is unique over machines and containers that share a
-    folder. It is removed in any case.
-    """
+    """Yield a temporary path that replaces `path` if the block ends without error."""
+    # the name is unique over machines and containers that share a folder
     path = Path(path)
     unique = f"{host_id()}-{os.getpid()}-{secrets.token_hex(4)}"
     partial = path.with_name(f".{shorten(path.name, 120)}.{unique}.part")
@@ -113,10 +108,7 @@ def report_write_errors(path):
 
 @contextlib.contextmanager
 def atomic_write(path):
-    """Open a temporary file that replaces `path` when the block ends.
-
-    After an error `path` is unchanged.
-    """
+    """Open a temporary file that replaces `path` when the block ends, unless with an error."""
     path = Path(path)
     try:
         with atomic_path(path) as partial, open(partial, "wb") as file:
@@ -158,17 +150,14 @@ def ensure_newline(path):
 
 
 def remove_stale_temp_files(folder):
-    """Remove the temporary files of `atomic_path` whose process on this host has ended.
-
-    Those of other hosts are removed after a day: whether their process runs cannot be told here.
-    """
+    """Remove temporary files of `atomic_path` whose process on this host has ended, or that are old."""
     for path in Path(folder).glob(".*.part"):
         match = re.fullmatch(r"\..+\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.part", path.name)
-        if not match:
-            continue
         with contextlib.suppress(OSError):  # gone meanwhile, or of another user
-            is_old = time.time() - path.stat().st_mtime > STALE_SECONDS
-            if is_old or (match[1] == host_id() and not _is_running(int(match[2]))):
+            if match and (
+                time.time() - path.stat().st_mtime > STALE_SECONDS
+                or (match[1] == host_id() and not _is_running(int(match[2])))
+            ):
                 path.unlink(missing_ok=True)
 
 
@@ -184,40 +173,37 @@ def _is_running(pid):
     return True
 
 
-class Lock:
-    """Lock of an experiment folder, held until the process that writes there ends."""
+def check_lock(folder):
+    """Raise UserError if another process holds the lock of an experiment folder; writes nothing."""
+    path = folder / ".lock"
+    if path.is_file():
+        with open(path, "rb+") as file:
+            _lock(file, folder)
 
-    def __init__(self, folder):
-        self.folder, self.path, self._file = folder, folder / ".lock", None
 
-    def check(self):
-        """Raise UserError if another process holds the lock; writes nothing."""
-        if self.path.is_file():
-            with open(self.path, "rb+") as file:
-                self._acquire(file)
+def hold_lock(folder):
+    """Lock an experiment folder until this process ends; return the file, which must stay open."""
+    path = folder / ".lock"
+    with report_write_errors(path):
+        file = open(path, "ab+", buffering=0)  # noqa: SIM115
+        _lock(file, folder)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+    return file
 
-    def acquire(self):
-        """Hold the lock until the end of this process."""
-        with report_write_errors(self.path):
-            self._file = open(self.path, "ab+", buffering=0)  # noqa: SIM115 (open until the end)
-            self._acquire(self._file)
-            self._file.truncate(0)
-            owner = f"process {os.getpid()} on {socket.gethostname()}\n"
-            self._file.write(owner.encode())
 
-    def _acquire(self, file):
-        if fcntl is None:
-            return
-        try:
-            # lockf, not flock: data loader workers must not inherit the lock
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
-            file.seek(0)
-            owner = file.read().decode(errors="replace").strip()
-            raise UserError(
-                f"{self.folder}: another run writes here ({owner}): give another --save, or test "
-                "its weights with --pre_train"
-            ) from error
-        except OSError:  # a file system without locks
-            with contextlib.suppress(OSError):
-                file.seek(0)
+def _lock(file, folder):
+    if fcntl is None:
+        return
+    try:
+        # lockf, not flock: data loader workers must not inherit the lock
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
+        file.seek(0)
+        owner = file.read().decode(errors="replace").strip()
+        raise UserError(
+            f"{folder}: another run writes here ({owner}): give another --save, or test its "
+            "weights with --pre_train"
+        ) from error
+    except OSError:
+        pass  # a file system without locks

@@ -12,37 +12,25 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # import names of requirements.txt, in its order
-PACKAGES = (
-    "torch", "numpy", "imageio", "skimage", "tqdm", "matplotlib", "PIL", "scipy", "tifffile"
-)  # fmt: skip
+PACKAGES = "torch numpy imageio skimage tqdm matplotlib PIL scipy tifffile".split()
 RESTARTED = "SR_RESTARTED_IN_VENV"  # environment variable of a restarted program
 
 
 def use_project_packages():
-    """Restart the program with the project's .venv if this Python lacks the packages.
-
-    Call it before imports that need them. If .venv does not have them either, the program ends with
-    one sentence in place of a traceback.
-    """
+    """Restart with the project's .venv if this Python lacks the packages, or end with a sentence."""
     is_restarted = os.environ.pop(RESTARTED, None)  # removed: child processes decide again
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if not missing:
         return
-    python = _venv_python()
-    if python and not is_restarted:
-        _restart(python)
+    venv = ROOT / ".venv"
+    found = [p for p in (venv / "bin/python", venv / "Scripts/python.exe") if p.is_file()]
+    if found and not is_restarted:
+        _restart(str(found[0]))
     sys.exit(
         f"error: {sys.executable} lacks {', '.join(missing)}: {ROOT / 'scripts/setup.sh'} makes "
         ".venv with the packages, which is used without being activated; or install them with: "
         f"pip install -r {ROOT / 'requirements.txt'}"
     )
-
-
-def _venv_python():
-    """Return the path of the interpreter in .venv, or None."""
-    venv = ROOT / ".venv"
-    found = [p for p in (venv / "bin/python", venv / "Scripts/python.exe") if p.is_file()]
-    return str(found[0]) if found else None
 
 
 def _restart(python):

@@ -19,10 +19,8 @@ VARIABLES = (*SINGLE, "MASTER_ADDR", "MASTER_PORT")
 
 
 def read_environment(argv):
-    """Complete the environment variables of a rank; refuse a part of them.
-
-    Half of them, such as leftovers in a shell, would make a run that writes nothing, or waits.
-    """
+    """Complete the environment variables of a rank; refuse a part of them, as leftovers in a shell."""
+    # half of them would make a run that writes nothing, or waits
     env = os.environ
     found = [name for name in SINGLE if name in env]
     missing = [name for name in VARIABLES if name not in env]
@@ -39,11 +37,10 @@ def read_environment(argv):
 
 
 def _check_ranks():
-    values = {name: os.environ[name] for name in SINGLE}
-    if not all(re.fullmatch(r"\d{1,9}", value) for value in values.values()) or not (
-        int(values["LOCAL_RANK"]) <= int(values["RANK"]) < int(values["WORLD_SIZE"])
-    ):
-        words = " ".join(f"{name}={value}" for name, value in values.items())
+    values = [os.environ[name] for name in ("LOCAL_RANK", "RANK", "WORLD_SIZE")]
+    are_numbers = all(re.fullmatch(r"\d{1,9}", value) for value in values)
+    if not are_numbers or not int(values[0]) <= int(values[1]) < int(values[2]):
+        words = " ".join(f"{name}={os.environ[name]}" for name in SINGLE)
         raise UserError(f"the environment has {words}: RANK must be from 0 to WORLD_SIZE - 1")
 
 
@@ -72,14 +69,8 @@ def _read_slurm(has_n_gpus):
             if int(env.get(name, 1)) > 1 and n_tasks == "1":
                 raise UserError(f"mpirun has started {env[name]} processes: use torchrun or srun")
         return
-    nodes = next(
-        (
-            env[n]
-            for n in ("SLURM_STEP_NODELIST", "SLURM_NODELIST", "SLURM_JOB_NODELIST")
-            if n in env
-        ),
-        "",
-    )
+    names = ("SLURM_STEP_NODELIST", "SLURM_NODELIST", "SLURM_JOB_NODELIST")
+    nodes = next((env[name] for name in names if name in env), "")
     if "SLURM_LOCALID" not in env or not (nodes or "MASTER_ADDR" in env):
         raise UserError(
             f"srun has started {n_tasks} processes, and SLURM_LOCALID or SLURM_NODELIST is missing: "
@@ -88,11 +79,7 @@ def _read_slurm(has_n_gpus):
     is_one_node = env.get("SLURM_NNODES", "1" if not re.search(r"[\[,]", nodes) else "") == "1"
     counts = env.get("SLURM_STEP_TASKS_PER_NODE") or env.get("SLURM_TASKS_PER_NODE")
     node = int(env.get("SLURM_NODEID", 0))
-    env["RANK"], env["WORLD_SIZE"], env["LOCAL_RANK"] = (
-        env["SLURM_PROCID"],
-        n_tasks,
-        env["SLURM_LOCALID"],
-    )
+    env |= {"RANK": env["SLURM_PROCID"], "LOCAL_RANK": env["SLURM_LOCALID"], "WORLD_SIZE": n_tasks}
     env["LOCAL_WORLD_SIZE"] = str(_tasks_of_node(counts, node)) if counts else "1"
     env.setdefault("MASTER_ADDR", "127.0.0.1" if is_one_node else _first_host(nodes))
     job = int(env.get("SLURM_JOB_ID", 0)) + 1009 * int(env.get("SLURM_STEP_ID", 0))
@@ -117,21 +104,8 @@ def needs_launch(n_gpus):
     return world_size() == 1
 
 
-def _forwarded_signals():
-    """Return the names of the signals that the launcher forwards: those not ignored."""
-    names = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
-    signals = {name: getattr(signal, name) for name in names if hasattr(signal, name)}
-    return [name for name, s in signals.items() if signal.getsignal(s) != signal.SIG_IGN]
-
-
 def launch(argv, processes, name):
-    """Run the program in several processes on this machine, and return the exit status.
-
-    Args:
-        argv: the flags.
-        processes: number of processes.
-        name: name of the experiment, for the message.
-    """
+    """Run the flags in several processes here; return the exit status. `name` of --load in a message."""
     # imported here: they take a second, which a run of one process saves
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -141,6 +115,9 @@ def launch(argv, processes, name):
     threads = os.environ.get("OMP_NUM_THREADS", "")
     if threads.isdecimal():  # ranks take OMP_NUM_THREADS=1 for torchrun's own
         argv = ["--threads", threads, *argv]
+    names = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
+    # a signal that is ignored from the start, as by nohup, stays ignored
+    signals = [n for n in names if signal.getsignal(getattr(signal, n)) != signal.SIG_IGN]
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -150,9 +127,8 @@ def launch(argv, processes, name):
         nproc_per_node=processes,
         max_restarts=0,
         monitor_interval=0.2,
+        signals_to_handle=",".join(signals),
     )
-    if hasattr(config, "signals_to_handle"):  # torch 2.8 and later
-        config.signals_to_handle = ",".join(_forwarded_signals())
     try:
         elastic_launch(config, sys.executable)("-u", str(MAIN), *argv)
     except ChildFailedError as error:

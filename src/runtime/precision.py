@@ -1,7 +1,4 @@
-"""The number format of --precision: where networks compute in 16 bits.
-
-Weights, losses and metrics stay in float32.
-"""
+"""--precision: networks compute in 16 bits; weights, losses and metrics stay in float32."""
 
 import contextlib
 import functools
@@ -60,16 +57,7 @@ def cast_to_autocast(x):
 
 @functools.cache
 def cpu_bf16_support(path="/proc/cpuinfo"):
-    """Return the CPU's instructions that make bf16 matmuls faster than float32.
-
-    Args:
-        path: description of the CPU in the format of Linux.
-
-    Returns:
-        "AMX", "AVX-512 BF16", or "" for none or another system. AVX-512 BF16 of Intel does not
-        count: an Emerald Rapids whose virtual machine hides AMX computed bf16 matmuls at half the
-        rate of float32, an EPYC at 3.9 times.
-    """
+    """Return the instructions that make bf16 matmuls fast: "AMX", "AVX-512 BF16", or ""."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError:
@@ -78,6 +66,8 @@ def cpu_bf16_support(path="/proc/cpuinfo"):
     flags = flags[1].split() if flags else []
     if "amx_bf16" in flags:
         return "AMX"
+    # on an Emerald Rapids whose virtual machine hides AMX, AVX-512 BF16 has half the rate of float32,
+    # on an EPYC 3.9 times
     is_intel = not vendor or vendor[1].strip() == "GenuineIntel"
     return "AVX-512 BF16" if "avx512_bf16" in flags and not is_intel else ""
 
@@ -95,20 +85,14 @@ def choose_precision(name, device, log=print, net=None):
 
 
 def _fastest_precision(name, device, log):
-    """Return single, half or bf16 for --precision.
-
-    `auto` is the fastest on the device, and is logged.
-
-    CUDA: bf16 from compute capability 8 (Ampere) on, half from 7 (Volta) on, whose matrix units
-    have them. CPU: see `cpu_bf16_support`. The choice is not measured: another outcome of a
-    measurement would change the bits of a repeated run.
-    """
+    """Return single, half or bf16 for --precision; `auto` is the fastest on the device."""
+    # not measured: another outcome would change the bits of a repeated run
     if device.type == "cuda":
         capability = torch.cuda.get_device_capability(device)
         gpu = torch.cuda.get_device_name(device)
         if name == "bf16" and capability < (8, 0):
             raise UserError(f"--precision bf16 must be half on {gpu}, which has no bf16")
-        if name == "auto":
+        if name == "auto":  # matrix units have bf16 from Ampere on, half from Volta on
             name = "bf16" if capability >= (8, 0) else "half" if capability >= (7, 0) else "single"
             log(f"--precision auto: {name} on {gpu}")
     elif device.type == "cpu" and name == "auto":
@@ -120,11 +104,3 @@ def _fastest_precision(name, device, log):
     elif name == "auto":
         name = "single"
     return name
-
-
-def tune_convolutions(enabled):
-    """Allow cuDNN to time its algorithms for each new shape.
-
-    This pays if shapes are fixed.
-    """
-    torch.backends.cudnn.benchmark = enabled

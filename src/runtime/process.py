@@ -22,40 +22,26 @@ from runtime import distributed
 from runtime.files import UserError, host_id
 from runtime.threads import VARIABLES, choose_threads, own_cores
 
-
-def use_file_backend():
-    """Make matplotlib draw to files; call it before its import.
-
-    A notebook's MPLBACKEND may name a module that this environment does not have.
-    """
-    os.environ["MPLBACKEND"] = "Agg"
-
-
 VERSION = "1.0.0"
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("torch", "numpy", "scikit-image", "imageio", "Pillow", "scipy")
 
 
-def _git(*words):
-    command = ["git", "-C", str(ROOT), *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
-
-
 def git_commit():
     """Return the commit of the program, "(dirty)" if tracked files have changed; or "unknown"."""
+    if not (ROOT / ".git").exists():
+        return "unknown"
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40"]
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        if Path(_git("rev-parse", "--show-toplevel").strip()) == ROOT:
-            dirty = _git("status", "--porcelain", "--untracked-files=no").strip()
-            return _git("rev-parse", "HEAD").strip() + (" (dirty)" if dirty else "")
+        done = subprocess.run(
+            [*command, "--exclude=*"], capture_output=True, text=True, timeout=10, check=True
+        )
+        return done.stdout.strip().replace("-dirty", " (dirty)")
     return "unknown"
 
 
 def provenance(device):
-    """Yield lines that say when, with which commit, packages and device a run was started.
-
-    Nothing is looked up before the first line is asked for: a test that writes no config.txt needs
-    neither git nor the list of packages.
-    """
+    """Yield lines that say when, with which commit, packages and device a run was started."""
     versions = []
     for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -78,14 +64,12 @@ def gpu_problem():
             is_older = (int(first), int(second)) <= (major, minor)
             if is_older and (kind == "compute" or int(first) == major):
                 return ""
-        name = torch.cuda.get_device_name()
+        if not kernels:
+            return ""
         return (
-            ""
-            if not kernels
-            else (
-                f"torch {torch.__version__} has no kernels for {name} (compute capability "
-                f"{major}.{minor}): install a build of torch for another CUDA version, see pytorch.org"
-            )
+            f"torch {torch.__version__} has no kernels for {torch.cuda.get_device_name()} (compute "
+            f"capability {major}.{minor}): install a build of torch for another CUDA version, see "
+            "pytorch.org"
         )
     if torch.version.cuda:
         try:
@@ -93,23 +77,19 @@ def gpu_problem():
         except (RuntimeError, AssertionError) as error:
             return str(error).split(". ")[0].splitlines()[0]
         return "CUDA is not available"
-    if torch.backends.mps.is_available() and not torch.amp.is_autocast_available("mps"):
-        return f"torch {torch.__version__} is too old for GPUs of Apple: see requirements.txt"
     if Path("/proc/driver/nvidia/version").exists() and not torch.version.hip:
         return "this torch is built for the CPU alone: install a build for CUDA, see pytorch.org"
     return ""
 
 
-_default_threads = functools.cache(torch.get_num_threads)
+_default_threads = functools.cache(torch.get_num_threads)  # asked for before any change
 
 
 def set_threads(requested):
     """Set the threads of torch to --threads or the free cores; return a text for the log."""
-    default = _default_threads()  # asked for before any change
     cores = distributed.all_gather_object((host_id(), own_cores()))
-    count, text = choose_threads(
-        requested, default, [own for host, own in cores if host == host_id()]
-    )
+    here = [own for host, own in cores if host == host_id()]
+    count, text = choose_threads(requested, _default_threads(), here)
     torch.set_num_threads(count)
     return text
 
@@ -125,26 +105,19 @@ def keep_threads(requested, former, log):
 
 # options of mallopt, from malloc.h of glibc
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-# torch 2.4 has only the second
-OutOfMemoryError = getattr(torch, "OutOfMemoryError", torch.cuda.OutOfMemoryError)
 
 
 def disable_malloc_trim():
-    """Keep freed memory in the process for its next tensors (glibc only).
-
-    glibc returns a freed block of more than 32 MiB to the system, which then has to clear the pages
-    of the next block. docs/performance.md has the gain.
-    """
+    """Keep freed memory in the process for its next tensors (glibc only)."""
+    # the system has to clear the pages of each new block; docs/performance.md has the gain
     mallopt = sys.platform.startswith("linux") and getattr(ctypes.CDLL(None), "mallopt", None)
     for option in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD) if mallopt else ():
         mallopt(option, 2**31 - 1)
 
 
 def is_out_of_memory(error):
-    """Return whether an error means that memory of the CPU or accelerator is exhausted.
-
-    torch has no type for it on the CPU; cuDNN and cuBLAS report it in a RuntimeError.
-    """
+    """Return whether an error means that memory of the CPU or accelerator is exhausted."""
+    # torch has no type for it on the CPU; cuDNN and cuBLAS report it in a RuntimeError
     return isinstance(error, MemoryError) or any(
         words in str(error) for words in ("allocate memory", "out of memory", "ALLOC_FAILED")
     )
@@ -152,7 +125,7 @@ def is_out_of_memory(error):
 
 def is_accelerator_out_of_memory(error):
     """Return whether the memory of an accelerator is exhausted, so that smaller tiles may fit."""
-    return isinstance(error, OutOfMemoryError) or "ALLOC_FAILED" in str(error)
+    return isinstance(error, torch.OutOfMemoryError) or "ALLOC_FAILED" in str(error)
 
 
 def available_bytes(path="/proc/meminfo"):
@@ -168,19 +141,12 @@ def available_bytes(path="/proc/meminfo"):
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
 
 
-def compile_network(net, mode):
-    """Return a network that torch.compile has compiled, for fixed shapes, in one of its modes."""
-    return torch.compile(net, mode=mode, dynamic=False)
-
-
 def pip_install(*packages):
     """Return the command that installs packages for the Python that runs this program."""
-    pip = Path(sys.executable).with_name("pip")
-    if not pip.is_file():
-        return f"{sys.executable} -m pip install {' '.join(packages)}"
-    here = Path.cwd()
+    pip, here = Path(sys.executable).with_name("pip"), Path.cwd()
     name = pip.relative_to(here) if pip.is_relative_to(here) else pip
-    return f"{name} install {' '.join(packages)}"
+    command = name if pip.is_file() else f"{sys.executable} -m pip"
+    return f"{command} install {' '.join(packages)}"
 
 
 def require_compiler(device):
@@ -188,24 +154,13 @@ def require_compiler(device):
     if device.type == "cuda":
         if importlib.util.find_spec("triton") is None:
             raise UserError(f"--compile needs the package triton on CUDA: {pip_install('triton')}")
-    else:
-        names = [os.environ.get("CXX"), "g++", "clang++", "c++", "cl"]
-        if not any(name and shutil.which(name) for name in names):
-            raise UserError(
-                "--compile needs a C++ compiler: install one (Debian and Ubuntu: apt-get install "
-                "g++), set CXX, or leave --compile out"
-            )
-    _compile_something(device)
-
-
-def _compile_something(device):
-    """Raise UserError if a small function cannot be compiled: headers may be missing."""
-
-    def double(x):
-        return (x * 2).relu()
-
-    try:
-        torch.compile(double)(torch.ones(8, device=device))
+    elif not any(map(shutil.which, (os.environ.get("CXX", ""), "g++", "clang++", "c++", "cl"))):
+        raise UserError(
+            "--compile needs a C++ compiler: install one (Debian and Ubuntu: apt-get install g++), "
+            "set CXX, or leave --compile out"
+        )
+    try:  # headers may be missing
+        torch.compile(lambda x: (x * 2).relu())(torch.ones(8, device=device))
     except Exception as error:  # of many types, by device and version of torch
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         errors = [line for line in lines if "error" in line.lower()] or lines or [repr(error)]
@@ -237,50 +192,46 @@ class StoppedOutside(Stopped):
     """Raised outside of a training: no state must be saved."""
 
 
-@contextlib.contextmanager
 def raise_on_signals():
-    """Raise StoppedOutside in a `with` block when a stop signal comes.
-
-    SIGINT already raises KeyboardInterrupt in Python.
-    """
+    """Return a context in which stop signals raise StoppedOutside, as SIGINT a KeyboardInterrupt."""
 
     def stop(signum, _frame):
         raise StoppedOutside(signum)
 
+    return _handled_by(stop, STOP_SIGNALS[:-1])
+
+
+@contextlib.contextmanager
+def _handled_by(handler, signals):
+    """Handle signals during a `with` block, which Python allows in the main thread alone."""
     former = {}
     if threading.current_thread() is threading.main_thread():
-        heard = [s for s in STOP_SIGNALS if signal.getsignal(s) == signal.SIG_DFL]
-        former = {signum: signal.signal(signum, stop) for signum in heard}
+        # a signal that is ignored from the start stays ignored: SIGINT in a background job of a
+        # script, SIGHUP under nohup
+        heard = [s for s in signals if signal.getsignal(s) != signal.SIG_IGN]
+        former = {signum: signal.signal(signum, handler) for signum in heard}
     try:
         yield
     finally:
-        for signum, handler in former.items():
-            signal.signal(signum, handler)
+        for signum, own in former.items():
+            signal.signal(signum, own)
 
 
 class StopRequest:
-    """Remembers a stop signal during a `with` block, as `signum`; 0 before there is one.
+    """Remembers a stop signal of a `listen` block as `signum`; 0 before there is one.
 
     A second SIGINT ends the process at once. One that follows within a second counts as the first:
     torchrun forwards a signal to its processes that the terminal has already sent to them.
     """
 
-    def __init__(self, name, verbose=True):
+    def __init__(self, name, verbose):
         """Keep the name of the experiment for the messages, which are printed if `verbose`."""
         self.name, self.verbose = name, verbose
-        self.signum, self._since, self._former = 0, 0.0, {}
+        self.signum, self._since = 0, 0.0
 
-    def __enter__(self):
-        if threading.current_thread() is threading.main_thread():
-            # a signal that is ignored from the start stays ignored: SIGINT in a background job of a
-            # script, SIGHUP under nohup
-            heard = [s for s in STOP_SIGNALS if signal.getsignal(s) != signal.SIG_IGN]
-            self._former = {s: signal.signal(s, self._on_signal) for s in heard}
-        return self
-
-    def __exit__(self, *_):
-        for signum, handler in self._former.items():
-            signal.signal(signum, handler)
+    def listen(self):
+        """Return the context in which stop signals are remembered."""
+        return _handled_by(self._on_signal, STOP_SIGNALS)
 
     def _on_signal(self, signum, _frame):
         now = time.monotonic()
@@ -303,11 +254,7 @@ class StopRequest:
 
 
 def ignore_signals_in_worker(_worker=None):
-    """Leave signals to the main process in a data loader worker.
-
-    SIGINT, SIGHUP and SIGUSR are ignored. SIGTERM ends the worker after a delay in which the main
-    process saves its state.
-    """
+    """Leave signals to the main process; SIGTERM ends a worker after the main process has saved."""
     for signum in STOP_SIGNALS:
         signal.signal(signum, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_GRACE_SECONDS))

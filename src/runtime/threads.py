@@ -85,8 +85,7 @@ class CoreWatch:
     def busy_cores(self, sharing):
         """Return the mean number of cores that other processes have kept busy.
 
-        Args:
-            sharing: {core: number of ranks that share it}; their own work does not count.
+        `sharing` is {core: number of ranks that share it}, whose own work does not count.
         """
         wall, cpu = self.elapsed()
         before, now = self._start[2], _busy_seconds()
@@ -112,10 +111,8 @@ def _free_cores(cores, quota, busy):
 def choose_threads(requested, default, cores_of_ranks):
     """Return (number of threads, text for the log).
 
-    Args:
-        requested: --threads, or None.
-        default: number that torch takes by itself.
-        cores_of_ranks: own_cores() of each rank on this machine.
+    `requested` is --threads or None, `default` the number that torch takes by itself, and
+    `cores_of_ranks` own_cores() of each rank on this machine.
     """
     n_ranks = len(cores_of_ranks)
     # torchrun sets 1 for its processes

@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import traceback
 from pathlib import Path
 from typing import NamedTuple
@@ -34,36 +35,22 @@ class FailingDisk:
         """Compile into the folder `scratch` and start the process."""
         self.scratch = scratch
         library = scratch / "failing_disk.so"
-        subprocess.run(
-            ["gcc", "-shared", "-fPIC", "-O1", "-o", library, HERE / "failing_disk.c", "-ldl"],
-            check=True,
-        )
-        env = {
-            **os.environ,
-            "LD_PRELOAD": str(library),
-            "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": f"{ROOT}/src:{ROOT}/scripts",
-        }
+        compiler = ["gcc", "-shared", "-fPIC", "-O1", "-o", library]
+        subprocess.run([*compiler, HERE / "failing_disk.c", "-ldl"], check=True)
+        env = {"LD_PRELOAD": str(library), "PYTHONPATH": f"{ROOT}/src:{ROOT}/scripts"}
         self.server = subprocess.Popen(
             [sys.executable, str(HERE / "failing_disk.py")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=env,
+            env=os.environ | env,
         )
 
     def run(self, folder, *argv, program="main", at=0, error=0):
         """Run PROGRAM.main(argv); its operation number `at` (from 1) under the folder fails with `error`, an errno."""
         paths = {name: str(self.scratch / name) for name in ("out", "errors", "trace")}
-        job = {
-            "argv": [*map(str, argv)],
-            "program": program,
-            "folder": f"{folder}/",
-            "at": at,
-            "error": error,
-            **paths,
-        }
-        self.server.stdin.write(json.dumps(job) + "\n")
+        job = {"argv": [*map(str, argv)], "program": program, "folder": f"{folder}/"}
+        self.server.stdin.write(json.dumps(job | {"at": at, "error": error} | paths) + "\n")
         self.server.stdin.flush()
         status = int(self.server.stdout.readline())
         out, errors, trace = (
@@ -96,13 +83,16 @@ def _child(job):
 
 
 def _serve():
-    import imageio.plugins.pillow  # noqa: F401 (loaded once)
-    import torch
+    # what the first run would load: an optimizer imports torch._dynamo, a drawing the fonts
+    import torch._dynamo
     import torch.utils.tensorboard
 
-    import checkpoint.plot  # noqa: F401
+    import main  # noqa: F401
+    import prepare_data  # noqa: F401
+    from checkpoint.plot import plot_panels
 
-    importlib.import_module("main")
+    with tempfile.TemporaryDirectory() as folder:
+        plot_panels(Path(folder), "first", {"": {"": {1: 1.0}}}, "")
     torch.set_num_threads(1)
     answers = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:

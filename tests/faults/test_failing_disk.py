@@ -45,105 +45,66 @@ class Job:
 
     def __init__(self, disk, folder, mine, epochs):
         self.disk, self.folder, self.mine, self.epochs = disk, folder, mine, epochs
-        self.where = [
-            "--dir_data",
-            mine,
-            "--dir_cache",
-            folder / "cache",
-            "--dir_experiment",
-            folder / "experiment",
-        ]
+        self.where = ["--dir_data", mine, "--dir_cache", folder / "cache"]
+        self.where += ["--dir_experiment", folder / "experiment"]
 
     def run(self, *argv, at=0, error=0):
         return self.disk.run(self.folder, *argv, program=self.program, at=at, error=error)
 
-    def start(self):
-        """Put the folder into the state before the run, and give its flags."""
+    def start(self, at=0, error=0):
+        """Run in an empty folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir()
+        return self.run(*self.flags(), at=at, error=error)
 
-    def points(self, every):
-        """Give the numbers of the first and the last operation of each kind on each file, or some of them."""
-        seen = {}
-        for number, line in enumerate(self.run(*self.flags()).operations, 1):
-            name = re.sub(r"\.[0-9a-f]{8}-\d+-[0-9a-f]{8}\.part|tfevents\S+", ".part", line)
-            seen.setdefault(name, [number, number])[1] = number
-        points = sorted({number for pair in seen.values() for number in pair})
-        return points if every else points[:: len(points) // 6]
+    def written(self):
+        """Give what the run has left, by name."""
+        names = files_in(self.root) if self.root.exists() else []
+        return {name: (self.root / name).read_bytes() for name in names}
+
+    def judge(self, whole):
+        """What is there after the fault is whole."""
+        assert self.written().items() <= whole.items()
 
 
 class Training(Job):
     def flags(self):
-        self.start()
-        return self.train_flags()
-
-    def train_flags(self):
         return [*SMALL.split(), "--epochs", self.epochs, *ALL_FILES.split(), *self.where]
 
+    def written(self):
+        return state_of(self.folder / "experiment/run")
+
     def judge(self, whole):
-        """After the fault: what is there is whole, and the run goes on, or starts anew, to the bits of the undisturbed one."""
+        """The run goes on, or starts anew, to the bits of the undisturbed one."""
         experiment = self.folder / "experiment/run"
-        flags = ["--load", "run", *self.where, "--cpu"]
-        if experiment.exists():
-            assert is_whole(experiment, full_disk=True)
-        if not (experiment / "model/state.pt").exists():
-            flags = self.train_flags()
+        assert is_whole(experiment, full_disk=True)
+        has_state = (experiment / "model/state.pt").exists()
+        flags = ["--load", "run", *self.where, "--cpu"] if has_state else self.flags()
         after = self.run(*flags)
         assert after.status == 0, after.errors
-        same_bits(state_of(experiment), whole)
+        same_bits(self.written(), whole)
 
 
 class Upscaling(Job):
     def flags(self):
-        self.start()
+        self.root = self.folder / "out"
         shutil.copytree(self.mine / "Mine/HR", self.folder / "in")
-        return [*"--model Bicubic --scale 2 --data_test Demo --test_only --cpu --dir_demo".split(), self.folder / "in",
-                "--dir_out", self.folder / "out", *self.where]  # fmt: skip
-
-    def judge(self, whole):
-        done = files_in(self.folder / "out") if (self.folder / "out").exists() else []
-        assert set(done) <= {"chelsea.png", "coffee.png"}
-        for name in done:
-            assert (self.folder / "out" / name).read_bytes() == whole[name]
+        flags = "--model Bicubic --scale 2 --data_test Demo --test_only --cpu".split()
+        return [*flags, "--dir_demo", self.folder / "in", "--dir_out", self.root, *self.where]
 
 
 class Preparing(Job):
     program = "prepare_data"
 
     def flags(self):
-        self.start()
-        return [
-            "folder",
-            self.mine / "Mine/HR",
-            *"New --scale 2 --dir_data".split(),
-            self.folder / "data",
-            "--jobs",
-            "1",
-        ]
+        self.root = self.folder / "data/New"
+        flags = ["--scale", 2, "--dir_data", self.folder / "data", "--jobs", 1]
+        return ["folder", self.mine / "Mine/HR", "New", *flags]
 
     def judge(self, whole):
-        root = self.folder / "data/New"
-        for name in files_in(root) if root.exists() else []:
-            assert (root / name).read_bytes() == whole[name]
-        again = [
-            "folder",
-            self.mine / "Mine/HR",
-            *"New --scale 2 --dir_data".split(),
-            self.folder / "data",
-            "--jobs",
-            "1",
-        ]
-        assert self.run(*again).status == 0
-        assert {name: (root / name).read_bytes() for name in files_in(root)} == whole
-
-
-def result(job):
-    """What the undisturbed run has left."""
-    assert job.run(*job.flags()).status == 0
-    if isinstance(job, Training):
-        return state_of(job.folder / "experiment/run")
-    root = job.folder / ("out" if isinstance(job, Upscaling) else "data/New")
-    return {name: (root / name).read_bytes() for name in files_in(root)}
+        super().judge(whole)
+        assert self.run(*self.flags()).status == 0
+        assert self.written() == whole
 
 
 ERRORS = {
@@ -155,14 +116,25 @@ ERRORS = {
 }
 
 
+def points(operations, every):
+    """Give the numbers of the first and the last operation of each kind on each file, or some of them."""
+    seen = {}
+    for number, line in enumerate(operations, 1):
+        name = re.sub(r"\.[0-9a-f]{8}-\d+-[0-9a-f]{8}\.part|tfevents\S+", ".part", line)
+        seen.setdefault(name, [number, number])[1] = number
+    numbers = sorted({number for pair in seen.values() for number in pair})
+    return numbers if every else numbers[:: len(numbers) // 6]
+
+
 def inject(job, every):
     """Let each of the points fail once for each of the errors that its operation may have; give their number."""
-    whole, points, count = result(job), job.points(every), 0
-    operations = job.run(*job.flags()).operations
-    for at in points:
-        name, path = operations[at - 1].split(" ", 1)
+    undisturbed, count = job.start(), 0
+    assert undisturbed.status == 0, undisturbed.errors
+    whole = job.written()
+    for at in points(undisturbed.operations, every):
+        name, path = undisturbed.operations[at - 1].split(" ", 1)
         for error in ERRORS[name][: None if every else 1]:
-            outcome = job.run(*job.flags(), at=at, error=error)
+            outcome = job.start(at=at, error=error)
             case = f"{os.strerror(error)} in {name} of {path}: {outcome.errors}"
             assert "Traceback" not in outcome.errors + outcome.out, case
             if "/.pairs_" in path:  # which pairs have been checked; without it they are again
@@ -179,15 +151,13 @@ def inject(job, every):
     return count
 
 
+@pytest.mark.parametrize(
+    ("every", "epochs"), [(False, 1), pytest.param(True, 2, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("kind", [Training, Upscaling, Preparing])
-def test_some_failing_writes(disk, mine, tmp_path, kind, counted):
-    count = inject(kind(disk, tmp_path / "disk", mine, epochs=1), every=False)
+def test_failing_writes(disk, mine, tmp_path, kind, every, epochs, counted):
+    count = inject(kind(disk, tmp_path / "disk", mine, epochs), every)
     assert count >= 6
-    counted(f"{kind.__name__}, some operations that write: {count} faults, nothing lost")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", [Training, Upscaling, Preparing])
-def test_every_failing_write(disk, mine, tmp_path, kind, counted):
-    count = inject(kind(disk, tmp_path / "disk", mine, epochs=2), every=True)
-    counted(f"{kind.__name__}, all operations that write: {count} faults, nothing lost")
+    counted(
+        f"{kind.__name__}, {'all' if every else 'some'} operations that write: {count} faults, nothing lost"
+    )

@@ -47,7 +47,7 @@ def write(path, image):
 # -------------------------------------------------------------------- flags
 
 
-@examples(100)
+@examples(50)
 def test_flags(sr, tmp_path, monkeypatch, examples, counted):
     """Whatever the flags are, they are refused by name, or parsed, and --load reads back the same from config.txt."""
     tally, seen = Tally("flags, parsed"), []
@@ -69,14 +69,12 @@ def test_flags(sr, tmp_path, monkeypatch, examples, counted):
     counted(tally)
 
 
-@examples(20)
+@examples(8)
 def test_flags_of_whole_runs(sr, tmp_path, examples, counted):
     """Flags go through the whole program; the sizes of what is run are held small by flags at the end."""
     tally = Tally("flags, whole runs")
-    small = [
-        *ONE_STEP,
-        *"--n_feats 8 --n_resblocks 1 --n_resgroups 1 --gan_k 1 --mcl_neg 1".split(),
-    ]
+    small = "--n_feats 8 --n_resblocks 1 --n_resgroups 1 --gan_k 1 --mcl_neg 1".split()
+    small += ONE_STEP
     small += "--shuffle_neg_num 1 --epochs 1 --n_GPUs 1 --cpu --nlsn_n_hashes 1 --dir_out".split()
     small += ["", *"--reduction 2 --reset --data_range 1-3/4-4 --dir_cache".split()]
     small += [tmp_path / "cache", "--dir_demo", sr.data / "Mine/HR"]
@@ -99,7 +97,7 @@ def test_flags_of_whole_runs(sr, tmp_path, examples, counted):
 # ------------------------------------------------------------------- images
 
 
-@examples(80)
+@examples(30)
 def test_images(sr, photographs, tmp_path, examples, counted):
     """A broken or unusual image among those of training, of a test, or among pictures to upscale."""
     tally = Tally("images")
@@ -144,7 +142,7 @@ def test_images(sr, photographs, tmp_path, examples, counted):
 # ------------------------------------------------------------------ folders
 
 
-@examples(40)
+@examples(20)
 def test_folders(sr, photographs, tmp_path, examples, counted):
     """Deeds on the folders of a set: files missing, left over, of another scale, links, folders in place of files."""
     tally = Tally("folders")
@@ -193,7 +191,7 @@ def judge(kind, name, status, err):
     assert kind != "not finite" or name in err, err
 
 
-@examples(80)
+@examples(30)
 def test_checkpoints(sr, tmp_path, examples, counted):
     """Weights of --pre_train, for a test and for training."""
     tally, path, marker = Tally("checkpoints"), tmp_path / "given.pt", tmp_path / "code_ran"
@@ -214,7 +212,7 @@ def test_checkpoints(sr, tmp_path, examples, counted):
     counted(tally)
 
 
-@examples(25)
+@examples(12)
 def test_states(sr, trained, tmp_path, examples, counted):
     """The training state of a run that is gone on with."""
     tally, marker = Tally("training states"), tmp_path / "code_ran"
@@ -237,7 +235,7 @@ def test_states(sr, trained, tmp_path, examples, counted):
     counted(tally)
 
 
-@examples(60)
+@examples(20)
 def test_weights_of_an_experiment(sr, trained, tmp_path, examples, counted):
     """The weights of an experiment that is tested."""
     tally, marker = Tally("weights of experiments"), tmp_path / "code_ran"
@@ -259,7 +257,7 @@ def test_weights_of_an_experiment(sr, trained, tmp_path, examples, counted):
 # -------------------------------------------------------------- experiments
 
 
-@examples(35)
+@examples(15)
 def test_experiments(sr, trained, examples, counted):
     """A folder of an experiment with damaged files: gone on with, or tested."""
     tally = Tally("damaged experiments")
