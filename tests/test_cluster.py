@@ -67,13 +67,6 @@ def test_a_job_is_stopped_requeued_and_continued_on_other_numbers_of_processes(s
     assert (sr.folder("job") / "loss.png").is_file()  # in spite of MPLBACKEND
 
 
-def run(sr, *flags, **variables):
-    command = [sys.executable, *sr.argv("--save", "run", *flags)]
-    return subprocess.run(
-        command, env=CLEAN | variables, capture_output=True, text=True, timeout=600
-    )
-
-
 WHOLE = {"LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29400"}
 
 
@@ -120,7 +113,9 @@ def test_leftovers_of_a_single_process_do_not_matter(sr, monkeypatch, variables)
 @pytest.mark.slow
 def test_n_gpus_in_a_batch_script_starts_its_own_processes(sr):
     batch = {"SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
-    done = run(sr, "--epochs", "1", "--n_GPUs", "2", SLURM_NODELIST="n1", **batch)
+    command = [sys.executable, *sr.argv("--save", "run", "--epochs", "1", "--n_GPUs", "2")]
+    env = CLEAN | batch | {"SLURM_NODELIST": "n1"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert "2 processes" in done.stdout
     assert "run_id" not in done.stderr

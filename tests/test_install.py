@@ -46,9 +46,8 @@ NEWER = (
 
 @pytest.mark.parametrize("script", [*ROOT.glob("scripts/**/*.sh")], ids=lambda path: path.name)
 def test_scripts_run_on_the_bash_of_macos(script):
-    code = "\n".join(
-        line for line in script.read_text().splitlines() if not line.lstrip().startswith("#")
-    )
+    lines = script.read_text().splitlines()
+    code = "\n".join(line for line in lines if not line.lstrip().startswith("#"))
     for pattern in NEWER:
         assert not re.search(pattern, code), pattern
 

@@ -16,13 +16,10 @@ from helpers import same_bits, state_of
 
 def events(sr, name):
     """Read the events as TensorBoard does: {tag: [(step, value)]} of scalars, and the accumulator."""
-    found = EventAccumulator(
-        str(sr.folder(name) / "tensorboard"), size_guidance={"images": 0, "scalars": 0}
-    )
-    found.Reload()
-    return {
-        tag: [(e.step, e.value) for e in found.Scalars(tag)] for tag in found.Tags()["scalars"]
-    }, found
+    folder, every = str(sr.folder(name) / "tensorboard"), {"images": 0, "scalars": 0}
+    found = EventAccumulator(folder, size_guidance=every).Reload()
+    tags = found.Tags()["scalars"]
+    return {tag: [(e.step, e.value) for e in found.Scalars(tag)] for tag in tags}, found
 
 
 def recorded(sr, name, of, dataset=None):
@@ -44,11 +41,8 @@ def test_curves_and_pictures_and_the_same_bits_as_without(sr):
     assert scalars["lr"] == recorded(sr, "run", lambda line: line["lr"])
     assert scalars["PSNR/Mine x2"] == recorded(sr, "run", lambda line: line["psnr"], "Mine")
     assert scalars["SSIM/Set5 x2"] == recorded(sr, "run", lambda line: line["ssim"], "Set5")
-    names = {
-        f"{image} {kind}"
-        for image in ("Set5 x2/chelsea", "Mine x2/astronaut")
-        for kind in ("SR", "HR")
-    }
+    images = ("Set5 x2/chelsea", "Mine x2/astronaut")
+    names = {f"{image} {kind}" for image in images for kind in ("SR", "HR")}
     assert set(found.Tags()["images"]) == names
     shown = found.Images("Set5 x2/chelsea SR")
     assert [picture.step for picture in shown] == [1, 2]
@@ -75,12 +69,9 @@ def test_a_missing_package_is_named_before_anything_is_written(sr, monkeypatch, 
     pip.touch()
     monkeypatch.setattr(sys, "executable", str(pip.with_name("python")))
     monkeypatch.chdir(tmp_path)
-    for name in [
-        name
-        for name in sys.modules
-        if name.split(".")[0] == "tensorboard" or name == "torch.utils.tensorboard"
-    ]:
-        monkeypatch.delitem(sys.modules, name)
+    for name in list(sys.modules):
+        if name.split(".")[0] == "tensorboard" or name == "torch.utils.tensorboard":
+            monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     status, _, err = sr.train("--save", "run", "--tensorboard")
     assert status == 1
@@ -100,9 +91,8 @@ def test_events_that_cannot_be_written_end_the_run_with_one_message(sr, monkeypa
         return usual(path, *more, **options)
 
     monkeypatch.setattr(io, "open", failing)
-    monkeypatch.setattr(
-        threading, "excepthook", threading.__excepthook__
-    )  # in place of pytest's, which keeps the traceback
+    # in place of pytest's, which keeps the traceback
+    monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)
     status, _, err = sr.train("--save", "run", "--epochs", 1, "--tensorboard")
     assert status == 1
     assert err.count("error: ") == 1

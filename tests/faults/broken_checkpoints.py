@@ -1,9 +1,11 @@
 """Checkpoints of every broken kind, made from a good one."""
 
 import builtins
+import copy
 import io
 import os
 import pickle
+import struct
 import subprocess
 import warnings
 import zipfile
@@ -17,10 +19,8 @@ JUNK = [None, 0, -1, 10**30, 1.5, 1j, float("nan"), True, "", "x", b"x", [], {},
 JUNK += [[1, "x"], {"a": 1}, {1: 2}, {"net": {}}, torch.zeros(0), torch.ones(3)]
 JUNK += [torch.ones(2, 3, dtype=torch.int64), torch.tensor(float("nan"))]
 NOT_FINITE = ["nan", "inf", "-inf", "1e300"]
-TENSORS = [
-    *NOT_FINITE,
-    *"int bool complex double half sparse quantized meta shape flat expanded".split(),
-]
+TENSORS = "int bool complex double half sparse quantized meta shape flat expanded".split()
+TENSORS += NOT_FINITE
 
 
 class Gadget:
@@ -55,22 +55,11 @@ def _saved(value, legacy):
 
 def _places(value, path=()):
     """List the paths to all that is nested in dicts and lists."""
-    items = (
-        value.items()
-        if isinstance(value, dict)
-        else enumerate(value)
-        if isinstance(value, list)
-        else ()
-    )
-    for key, inner in items:
+    if not isinstance(value, (dict, list)):
+        return
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
         yield (*path, key)
         yield from _places(inner, (*path, key))
-
-
-def _copied(value):
-    if isinstance(value, dict):
-        return {key: _copied(inner) for key, inner in value.items()}
-    return [_copied(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _parent(value, path):
@@ -107,36 +96,24 @@ def _flipped(content, at, bits):
     """Change one byte of the largest tensor in a zip."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         largest = max(archive.infolist(), key=lambda member: member.file_size)
-    header = content[largest.header_offset :][:30]
-    start = (
-        largest.header_offset
-        + 30
-        + int.from_bytes(header[26:28], "little")
-        + int.from_bytes(header[28:30], "little")
-    )
+    lengths = struct.unpack_from("<HH", content, largest.header_offset + 26)  # name, extra field
+    start = largest.header_offset + 30 + sum(lengths)
     changed = bytearray(content)
     changed[start + at % largest.file_size] ^= bits
     return bytes(changed)
-
-
-def _rezipped(content, change):
-    """Write the members of a zip anew: change(file name, bytes) gives (bytes, compression)."""
-    file = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(file, "w") as new:
-        for name in old.namelist():
-            data, how = change(name, old.read(name))
-            new.writestr(name, data, compress_type=how)
-    return file.getvalue()
 
 
 def _zip_bomb(content, kind, at):
     """Make a zip whose members are compressed, or declare more bytes than the file has."""
     if kind == "deflated":
         more = b"\0" * 10**6 * (at % 4 == 1)  # without them it is a whole checkpoint
-        return _rezipped(
-            content,
-            lambda name, data: (data + more * name.endswith("data/0"), zipfile.ZIP_DEFLATED),
-        )
+        with zipfile.ZipFile(io.BytesIO(content)) as old:
+            files = {name: old.read(name) for name in old.namelist()}
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as new:
+            for name, data in files.items():
+                new.writestr(name, data + more * name.endswith("data/0"))
+        return file.getvalue()
     number = b"\xfe" * 4 if kind == "declared64" else (0xF0000000).to_bytes(4, "little")
     content = bytearray(content)
     start = content.rfind(b"PK\1\2") if at % 2 else content.find(b"PK\1\2")
@@ -150,9 +127,7 @@ def _zip_bomb(content, kind, at):
 def checkpoints(good, marker):
     """Give (kind, bytes, name): a broken checkpoint, and of kind `not finite` the name of the tensor.
 
-    Args:
-        good: the nested dicts, lists, tensors and numbers of a checkpoint.
-        marker: the file that code in it would make.
+    `good` are the nested values of a whole one; code in it would make the file `marker`.
     """
     return _checkpoints(good, marker).map(lambda made: (made[0], Content(made[1]), made[2]))
 
@@ -162,7 +137,7 @@ def _checkpoints(draw, good, marker):
     legacy, number = draw(st.booleans()), draw(st.integers(0, 10**6))
     kinds = "cut flip flip bits zip zip junk junk drop rename tensor tensor code wrap".split()
     kind = draw(st.sampled_from(kinds))
-    whole, value = _saved(good, legacy), _copied(good)
+    whole, value = _saved(good, legacy), copy.deepcopy(good)
     places = list(_places(good))
     path = places[number % len(places)]
     if kind == "cut":

@@ -11,16 +11,13 @@ import numpy as np
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 
+from helpers import files_in
+
 MORE_MEMORY = 2 * 2**30  # bytes that an example may take above what the process has
 
 
 class Tally:
-    """Counts the examples of a property.
-
-    Attributes:
-        tried, refused, used: examples: all, those with exit status 1 or 2, those with 0.
-        tracebacks, half_written: examples that broke the property.
-    """
+    """Counts the examples of a property: refused with exit status 1 or 2, used, or what broke it."""
 
     def __init__(self, kind):
         self.kind = kind
@@ -31,15 +28,10 @@ class Tally:
         return f"{self.kind}: {self.tried} tried, {ends}, {self.tracebacks} tracebacks, {self.half_written} half-written"
 
     def run(self, program, names, roots):
-        """Run an example, and check what holds for each.
+        """Run program(), which gives (status, output, errors), and check what holds for each example.
 
-        Args:
-            program: a function that runs main() and gives (status, output, errors).
-            names: texts of which one at the least must be in the message if it is refused.
-            roots: folders in which nothing half-written may be left.
-
-        Returns:
-            (status, output, errors).
+        One of `names` must be in the message if it is refused; nothing half-written may be left under
+        the folders `roots`.
         """
         self.tried += 1
         try:
@@ -79,12 +71,8 @@ def half_written(root):
 
 def contents(folder):
     """Give the bytes of all files under a folder, without the log and the lock, which a refused run may write."""
-    files = (
-        path
-        for path in Path(folder).rglob("*")
-        if path.is_file() and path.name not in ("log.txt", ".lock")
-    )
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+    names = [name for name in files_in(folder) if name not in ("log.txt", ".lock")]
+    return {name: (folder / name).read_bytes() for name in names}
 
 
 class Content(bytes):
@@ -101,10 +89,9 @@ def for_all(tally, strategy, check, examples, also=()):
     """
     failures = {}
 
-    @settings(
-        max_examples=examples, derandomize=True, deadline=None, database=None,
-        suppress_health_check=list(HealthCheck), phases=[Phase.generate],
-    )  # fmt: skip
+    same = {"derandomize": True, "deadline": None, "database": None, "phases": [Phase.generate]}
+
+    @settings(max_examples=examples, suppress_health_check=list(HealthCheck), **same)
     @given(strategy)
     def run(example):
         attempt(example)
@@ -113,11 +100,9 @@ def for_all(tally, strategy, check, examples, also=()):
         try:
             check(example)
         except Exception as error:
-            places = [
-                (frame.filename, frame.lineno)
-                for frame in traceback.extract_tb(error.__traceback__)
-            ]
-            failures.setdefault((type(error), places[-1], str(error)[:60]), (example, error))
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            key = type(error), place.filename, place.lineno, str(error)[:60]
+            failures.setdefault(key, (example, error))
 
     for example in also:
         attempt(example)

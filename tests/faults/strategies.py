@@ -10,12 +10,8 @@ from option import build_parser
 
 # Flags that would start processes, compile or write elsewhere; and those that ask nothing of the program
 LEFT_OUT = {"--help", "-h", "--version", "--n_GPUs", "--compile", "--tensorboard", "--vgg_path"}
-FLAGS = sorted(
-    name
-    for action in build_parser()._actions
-    for name in action.option_strings
-    if name not in LEFT_OUT
-)
+ACTIONS = {n: action for action in build_parser()._actions for n in action.option_strings}
+ACTIONS = {name: ACTIONS[name] for name in sorted(ACTIONS.keys() - LEFT_OUT)}
 WORDS = [
     *"0 -1 1 2 3 nan inf -inf 1e400 -1e-400 1e300 + 1- 2+ 2+2 2+4 1-9/4-4 1-3/4-4 1-2/3-4/5-6".split(),
     *"ü✓ -- - ../x / . true false None 1,2 7 0.5 1*L1 1*MSE+1e30*L1 -inf*L1 1*patchD RCAN".split(),
@@ -37,31 +33,14 @@ def _is_taken(action, word):
         return True  # most of what is wrong with a name or a file
     if action.type is str and word.isascii() and word.replace(" ", "").isalnum():
         return False
-    return (
-        isinstance(action.const, bool)
-        or type(action.type(word) if action.type else word) is not InvalidValue
-    )
+    value = action.type(word) if action.type else word
+    return isinstance(action.const, bool) or type(value) is not InvalidValue
 
 
-ACTIONS = {
-    name: action
-    for action in build_parser()._actions
-    for name in action.option_strings
-    if name in FLAGS
-}
-FIT = {
-    name: [word for word in WORDS if _is_taken(action, word)] for name, action in ACTIONS.items()
-}
-
-
+FIT = {name: [w for w in WORDS if _is_taken(action, w)] for name, action in ACTIONS.items()}
 # what cannot be printed is rare among all words, and every flag that takes a text takes it
-UNPRINTABLE = [
-    [name, word]
-    for name, action in ACTIONS.items()
-    if action.type is str
-    for word in WORDS
-    if not word.isprintable()
-]
+TEXTS = [name for name, action in ACTIONS.items() if action.type is str]
+UNPRINTABLE = [[name, word] for name in TEXTS for word in WORDS if not word.isprintable()]
 
 
 @st.composite
@@ -69,11 +48,9 @@ def flags(draw, most=4, wild=7):
     """A list of words: flags with values of their kind; `wild` of 14 have 0 to 3 of any, or are unknown."""
     argv = []
     for _ in range(draw(st.integers(1, most))):
-        name = draw(st.sampled_from(FLAGS))
-        kind, count = (
-            draw(st.integers(0, 13)),
-            ACTIONS[name].nargs if isinstance(ACTIONS[name].nargs, int) else 1,
-        )
+        name = draw(st.sampled_from(list(ACTIONS)))
+        kind, count = draw(st.integers(0, 13)), ACTIONS[name].nargs
+        count = count if isinstance(count, int) else 1
         values = st.sampled_from(FIT[name]) if kind >= wild and FIT[name] else words()
         count = {1: 0, 2: 2, 3: 3}.get(kind, count)
         values = draw(st.lists(values, min_size=count, max_size=count))
@@ -93,13 +70,8 @@ DEEDS = ["remove", "empty", "file", "rename", "copy", "mkdir", "dangle", "loop",
 
 def layouts():
     """A list of deeds on the folder of a data set: (deed, folder, name, ending, number)."""
-    deed = st.tuples(
-        st.sampled_from(DEEDS),
-        st.sampled_from(EVERYWHERE),
-        st.sampled_from(NAMES),
-        st.sampled_from(ENDINGS),
-        st.integers(0, 9),
-    )
+    chosen = map(st.sampled_from, (DEEDS, EVERYWHERE, NAMES, ENDINGS))
+    deed = st.tuples(*chosen, st.integers(0, 9))
     return st.lists(deed, min_size=1, max_size=3)
 
 
@@ -125,9 +97,8 @@ def do(root, deed, where, name, ending, number):
         folder.mkdir(parents=True)
         (root.parent / "moved").rename(folder / "moved")
     elif deed in ("rename", "copy") and chosen is not None:
-        (shutil.copy if deed == "copy" else os.replace)(
-            chosen, target
-        ) if chosen != target else None
+        if chosen != target:
+            (shutil.copy if deed == "copy" else os.replace)(chosen, target)
     elif folder.is_dir() and not os.path.lexists(target):
         {"mkdir": os.mkdir, "fifo": os.mkfifo}.get(deed, lambda path: None)(target)
         if deed in ("dangle", "loop"):
@@ -173,21 +144,17 @@ DAMAGED += [f"model/{name}.pt" for name in ("state", "model_latest", "model_best
 
 def damages():
     """A list of damages to an experiment: (file, kind, number in [0, 1], bytes, line)."""
-    kinds = st.sampled_from(
-        ["cut", "flip", "garbage", "line", "line", "line", "gone", "folder", "empty"]
-    )
-    share = st.floats(0, 1, exclude_max=True)
-    content = st.binary(min_size=1, max_size=30)
-    any_file = st.tuples(
-        st.sampled_from(DAMAGED), kinds, share, content, st.sampled_from(LINES + SETTINGS)
-    )
-    metrics = st.tuples(
-        st.just("metrics.jsonl"), st.just("line"), share, content, st.sampled_from(LINES)
-    )
-    config = st.tuples(
-        st.just("config.txt"), st.just("line"), share, content, st.sampled_from(SETTINGS)
-    )
-    return st.lists(any_file | metrics | config, min_size=1, max_size=2)
+
+    def damage_of(files, kinds, lines):
+        file, kind, line = map(st.sampled_from, (files, kinds, lines))
+        share, content = st.floats(0, 1, exclude_max=True), st.binary(min_size=1, max_size=30)
+        return st.tuples(file, kind, share, content, line)
+
+    kinds = "cut flip garbage line line line gone folder empty".split()
+    damage = damage_of(DAMAGED, kinds, LINES + SETTINGS)
+    damage |= damage_of(["metrics.jsonl"], ["line"], LINES)
+    damage |= damage_of(["config.txt"], ["line"], SETTINGS)
+    return st.lists(damage, min_size=1, max_size=2)
 
 
 def damage(folder, file, kind, share, content, line):
@@ -204,13 +171,12 @@ def damage(folder, file, kind, share, content, line):
         return
     lines = whole.splitlines(keepends=True)
     number = int(share * (len(lines) + 1))
+    lines.insert(number, line.encode(errors="surrogateescape") + b"\n")
     written = {
         "cut": whole[:at],
         "empty": b"",
         "garbage": content,
         "flip": whole[:at] + content + whole[at + len(content) :],
-        "line": b"".join(
-            [*lines[:number], line.encode(errors="surrogateescape"), b"\n", *lines[number:]]
-        ),
+        "line": b"".join(lines),
     }
     path.write_bytes(written[kind])

@@ -17,7 +17,6 @@ from strategies import UNPRINTABLE, damage, damages, do, flags, layouts
 
 import main
 from checkpoint.config import config_lines
-from helpers import state_of
 from model.edsr import EDSR
 from option import parse_args
 
@@ -212,42 +211,27 @@ def test_checkpoints(sr, tmp_path, examples, counted):
     counted(tally)
 
 
-@examples(12)
-def test_states(sr, trained, tmp_path, examples, counted):
-    """The training state of a run that is gone on with."""
-    tally, marker = Tally("training states"), tmp_path / "code_ran"
-    good = state_of(trained)
+@pytest.mark.parametrize(
+    ("file", "flags"),
+    [("state.pt", []), ("model_latest.pt", ["--test_only", "--data_test", "Set5"])],
+)
+@examples(15)
+def test_files_of_an_experiment(sr, trained, tmp_path, examples, counted, file, flags):
+    """The training state of a run that is gone on with, or the weights of one that is tested."""
+    tally, marker = Tally(file), tmp_path / "code_ran"
+    good = torch.load(trained / "model" / file, weights_only=True)
 
     def check(case):
         kind, content, name = case
         with fresh(sr.folder("copy")) as folder, little_memory():
             shutil.copytree(trained, folder, dirs_exist_ok=True)
-            (folder / "model/state.pt").write_bytes(content)
+            (folder / "model" / file).write_bytes(content)
             before = contents(folder)
-            resume = ["--load", "copy", *ONE_STEP, "--cpu"]
-            status, _, err = tally.run(lambda: sr(*resume), ["state.pt"], [])
+            argv = ["--load", "copy", *ONE_STEP, "--cpu", *flags]
+            status, _, err = tally.run(lambda: sr(*argv), [file], [])
             assert not status or contents(folder) == before, "a refused run has changed it"
             assert status or not half_written(folder)
-        assert not marker.exists(), "code of the state ran"
-        judge(kind, name, status, err)
-
-    for_all(tally, checkpoints(good, marker), check, examples)
-    counted(tally)
-
-
-@examples(20)
-def test_weights_of_an_experiment(sr, trained, tmp_path, examples, counted):
-    """The weights of an experiment that is tested."""
-    tally, marker = Tally("weights of experiments"), tmp_path / "code_ran"
-    good = torch.load(trained / "model/model_latest.pt", weights_only=True)
-
-    def check(case):
-        kind, content, name = case
-        with little_memory():
-            (trained / "model/model_latest.pt").write_bytes(content)
-            argv = ["--load", "run", "--test_only", "--data_test", "Set5", "--cpu"]
-            status, _, err = tally.run(lambda: sr(*argv), ["model_latest.pt"], [])
-        assert not marker.exists(), "code of the weights ran"
+        assert not marker.exists(), "code of the file ran"
         judge(kind, name, status, err)
 
     for_all(tally, checkpoints(dict(good), marker), check, examples)
