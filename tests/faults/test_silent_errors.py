@@ -14,6 +14,8 @@ from data.resize import downsample
 from helpers import write_set
 from metric import calc_psnr, calc_ssim
 
+BICUBIC = "--model Bicubic --test_only --data_test Set5 --cpu --scale".split()
+
 
 @pytest.fixture
 def copy(data_dir, tmp_path):
@@ -26,15 +28,20 @@ def warnings(result, trained_on=False):
     """The warnings of a run, of test images that are trained on or all others: in the small data of the tests some are."""
     status, out, err = result
     assert status == 0, err
-    lines = [
-        line.removeprefix("WARNING: ") for line in out.splitlines() if line.startswith("WARNING: ")
-    ]
-    return [line for line in lines if ("is also a training image" in line) == trained_on]
+    lines = [line for line in out.splitlines() if line.startswith("WARNING: ")]
+    lines = [line for line in lines if ("is also a training image" in line) == trained_on]
+    return [line.removeprefix("WARNING: ") for line in lines]
 
 
-def test_matching_pairs_of_all_sets_are_not_reported(sr):
-    assert warnings(sr.train("--save", "run", "--epochs", 1)) == []
-    assert warnings(sr.train("--save", "four", "--epochs", 1, "--scale", 4, "--n_colors", 1)) == []
+def train(sr, *flags, data, trained_on=False):
+    """The warnings of one step of training."""
+    flags = ["--save", "run", "--reset", "--epochs", 1, "--test_every", 1, *flags]
+    return warnings(sr.train(*flags, data=data), trained_on)
+
+
+def test_matching_pairs_of_all_sets_are_not_reported(sr, data_dir):
+    assert train(sr, data=data_dir) == []
+    assert train(sr, "--scale", 4, "--n_colors", 1, data=data_dir) == []
 
 
 @pytest.mark.parametrize(
@@ -48,7 +55,7 @@ def test_matching_pairs_of_all_sets_are_not_reported(sr):
 def test_hr_shifted_by_a_pixel_is_reported(sr, copy, shift, words, flags):
     hr = copy / "DIV2K/DIV2K_train_HR/0002.png"
     write_image(hr, np.roll(read_image(hr), shift, (0, 1)))
-    found = warnings(sr.train("--save", "run", "--epochs", 1, *flags, data=copy))
+    found = train(sr, *flags, data=copy)
     assert found == [
         f"{hr}: its LR image of scale 2 is shifted against its HR image, by {words} (HR pixels)"
     ]
@@ -59,10 +66,9 @@ def test_lr_images_in_another_order_are_reported(sr, copy):
     images = [read_image(lr / f"000{i}x2.png") for i in (1, 2, 3)]
     for i in (1, 2, 3):
         write_image(lr / f"000{i}x2.png", images[i % 3])
-    found = warnings(sr.train("--save", "run", "--epochs", 1, data=copy))
-    assert found == [
-        f"{copy}/DIV2K/DIV2K_train_HR/000{i}.png: its LR image of scale 2 does not show the same as its HR image"
-        for i in (1, 2, 3)
+    hr, words = copy / "DIV2K/DIV2K_train_HR", "does not show the same as its HR image"
+    assert train(sr, data=copy) == [
+        f"{hr}/000{i}.png: its LR image of scale 2 {words}" for i in (1, 2, 3)
     ]
 
 
@@ -70,13 +76,8 @@ def test_lr_images_in_another_order_are_reported(sr, copy):
 def test_lr_images_of_a_test_are_looked_at_too(sr, copy, test_only):
     lr = copy / "benchmark/Set5/LR_bicubic/X2/coffeex2.png"
     write_image(lr, np.roll(read_image(lr), 1, 0))
-    bicubic = ["--model", "Bicubic", "--test_only", "--data_test", "Set5", "--scale", 2, "--cpu"]
-    result = (
-        sr(*bicubic, data=copy)
-        if test_only
-        else sr.train("--save", "run", "--epochs", 1, data=copy)
-    )
-    assert warnings(result) == [f"{lr} is shifted against its HR image, by 2 down (HR pixels)"]
+    found = warnings(sr(*BICUBIC, 2, data=copy)) if test_only else train(sr, data=copy)
+    assert found == [f"{lr} is shifted against its HR image, by 2 down (HR pixels)"]
 
 
 @pytest.mark.parametrize("name", ["astronaut", "chelsea", "coffee", "rocket"])
@@ -85,13 +86,9 @@ def test_lr_that_was_made_otherwise_is_not_reported(photographs, name, scale):
     hr = photographs[name][: 98 // scale * scale, : 121 // scale * scale]
     lr = downsample(hr, scale)
     noise = np.random.default_rng(0).normal(0, 12, lr.shape)
-    boxes = hr.reshape(lr.shape[0], scale, lr.shape[1], scale, 3).mean((1, 3)).astype(np.uint8)
-    for other in (
-        np.clip(lr + noise, 0, 255).astype(np.uint8),
-        (255 * (lr / 255) ** 0.6).astype(np.uint8),
-        boxes,
-    ):
-        assert check_alignment(hr, other, scale) is None
+    boxes = hr.reshape(lr.shape[0], scale, lr.shape[1], scale, 3).mean((1, 3))
+    for other in (np.clip(lr + noise, 0, 255), 255 * (lr / 255) ** 0.6, boxes):
+        assert check_alignment(hr, other.astype(np.uint8), scale) is None
 
 
 def test_test_images_that_are_trained_on_are_reported(sr, copy):
@@ -100,26 +97,15 @@ def test_test_images_that_are_trained_on_are_reported(sr, copy):
     write_set(other, {"mine_a": own, "mine_b": own[::-1]})
     iio.imwrite(other / "mine_c.jpg", read_image(copy / "Mine/HR/rocket.png"), quality=92)
     flags = ["--data_train", "Mine", "--data_test", "Other"]
-    found = warnings(sr.train("--save", "run", "--epochs", 1, *flags, data=copy), trained_on=True)
     expected = [
         f"{other}/mine_a.png is also a training image: {copy}/Mine/HR/coffee.png",
         f"{other}/mine_c.jpg is also a training image: {copy}/Mine/HR/rocket.png",
     ]
-    assert found == expected
-    result = sr.train(
-        "--save", "img", "--epochs", 1, "--ext", "img", "--scale", 4, *flags, data=copy
-    )
-    assert warnings(result, trained_on=True) == expected
+    assert train(sr, *flags, data=copy, trained_on=True) == expected
+    flags += ["--ext", "img", "--scale", 4]
+    assert train(sr, *flags, data=copy, trained_on=True) == expected
     # the DIV2K of the tests trains on astronaut, chelsea and coffee; Set5 has the last two of them
-    assert (
-        len(
-            warnings(
-                sr.train("--save", "set5", "--epochs", 1, "--n_colors", 1, data=copy),
-                trained_on=True,
-            )
-        )
-        == 2
-    )
+    assert len(train(sr, "--n_colors", 1, data=copy, trained_on=True)) == 2
 
 
 @pytest.mark.parametrize("function", [calc_psnr, calc_ssim])
@@ -130,36 +116,34 @@ def test_metrics_of_images_of_different_sizes_are_an_error(function, shape):
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "words", "scale"),
     [
-        (lambda lr: lr[:, :, ::-1], "has red and blue swapped"),
-        (lambda lr: lr[:, :, [1, 0, 2]], "has red and green swapped"),
-        (lambda lr: lr[:, :, [1, 2, 0]], "has its color channels in another order"),
-        (lambda lr: lr[:, :, [1, 1, 1]], "has no colors, and its HR image has"),
-        (lambda lr: 255 - lr, "is inverted against its HR image"),
-        (lambda lr: lr * 0 + 77, "is flat, and its HR image is not"),
-        (lambda lr: lr[::-1], "does not show the same as its HR image"),
+        (lambda lr: lr[:, :, ::-1], "has red and blue swapped", 2),
+        (lambda lr: lr[:, :, [1, 0, 2]], "has red and green swapped", 4),
+        (lambda lr: lr[:, :, [1, 2, 0]], "has its color channels in another order", 2),
+        (lambda lr: lr[:, :, [1, 1, 1]], "has no colors, and its HR image has", 4),
+        (lambda lr: 255 - lr, "is inverted against its HR image", 2),
+        (lambda lr: lr * 0 + 77, "is flat, and its HR image is not", 4),
+        (lambda lr: lr[::-1], "does not show the same as its HR image", 4),
     ],
 )
-@pytest.mark.parametrize("scale", [2, 4])
 def test_lr_with_wrong_colors_or_none_is_reported(sr, copy, change, words, scale):
     lr = copy / f"DIV2K/DIV2K_train_LR_bicubic/X{scale}/0003x{scale}.png"
     write_image(lr, change(read_image(lr)))
-    found = warnings(sr.train("--save", "run", "--epochs", 1, "--scale", scale, data=copy))
+    found = train(sr, "--scale", scale, data=copy)
     hr = copy / "DIV2K/DIV2K_train_HR/0003.png"
     assert found == [f"{hr}: its LR image of scale {scale} {words}"]
 
 
 @pytest.mark.parametrize("scale", [2, 4])
 def test_a_benchmark_with_lr_of_another_bicubic_is_reported(sr, copy, scale):
-    bicubic = ["--model", "Bicubic", "--test_only", "--data_test", "Set5", "--scale", scale]
     folder = copy / f"benchmark/Set5/LR_bicubic/X{scale}"
-    assert warnings(sr(*bicubic, "--cpu", data=copy)) == []
+    assert warnings(sr(*BICUBIC, scale, data=copy)) == []
     for path in folder.iterdir():
         hr = Image.fromarray(read_image(copy / f"benchmark/Set5/HR/{path.name.split('x')[0]}.png"))
         lr = read_image(path).shape[1::-1]
         hr = hr.crop((0, 0, lr[0] * scale, lr[1] * scale))
         hr.resize(lr, Image.Resampling.BICUBIC).save(path)
-    (line,) = warnings(sr(*bicubic, "--cpu", data=copy))
+    (line,) = warnings(sr(*BICUBIC, scale, data=copy))
     assert "is not MATLAB's bicubic downsampling of its HR image" in line
     assert "results on Set5 cannot be compared" in line
