@@ -171,9 +171,7 @@ def test_ranks_save_and_end_if_sigusr1_kills_torchrun(sr):
         stderr=subprocess.DEVNULL,
         text=True,
     )
-    for line in process.stdout:
-        if line.startswith("[10/"):
-            break
+    next(line for line in process.stdout if line.startswith("[10/"))
     process.send_signal(signal.SIGUSR1)
     out = process.stdout.read()  # until the ranks, too, have ended
     assert process.wait(60) == -signal.SIGUSR1
@@ -192,10 +190,7 @@ SHM = "Error while creating shared memory segment /dev/shm/nccl-x (size 9637888)
     ("error", "message"),
     [
         (NCCL + SHM, f"{SHM}: /dev/shm is too small; docker run --shm-size=1g, or --ipc=host"),
-        (
-            NCCL + "Duplicate GPU detected : rank 0 and rank 1 both on CUDA device 1000",
-            "cannot be reached: Duplicate GPU detected : rank 0 and rank 1 both on CUDA device",
-        ),
+        (NCCL + "Duplicate GPU detected : rank 0", "be reached: Duplicate GPU detected : rank 0"),
         ("[enforce fail] gloo/transport/tcp: Connection closed by peer", "Connection closed by"),
     ],
 )
@@ -217,24 +212,20 @@ def driver_is_too_old():
     raise RuntimeError("The NVIDIA driver on your system is too old (found version 11040). Update")
 
 
+VOLTA = {
+    "cuda.is_available": lambda: True,
+    "cuda.get_device_capability": lambda: (7, 0),
+    "cuda.get_device_name": lambda: "V100",
+    "cuda.get_arch_list": lambda: ["sm_75", "sm_80", "sm_90", "compute_120"],
+}
+
+
 @pytest.mark.parametrize(
     ("patches", "reason"),
     [
         ({}, None),
-        (
-            {"version.cuda": "13.0", "cuda.init": driver_is_too_old},
-            "The NVIDIA driver on your system is too old (found version 11040)",
-        ),
-        (
-            {
-                "version.cuda": "13.0",
-                "cuda.is_available": lambda: True,
-                "cuda.get_device_capability": lambda: (7, 0),
-                "cuda.get_device_name": lambda: "Tesla V100",
-                "cuda.get_arch_list": lambda: ["sm_75", "sm_80", "sm_90", "compute_120"],
-            },
-            f"torch {torch.__version__} has no kernels for Tesla V100 (compute capability 7.0): ",
-        ),
+        ({"version.cuda": "13.0", "cuda.init": driver_is_too_old}, "The NVIDIA driver on your "),
+        (VOLTA, f"torch {torch.__version__} has no kernels for V100 (compute capability 7.0): "),
     ],
 )
 def test_the_log_says_why_no_gpu_is_used(sr, monkeypatch, patches, reason):

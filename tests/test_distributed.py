@@ -129,9 +129,7 @@ def test_n_gpus_starts_processes_that_ctrl_c_stops_and_one_continues(sr):
         text=True,
         start_new_session=True,
     )
-    for line in process.stdout:
-        if line.startswith("[2/"):
-            break
+    next(line for line in process.stdout if line.startswith("[2/"))
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
     out, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
@@ -163,9 +161,7 @@ def test_the_death_of_one_process_ends_the_run_and_it_goes_on_with_one(sr):
     flags = ["--epochs", 2, "--test_every", 400, "--print_every", 5, "--n_threads", 0]
     command = [sys.executable, *sr.argv("--save", "mortal", *flags, "--n_GPUs", 2)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    for line in process.stdout:
-        if line.startswith("[20/"):
-            break
+    next(line for line in process.stdout if line.startswith("[20/"))
     os.kill(ranks_of("mortal")[1], signal.SIGKILL)
     process.stdout.read()
     errors = process.stderr.read()

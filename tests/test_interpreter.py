@@ -13,12 +13,8 @@ import pytest
 from runtime import interpreter
 
 ROOT = Path(__file__).resolve().parent.parent
-PROGRAMS = [ROOT / "src/main.py"] + [
-    path
-    for folder in ("scripts", "scripts/dev")
-    for path in sorted((ROOT / folder).glob("*.py"))
-    if "argparse" in path.read_text(encoding="utf-8")
-]
+SCRIPTS = sorted([*ROOT.glob("scripts/*.py"), *ROOT.glob("scripts/dev/*.py")])
+PROGRAMS = [ROOT / "src/main.py", *(path for path in SCRIPTS if "argparse" in path.read_text())]
 
 
 @pytest.fixture(scope="session")

@@ -111,15 +111,12 @@ def test_ranks_share_the_cores(machine):
 
 
 @pytest.mark.parametrize(
-    ("busy", "cpu_seconds", "is_told"),
-    [(4.0, 30, True), (4.0, 70, False), (0.1, 30, False)],
+    ("busy", "cpu", "is_told"), [(4.0, 30, True), (4.0, 70, False), (0.1, 30, False)]
 )
-def test_threads_that_wait_for_cores_are_told_once(
-    sr, machine, monkeypatch, busy, cpu_seconds, is_told
-):
+def test_threads_that_wait_for_cores_are_told_once(sr, machine, monkeypatch, busy, cpu, is_told):
     machine()
     monkeypatch.setattr(threads, "WATCHED_STEPS", 2)
-    monkeypatch.setattr(threads.CoreWatch, "elapsed", lambda self: (10.0, cpu_seconds))
+    monkeypatch.setattr(threads.CoreWatch, "elapsed", lambda self: (10.0, cpu))
     monkeypatch.setattr(threads.CoreWatch, "busy_cores", lambda self, sharing: busy)
     monkeypatch.setattr("trainer.torch.get_num_threads", lambda: 8)
     status, out, err = sr.train("--save", "run", "--epochs", 2, "--threads", 8)

@@ -1,7 +1,5 @@
 """Training and tests on an NVIDIA GPU, compared with the CPU; see scripts/dev/gpu_check.sh."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -31,12 +29,8 @@ def train(sr, name, *flags):
 @pytest.mark.parametrize("template", ["PCL", None])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_training_on_the_gpu_follows_that_on_the_cpu(sr, name, template, precision):
-    flags = [
-        "--model",
-        name,
-        *NETWORKS[name].split(),
-        *(["--template", template] if template else []),
-    ]
+    flags = ["--model", name, *NETWORKS[name].split()]
+    flags += ["--template", template] if template else []
     on_cpu = train(sr, "cpu", *flags, "--precision", "single", "--cpu")
     on_gpu = train(sr, "gpu", *flags, "--precision", precision)
     tolerance = 0.002 if precision == "single" else 0.05
@@ -52,15 +46,10 @@ def test_a_test_gives_the_figures_of_the_cpu(sr, name):
     weights = sr.folder("trained") / "model/model_latest.pt"
     flags = ["--pre_train", weights, "--test_only", "--scale", 2, "--data_test", "Set5"]
     scores = []
-    for where in (
-        ["--cpu"],
-        [],
-        ["--self_ensemble"],
-        ["--chop", "--chop_size", 48, "--chop_overlap", 16],
-    ):
-        status, out, errors = sr(*flags, *where, "--save", f"test{len(scores)}")
+    for where in ("--cpu", "", "--self_ensemble", "--chop --chop_size 48 --chop_overlap 16"):
+        status, out, errors = sr(*flags, *where.split(), "--save", f"test{len(scores)}")
         assert status == 0, out + errors
-        scores.append(json.loads((sr.folder(f"test{len(scores)}") / "metrics.jsonl").read_text()))
+        scores += sr.metrics(f"test{len(scores)}")
     assert scores[1]["psnr"] == pytest.approx(scores[0]["psnr"], abs=1e-3)
     assert scores[1]["ssim"] == pytest.approx(scores[0]["ssim"], abs=1e-5)
 
@@ -82,10 +71,8 @@ def test_a_compiled_network_trains_alike(sr):
 @pytest.mark.parametrize("mode", ["reduce-overhead", "max-autotune"])
 def test_every_mode_of_the_compiler_trains_alike(sr, mode):
     flags = [*NETWORKS["EDSR"].split(), "--precision", "bf16", "--template", "PCL_InfoNCE"]
-    plain, compiled = (
-        train(sr, name, *flags, *more)
-        for name, more in (("plain", []), ("compiled", ["--compile", "--compile_mode", mode]))
-    )
+    plain = train(sr, "plain", *flags)
+    compiled = train(sr, "compiled", *flags, "--compile", "--compile_mode", mode)
     assert compiled[0]["loss"]["L1"] == pytest.approx(plain[0]["loss"]["L1"], rel=2e-2)
 
 

@@ -35,6 +35,10 @@ def start(sr, *flags, before=None):
     return STARTED[-1]
 
 
+def wait_for_line(process, start):
+    next(line for line in process.stdout if line.startswith(start))
+
+
 def stopped_again_and_again(sr, name, signum, rng, span, most):
     """Start and go on with a run, stopping it after random seconds, until it ends; gives how often it was stopped."""
     stops, flags = 0, ["--save", name, *FLAGS]
@@ -67,20 +71,14 @@ def kills(sr, signum, rng, count):
     done = runs = 0
     while done < count:
         runs += 1
-        done += stopped_again_and_again(
-            sr, f"run{runs}", signum, rng, (0.3 * seconds, 0.95 * seconds), min(8, count - done)
-        )
-        same_bits(state_of(sr.folder(f"run{runs}")), state_of(sr.folder("whole")))
+        name, span = f"run{runs}", (0.3 * seconds, 0.95 * seconds)
+        done += stopped_again_and_again(sr, name, signum, rng, span, min(8, count - done))
+        same_bits(*(state_of(sr.folder(x)) for x in (name, "whole")))
         for kind in ("model_latest", "model_best", "model_2"):
-            weights = [
-                torch.load(sr.folder(x) / f"model/{kind}.pt", weights_only=True)
-                for x in (f"run{runs}", "whole")
-            ]
-            same_bits(*weights)
-        tests = [
-            [line for line in sr.metrics(x) if "dataset" in line] for x in (f"run{runs}", "whole")
-        ]
-        assert tests[0] == tests[1]
+            files = (sr.folder(x) / f"model/{kind}.pt" for x in (name, "whole"))
+            same_bits(*(torch.load(path, weights_only=True) for path in files))
+        lines, whole = (sr.metrics(x) for x in (name, "whole"))
+        assert [x for x in lines if "dataset" in x] == [x for x in whole if "dataset" in x]
     return f"{signal.Signals(signum).name}: {done} stops in {runs} runs, all ended in the bits of the undisturbed run"
 
 
@@ -97,9 +95,7 @@ def test_a_signal_in_an_epoch_saves_at_once_and_the_run_goes_on_from_there(sr, s
     flags = ["--test_every", 30, "--print_every", 10, "--epochs", 1, "--n_threads", 2]
     assert sr.train("--save", "whole", *flags)[0] == 0
     process = start(sr, "--save", "run", *flags, before=pause_at(21))
-    for line in process.stdout:
-        if line.startswith("[20/"):
-            break
+    wait_for_line(process, "[20/")
     process.send_signal(signum)
     out, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + signum
@@ -115,10 +111,7 @@ def test_a_signal_in_an_epoch_saves_at_once_and_the_run_goes_on_from_there(sr, s
     assert status == 0
     assert f"Resumed after epoch 0 and {state['step']} steps" in out
     same_bits(state_of(sr.folder("run")), state_of(sr.folder("whole")))
-    losses = [
-        line["loss"] for name in ("run", "whole") for line in sr.metrics(name) if "loss" in line
-    ]
-    assert losses[0] == losses[1]
+    assert sr.metrics("run")[0]["loss"] == sr.metrics("whole")[0]["loss"]
 
 
 def never_finish_a_step():
@@ -127,9 +120,7 @@ def never_finish_a_step():
 
 def test_a_second_ctrl_c_stops_at_once(sr):
     process = start(sr, "--save", "run", before=never_finish_a_step)
-    for line in process.stdout:
-        if line.startswith("[Epoch 1/"):
-            break
+    wait_for_line(process, "[Epoch 1/")
     process.send_signal(signal.SIGINT)
     assert process.stderr.readline().startswith("SIGINT: stopping after this step")
     process.send_signal(signal.SIGINT)  # torchrun repeats the signal of the terminal
@@ -144,20 +135,11 @@ def test_a_second_ctrl_c_stops_at_once(sr):
 
 def test_a_second_run_in_the_same_folder_is_refused(sr):
     process = start(sr, "--save", "run", "--test_every", 2000, "--epochs", 1)
-    for line in process.stdout:
-        if line.startswith("[Epoch 1/"):
-            break
-    before = {
-        path: path.stat().st_mtime_ns
-        for path in sr.folder("run").rglob("*")
-        if path.name != "log.txt"
-    }
-    for flags in (
-        ["--load", "run"],
-        ["--save", "run", "--reset"],
-        ["--load", "run", "--test_only"],
-    ):
-        status, _, errors = sr.train(*flags)
+    wait_for_line(process, "[Epoch 1/")
+    files = [path for path in sr.folder("run").rglob("*") if path.name != "log.txt"]
+    before = {path: path.stat().st_mtime_ns for path in files}
+    for flags in ("--load run", "--save run --reset", "--load run --test_only"):
+        status, _, errors = sr.train(*flags.split())
         assert status == 1
         assert "another run writes here (process" in errors
     assert {path: path.stat().st_mtime_ns for path in before} == before
@@ -172,9 +154,7 @@ def test_a_background_job_of_a_script_does_not_hear_ctrl_c(sr):
     process = start(
         sr, "--save", "run", *flags, before=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)
     )
-    for line in process.stdout:
-        if line.startswith("[10/"):
-            break
+    wait_for_line(process, "[10/")
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
