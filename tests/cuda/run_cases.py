@@ -15,8 +15,7 @@ from unittest.mock import patch
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts/dev"))
-from count_cuda import build_trainer, count_step
-from fake_cuda import DEVICE, FakeCuda, restart_with_fake_device
+from count_cuda import DEVICE, FakeCuda, build_trainer, count_step, restart_with_fake_device
 
 import loss.samples
 from loss.features import build_layers

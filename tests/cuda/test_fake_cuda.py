@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from fake_cuda import NoCompilerError, environment
+from count_cuda import NoCompilerError, environment
 
 from loss import LOSSES
 from model import NETWORKS
