@@ -158,11 +158,10 @@ def _run_and_report(args):
         reason = str(error).splitlines()[0] if str(error) else "no memory is left"
         advice = "a smaller --batch_size, --patch_size or network, --split_batch or --chop help"
         text, status = f"error: out of memory: {advice}: {reason}", 1
-    except process.StoppedOutside as stopped:
-        text = f"stopped by {stopped}" + ("" if args.test_only else " outside of the training")
-        status = 128 + stopped.signum
     except process.Stopped as stopped:
-        text, status = f"stopped: {continues} here", 128 + stopped.signum
+        where = "" if args.test_only else " outside of the training"
+        text = f"stopped: {continues} here" if stopped.is_saved else f"stopped by {stopped}{where}"
+        status = 128 + stopped.signum
     except KeyboardInterrupt:
         hint = "" if args.test_only else f": {continues} the last saved state"
         text, status = f"interrupted{hint}", 130

@@ -104,7 +104,7 @@ class Trainer:
             state = f"The state after {self.position()} is saved"
             raise UserError(f"{errors[0]}\n{state}: --load {self.args.save} continues")
         if signums:
-            stopped = Stopped(max(signums, key=STOP_SIGNALS.index))
+            stopped = Stopped(max(signums, key=STOP_SIGNALS.index), is_saved=True)
             self.checkpoint.log(f"Stopped by {stopped} after {self.position()}; state saved")
             raise stopped
         return [value for *_, value in gathered]

@@ -180,23 +180,19 @@ STOP_SIGNALS = [
 WORKER_GRACE_SECONDS = 30
 
 
-class Stopped(Exception):
-    """Raised at a point where a training may end; the caller saves the state."""
+class Stopped(BaseException):
+    """A signal has ended the program, in a training with its state saved; no `except Exception`."""
 
-    def __init__(self, signum):
+    def __init__(self, signum, is_saved=False):
         super().__init__(signal.Signals(signum).name)
-        self.signum = signum
-
-
-class StoppedOutside(Stopped):
-    """Raised outside of a training: no state must be saved."""
+        self.signum, self.is_saved = signum, is_saved
 
 
 def raise_on_signals():
-    """Return a context in which stop signals raise StoppedOutside, as SIGINT a KeyboardInterrupt."""
+    """Return a context in which stop signals raise Stopped, as SIGINT raises KeyboardInterrupt."""
 
     def stop(signum, _frame):
-        raise StoppedOutside(signum)
+        raise Stopped(signum)
 
     return _handled_by(stop, STOP_SIGNALS[:-1])
 
