@@ -25,10 +25,8 @@ def wait_for_step(process):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-@pytest.mark.parametrize(
-    "name",
-    ["SIGUSR1", *(pytest.param(name, marks=pytest.mark.slow) for name in ("SIGUSR2", "SIGHUP"))],
-)
+@pytest.mark.slow  # test_kills.py and test_cluster.py have others
+@pytest.mark.parametrize("name", ["SIGUSR1", "SIGUSR2", "SIGHUP"])
 def test_a_signal_of_a_cluster_or_terminal_saves_the_state(sr, name):
     # reported as submitit #1701, mmsegmentation #1998
     process = start(sr, "--save", "run")
@@ -154,16 +152,6 @@ def test_a_drawing_that_fails_does_not_end_a_training(sr, monkeypatch):
     assert "WARNING: the curves cannot be drawn (ZeroDivisionError" in out
 
 
-@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
-def test_a_config_with_a_byte_order_mark_is_read(sr, encoding):
-    sr.train("--save", "run", "--epochs", 1)
-    config = sr.folder("run") / "config.txt"
-    config.write_bytes(config.read_text().replace("\n", "\r\n").encode(encoding))
-    status, out, err = sr("--load", "run", "--epochs", 2, "--cpu")
-    assert status == 0, err
-    assert "Resumed after epoch 1" in out
-
-
 def test_an_experiment_of_edsr_pytorch_is_named(sr):
     folder = sr.folder("foreign")
     (folder / "model").mkdir(parents=True)
@@ -175,12 +163,21 @@ def test_an_experiment_of_edsr_pytorch_is_named(sr):
     assert (folder / "config.txt").read_text().startswith("2020")
 
 
-def test_config_says_what_the_run_was_made_with(sr):
+def test_config_says_what_the_run_was_made_with_and_may_be_saved_by_an_editor(sr):
     sr.train("--save", "run", "--epochs", 1)
-    text = (sr.folder("run") / "config.txt").read_text()
+    config = sr.folder("run") / "config.txt"
+    text = config.read_text()
     assert text.startswith(HEADER)
     for words in ("\n# commit ", "torch ", "\n# device cpu", f"\n# version {VERSION}\n"):
         assert words in text
+    for epoch, encoding in enumerate(["utf-8-sig", "utf-16"], 1):  # with a byte order mark
+        config.write_bytes(config.read_text().replace("\n", "\r\n").encode(encoding))
+        status, out, err = sr("--load", "run", "--epochs", epoch + 1, "--cpu")
+        assert status == 0, err
+        assert f"Resumed after epoch {epoch}" in out
+
+
+def test_the_version_is_printed(sr):
     with pytest.raises(SystemExit) as ended:
         sr("--version")
     assert not ended.value.code
