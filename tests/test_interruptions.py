@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -37,18 +36,6 @@ def test_a_signal_of_a_cluster_or_terminal_saves_the_state(sr, name):
     assert f"Stopped by {name} after epoch 0" in out
     assert "stopped: --load run continues from here" in err
     assert state_of(sr.folder("run"))["step"] >= 2
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-def test_a_hangup_is_ignored_under_nohup(sr):
-    ignore = lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)  # noqa: E731
-    process = start(sr, "--save", "run", before=ignore)
-    wait_for_step(process)
-    process.send_signal(signal.SIGHUP)
-    time.sleep(0.5)
-    assert process.poll() is None
-    process.send_signal(signal.SIGTERM)
-    assert "Stopped by SIGTERM" in process.communicate(timeout=60)[0]
 
 
 def test_a_closed_pipe_saves_the_state(sr):

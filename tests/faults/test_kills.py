@@ -148,14 +148,18 @@ def test_a_second_run_in_the_same_folder_is_refused(sr):
     assert sr("--load", "run", "--test_every", 4, "--cpu")[0] == 0
 
 
-def test_a_background_job_of_a_script_does_not_hear_ctrl_c(sr):
-    """The shell starts it with SIGINT ignored; the Ctrl-C that ends the script is not for it."""
+def ignore_signals():
+    for signum in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_IGN)
+
+
+def test_a_background_job_of_a_script_does_not_hear_ctrl_c_nor_a_hangup(sr):
+    """The shell starts it with SIGINT ignored, and nohup with SIGHUP: they are not for it."""
     flags = ["--test_every", 40, "--print_every", 10, "--epochs", 1]
-    process = start(
-        sr, "--save", "run", *flags, before=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN)
-    )
+    process = start(sr, "--save", "run", *flags, before=ignore_signals)
     wait_for_line(process, "[10/")
     process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGHUP)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
     assert state_of(sr.folder("run"))["epoch"] == 1
