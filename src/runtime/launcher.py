@@ -105,7 +105,10 @@ def needs_launch(n_gpus):
 
 
 def launch(argv, processes, name):
-    """Run the flags in several processes here; return the exit status. `name` of --load in a message."""
+    """Run the program in several processes on this machine; return the exit status.
+
+    `name` is the experiment that a message tells to --load.
+    """
     # imported here: they take a second, which a run of one process saves
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

@@ -181,7 +181,10 @@ WORKER_GRACE_SECONDS = 30
 
 
 class Stopped(BaseException):
-    """A signal has ended the program, in a training with its state saved; no `except Exception`."""
+    """A signal that ends the program; `is_saved` in a training, whose state is saved.
+
+    Not an Exception: code that handles errors must not catch it.
+    """
 
     def __init__(self, signum, is_saved=False):
         super().__init__(signal.Signals(signum).name)

@@ -19,8 +19,8 @@ MORE_MEMORY = 2 * 2**30  # bytes that an example may take above what the process
 class Tally:
     """Counts the examples of a property: refused with exit status 1 or 2, used, or what broke it."""
 
-    def __init__(self, kind):
-        self.kind = kind
+    def __init__(self, kind, counted):
+        self.kind, self.counted = kind, counted
         self.tried = self.refused = self.used = self.tracebacks = self.half_written = 0
 
     def __str__(self):
@@ -112,6 +112,7 @@ def for_all(tally, strategy, check, examples, also=()):
         for example, error in failures.values()
     ]
     assert not told, f"{tally}; {len(told)} kinds of failures:\n\n" + "\n\n".join(told)
+    tally.counted(tally)
 
 
 @contextlib.contextmanager

@@ -49,7 +49,7 @@ def write(path, image):
 @examples(50)
 def test_flags(sr, tmp_path, monkeypatch, examples, counted):
     """Whatever the flags are, they are refused by name, or parsed, and --load reads back the same from config.txt."""
-    tally, seen = Tally("flags, parsed"), []
+    tally, seen = Tally("flags, parsed", counted), []
     monkeypatch.setattr(main, "run", lambda args, device: seen.append(args))
     monkeypatch.setattr(main.process, "disable_malloc_trim", lambda: None)
     config = sr.folder("kept") / "config.txt"
@@ -65,13 +65,12 @@ def test_flags(sr, tmp_path, monkeypatch, examples, counted):
             assert list(config_lines(again)) == list(config_lines(args))
 
     for_all(tally, flags(most=3, wild=3), check, examples * 2, UNPRINTABLE)
-    counted(tally)
 
 
 @examples(8)
 def test_flags_of_whole_runs(sr, tmp_path, examples, counted):
     """Flags go through the whole program; the sizes of what is run are held small by flags at the end."""
-    tally = Tally("flags, whole runs")
+    tally = Tally("flags, whole runs", counted)
     small = "--n_feats 8 --n_resblocks 1 --n_resgroups 1 --gan_k 1 --mcl_neg 1".split()
     small += ONE_STEP
     small += "--shuffle_neg_num 1 --epochs 1 --n_GPUs 1 --cpu --nlsn_n_hashes 1 --dir_out".split()
@@ -90,7 +89,6 @@ def test_flags_of_whole_runs(sr, tmp_path, examples, counted):
             tally.run(program, names, [sr.experiments, tmp_path / "cache"])
 
     for_all(tally, st.tuples(flags(most=2, wild=1), st.booleans()), check, examples)
-    counted(tally)
 
 
 # ------------------------------------------------------------------- images
@@ -99,7 +97,7 @@ def test_flags_of_whole_runs(sr, tmp_path, examples, counted):
 @examples(30)
 def test_images(sr, photographs, tmp_path, examples, counted):
     """A broken or unusual image among those of training, of a test, or among pictures to upscale."""
-    tally = Tally("images")
+    tally = Tally("images", counted)
     good = photographs["coffee"][:36, :40]
     made = sources(good)
 
@@ -135,7 +133,6 @@ def test_images(sr, photographs, tmp_path, examples, counted):
     folders = st.sampled_from([f"{name}/{kind}" for name in ("Mine", "Probe") for kind in kinds])
     cases = st.tuples(images(made), folders, st.sampled_from(["sep", "img", "bin"]))
     for_all(tally, cases, check, examples)
-    counted(tally)
 
 
 # ------------------------------------------------------------------ folders
@@ -144,7 +141,7 @@ def test_images(sr, photographs, tmp_path, examples, counted):
 @examples(20)
 def test_folders(sr, photographs, tmp_path, examples, counted):
     """Deeds on the folders of a set: files missing, left over, of another scale, links, folders in place of files."""
-    tally = Tally("folders")
+    tally = Tally("folders", counted)
     good = photographs["coffee"][:24, :28]
 
     def check(case):
@@ -170,7 +167,6 @@ def test_folders(sr, photographs, tmp_path, examples, counted):
             tally.run(lambda: sr(*argv, data=data), [data / "Mine"], written)
 
     for_all(tally, st.tuples(layouts(), st.booleans(), st.booleans()), check, examples)
-    counted(tally)
 
 
 # -------------------------------------------------------------- checkpoints
@@ -193,7 +189,11 @@ def judge(kind, name, status, err):
 @examples(30)
 def test_checkpoints(sr, tmp_path, examples, counted):
     """Weights of --pre_train, for a test and for training."""
-    tally, path, marker = Tally("checkpoints"), tmp_path / "given.pt", tmp_path / "code_ran"
+    tally, path, marker = (
+        Tally("checkpoints", counted),
+        tmp_path / "given.pt",
+        tmp_path / "code_ran",
+    )
     good = EDSR(scale=2, n_resblocks=1, n_feats=8).state_dict()
     argv = [*TRAIN, "--data_test", "Set5", "--pre_train", path]
 
@@ -208,7 +208,6 @@ def test_checkpoints(sr, tmp_path, examples, counted):
         judge(kind, name, status, err)
 
     for_all(tally, st.tuples(checkpoints(dict(good), marker), st.booleans()), check, examples)
-    counted(tally)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +217,7 @@ def test_checkpoints(sr, tmp_path, examples, counted):
 @examples(15)
 def test_files_of_an_experiment(sr, trained, tmp_path, examples, counted, file, flags):
     """The training state of a run that is gone on with, or the weights of one that is tested."""
-    tally, marker = Tally(file), tmp_path / "code_ran"
+    tally, marker = Tally(file, counted), tmp_path / "code_ran"
     good = torch.load(trained / "model" / file, weights_only=True)
 
     def check(case):
@@ -235,7 +234,6 @@ def test_files_of_an_experiment(sr, trained, tmp_path, examples, counted, file, 
         judge(kind, name, status, err)
 
     for_all(tally, checkpoints(dict(good), marker), check, examples)
-    counted(tally)
 
 
 # -------------------------------------------------------------- experiments
@@ -244,7 +242,7 @@ def test_files_of_an_experiment(sr, trained, tmp_path, examples, counted, file, 
 @examples(15)
 def test_experiments(sr, trained, examples, counted):
     """A folder of an experiment with damaged files: gone on with, or tested."""
-    tally = Tally("damaged experiments")
+    tally = Tally("damaged experiments", counted)
 
     def check(case):
         deeds, test_only = case
@@ -262,4 +260,3 @@ def test_experiments(sr, trained, examples, counted):
             assert not list(folder.rglob("*.part"))
 
     for_all(tally, st.tuples(damages(), st.booleans()), check, examples)
-    counted(tally)
