@@ -24,7 +24,6 @@ from data.image import write_image
 from data.pairs import check_pair, summarize_rows
 from data.patches import TrainDataset
 from data.resize import downsample
-from trainer import Trainer
 
 
 def write_set(hr_folder, images, lr_folder=None, scales=()):
@@ -122,6 +121,8 @@ def pause_at(step, seconds=60):
     """Give a `before` for ForkedProgram: the run waits in a step for a signal, `seconds` at most."""
 
     def patch():
+        from trainer import Trainer  # which few tests need
+
         train_step = Trainer.train_step
 
         def wait_and_train(self, batch, number):

@@ -147,21 +147,17 @@ class Case:
             getattr(torch, self.device.type).synchronize()
         return time.perf_counter()
 
-    def cells(self, first):
-        """Return the title and the figures; `first` is the first case."""
+    def report(self, first):
+        """Return the title and figures of a row, compared with the first case; and the last line."""
         median = statistics.median(self.seconds)
         unit = "images" if self.kind == "forward" else "patches"
         spread = f"{min(self.seconds):.3g} to {max(self.seconds):.3g} s"
-        times = f"{median / statistics.median(first.seconds):.2f}"
         rate = f"{self.n_images / median:.4g} {unit}/s"
-        return self.title, f"{median:.3g} s", spread, rate, f"{times} times the first case"
-
-    def figure(self):
-        """Return the last line of the case."""
-        median = statistics.median(self.seconds)
+        times = f"{median / statistics.median(first.seconds):.2f} times the first case"
+        last = f"{self.kind} {median:.3g} s"
         if self.kind == "pipeline":
-            return f"patches/s {self.n_images / median:.0f}"
-        return f"{self.kind} {median:.3g} s"
+            last = f"patches/s {self.n_images / median:.0f}"
+        return (self.title, f"{median:.3g} s", spread, rate, times), last
 
 
 def main(argv=None):
@@ -193,9 +189,9 @@ def main(argv=None):
         return 0
     if options.table:
         print("| case | median | fastest to slowest | rate | |\n| --- | --- | --- | --- | --- |")
-        print("\n".join(f"| {' | '.join(case.cells(cases[0]))} |" for case in cases))
-    else:
-        print("\n".join(f"{', '.join(c.cells(cases[0]))}\n{c.figure()}" for c in cases))
+    for case in cases:
+        cells, last = case.report(cases[0])
+        print(f"| {' | '.join(cells)} |" if options.table else f"{', '.join(cells)}\n{last}")
     return 0
 
 
