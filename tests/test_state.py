@@ -135,7 +135,7 @@ def test_a_resumed_run_skips_the_steps_that_it_would_have_skipped(sr):
 
 
 def test_the_embedding_and_its_optimizer_are_resumed(sr):
-    whole, state = stopped_and_whole(sr, PCL, 2 * 3)
+    whole, state = stopped_and_whole(sr, PCL, 2 * 3 - 1)
     assert state["epoch"] == 1 and state["step"] == 1
     status, err, end = resumed(sr, state, "same")
     assert status == 0, err
