@@ -128,6 +128,8 @@ class Browser:
 def browse():
     """Open pages; close the browsers in the end."""
     pytest.importorskip("selenium", reason="pip install selenium")
+    if not (CHROMIUM and DRIVER):
+        pytest.skip("no Chromium: apt-get install chromium chromium-driver")
     opened = []
 
     def call(path, size):
@@ -139,13 +141,7 @@ def browse():
         browser.driver.quit()
 
 
-needs_chromium = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER), reason="no Chromium: apt-get install chromium chromium-driver"
-)
-
-
 @pytest.mark.slow
-@needs_chromium
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
 def test_slider_zoom_difference_and_sorting(page, browse, sr, size):
     folders = [sr.folder(name) / "results-Set5" for name in ("bicubic", "net")]

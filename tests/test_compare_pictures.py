@@ -43,8 +43,7 @@ def test_a_folder_is_not_scored_on_a_part_of_a_test(root, run, tmp_path):
             save(root / f"part/results-Mine/{name}_x2_HR.png", hr)
     ask = ["part", "--images", f"other={tmp_path / 'other'}", "--data_test", "Mine"]
     status, _, err = run(*ask)
-    assert status == 1
-    assert "2 of 5 HR images of Mine x2 found: give --dir_data" in err
+    assert status == 1 and "2 of 5 HR images of Mine x2 found: give --dir_data" in err
     for name, hr in images.items():
         save(tmp_path / f"data/Mine/HR/{name}.png", hr)
     status, out, _ = run(*ask, "--format", "csv")
@@ -132,8 +131,7 @@ def test_an_image_inside_the_crop_border_is_an_error(root, run, tmp_path):
     save(tmp_path / "tiny/t.png", picture(0, size=4))
     ask = ["--images", f"tiny={tmp_path / 'tiny'}", "--data_test", "Tiny", "--scale", 2]
     status, _, err = run(*ask)
-    assert status == 1
-    assert "t.png on Tiny x2 cannot be scored: an image of 4x4 pixels" in err
+    assert status == 1 and "t.png on Tiny x2 cannot be scored: an image of 4x4 pixels" in err
 
 
 def test_a_file_belongs_to_the_longest_name_and_to_the_scale(root, run, tmp_path):
