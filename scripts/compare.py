@@ -10,6 +10,7 @@ Figures and pages are made from tests with --save_results --save_gt. See docs/co
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from comparison.scoring import Scorer
 from comparison.tables import gain_table, score_table
 from flag_checks import unknown_flags
 from image_quality import load_metrics, parse_metrics
-from runtime.files import UserError, atomic_path, ignore_closed_pipe, print_error
+from runtime.files import UserError, atomic_path, print_error
 
 
 def build_parser():
@@ -258,5 +259,19 @@ def main(argv=None):
     return 0
 
 
+def ignore_closed_pipe():
+    """Return main(), or 0 if the reader of its output has closed, as `| head` does."""
+    try:
+        try:
+            return main()
+        finally:
+            if sys.stdout:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes stdout once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
 if __name__ == "__main__":
-    sys.exit(ignore_closed_pipe(main))
+    sys.exit(ignore_closed_pipe())

@@ -14,11 +14,16 @@ from runtime.files import UserError, atomic_path
 
 # sizes in inches, at the natural width of a figure
 CROP, GAP, MARGIN = 1.9, 0.08, 0.05
-DPI = 100
+DPI, DPI_OF_CURVES = 100, 110
 DPI_OF_VECTORS = 300  # of the images in vector formats, which are printed and zoomed into
 FONT, FONT_OF_WIDTH, SMALLEST_FONT = 10, 8, 6  # points; --width is the width on paper
 CHARACTER_WIDTH, LINE_HEIGHT = 0.55, 1.4  # of the font size
 COLORS = ("red", "#0072b2", "#009e73", "#e69f00")  # of boxes; distinct for color-blind readers
+FONTS = {
+    "serif": ["Times New Roman", "Liberation Serif", "STIXGeneral"],
+    "sans-serif": ["DejaVu Sans"],
+    "monospace": ["DejaVu Sans Mono"],
+}
 VECTOR_FORMATS = (".pdf", ".svg", ".eps", ".ps")
 
 # ------------------------------------------------------------------ boxes
@@ -153,14 +158,29 @@ def _draw_tile(figure, tile, dpi):
     figure.text(x, y, tile.text, ha="center", va="top", fontsize=tile.points)
 
 
+def require_drawable(path, font):
+    """Return the installed font of --font; raise UserError if it or the format is unknown."""
+    from matplotlib import font_manager  # matplotlib takes a second to load
+    from matplotlib.figure import Figure
+
+    if path.suffix[1:] not in Figure().canvas.get_supported_filetypes():
+        raise UserError(f"{path}: {path.suffix!r} must be a format of pictures, as .png")
+    installed = set(font_manager.get_font_names())
+    found = [name for name in FONTS.get(font, [font]) if name in installed]
+    if not found:
+        names = ", ".join(FONTS)
+        raise UserError(f"--font {font} must be {names} or the name of an installed font")
+    return found[0]
+
+
 def draw(path, strips, dpi=None, width=None, font=None):
     """Draw (Picture, its boxes) below each other; the width, in inches, fits crops of 1.9 inches."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    from checkpoint.plot import require_format, style  # matplotlib takes a second to load
+    from checkpoint.plot import style
 
-    require_format(path)
+    family = require_drawable(path, font or "sans-serif")
     largest = FONT_OF_WIDTH if width else FONT
     if width is None and len(strips) > 1:
         width = max(_layout(*strip, 0)[2] for strip in strips) + 2 * MARGIN
@@ -170,7 +190,7 @@ def draw(path, strips, dpi=None, width=None, font=None):
         placed, high, wide = _layout(*strip, top, inner, largest)
         tiles, top, right = tiles + placed, top + high, max(right, wide)
     dpi = dpi or (DPI_OF_VECTORS if path.suffix in VECTOR_FORMATS else DPI)
-    with rc_context(style(font)):
+    with rc_context(style(family)):
         figure = Figure((right + 2 * MARGIN, top + MARGIN))
         for tile in tiles:
             _draw_tile(figure, tile, dpi)
@@ -237,7 +257,8 @@ def draw_curves(runs, options):
     chosen = {k: curves for k, curves in panels.items() if k in keys or k.split()[0] in keys}
     if not chosen:
         raise UserError(f"no curve: --keys must be of {', '.join(panels) or 'a training'}")
-    path, more = options.curves, {"width": options.width, "font": options.font, "dpi": options.dpi}
+    path, family = options.curves, require_drawable(options.curves, options.font or "sans-serif")
+    more = {"width": options.width, "family": family, "dpi": options.dpi or DPI_OF_CURVES}
     path.parent.mkdir(parents=True, exist_ok=True)
     plot_panels(path.parent, path.stem, chosen, "", (path.suffix[1:],), **more)
     return path

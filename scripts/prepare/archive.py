@@ -15,7 +15,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from runtime.files import UserError, bullet_list, require_space
+from prepare.download import require_space
+from runtime.files import UserError, bullet_list
 
 
 @contextlib.contextmanager

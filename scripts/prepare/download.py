@@ -7,6 +7,7 @@ downloaded once more from the start.
 import email
 import hashlib
 import math
+import shutil
 import subprocess
 import tempfile
 import time
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from runtime.files import UserError, report_write_errors, require_space
+from runtime.files import UserError, report_write_errors
 
 BLOCK = 2**18  # bytes read at a time
 BAD_ADDRESS, UNREACHABLE, NO_RANGES = (1, 3), (5, 6, 7, 60), 33  # exit statuses of curl
@@ -27,6 +28,15 @@ class NotFoundError(UserError):
 
 class NoConnectionError(UserError):
     """The server cannot be reached at all."""
+
+
+def require_space(folder, size):
+    """Raise UserError if fewer than `size` bytes are free on the disk of a folder."""
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise UserError(
+            f"{folder}: cannot hold {size:,} bytes more: free some space, {free:,} bytes are free"
+        )
 
 
 def _size(path):

@@ -2,59 +2,40 @@
 
 import gc
 
-from matplotlib import font_manager, rc_context
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from checkpoint.metrics import set_file_name, tests_of_training
-from runtime.files import UserError, atomic_write
+from runtime.files import atomic_write
 
 # coincident curves stay visible: each later one is thinner, dashed differently
 STYLES = ("-", "--", "-.", ":")
 FONT, SMALLEST_FONT = 10, 7  # points
 NARROWEST_PANEL = 1.5  # inches
-FONTS = {
-    "serif": ["Times New Roman", "Liberation Serif", "STIXGeneral"],
-    "sans-serif": ["DejaVu Sans"],
-    "monospace": ["DejaVu Sans Mono"],
-}
+FAMILY = "DejaVu Sans"  # comes with matplotlib, and has most characters
 
 
-def style(font=None, points=FONT):
+def style(family=FAMILY, points=FONT):
     """Return settings of matplotlib: TrueType fonts in PDF, text as it is written."""
-    installed = set(font_manager.get_font_names())
-    families = FONTS.get(font, [font]) if font else FONTS["sans-serif"]
-    found = [name for name in families if name in installed]
-    if not found:
-        names = ", ".join(FONTS)
-        raise UserError(f"--font {font} must be {names} or the name of an installed font")
     return {
         "pdf.fonttype": 42,  # IEEE refuses Type 3, the default
         "ps.fonttype": 42,
         "text.usetex": False,
         "text.parse_math": False,  # $ in a label would begin a formula
         "font.size": points,
-        "font.family": [found[0], "DejaVu Sans"],  # the last has most characters
+        "font.family": [family, FAMILY],
     }
 
 
-def require_format(path):
-    """Raise UserError if the ending of a file is not a format of figures."""
-    formats = Figure().canvas.get_supported_filetypes()
-    if path.suffix[1:] not in formats:
-        raise UserError(f"{path}: {path.suffix!r} must be a format of pictures, as .png")
-
-
 def plot_panels(
-    folder, name, panels, ylabel, endings=("pdf", "png"), width=None, font=None, dpi=None
+    folder, name, panels, ylabel, endings=("pdf", "png"), width=None, family=FAMILY, dpi=110
 ):
     """Draw curves over epochs into folder/NAME.pdf and .png, in panels with one shared legend.
 
     `panels` is {title: {label: {epoch: value}}}; a label has one color in all panels. `width` is in
-    inches; `font`: see `style`.
+    inches.
     """
-    for ending in endings:
-        require_format(folder / f"{name}.{ending}")
     n_columns = next(n for n in (4, 3, 2, 1) if len(panels) % n == 0 or (n < len(panels) < 4))
     n_columns = min(len(panels), 3) if n_columns == 1 else n_columns
     n_columns = min(n_columns, max(1, int(width / NARROWEST_PANEL))) if width else n_columns
@@ -63,7 +44,7 @@ def plot_panels(
     points = min(FONT, max(SMALLEST_FONT, FONT * (width or natural) / natural))
     size = (width or natural, max(3.2, 2.8 * n_rows) * points / FONT)
     labels = list(dict.fromkeys(label for curves in panels.values() for label in curves))
-    with rc_context(style(font, points)):
+    with rc_context(style(family, points)):
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots(n_rows, n_columns, squeeze=False)
         handles = dict.fromkeys(labels)  # in the order of the legend
@@ -81,7 +62,7 @@ def plot_panels(
             _draw_legend(figure, handles, points)
         for ending in endings:
             with atomic_write(folder / f"{name}.{ending}") as file:
-                figure.savefig(file, format=ending, dpi=dpi or 110)
+                figure.savefig(file, format=ending, dpi=dpi)
 
 
 def _plot_curve(axis, i, curve):

@@ -6,7 +6,6 @@ import hashlib
 import os
 import re
 import secrets
-import shutil
 import socket
 import sys
 import time
@@ -42,20 +41,6 @@ def print_error(text):
         with contextlib.suppress(OSError):
             # Python flushes stderr once more at its end
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
-
-
-def ignore_closed_pipe(main):
-    """Return main(), or 0 if the reader of its output has closed, as `| head` does."""
-    try:
-        try:
-            return main()
-        finally:
-            if sys.stdout:
-                sys.stdout.flush()
-    except BrokenPipeError:
-        # Python flushes stdout once more at its end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 @functools.lru_cache
@@ -119,15 +104,6 @@ def atomic_write(path):
         kept = " (the former file is whole)" if path.exists() else ""
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: cannot be written: {reason}{kept}") from error
-
-
-def require_space(folder, size):
-    """Raise UserError if fewer than `size` bytes are free on the disk of a folder."""
-    free = shutil.disk_usage(folder).free
-    if size > free:
-        raise UserError(
-            f"{folder}: cannot hold {size:,} bytes more: free some space, {free:,} bytes are free"
-        )
 
 
 def append_text(path, text):
