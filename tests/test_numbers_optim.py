@@ -5,6 +5,7 @@ import itertools
 import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -161,40 +162,31 @@ def updated(*flags):
 
 def adam(beta1, beta2, epsilon, decay=0.0, decoupled=0.0):
     """Return Algorithm 1 of Kingma and Ba, ICLR 2015, for each weight."""
-    weights = []
-    for weight, *gradients in zip(START, *GRADIENTS, strict=True):
-        mean = square = 0.0
-        for t, gradient in enumerate(gradients, 1):
-            g = gradient + decay * weight
-            weight -= 0.1 * decoupled * weight
-            mean = beta1 * mean + (1 - beta1) * g
-            square = beta2 * square + (1 - beta2) * g * g
-            corrected = mean / (1 - beta1**t), square / (1 - beta2**t)
-            weight -= 0.1 * corrected[0] / (math.sqrt(corrected[1]) + epsilon)
-        weights.append(weight)
+    weights, mean, square = np.array(START), 0.0, 0.0
+    for t, gradient in enumerate(np.array(GRADIENTS), 1):
+        g = gradient + decay * weights
+        weights -= 0.1 * decoupled * weights
+        mean = beta1 * mean + (1 - beta1) * g
+        square = beta2 * square + (1 - beta2) * g * g
+        corrected = mean / (1 - beta1**t), square / (1 - beta2**t)
+        weights -= 0.1 * corrected[0] / (np.sqrt(corrected[1]) + epsilon)
     return weights
 
 
 def sgd(momentum, decay):
-    weights = []
-    for weight, *gradients in zip(START, *GRADIENTS, strict=True):
-        velocity = 0.0
-        for gradient in gradients:
-            velocity = momentum * velocity + gradient + decay * weight
-            weight -= 0.1 * velocity
-        weights.append(weight)
+    weights, velocity = np.array(START), 0.0
+    for gradient in np.array(GRADIENTS):
+        velocity = momentum * velocity + gradient + decay * weights
+        weights -= 0.1 * velocity
     return weights
 
 
 def rmsprop(epsilon, decay):
-    weights = []
-    for weight, *gradients in zip(START, *GRADIENTS, strict=True):
-        square = 0.0
-        for gradient in gradients:
-            g = gradient + decay * weight
-            square = 0.99 * square + 0.01 * g * g
-            weight -= 0.1 * g / (math.sqrt(square) + epsilon)
-        weights.append(weight)
+    weights, square = np.array(START), 0.0
+    for gradient in np.array(GRADIENTS):
+        g = gradient + decay * weights
+        square = 0.99 * square + 0.01 * g * g
+        weights -= 0.1 * g / (np.sqrt(square) + epsilon)
     return weights
 
 

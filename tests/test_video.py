@@ -13,21 +13,13 @@ from data.resize import imresize
 from demo import video
 from helpers import ForkedProgram
 
-try:
-    import imageio_ffmpeg
-except ImportError:
-    imageio_ffmpeg = None
-needs_ffmpeg = pytest.mark.skipif(
-    imageio_ffmpeg is None, reason="imageio-ffmpeg is not installed: pip install imageio-ffmpeg"
-)
-
-
 # weights of red and blue in luma; the second is BT.601
 KR_KB = {"bt709": (0.2126, 0.0722), "smpte170m": (0.299, 0.114)}
 
 
 def ffmpeg(*argv, data=b""):
-    """Run ffmpeg on `data` at its stdin; gives what it writes to its stdout."""
+    """Run ffmpeg on `data` at its stdin; return its stdout. Skip the test if it is missing."""
+    imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
     command = [imageio_ffmpeg.get_ffmpeg_exe(), *"-y -hide_banner -loglevel error".split()]
     command += map(str, argv)
     return subprocess.run(command, check=True, input=data, capture_output=True).stdout
@@ -96,6 +88,7 @@ def make(path, *codec, size="48x36", rate="25", seconds=0.6, filters="null", sou
 
 def frames_of(path):
     """Give what is known of a video with chroma at the left, and its frames as an array (N, H, W, 3)."""
+    imageio_ffmpeg = pytest.importorskip("imageio_ffmpeg")
     exact = ["-vf", f"scale={video.SWSCALE_FLAGS}:in_h_chr_pos=0"]
     reader = imageio_ffmpeg.read_frames(str(path), output_params=exact)
     meta = next(reader)
@@ -103,7 +96,6 @@ def frames_of(path):
     return meta, np.stack(frames)
 
 
-@needs_ffmpeg
 def test_frames_rate_and_sound_are_kept(upscale, tmp_path):
     clip = make(tmp_path / "ein Film ü.mp4", rate="30000/1001", sound=("aac",))
     status, out, err = upscale(clip)
@@ -122,7 +114,6 @@ def test_frames_rate_and_sound_are_kept(upscale, tmp_path):
         assert np.abs(error).mean() < 8  # what 8 bits in 4:2:0 leave of these saturated colors
 
 
-@needs_ffmpeg
 def test_odd_sizes_and_other_containers(upscale, tmp_path):
     (tmp_path / "in").mkdir()
     mjpeg = {"size": "49x37", "filters": "format=yuvj444p"}
@@ -149,7 +140,6 @@ KINDS = [  # matrix, full range, whether the file says so, lines
 ]
 
 
-@needs_ffmpeg
 @pytest.mark.parametrize("kind", KINDS)
 def test_frames_are_read_in_their_exact_colors(tmp_path, kind):
     frames, clip = [], clip_of_known_colors(tmp_path / "clip.mp4", *kind)
@@ -158,7 +148,6 @@ def test_frames_are_read_in_their_exact_colors(tmp_path, kind):
     check_colors(frames[2][:48], known_colors(*grid(64, 48)), *kind[:2], most)
 
 
-@needs_ffmpeg
 @pytest.mark.parametrize("kind", KINDS[::5])  # all are read alike, see above
 def test_colors_stay_from_file_to_file(upscale, tmp_path, kind):
     assert upscale(clip_of_known_colors(tmp_path / "clip.mp4", *kind))[0] == 0
@@ -174,7 +163,6 @@ def test_colors_stay_from_file_to_file(upscale, tmp_path, kind):
     check_colors(result[:48], known_colors(x - 0.25, y), *kind[:2], most)
 
 
-@needs_ffmpeg
 def test_a_variable_rate_keeps_the_length(upscale, tmp_path):
     drop = "select='not(between(n,6,17))'"
     clip = make(tmp_path / "vfr.mp4", "-fps_mode", "vfr", rate=30, seconds=1, filters=drop)
@@ -184,7 +172,6 @@ def test_a_variable_rate_keeps_the_length(upscale, tmp_path):
     assert len(result) == pytest.approx(meta["duration"] * meta["fps"], abs=1)
 
 
-@needs_ffmpeg
 @pytest.mark.parametrize("longer", ["sound.mp4", "sound.webm", "subtitles.mkv"])
 def test_other_tracks_may_outlast_the_picture(upscale, tmp_path, longer):
     clip = tmp_path / longer
@@ -201,7 +188,6 @@ def test_other_tracks_may_outlast_the_picture(upscale, tmp_path, longer):
         assert meta["duration"] == pytest.approx(5, abs=0.1), "the sound is cut"
 
 
-@needs_ffmpeg
 def test_the_aspect_of_a_pixel_is_kept(upscale, tmp_path):
     (tmp_path / "in").mkdir()
     wide = make(tmp_path / "in/wide.mp4", filters="setsar=32/27", seconds=0.2)
@@ -212,7 +198,6 @@ def test_the_aspect_of_a_pixel_is_kept(upscale, tmp_path):
         assert video._pixel_aspect(upscale.out / f"{name}.mp4") == aspect
 
 
-@needs_ffmpeg
 def test_broken_videos_leave_nothing(upscale, tmp_path):
     source = tmp_path / "in"
     source.mkdir()
@@ -234,7 +219,6 @@ def test_broken_videos_leave_nothing(upscale, tmp_path):
     assert [path.name for path in upscale.out.iterdir()] == ["good.mp4"]
 
 
-@needs_ffmpeg
 def test_an_interrupt_leaves_no_half_video(upscale, tmp_path, sr):
     clip = make(tmp_path / "long.mp4", size="192x144", seconds=10)
     where = ["--dir_experiment", sr.experiments, "--dir_demo", clip, "--dir_out", upscale.out]
