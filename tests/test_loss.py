@@ -126,6 +126,7 @@ def test_every_term_moves_the_network_and_only_it(name, vgg_file):
     same_bits(values, [(p.detach(), p.grad) for p in embedding])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", GAN_LOSSES)
 def test_the_embedding_learns_to_tell_hr_from_sr(kind):
     torch.manual_seed(0)
