@@ -58,7 +58,7 @@ class ExportableSparseAttention(NonLocalSparseAttention):
 
     def _to_chunks(self, x, order, inverse_order):
         batch, length, channels = x.shape
-        count = self._n_chunks(length)
+        count = (length + self.chunk_size - 1) // self.chunk_size
         slots = torch.arange(count * self.chunk_size)
         refilled = slots - (count * self.chunk_size - length)  # the last pixels once more
         source = torch.where(slots < length, slots, refilled).clamp(min=0)
@@ -73,19 +73,12 @@ class ExportableSparseAttention(NonLocalSparseAttention):
         return x.flatten(0, 2)[rows].view(batch, length, x.shape[-1])
 
     def _windows(self, x):
-        count = x.shape[1]
-        own = torch.arange(count)
-        before = torch.where(own > 0, own - 1, count - 1)
-        after = torch.where(own < count - 1, own + 1, 0)
-        return torch.cat([x.index_select(1, index) for index in (before, own, after)], dim=2)
+        return torch.cat([x.roll(1, 1), x, x.roll(-1, 1)], dim=2)
 
     def _mask(self, scores, length):
         is_small = torch.full((1,), length, dtype=torch.int64) < self.chunk_size
         is_filling = torch.arange(self.chunk_size) >= length
         return scores + torch.where(is_small & is_filling, -torch.inf, 0.0).repeat(3)
-
-    def _n_chunks(self, length):
-        return (length + self.chunk_size - 1) // self.chunk_size
 
 
 def make_exportable(net):
