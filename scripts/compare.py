@@ -69,7 +69,8 @@ def build_parser():
     add("--keys", nargs="+", help=text)
     add("--dpi", type=int, help="dots per inch (default: 100; 300 in PDF)")
     add("--width", type=float, help="width of the figure on paper, in inches")
-    add("--font", help="serif, sans-serif, monospace or the name of an installed font")
+    text = "serif, sans-serif, monospace or the name of an installed font"
+    add("--font", default="sans-serif", help=text)
     add = parser.add_argument_group("page").add_argument
     add("--html", type=Path, metavar="FILE", help="write a page for the browser")
     add("--quality", type=int, help="of the page's images, 1 to 100: smaller, with losses (WebP)")

@@ -173,14 +173,14 @@ def require_drawable(path, font):
     return found[0]
 
 
-def draw(path, strips, dpi=None, width=None, font=None):
+def draw(path, strips, dpi=None, width=None, font="sans-serif"):
     """Draw (Picture, its boxes) below each other; the width, in inches, fits crops of 1.9 inches."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     from checkpoint.plot import style
 
-    family = require_drawable(path, font or "sans-serif")
+    family = require_drawable(path, font)
     largest = FONT_OF_WIDTH if width else FONT
     if width is None and len(strips) > 1:
         width = max(_layout(*strip, 0)[2] for strip in strips) + 2 * MARGIN
@@ -257,7 +257,7 @@ def draw_curves(runs, options):
     chosen = {k: curves for k, curves in panels.items() if k in keys or k.split()[0] in keys}
     if not chosen:
         raise UserError(f"no curve: --keys must be of {', '.join(panels) or 'a training'}")
-    path, family = options.curves, require_drawable(options.curves, options.font or "sans-serif")
+    path, family = options.curves, require_drawable(options.curves, options.font)
     more = {"width": options.width, "family": family, "dpi": options.dpi or DPI_OF_CURVES}
     path.parent.mkdir(parents=True, exist_ok=True)
     plot_panels(path.parent, path.stem, chosen, "", (path.suffix[1:],), **more)
