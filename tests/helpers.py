@@ -65,6 +65,18 @@ def same_bits(a, b, path=""):
         assert a == b, path
 
 
+def refused(result, *words, sr=None):
+    """Assert that a program has failed with an error that has these words, and wrote no experiment."""
+    status, _, err = result
+    assert status != 0
+    assert err.startswith("error: ")
+    assert "Traceback" not in err
+    for word in words:
+        assert str(word) in err, err
+    if sr is not None:
+        assert not sr.experiments.exists(), "something was written"
+
+
 def state_of(folder):
     """Load the training state of an experiment folder."""
     return torch.load(folder / "model/state.pt", weights_only=True)

@@ -10,7 +10,7 @@ import torch
 
 import checkpoint.state
 from data.image import read_image, write_image
-from helpers import same_bits, state_of
+from helpers import refused, same_bits, state_of
 from model.edsr import EDSR
 
 
@@ -19,17 +19,6 @@ def copy(data_dir, tmp_path):
     """A copy of the data to break."""
     shutil.copytree(data_dir, tmp_path / "datasets", ignore=shutil.ignore_patterns("cache"))
     return tmp_path / "datasets"
-
-
-def refused(result, *words, sr=None):
-    status, _, err = result
-    assert status != 0
-    assert err.startswith("error: ")
-    assert "Traceback" not in err
-    for word in words:
-        assert str(word) in err, err
-    if sr is not None:
-        assert not sr.experiments.exists(), "something was written"
 
 
 def test_missing_folder(sr, tmp_path):
