@@ -16,18 +16,19 @@ MAX_HEADERS = 2000  # image files whose size is read before training, if they ar
 NO_SIZE = -1
 
 
-def paired_lr_size(hr_size, lr_size, scale, names):
-    """Return the LR size (h, w) that both images of a pair cover.
+def pair_sizes(hr_size, lr_size, scale, names):
+    """Return the sizes (H, W, h, w) of HR and LR after their check; LR that is None is made.
 
     HR may be up to scale - 1 pixels larger than LR x scale, or smaller, as MATLAB rounds LR sizes
-    up.
+    up. An error has the `names` of both.
     """
+    lr_size = lr_size or tuple(side // scale for side in hr_size)
     if any(abs(h - low * scale) >= scale for h, low in zip(hr_size, lr_size, strict=True)):
         (hh, hw), (lh, lw) = hr_size, lr_size
         raise UserError(
             f"sizes do not match at scale {scale}: {names[0]} is {hw}x{hh}, {names[1]} is {lw}x{lh}"
         )
-    return tuple(min(low, h // scale) for h, low in zip(hr_size, lr_size, strict=True))
+    return (*hr_size, *lr_size)
 
 
 def cache_error(path, error, verb):
@@ -69,15 +70,13 @@ def load_pair(hr, lr, scale, names, make):
     """Return arrays (h*scale, w*scale, C) and (h, w, C): the common part of a pair.
 
     `hr` and `lr` are arguments of `load_array`. If `lr` is None, it is make(hr), or stays None
-    without `make`. Errors have the `names` of both.
+    without `make`.
     """
     hr = load_array(hr)
-    if lr is None:
-        height, width = (side // scale * scale for side in hr.shape[:2])
-        return hr[:height, :width], make and make(hr)
-    lr = load_array(lr)
-    height, width = paired_lr_size(hr.shape[:2], lr.shape[:2], scale, names)
-    return hr[: height * scale, : width * scale], lr[:height, :width]
+    lr = load_array(lr) if lr is not None else make and make(hr)
+    hh, hw, lh, lw = pair_sizes(hr.shape[:2], lr is not None and lr.shape[:2], scale, names)
+    height, width = min(lh, hh // scale), min(lw, hw // scale)
+    return hr[: height * scale, : width * scale], lr if lr is None else lr[:height, :width]
 
 
 class PairSummary(NamedTuple):
@@ -88,19 +87,12 @@ class PairSummary(NamedTuple):
     problems: list  # sentences
 
 
-def pair_sizes(hr_size, lr_size, scale, names):
-    """Return the sizes (H, W, h, w) after their check; that of an LR to be made, None, is HR's."""
-    lr_size = lr_size or tuple(side // scale for side in hr_size)
-    paired_lr_size(hr_size, lr_size, scale, names)
-    return (*hr_size, *lr_size)
-
-
 def check_pair(hr, lr, scale, names, align=True):
     """Return (sizes, thumbnail, problem or None) of arrays HR and LR, whose names are given.
 
     LR may be None. `align`: check whether it shows the same as HR.
     """
-    sizes = pair_sizes(hr.shape[:2], None if lr is None else lr.shape[:2], scale, names)
+    sizes = pair_sizes(hr.shape[:2], lr is not None and lr.shape[:2], scale, names)
     problem = check_alignment(hr, lr, scale) if align and lr is not None else None
     text = problem and f"{names[0]}: its LR image of scale {scale} {problem}"
     return sizes, thumbnail(hr), text
