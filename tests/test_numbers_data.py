@@ -1,8 +1,6 @@
 """Augmentation, training mode, and the order of patches, frames and scores of several ranks."""
 
 import csv
-import subprocess
-import sys
 from collections import Counter
 
 import numpy as np
@@ -14,7 +12,7 @@ from data.datasets import parse_ranges
 from data.pairs import load_array
 from data.patches import BLOCK, EpochSampler, build_train_set
 from data.resize import downsample
-from helpers import train_set_of
+from helpers import run_two_ranks, train_set_of
 from option import parse_args
 from runtime.files import UserError
 
@@ -90,9 +88,8 @@ def test_two_processes_write_the_files_of_one(sr):
     flags = "--model Bicubic --test_only --data_test Set5+DIV2K+Mine --data_range 2-4".split()
     flags += ["--save_results", "--save_gt"]
     assert sr.train("--save", "one", *flags)[0] == 0
-    argv = [sys.executable, *sr.argv("--save", "two", *flags, "--n_GPUs", 2)]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    statuses, texts = run_two_ranks(sr.argv("--save", "two", *flags)[1:])
+    assert statuses == [0, 0], texts
     one, two = (files_of(sr.folder(name)) for name in ("one", "two"))
     assert len(one) == 3 + 3 * (2 + 3 + 4)
     assert two == one
