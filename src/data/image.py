@@ -96,22 +96,20 @@ def _report_unreadable(path):
 
 
 def _cmyk_to_srgb(path, image, profile):
-    """Convert CMYK to sRGB by its ICC profile."""
-    # Without a valid profile: red is 1 - min(1, C + K), and likewise green and blue.
-    if not profile:
-        return image.convert("RGB")
-    try:
-        return ImageCms.profileToProfile(
-            image,
-            ImageCms.ImageCmsProfile(io.BytesIO(profile)),
-            ImageCms.createProfile("sRGB"),
-            renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
-            outputMode="RGB",
-            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
-        )
-    except (ImageCms.PyCMSError, OSError):
-        _notice(f"{path}: its ICC profile is damaged, so CMYK is converted without it")
-        return image.convert("RGB")
+    """Convert CMYK to sRGB by its ICC profile, or by red = 1 - min(1, C + K) and so on."""
+    if profile:
+        try:
+            return ImageCms.profileToProfile(
+                image,
+                ImageCms.ImageCmsProfile(io.BytesIO(profile)),
+                ImageCms.createProfile("sRGB"),
+                renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+                outputMode="RGB",
+                flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+            )
+        except (ImageCms.PyCMSError, OSError):
+            _notice(f"{path}: its ICC profile is damaged, so CMYK is converted without it")
+    return image.convert("RGB")
 
 
 def _to_known_mode(path, image, profile):
