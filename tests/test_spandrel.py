@@ -9,7 +9,7 @@ import torch
 from helpers import state_of
 from model import build_network, build_on_meta, count_parameters
 from model.loading import load_pre_train
-from model.spandrel import PUBLISHED
+from model.spandrel import PUBLISHED, _package
 from option import parse_args
 
 if importlib.util.find_spec("spandrel") is None:
@@ -97,11 +97,9 @@ def test_any_size_and_range_and_the_gradient():
 
 
 def test_what_spandrel_recognizes_is_loaded_without_flags(tmp_path):
-    from spandrel import ModelLoader
-    from spandrel.architectures.DCTLSA import DCTLSA
-
+    spandrel = _package()  # also without torchvision
     torch.manual_seed(0)
-    net = DCTLSA(nf=20, upscale=2)
+    net = spandrel.architectures.DCTLSA.DCTLSA(nf=20, upscale=2)
     torch.save({"generator": {"ema": net.state_dict()}}, tmp_path / "w.pth")
     args = parse_args(["--test_only", "--pre_train", str(tmp_path / "w.pth")])
     assert (args.model, args.scale, args.n_colors) == ("DCTLSA", [2], 3)
@@ -109,7 +107,7 @@ def test_what_spandrel_recognizes_is_loaded_without_flags(tmp_path):
     load_pre_train(args, own, print)
     lr = torch.rand(1, 3, 20, 23)
     with torch.inference_mode():
-        expected = ModelLoader().load_from_state_dict(net.state_dict())(lr)
+        expected = spandrel.ModelLoader().load_from_state_dict(net.state_dict())(lr)
         assert torch.allclose((own(lr * 255) / 255).clamp(0, 1), expected, atol=1e-5)
 
 
