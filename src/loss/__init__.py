@@ -52,12 +52,6 @@ class Term(nn.Module):
         return {}
 
 
-def build_term(args, name):
-    """Build the term `name` of `LOSSES`."""
-    module, _, class_name = LOSSES[name].rpartition(".")
-    return getattr(importlib.import_module(module), class_name)(args, name)
-
-
 def parse_loss(text):
     """Return the terms of --loss: '1*L1+5*CL-patchD' is [(1.0, 'L1'), (5.0, 'CL-patchD')].
 
@@ -89,7 +83,10 @@ class Loss(nn.Module):
         """Build the terms. `net` is the SR network on its device; `teacher` a `frozen.Teacher`."""
         super().__init__()
         self.weights = {name: weight for weight, name in parse_loss(args.loss)}
-        self.terms = nn.ModuleDict({name: build_term(args, name) for name in self.weights})
+        self.terms = nn.ModuleDict()
+        for name in self.weights:
+            module, _, class_name = LOSSES[name].rpartition(".")
+            self.terms[name] = getattr(importlib.import_module(module), class_name)(args, name)
         self.teacher, self.samples, self.history = teacher, None, None
         needed = {name for term in self.terms.values() for name in term.inputs}
         if needed & {"positives", "negatives"}:

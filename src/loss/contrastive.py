@@ -81,11 +81,9 @@ def contrastive(kind, anchor, positives, negatives, weights=None, temperature=1.
     layers of mean_n s - mean_p s; l2, (1 - S_p) / (1 - S_n) with S the mean similarity summed over
     layers; l1, the ratio of L1 distances. InfoNCE and LMCL are means over layers.
 
-    Args:
-        anchor: features of SR, a list of (B, C, H, W), one for each layer.
-        positives, negatives: lists of such lists.
-        weights: factor of each layer in cosine, l1 and l2; default 1.
-        temperature: divides the similarities of InfoNCE and LMCL.
+    `anchor` are the features of SR, a list of (B, C, H, W), one for each layer; positives and
+    negatives are lists of such lists. `weights` are factors of the layers in cosine, l1 and l2;
+    `temperature` divides the similarities of InfoNCE and LMCL.
     """
     weights = weights or [1.0] * len(anchor)
     others = [[other[i] for other in (*positives, *negatives)] for i in range(len(anchor))]

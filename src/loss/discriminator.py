@@ -29,30 +29,25 @@ class CrossRankBatchNorm(nn.BatchNorm2d):
     torch.nn.SyncBatchNorm has neither gloo nor WGAN_GP's second derivative.
     """
 
-    def _statistics(self, x):
-        """Return mean and variance (C,) of x over all ranks; update the running statistics."""
-        own_mean = x.mean((0, 2, 3))
-        own_var = (x - own_mean.view(1, -1, 1, 1)).square().mean((0, 2, 3))
-        row = torch.cat([own_mean, own_var, own_mean.new_full((1,), x.numel() / x.shape[1])])
-        rows = distributed.all_gather_batch(
-            row[None], (distributed.rank(), distributed.world_size())
-        )  # (ranks, 2*C + 1)
-        means, variances, counts = rows.split([x.shape[1], x.shape[1], 1], dim=1)
-        count = counts.sum()
-        mean = (means * counts).sum(0) / count
-        var = ((variances + (means - mean).square()) * counts).sum(0) / count
-        with torch.no_grad():
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(var * count / (count - 1), self.momentum)
-        return mean, var
-
     def forward(self, x):
         """Return a sample set x (B, C, H, W), in 16 or 32 bits, normalized."""
         if distributed.world_size() == 1 or not self.training:
             # nn.BatchNorm2d would count batches, a launch each; only momentum None needs the count
             running, affine = (self.running_mean, self.running_var), (self.weight, self.bias)
             return batch_norm(x, *running, *affine, self.training, self.momentum, self.eps)
-        mean, var = self._statistics(x.float())
+        wide, channels = x.float(), x.shape[1]
+        own_mean = wide.mean((0, 2, 3))
+        own_var = (wide - own_mean.view(1, -1, 1, 1)).square().mean((0, 2, 3))
+        row = torch.cat([own_mean, own_var, own_mean.new_full((1,), x.numel() / channels)])
+        offset = distributed.rank(), distributed.world_size()
+        rows = distributed.all_gather_batch(row[None], offset)  # (ranks, 2*C + 1)
+        means, variances, counts = rows.split([channels, channels, 1], dim=1)
+        count = counts.sum()
+        mean = (means * counts).sum(0) / count
+        var = ((variances + (means - mean).square()) * counts).sum(0) / count
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var * count / (count - 1), self.momentum)
         scale = self.weight * (var + self.eps).rsqrt()
         shift = self.bias - mean * scale
         scale, shift = (v.view(1, -1, 1, 1) for v in (scale, shift))

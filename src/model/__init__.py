@@ -1,5 +1,6 @@
 """The networks. A new one is a file with `make_model(args)` and a line in `NETWORKS`."""
 
+import contextlib
 import functools
 import importlib
 import shlex
@@ -25,8 +26,10 @@ NETWORKS = {
 
 
 def is_network(name):
-    """Return whether --model may have a name."""
-    return name in NETWORKS or spandrel.is_known(name)
+    """Return whether --model may have a name; without spandrel, only the published ones."""
+    with contextlib.suppress(UserError):
+        return name in NETWORKS or name in spandrel.PUBLISHED or name in spandrel.classes()
+    return False
 
 
 def build_network(args):

@@ -22,21 +22,14 @@ class Bicubic(nn.Module):
         dtype = torch.float32 if lr.device.type == "mps" else torch.float64  # mps has no float64
         x = lr.to(dtype) * (255 / self.rgb_range)
         for axis in (2, 3):
-            x = _resize(x, axis, scale).add(0.5).floor().clamp(0, 255)
+            length, total = x.shape[axis], 0
+            indices, weights = taps(length, length * scale, scale)
+            for tap in np.flatnonzero(np.any(weights, axis=0)):
+                index = torch.from_numpy(indices[:, tap]).to(x.device)
+                weight = torch.from_numpy(weights[:, tap]).to(x).view(-1, *[1] * (3 - axis))
+                total = total + x.index_select(axis, index) * weight
+            x = total.add(0.5).floor().clamp(0, 255)
         return (x * (self.rgb_range / 255)).to(lr.dtype)
-
-
-def _resize(x, axis, scale):
-    """Enlarge one axis of x by an integer scale."""
-    length = x.shape[axis]
-    indices, weights = taps(length, length * scale, scale)
-    shape = [-1 if i == axis else 1 for i in range(4)]
-    total = 0
-    for tap in np.flatnonzero(np.any(weights, axis=0)):
-        index = torch.from_numpy(indices[:, tap]).to(x.device)
-        weight = torch.from_numpy(weights[:, tap]).to(x).view(shape)
-        total = total + x.index_select(axis, index) * weight
-    return total
 
 
 def make_model(args):

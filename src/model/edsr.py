@@ -1,8 +1,7 @@
 """EDSR: Lim et al., Enhanced Deep Residual Networks for Single Image Super-Resolution, CVPRW 2017.
 
-The single-scale network of section 3.2 and figure 3. The baseline has 16 blocks of 64 features. The
-paper's large network has 32 blocks of 256 features with res_scale 0.1. Same results as
-EDSR-PyTorch.
+The single-scale network of section 3.2 and figure 3, as in EDSR-PyTorch: 16 blocks of 64 features
+(baseline) or 32 blocks of 256 features with res_scale 0.1.
 """
 
 from torch import nn

@@ -1,10 +1,8 @@
 """HAN: Niu et al., Single Image Super-Resolution via a Holistic Attention Network, ECCV 2020.
 
-RCAN's groups with two attentions, figure 2. Layer attention (LAM) mixes the outputs of all groups.
-Channel-spatial attention (CSAM) gates the last of them. Both start as the identity:
-their gamma is 0.
-
-Departs from the published code, which works for 10 groups only: here the number of groups is free.
+RCAN's groups with two attentions, figure 2: layer attention (LAM) mixes the outputs of all groups,
+channel-spatial attention (CSAM) gates the last. Both start as the identity: their gamma is 0.
+Departs from the published code, which works for 10 groups only.
 """
 
 import torch

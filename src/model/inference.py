@@ -117,17 +117,11 @@ class Upscaler:
     def iter_rows(self, forward, size, scale, on_progress=lambda fraction: None):
         """Super-resolve in tiles, whatever `chop` is; memory depends only on tile and width.
 
-        Args:
-            forward: maps (top, bottom, left, right) in LR pixels to the SR tile
-                (B, C, h*scale, w*scale); calls `forward_whole`.
-            size: (height, width) of the LR image.
-            on_progress: called after each tile with the fraction of the image that it is; with a
-                negative one if work is to be repeated.
-
-        Yields:
-            (top, bottom, sr): LR rows from top to bottom, and their SR, float32
-                (B, C, (bottom - top)*scale, W*scale). After an accelerator ran out of memory, all
-                rows once more from the top, in smaller tiles.
+        `forward` maps (top, bottom, left, right) in LR pixels to the SR tile by `forward_whole`.
+        `on_progress` is called with the fraction of the image that a tile is; with a negative one
+        if work is to be repeated. Yields (top, bottom, sr): LR rows from top to bottom, and their
+        SR, float32 (B, C, (bottom - top)*scale, W*scale). After an accelerator ran out of memory,
+        all rows once more from the top, in smaller tiles.
         """
         while True:
             done = 0.0

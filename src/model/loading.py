@@ -110,14 +110,9 @@ def _fits(args, states):
 def flags_of_weights(path, state, parse, read_config):
     """Return the known flags of the network that weights belong to, {} for an unknown network.
 
-    Sources, the surest first: the flags that the file carries, the config.txt of its experiment,
-    names and shapes of the weights, the detection of spandrel.
-
-    Args:
-        path: the file. If it lies in experiment/NAME/model, the experiment's flags are known.
-        state: the state_dict that `read_weights` returns for it.
-        parse: maps argv to flags.
-        read_config: maps the path of a config.txt to argv.
+    Sources, the surest first: the flags that the file carries, the config.txt of its experiment
+    (`read_config` maps its path to argv), names and shapes of the weights, spandrel. `state` is
+    that of `read_weights`; `parse` maps argv to flags.
     """
     renamed, path = to_edsr_names(state), Path(path).resolve()
     described = shlex.split(described_flags(state))
@@ -234,11 +229,9 @@ def load_pre_train(args, net, log):
 
 
 def _warn_if_implausible(args, net, state, path, log):
-    """Log a warning if the SR of a photograph is far below bicubic, or of another mean color.
-
-    Flags such as --res_scale change the function of a network and no shape of its weights, so
-    weights with the wrong flag load without an error. `state` are the weights as read from `path`.
-    """
+    """Log a warning if the SR of a photograph is far below bicubic, or of another mean color."""
+    # Flags such as --res_scale change the function of a network and no shape of its weights, so
+    # weights with the wrong flag load without an error.
     import skimage.data  # takes a second to load, and only this function needs it
 
     scale, rgb_range = args.scale[0], args.rgb_range

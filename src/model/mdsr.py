@@ -1,8 +1,7 @@
 """MDSR: Lim et al., Enhanced Deep Residual Networks for Single Image Super-Resolution, CVPRW 2017.
 
-Section 3.3 and figure 5: one body for all scales. Each scale has two blocks of 5x5 convolutions
-before it, and an upsampler after it. The baseline has 16 blocks, the paper's network 80. Names and
-results are those of EDSR-PyTorch, in which res_scale is not used.
+Section 3.3 and figure 5: one body for all scales, of 16 blocks (baseline) or 80, with two blocks
+and an upsampler for each scale. As in EDSR-PyTorch, res_scale is not used.
 """
 
 from torch import nn

@@ -1,9 +1,7 @@
 """NLSN: Mei et al., Image Super-Resolution with Non-Local Sparse Attention, CVPR 2021.
 
-EDSR with an attention before the blocks and after every eighth. Each pixel attends to the pixels of
-its hash bucket (spherical locality-sensitive hashing, section 3.2), in chunks of a fixed size
-(section 3.3), over several hash rounds.
-
+EDSR with an attention before the blocks and after every eighth: each pixel attends to the pixels of
+its hash bucket (section 3.2), in chunks of a fixed size (section 3.3), over several hash rounds.
 Departs from the published code: images with fewer pixels than a chunk work. In eval mode the
 rotations come from a fixed seed and the sort is stable, so an image always has the same result.
 """

@@ -1,8 +1,7 @@
 """RCAN: Zhang et al., Image Super-Resolution Using Very Deep Residual Channel Attention Networks.
 
 ECCV 2018. Residual in residual, figure 2: groups of channel attention blocks between EDSR's head
-and tail. The paper's network has 10 groups of 20 blocks of 64 features. As in the published code,
-res_scale is not used. HAN builds on the same groups.
+and tail, in the paper 10 of 20 blocks of 64 features. As published, res_scale is not used.
 """
 
 import torch

@@ -86,19 +86,12 @@ def _package():
     return spandrel
 
 
-def _classes():
+def classes():
     """Return the network classes of spandrel by name."""
     folder = _package().architectures
     packages = (getattr(folder, support.architecture.id) for support in _package().MAIN_REGISTRY)
     names = ((package, name) for package in packages for name in package.__all__)
     return {name: getattr(package, name) for package, name in names if not name.endswith("Arch")}
-
-
-def is_known(name):
-    """Return whether spandrel has a network; without spandrel, whether it is in `PUBLISHED`."""
-    with contextlib.suppress(UserError):
-        return name in PUBLISHED or name in _classes()
-    return False
 
 
 def complete_options(model, text):
@@ -108,7 +101,7 @@ def complete_options(model, text):
 
 def _build(model, options, scale):
     """Build a network of spandrel from a dict of options, without its scale."""
-    network = _classes()[model.removesuffix("-light")]
+    network = classes()[model.removesuffix("-light")]
     known = inspect.signature(network.__init__).parameters
     options = options | {name: scale for name in SCALE_OPTIONS if name in known}
     unknown = ", ".join(sorted(options.keys() - known.keys()))
