@@ -21,12 +21,12 @@ def weights_of(sr, run, name="latest"):
     return torch.load(sr.folder(run) / f"model/model_{name}.pt", weights_only=True)
 
 
-def tests_of(sr, run):
+def recorded_tests(sr, run):
     return [line for line in sr.metrics(run) if "dataset" in line]
 
 
 def psnrs_of(sr, run):
-    return [line["psnr"] for line in tests_of(sr, run)]
+    return [line["psnr"] for line in recorded_tests(sr, run)]
 
 
 def losses_of(sr, run):
@@ -37,7 +37,7 @@ def compare_runs(sr, one, two):
     same_bits(state_of(sr.folder(one)), state_of(sr.folder(two)))
     for name in ("latest", "best"):
         same_bits(weights_of(sr, one, name), weights_of(sr, two, name))
-    assert tests_of(sr, one) == tests_of(sr, two)
+    assert recorded_tests(sr, one) == recorded_tests(sr, two)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_the_experiment_folder(sr, draw_curves):
         assert (folder / name).stat().st_size > 0, name
     assert not list(folder.rglob("*.part"))
     assert (folder / "log.txt").read_text().endswith(out)
-    tests = tests_of(sr, "run")
+    tests = recorded_tests(sr, "run")
     assert len(tests) == 2
     assert re.fullmatch("[0-9a-f]{16}", tests[0]["images_id"])
     how = {"self_ensemble": False, "chop": False, "precision": "single", "images": 2}
@@ -157,7 +157,7 @@ def test_weights_are_plain_and_can_be_tested_and_started_from(sr):
 
 def test_best_is_judged_on_all_sets_and_scales(sr):
     _, out, _ = sr.train("--save", "run", "--epochs", 3, "--data_test", "Set5+Mine")
-    tests = tests_of(sr, "run")
+    tests = recorded_tests(sr, "run")
     means = [
         (one["psnr"] + two["psnr"]) / 2 for one, two in zip(tests[::2], tests[1::2], strict=True)
     ]
@@ -262,7 +262,7 @@ def test_ema_is_what_is_tested_and_kept(sr):
 def test_tests_run_in_tiles_if_whole_images_do_not_fit_in_memory(sr, monkeypatch, free, tiles):
     monkeypatch.setattr("evaluate.available_bytes", lambda: free)
     assert sr.train("--save", "run", "--epochs", 1, "--test_every", 1)[0] == 0
-    assert [line["chop"] for line in tests_of(sr, "run")] == [tiles]
+    assert [line["chop"] for line in recorded_tests(sr, "run")] == [tiles]
 
 
 def test_a_full_memory_in_the_middle_of_a_set_tests_all_of_it_in_tiles(sr, monkeypatch):
@@ -280,7 +280,7 @@ def test_a_full_memory_in_the_middle_of_a_set_tests_all_of_it_in_tiles(sr, monke
     status, _, err = sr.train("--save", "run", *flags)
     assert status == 0, err
     assert len(whole) == 2, "the second epoch does not try again"
-    assert [line["chop"] for line in tests_of(sr, "run")] == [True, True]
+    assert [line["chop"] for line in recorded_tests(sr, "run")] == [True, True]
     assert len(list((sr.folder("run") / "results-Set5+tiles").glob("*_SR.png"))) == 2
 
 
@@ -331,7 +331,7 @@ def test_other_images_under_the_same_name_begin_a_new_best(sr, data_dir, tmp_pat
     write_set(data / "Mine/HR", {"rocket": photographs["rocket"][::-1] // 2})
     _, out, _ = sr("--load", "run", "--epochs", 3, "--cpu", data=data)
     assert "Mean PSNR: a new best from here on: other images since epoch 1 in Mine x2" in out
-    tests = tests_of(sr, "run")
+    tests = recorded_tests(sr, "run")
     ids = [line["images_id"] for line in tests]
     assert ids[0] == ids[1] != ids[2]
     assert state_of(sr.folder("run"))["best"] == {"psnr": tests[2]["psnr"], "epoch": 3}
