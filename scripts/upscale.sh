@@ -19,8 +19,7 @@
 # upscaled; the others are done. The log is experiment/upscale/log.txt.
 #
 # Weights: EDSR baseline of experiment/model, x4 or as --scale says (2, 3 or 4), for sharp pictures.
-#     --real            x4, for photographs with noise, blur and JPEG artifacts (not shipped yet:
-#                       scripts/train/zoo.sh real trains them)
+#     --real            x4, for photographs with noise, blur and JPEG artifacts
 #     --fast            a small network x2, for old machines
 #     --pre_train FILE  others, whose network and scale are read from FILE; `download`: the
 #                       published EDSR baseline

@@ -21,7 +21,7 @@ case $target in
         ;;
     real)
         run=(--save EDSR_baseline_x4_real --scale 4 --pre_train "${weights}_x4.pt"
-            --degradation real --patch_size 128 --epochs 24 --test_every 250 --lr 3e-4)
+            --degradation real --patch_size 96 --epochs 6 --test_every 250 --lr 2e-4)
         ;;
     fast) run=(--save EDSR_tiny_x2 --template tiny --epochs 12) ;;
     *)
