@@ -27,7 +27,6 @@ from model.loading import load_pre_train
 from option import parse_args
 from runtime import distributed, launcher, process
 from runtime.files import UserError, print_error
-from runtime.precision import allow_tf32
 from trainer import Trainer
 
 
@@ -46,7 +45,7 @@ def run(args, device):
     random.seed(args.seed)
     np.random.seed(args.seed)
     torch.manual_seed(args.seed)
-    allow_tf32(args.tf32)
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = args.tf32
     is_upscaling = args.test_only and set(args.data_test) <= DEMO_SETS
     checkpoint = Checkpoint(args, is_upscaling)
     net = _build(args, device, checkpoint)

@@ -128,11 +128,15 @@ class Trainer:
 
     def wrap_model(self):
         """Return the network as training calls it: distributed over ranks and compiled."""
-        has_unused = getattr(self.net, "has_unused_parameters", is_multi_scale(self.net))
-        net = distributed.data_parallel(self.net, has_unused)
-        if not self.args.compile:
-            return net
-        return torch.compile(net, mode=self.args.compile_mode, dynamic=False)
+        net = self.net
+        if distributed.world_size() > 1:
+            has_unused = getattr(net, "has_unused_parameters", is_multi_scale(net))
+            net = torch.nn.parallel.DistributedDataParallel(
+                net, find_unused_parameters=has_unused, gradient_as_bucket_view=True
+            )
+        if self.args.compile:
+            net = torch.compile(net, mode=self.args.compile_mode, dynamic=False)
+        return net
 
     def _train_epoch(self, epoch):
         lr = learning_rate(self.args, epoch)

@@ -44,7 +44,6 @@ from model.inference import Upscaler
 from option import parse_args
 from runtime import distributed, launcher
 from runtime.files import UserError
-from runtime.precision import allow_tf32
 from runtime.process import disable_malloc_trim, set_threads
 from trainer import Trainer
 
@@ -131,8 +130,9 @@ class Case:
 
     def time(self):
         """Measure once; the device is idle before and after."""
-        allow_tf32(self.args.tf32)  # other cases may have changed these
-        torch.backends.cudnn.benchmark = self.kind == "step"
+        cudnn = torch.backends.cudnn
+        cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = self.args.tf32
+        cudnn.benchmark = self.kind == "step"
         is_cuda = self.device.type == "cuda"
         n_runs = 10 if is_cuda and self.kind != "pipeline" else 1  # the host is ahead of the GPU
         if not self.seconds:  # the first measurement warms up

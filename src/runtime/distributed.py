@@ -237,18 +237,6 @@ def draw_for_rank(count, draw):
     return draw(total)[first : first + count]
 
 
-def data_parallel(net, has_unused):
-    """Return a network whose gradients are the mean over ranks; `net` itself for one rank.
-
-    `has_unused` says whether a step may use a part of its weights only.
-    """
-    if world_size() == 1:
-        return net
-    return torch.nn.parallel.DistributedDataParallel(
-        net, find_unused_parameters=has_unused, gradient_as_bucket_view=True
-    )
-
-
 def all_reduce_gradients(parameters):
     """Replace gradients by their sum over ranks, in one exchange."""
     if world_size() == 1:

@@ -25,11 +25,6 @@ def autocast_dtype(device, precision):
     return _DTYPES[precision] if device.type == "cuda" else torch.bfloat16
 
 
-def allow_tf32(allowed):
-    """Allow or forbid TF32 (10 bits) in float32 matmuls and convolutions on CUDA."""
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = allowed
-
-
 @contextlib.contextmanager
 def tf32_allowed():
     """Allow TF32 in float32 convolutions on CUDA during a `with` block, unless it is compiled."""
