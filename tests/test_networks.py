@@ -220,7 +220,7 @@ def test_self_ensemble_is_the_mean_over_the_eight_transforms():
         sizes = []
         net.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[2:].numel()))
         tiled = Upscaler(net, self_ensemble=True, chop=True, tile=80, overlap=36)(lr, 2)
-        assert sizes == [80 * 41] * 16, "two tiles, eight times each"
+        assert sizes == [67 * 41] * 16, "two tiles, eight times each"
         assert (tiled - Upscaler(net, self_ensemble=True)(lr, 2)).abs().max() < 1e-3 * 255
     views = {
         apply(torch.arange(6.0).view(1, 1, 2, 3)).flatten().numpy().tobytes()
@@ -244,7 +244,7 @@ def test_out_of_memory_halves_the_tile_and_goes_on():
 
     lr = torch.rand(1, 3, 150, 90, generator=torch.Generator().manual_seed(0))
     sr = Upscaler(Net(), log=messages.append)(lr, 2)
-    assert sizes[:2] == [150, 75]
+    assert sizes[:2] == [150, 74], "no larger than three tiles need"
     assert max(sizes[2:]) <= 50
     assert len(messages) == 2
     assert "out of memory" in messages[0]
@@ -252,7 +252,7 @@ def test_out_of_memory_halves_the_tile_and_goes_on():
 
     sizes.clear()  # the tile of the flags comes before half of it
     Upscaler(Net(), tile=90, overlap=20, log=messages.append)(lr, 2)
-    assert sizes[:3] == [150, 90, 45]
+    assert sizes[:3] == [150, 90, 44]
     assert "tiles of 90 pixels with an overlap of 20" in messages[2]
 
     def never_enough(x):

@@ -16,6 +16,7 @@ def _tile_ranges(length, tile, overlap):
     if length <= tile:
         return [(0, length)]
     count = -(-(length - overlap) // (tile - overlap))
+    tile = -(-(length + (count - 1) * overlap) // count)  # no larger than their number needs
     starts = [round(i * (length - tile) / (count - 1)) for i in range(count)]
     return [(start, start + tile) for start in starts]
 
