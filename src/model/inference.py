@@ -65,18 +65,12 @@ def _iter_tiled_rows(forward, size, scale, tile, overlap):
 
 def transforms():
     """Yield the 8 flips and transposes of the last two axes, each with its inverse."""
-    for flips in ((), (2,), (3,), (2, 3)):
-        for transpose in (False, True):
-
-            def apply(x, flips=flips, transpose=transpose):
-                x = x.flip(flips) if flips else x
-                return x.transpose(2, 3) if transpose else x
-
-            def undo(x, flips=flips, transpose=transpose):
-                x = x.transpose(2, 3) if transpose else x
-                return x.flip(flips) if flips else x
-
-            yield apply, undo
+    for axes in ((), (2,), (3,), (2, 3)):
+        yield (lambda x, axes=axes: x.flip(axes),) * 2
+        yield (
+            lambda x, axes=axes: x.flip(axes).transpose(2, 3),
+            lambda x, axes=axes: x.transpose(2, 3).flip(axes),
+        )
 
 
 @dataclass
