@@ -8,6 +8,8 @@ from loss import Loss
 from loss.frozen import Teacher
 from loss.samples import quantize
 from loss_formulas import flags, images_of_a_step
+from model import build_network
+from option import parse_args
 from test_distributed import TWO, run
 from trainer import Trainer
 
@@ -24,11 +26,12 @@ def net_of(scale=2, factor=1.0):
 
 
 @pytest.fixture
-def teacher(sr):
-    """Train the network of a teacher for a step; return its file."""
-    more = ["--n_feats", 4, "--rgb_range", 1, "--epochs", 1, "--test_every", 1, "--seed", 9]
-    assert sr.train("--save", "teacher", *more)[0] == 0
-    return sr.folder("teacher") / "model/model_latest.pt"
+def teacher(tmp_path):
+    """Write the weights of a teacher's network; return their file."""
+    torch.manual_seed(9)
+    args = parse_args("--scale 2 --n_resblocks 1 --n_feats 4 --rgb_range 1".split())
+    torch.save(build_network(args).state_dict(), tmp_path / "teacher.pt")
+    return tmp_path / "teacher.pt"
 
 
 def test_a_run_with_all_of_them_resumes_to_the_last_bit(sr, teacher, monkeypatch):
