@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from checkpoint.metrics import finite_mean, variant
+from checkpoint.metrics import finite_mean, results_dir, variant
 from data.image import image_size, to_uint8, write_image
 from data.testset import DemoSet
 from demo import upscale_all
@@ -155,8 +155,8 @@ class Evaluator:
                     lr = to_network_input(image.lr[None], self.device, self.args.rgb_range)
                     sr = upscaler(lr, images.scale)[0].clamp(0, self.args.rgb_range)
                     result = self._score_image(images, image, sr), _digest(image)
-                    if start == 0:
-                        self.checkpoint.log_image(images, image, sr)
+                    if start == 0 and self.checkpoint.board:
+                        self.checkpoint.board.log_image(title, image, sr, self.args.rgb_range)
                     if self.args.save_results:  # only rank 0 writes
                         saved = image, to_uint8(sr, self.args.rgb_range)
             except (UserError, OSError) as failure:
@@ -184,7 +184,7 @@ class Evaluator:
         return scores
 
     def _write_results(self, images, settings, image, sr):
-        folder = self.checkpoint.results_dir(images.name, settings)
+        folder = results_dir(self.checkpoint.dir, images.name, variant(settings))
         folder.mkdir(parents=True, exist_ok=True)
         stem, pictures = f"{shorten(image.name, 240)}_x{images.scale}", {"SR": sr}
         if self.args.save_gt:

@@ -30,29 +30,13 @@ import torch
 from tqdm import tqdm
 
 from checkpoint.config import is_config
-from checkpoint.metrics import (
-    has_same_images,
-    read_metrics,
-    results_dir,
-    scores_file,
-    tests_of_training,
-    variant,
-)
+from checkpoint.metrics import has_same_images, read_metrics, scores_file, tests_of_training
 from checkpoint.state import read_state
 from checkpoint.tensorboard import TensorBoardLog
 from model.loading import load_weights
 from model.weights import read_weights
 from runtime import distributed
-from runtime.files import (
-    UserError,
-    append_text,
-    atomic_write,
-    check_lock,
-    ensure_newline,
-    hold_lock,
-)
-
-PLOT_SECONDS = 60  # a drawing takes seconds, an epoch of a small network may take less
+from runtime.files import UserError, append_text, atomic_write, check_lock, hold_lock
 
 
 class Checkpoint:
@@ -138,7 +122,8 @@ class Checkpoint:
                 file.write(text.encode("utf-8", "surrogateescape"))  # paths are bytes
         self._log = self.dir / "log.txt"
         for path in (self._log, self.dir / "metrics.jsonl"):
-            ensure_newline(path)
+            if path.is_file() and path.read_bytes()[-1:] not in (b"", b"\n"):
+                append_text(path, "\n")  # a crash or a full disk has cut the last line
         lines = [time.strftime("%Y-%m-%d %H:%M:%S"), *self._pending_log, ""]
         append_text(self._log, "\n".join(lines))
         self.metrics = read_metrics(self.dir / "metrics.jsonl", self.log)
@@ -170,16 +155,6 @@ class Checkpoint:
         append_text(self.dir / "metrics.jsonl", json.dumps(line) + "\n")
         if self.board:
             self.board.log_metrics(line)
-
-    def log_image(self, images, image, sr):
-        """Show an image of a test set in TensorBoard."""
-        if self.board:
-            label = f"{images.name} x{images.scale}"
-            self.board.log_image(label, image, sr, self.args.rgb_range)
-
-    def results_dir(self, dataset, line=None):
-        """Return the folder of --save_results for a data set, tested as `line` says."""
-        return results_dir(self.dir, dataset, variant(line or {}))
 
     def write_scores(self, line, images, metrics, scores):
         """Write per_image/SET_xS.csv of a test line of metrics.jsonl: a row of scores for each image."""
@@ -262,7 +237,8 @@ class Checkpoint:
         is_due = time.monotonic() > self._next_plot or is_last
         if not self.is_writer or not is_due:
             return
-        self._next_plot = time.monotonic() + PLOT_SECONDS
+        # a drawing takes seconds, an epoch of a small network may take less
+        self._next_plot = time.monotonic() + 60
         try:
             # imported here: matplotlib takes a second to load, which a test saves
             from checkpoint.plot import plot_curves

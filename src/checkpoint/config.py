@@ -19,9 +19,6 @@ NOT_RESTORED = set(
     "format suffix max_pixels".split()
 )
 
-# values of flags that an earlier version did not have, and so did not write to config.txt
-FORMER_VALUES = {"embed_scheduler": "same"}
-
 
 def _to_text(value):
     if isinstance(value, (list, tuple)):
@@ -112,7 +109,8 @@ def read_config(path):
         of = f" of {count[1]}" if count else ""
         raise UserError(f"{path}: is damaged: it holds {len(flags)} flags{of}")
     names = {words[0].removeprefix("--") for words in flags}
-    argv = [f"--{name}={value}" for name, value in FORMER_VALUES.items() if name not in names]
+    # an earlier version did not have this flag
+    argv = [] if "embed_scheduler" in names else ["--embed_scheduler=same"]
     # an earlier version wrote --chop_from if the preset, and not the user, had set --chop
     left_out = NOT_RESTORED | ({"chop", "chop_from"} if "chop_from" in names else set())
     for words in flags:

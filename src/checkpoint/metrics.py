@@ -11,14 +11,13 @@ import math
 
 from runtime.files import UserError, shorten
 
-MAX_NUMBER = 1e30
 PLAIN = {"self_ensemble": False, "chop": False, "precision": "single"}
 
 
 def is_number(value, kinds=(int, float)):
     """Return whether a value of a file is a finite number of reasonable size."""
     is_kind = isinstance(value, kinds) and not isinstance(value, bool)
-    return is_kind and abs(value) <= MAX_NUMBER  # False for nan
+    return is_kind and abs(value) <= 1e30  # False for nan
 
 
 def is_metric(line):

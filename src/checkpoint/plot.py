@@ -14,7 +14,6 @@ from runtime.files import atomic_write
 # coincident curves stay visible: each later one is thinner, dashed differently
 STYLES = ("-", "--", "-.", ":")
 FONT, SMALLEST_FONT = 10, 7  # points
-NARROWEST_PANEL = 1.5  # inches
 FAMILY = "DejaVu Sans"  # comes with matplotlib, and has most characters
 
 
@@ -40,7 +39,7 @@ def plot_panels(
     """
     n_columns = next(n for n in (4, 3, 2, 1) if len(panels) % n == 0 or (n < len(panels) < 4))
     n_columns = min(len(panels), 3) if n_columns == 1 else n_columns
-    n_columns = min(n_columns, max(1, int(width / NARROWEST_PANEL))) if width else n_columns
+    n_columns = min(n_columns, max(1, int(width / 1.5))) if width else n_columns
     n_rows = -(-len(panels) // n_columns)
     natural = max(5, 3.4 * n_columns)
     points = min(FONT, max(SMALLEST_FONT, FONT * (width or natural) / natural))

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from checkpoint.metrics import results_dir
 from data.datasets import VIDEO_EXTENSIONS
 from data.image import TIFF, image_size, read_image_with_metadata, write_image
 from demo import video
@@ -27,7 +28,6 @@ NOT_WRITTEN = (".bmp", ".gif", ".ppm", ".pgm", ".avif", ".heic")  # pictures tha
 MAX_SIDE = {".jpg": 65_535, ".jpeg": 65_535, ".webp": 16_383}  # of lossy formats, pixels
 QUALITY = 95  # of JPEG (full color resolution) and WebP
 MAX_JPEG_EXIF = 65_500  # bytes that its segment holds
-MAX_LISTED = 5  # skipped files that the log names
 
 
 class Skipped(Exception):
@@ -57,7 +57,7 @@ def _choose_outputs(images, args, checkpoint):
     if not args.dir_out and not args.save_results:
         return [None] * len(files)
     if not args.dir_out:
-        folder = checkpoint.results_dir(images.name)
+        folder = results_dir(checkpoint.dir, images.name)
         return [folder / name for name in _default_names(files, f"_x{images.scale}_SR", ".png")]
     suffix = f"_x{images.scale}" if len(args.scale) > 1 else ""
     suffix += args.suffix or ""
@@ -198,7 +198,7 @@ def upscale_all(images, upscaler, args, device, checkpoint):
                 log(f"failed: {failed[-1]}")
             bar.update(n_pixels - (bar.n - before))  # for files that failed or were miscounted
     if skipped:
-        listed = bullet_list(skipped, MAX_LISTED)
+        listed = bullet_list(skipped, 5)
         log(f"[{label}]\t{len(skipped)} skipped, they exist (--overwrite replaces):{listed}")
     n_done, seconds = len(files) - len(failed) - len(skipped), time.perf_counter() - t_start
     counts = f"{n_done} of {len(files)} files, {seconds:.1f}s"

@@ -1,8 +1,6 @@
-"""Several processes (ranks) on one machine or many.
+"""Several processes (ranks), started by torchrun, srun or --n_GPUs.
 
-`torchrun --nproc_per_node=N src/main.py ...` starts N ranks on each machine, `--n_GPUs N` starts
-them on this one. Each rank holds the whole network and takes its part of each batch. With a single
-rank, torch.distributed is not used.
+Each holds the whole network and takes its part of each batch. One rank needs no torch.distributed.
 """
 
 import contextlib
@@ -21,7 +19,6 @@ from runtime.files import UserError
 TIMEOUT = datetime.timedelta(minutes=30)
 JOIN_TIMEOUT = datetime.timedelta(minutes=5)
 PATIENT_TIMEOUT = datetime.timedelta(hours=3)  # while one rank decodes a large data set
-PR_SET_PDEATHSIG = 1  # of prctl.h
 
 
 def _env_int(name, default):
@@ -47,11 +44,6 @@ def local_rank():
 def local_world_size():
     """Return the number of processes on this machine."""
     return _env_int("LOCAL_WORLD_SIZE", 1)
-
-
-def is_task_of_srun():
-    """Return whether srun has started this process, which may then see its own GPU alone."""
-    return "SLURM_LOCALID" in os.environ
 
 
 def is_main_process():
@@ -80,7 +72,7 @@ def process_group(device):
         torch.cuda.set_device(device)
     if sys.platform.startswith("linux") and "TORCHELASTIC_RUN_ID" in os.environ:
         # if the launcher dies, this rank is stopped, too: it would run on alone
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))
+        ctypes.CDLL(None).prctl(1, int(signal.SIGTERM))  # PR_SET_PDEATHSIG of prctl.h
     _join("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield

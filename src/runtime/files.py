@@ -94,7 +94,6 @@ def report_write_errors(path):
 @contextlib.contextmanager
 def atomic_write(path):
     """Open a temporary file that replaces `path` when the block ends, unless with an error."""
-    path = Path(path)
     try:
         with atomic_path(path) as partial, open(partial, "wb") as file:
             yield file
@@ -107,7 +106,7 @@ def atomic_write(path):
 
 
 def append_text(path, text):
-    """Append text to a file; `ensure_newline` repairs a line that a full disk has cut."""
+    """Append text to a file."""
     # unbuffered: a buffer would be written once more at the end of the program
     with report_write_errors(path), open(path, "ab", buffering=0) as file:
         rest = memoryview(text.encode("utf-8", "backslashreplace"))
@@ -115,21 +114,11 @@ def append_text(path, text):
             rest = rest[file.write(rest) :]
 
 
-def ensure_newline(path):
-    """Append a newline if the last line was cut by a crash or full disk."""
-    if path.is_file() and path.stat().st_size:
-        with open(path, "rb") as file:
-            file.seek(-1, os.SEEK_END)
-            is_cut = file.read() != b"\n"
-        if is_cut:
-            append_text(path, "\n")
-
-
 def remove_stale_temp_files(folder):
     """Remove temporary files of `atomic_path` whose process on this host has ended, or that are old."""
     for path in Path(folder).glob(".*.part"):
         match = re.fullmatch(r"\..+\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.part", path.name)
-        with contextlib.suppress(OSError):  # gone meanwhile, or of another user
+        with contextlib.suppress(OSError):  # gone meanwhile, or a file or process of another user
             if match and (
                 time.time() - path.stat().st_mtime > STALE_SECONDS
                 or (match[1] == host_id() and not _is_running(int(match[2])))
@@ -142,11 +131,9 @@ def _is_running(pid):
         return True
     try:
         os.kill(pid, 0)
+        return True
     except ProcessLookupError:
         return False
-    except PermissionError:
-        pass  # another user's process
-    return True
 
 
 def check_lock(folder):

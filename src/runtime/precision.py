@@ -10,7 +10,6 @@ import torch
 from runtime.files import UserError
 
 PRECISIONS = ("single", "half", "bf16", "auto")
-_DTYPES = {"half": torch.float16, "bf16": torch.bfloat16}
 
 
 def autocast(device, precision):
@@ -22,7 +21,8 @@ def autocast(device, precision):
 
 def autocast_dtype(device, precision):
     """Return the dtype of `autocast` at half or bf16."""
-    return _DTYPES[precision] if device.type == "cuda" else torch.bfloat16
+    is_float16 = precision == "half" and device.type == "cuda"
+    return torch.float16 if is_float16 else torch.bfloat16
 
 
 @contextlib.contextmanager
@@ -67,7 +67,7 @@ def cpu_bf16_support(path="/proc/cpuinfo"):
     return "AVX-512 BF16" if "avx512_bf16" in flags and not is_intel else ""
 
 
-def choose_precision(name, device, log=print, net=None):
+def choose_precision(name, device, log, net):
     """Return single, half or bf16 for --precision, which the network must support."""
     chosen = _fastest_precision(name, device, log)
     unsupported = getattr(net, "unsupported_dtypes", ())

@@ -103,15 +103,12 @@ def keep_threads(requested, former, log):
         log(f"{former} thread{'s' if former > 1 else ''}, as before (--threads N overrides)")
 
 
-# options of mallopt, from malloc.h of glibc
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-
-
 def disable_malloc_trim():
     """Keep freed memory in the process for its next tensors (glibc only)."""
     # the system has to clear the pages of each new block; docs/performance.md has the gain
     mallopt = sys.platform.startswith("linux") and getattr(ctypes.CDLL(None), "mallopt", None)
-    for option in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD) if mallopt else ():
+    # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of malloc.h
+    for option in (-3, -1) if mallopt else ():
         mallopt(option, 2**31 - 1)
 
 
@@ -177,7 +174,6 @@ STOP_SIGNALS = [
     for name in ("SIGUSR2", "SIGUSR1", "SIGHUP", "SIGTERM", "SIGINT")
     if hasattr(signal, name)
 ]
-WORKER_GRACE_SECONDS = 30
 
 
 class Stopped(BaseException):
@@ -253,10 +249,10 @@ class StopRequest:
 
 
 def ignore_signals_in_worker(_worker=None):
-    """Leave signals to the main process; SIGTERM ends a worker after the main process has saved."""
+    """Leave signals to the main process, which has 30 seconds after SIGTERM to save."""
     for signum in STOP_SIGNALS:
         signal.signal(signum, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_GRACE_SECONDS))
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(30))
 
 
 class WorkerErrors:
