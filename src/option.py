@@ -23,10 +23,11 @@ from model.weights import read_weights
 from optim import OPTIMIZERS, SCHEDULES
 from runtime.files import UserError, bullet_list
 from runtime.precision import PRECISIONS
-from runtime.process import COMPILE_MODES, VERSION
+from runtime.process import VERSION
 from template import TEMPLATES
 
 N_HELD_OUT = 10  # images of a training set for tests, if no test set is given
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
 CL_LOSSES = ("InfoNCE", "LMCL", "cosine", "l2", "l1")
 
 
@@ -149,12 +150,8 @@ def build_parser():
     flag("--template", str, None, f"presets, joined by +: {', '.join(TEMPLATES)}")
     flag("--save", str, None, "name of the experiment, a folder of DIR_EXPERIMENT (default: test)")
     flag("--load", str, None, "resume this experiment; flags given here override its own")
-    flag(
-        "--resume",
-        number(int, low=-1),
-        None,
-        "-1: latest (default with --load), 0: none, N: epoch N",
-    )
+    which = "-1: latest (default with --load), 0: none, N: epoch N"
+    flag("--resume", number(int, low=-1), None, which)
     switch("--reset", "empty the folder of the experiment first")
     switch("--test_only", "test and stop")
     flag("--seed", number(int, low=0, high=2**32 - 1), 1, "seed of weights, patches, augmentation")
@@ -285,9 +282,8 @@ def build_parser():
     flag("--neg_history", number(int, low=0, high=16), 0, history)
     every = "steps after which each copy takes over the weights, joined by ,"
     flag("--history_every", int_list(",", 1), "100,200,500,1000", every)
-    flag(
-        "--history_keep", number(float, low=0, high=1), 0.1, "part of its weights that a copy keeps"
-    )
+    kept = "part of its weights that a copy keeps"
+    flag("--history_keep", number(float, low=0, high=1), 0.1, kept)
     for name in ("--gpu_blur", "--gpu_sharp"):
         switch(name, "accepted for published scripts: samples are always made on the device")
 

@@ -5,9 +5,8 @@ import torch
 
 from loss.discriminator import Discriminator
 from model import NETWORKS
-from option import parse_args
+from option import COMPILE_MODES, parse_args
 from runtime.precision import autocast
-from runtime.process import COMPILE_MODES
 from small_networks import build, lr_image
 
 SLOW = [

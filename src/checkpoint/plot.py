@@ -51,7 +51,11 @@ def plot_panels(
         handles = dict.fromkeys(labels)  # in the order of the legend
         for axis, (title, curves) in zip(axes.flat, panels.items(), strict=False):
             for label, curve in curves.items():
-                handles[label] = _plot_curve(axis, labels.index(label), curve)
+                i = labels.index(label)
+                look = {"linewidth": max(2.2 - 0.5 * i, 0.8), "color": f"C{i % 10}", "alpha": 0.85}
+                look |= {"markersize": 4 - i % 3, "marker": "o" if len(curve) < 30 else None}
+                lines = axis.plot(list(curve), list(curve.values()), STYLES[i % 4], **look)
+                handles[label] = lines[0]
             _finish_axis(axis, title, curves, points)
         for axis in axes.flat[len(panels) :]:
             axis.remove()
@@ -64,13 +68,6 @@ def plot_panels(
         for ending in endings:
             with atomic_write(folder / f"{name}.{ending}") as file:
                 figure.savefig(file, format=ending, dpi=dpi)
-
-
-def _plot_curve(axis, i, curve):
-    """Draw curve number i of all labels; return its handle."""
-    look = {"linewidth": max(2.2 - 0.5 * i, 0.8), "markersize": 4 - i % 3, "alpha": 0.85}
-    look |= {"color": f"C{i % 10}", "marker": "o" if len(curve) < 30 else None}
-    return axis.plot(list(curve), list(curve.values()), STYLES[i % 4], **look)[0]
 
 
 def _finish_axis(axis, title, curves, points):

@@ -16,21 +16,9 @@ from runtime.files import UserError
 from runtime.process import keep_threads
 
 # name of each entry and its type
-STATE_SCHEMA = {
-    "net": dict,
-    "optimizer": dict,
-    "loss": dict,
-    "scaler": dict,
-    "progress": dict,
-    "random": dict,
-    "best": dict,
-    "fixed": dict,
-    "epoch": int,
-    "step": int,
-    "last_loss": float,
-    "precision": list,
-    "ema": (dict, type(None)),
-}
+DICTS = "net optimizer loss scaler progress random best fixed".split()
+STATE_SCHEMA = dict.fromkeys(DICTS, dict) | {"ema": (dict, type(None)), "precision": list}
+STATE_SCHEMA |= {"epoch": int, "step": int, "last_loss": float}
 
 
 def training_state(trainer):

@@ -79,10 +79,7 @@ class TensorBoardLog:
             self._writer().flush()  # waits for its thread: the state is saved after it
 
     def log_image(self, label, image, sr, rgb_range):
-        """Keep the center of SR for the next line of its test set, and the first time of HR.
-
-        `label` is "SET xS"; `sr` (C, H, W) is in [0, rgb_range].
-        """
+        """Keep the middle of SR (C, H, W) for the next test line of SET xS; of HR, too, once."""
         tag = f"{label}/{image.name}"
         self._pictures[label] = {f"{tag} SR": to_uint8(_middle(sr), rgb_range)}
         if image.hr is not None and tag not in self._truths:

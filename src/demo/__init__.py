@@ -27,7 +27,6 @@ PICTURE_EXTENSIONS = (".png", *sorted(TIFF), ".jpg", ".jpeg", ".webp")
 NOT_WRITTEN = (".bmp", ".gif", ".ppm", ".pgm", ".avif", ".heic")  # pictures that are not written
 MAX_SIDE = {".jpg": 65_535, ".jpeg": 65_535, ".webp": 16_383}  # of lossy formats, pixels
 QUALITY = 95  # of JPEG (full color resolution) and WebP
-MAX_JPEG_EXIF = 65_500  # bytes that its segment holds
 
 
 class Skipped(Exception):
@@ -96,7 +95,7 @@ def _write_picture(path, pixels, metadata):
     image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
     image = image.convert("RGBA") if image.mode == "LA" else image
     options = {name: value for name, value in metadata.items() if value}
-    if len(options.get("exif", b"")) > MAX_JPEG_EXIF:
+    if len(options.get("exif", b"")) > 65_500:  # bytes that a segment of JPEG holds
         del options["exif"]
     jpeg = {"format": "JPEG", "subsampling": 0}
     options |= {"format": "WEBP"} if extension == ".webp" else jpeg

@@ -15,7 +15,6 @@ from runtime.files import UserError, print_error
 
 MAIN = Path(__file__).resolve().parent.parent / "main.py"
 SINGLE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}  # values of a run of one process
-VARIABLES = (*SINGLE, "MASTER_ADDR", "MASTER_PORT")
 
 
 def read_environment(argv):
@@ -23,7 +22,7 @@ def read_environment(argv):
     # half of them would make a run that writes nothing, or waits
     env = os.environ
     found = [name for name in SINGLE if name in env]
-    missing = [name for name in VARIABLES if name not in env]
+    missing = [name for name in (*SINGLE, "MASTER_ADDR", "MASTER_PORT") if name not in env]
     if found and not missing:
         _check_ranks()
     elif any(env[name] != SINGLE[name] for name in found):
@@ -105,10 +104,7 @@ def needs_launch(n_gpus):
 
 
 def launch(argv, processes, name):
-    """Run the program in several processes on this machine; return the exit status.
-
-    `name` is the experiment that a message tells to --load.
-    """
+    """Run the program for experiment `name` in several processes; return the exit status."""
     # imported here: they take a second, which a run of one process saves
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -129,7 +125,6 @@ def launch(argv, processes, name):
         rdzv_endpoint="localhost:0",
         nproc_per_node=processes,
         max_restarts=0,
-        monitor_interval=0.2,
         signals_to_handle=",".join(signals),
     )
     try:

@@ -31,11 +31,9 @@ def git_commit():
     """Return the commit of the program, "(dirty)" if tracked files have changed; or "unknown"."""
     if not (ROOT / ".git").exists():
         return "unknown"
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40"]
+    command = ["git", "-C", ROOT, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        done = subprocess.run(
-            [*command, "--exclude=*"], capture_output=True, text=True, timeout=10, check=True
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
         return done.stdout.strip().replace("-dirty", " (dirty)")
     return "unknown"
 
@@ -135,9 +133,6 @@ def available_bytes(path="/proc/meminfo"):
         return None
 
 
-COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
-
-
 def pip_install(*packages):
     """Return the command that installs packages for the Python that runs this program."""
     pip, here = Path(sys.executable).with_name("pip"), Path.cwd()
@@ -215,12 +210,11 @@ def _handled_by(handler, signals):
 class StopRequest:
     """Remembers a stop signal of a `listen` block as `signum`; 0 before there is one.
 
-    A second SIGINT ends the process at once. One that follows within a second counts as the first:
+    `name`, that of the experiment, is for messages. A second SIGINT ends the process at once. One that follows within a second counts as the first:
     torchrun forwards a signal to its processes that the terminal has already sent to them.
     """
 
     def __init__(self, name, verbose):
-        """Keep the name of the experiment for the messages, which are printed if `verbose`."""
         self.name, self.verbose = name, verbose
         self.signum, self._since = 0, 0.0
 

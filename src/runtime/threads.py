@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 PROC, CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
-MIN_SAMPLE = 0.1  # seconds: /proc/stat counts hundredths
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 # a training is judged after as many steps and at least 10 s, or after a minute: it may be very slow
 WATCHED_STEPS, MIN_SECONDS, MAX_SECONDS = 300, 10.0, 60.0
@@ -123,7 +122,7 @@ def choose_threads(requested, default, cores_of_ranks):
         sharing = {core: sum(core in cores for cores in cores_of_ranks) for core in own_cores()}
         cores, quota = sum(1 / n for n in sharing.values()), cgroup_quota() / n_ranks
         watch = _since_start or CoreWatch()
-        time.sleep(max(0.0, MIN_SAMPLE - watch.elapsed()[0]))
+        time.sleep(max(0.0, 0.1 - watch.elapsed()[0]))  # /proc/stat counts hundredths
         busy = watch.busy_cores(sharing)
         most = min(default if n_ranks == 1 else len(sharing), _free_cores(cores, quota, 0))
         count = min(most, _free_cores(cores, quota, busy))
