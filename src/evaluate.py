@@ -19,8 +19,6 @@ from runtime import distributed
 from runtime.files import UserError, bullet_list, shorten
 from runtime.process import available_bytes
 
-PEAK_MAPS = 5  # feature maps of HR size that a network holds at its peak, unless it says otherwise
-
 
 def to_network_input(images, device, rgb_range):
     """Return images with white at 255 as float32 in [0, rgb_range] on the device."""
@@ -96,7 +94,8 @@ class Evaluator:
         if self.device.type != "cpu" or free is None or next(net.parameters(), None) is None:
             return True
         pixels = max(math.prod(image_size(hr)) for hr, _ in images.pairs)
-        needed = 4 * getattr(net, "peak_maps", PEAK_MAPS) * self.args.n_feats * pixels
+        n_maps = getattr(net, "peak_maps", 5)  # feature maps of HR size that exist at the peak
+        needed = 4 * n_maps * self.args.n_feats * pixels
         return all(distributed.all_gather_object(needed < free / 2))
 
     def _test_set(self, images, net, epoch, precision):

@@ -31,10 +31,7 @@ from trainer import Trainer
 
 
 def run(args, device):
-    """Train or test in this process, as the flags say.
-
-    After a UserError the experiment holds the last good state, after Stopped that of the stop.
-    """
+    """Train or test in this process, as the flags say."""
     n_parts = distributed.world_size() * args.split_batch
     if args.batch_size < n_parts and not args.test_only:
         raise UserError(

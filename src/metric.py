@@ -13,7 +13,6 @@ from torch.nn.functional import pad
 LUMA = (65.481, 128.553, 24.966)
 
 TAPS, SIGMA = 11, 1.5  # of the Gaussian window of SSIM
-K1, K2 = 0.01, 0.03
 TILE = 16  # rows and columns that one product with the band matrix filters
 
 
@@ -88,7 +87,7 @@ def _ssim_map(x, y):
     maps = maps.unfold(4, size, TILE) @ band.T  # (4, C, H/TILE, TILE, W/TILE, TILE)
     mean_x, mean_y, squares, product = maps.flatten(4).flatten(2, 3).unbind()
     means, mean_squares = mean_x * mean_y, mean_x.square().addcmul_(mean_y, mean_y)
-    c1, c2 = (K1 * 255) ** 2, (K2 * 255) ** 2
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     similarity = product.sub_(means).mul_(2).add_(c2).mul_(means.mul_(2).add_(c1))
     variances = squares.sub_(mean_squares).add_(c2)
     return similarity.div_(variances.mul_(mean_squares.add_(c1)))

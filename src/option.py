@@ -26,7 +26,6 @@ from runtime.precision import PRECISIONS
 from runtime.process import VERSION
 from template import TEMPLATES
 
-N_HELD_OUT = 10  # images of a training set for tests, if no test set is given
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
 CL_LOSSES = ("InfoNCE", "LMCL", "cosine", "l2", "l1")
 
@@ -308,7 +307,7 @@ def build_parser():
 
 
 def _choose_tests(args):
-    """Set the default of --data_test: DIV2K, or the last images of other training sets."""
+    """Set the default of --data_test: DIV2K, or the last 10 images of other training sets."""
     if args.data_test is not None:
         return
     trained = args.data_train if isinstance(args.data_train, list) else []
@@ -316,7 +315,7 @@ def _choose_tests(args):
         args.data_test = ["DIV2K"]
     else:
         args.data_test = list(trained)
-        args.hold_out = args.hold_out or N_HELD_OUT
+        args.hold_out = args.hold_out or 10
 
 
 def _flags_of_file(first, parser, given):

@@ -9,7 +9,6 @@ from tqdm import tqdm
 from runtime import distributed
 
 FIRST_LINE = 10  # steps before the first line, if --print_every is larger
-FIRST_ESTIMATE = 4.0  # seconds after which the duration is estimated, if 10 steps take longer
 DAY = 86400
 
 
@@ -102,7 +101,7 @@ class Progress:
             self.log(f"[{step}/{n_steps}]\t{loss.display_loss()}\t{waiting}")
         if n_done == 1:  # the first step is slower: buffers, workers, --compile
             self.t_first = time.perf_counter()
-        is_due = n_done == FIRST_LINE or seconds > FIRST_ESTIMATE
+        is_due = n_done == FIRST_LINE or seconds > 4  # the steps may be slow
         if is_due and not self.is_estimated and not (n_done == 1 and self.args.compile):
             self.is_estimated = True
             timed = time.perf_counter() - self.t_first

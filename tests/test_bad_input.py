@@ -138,9 +138,6 @@ def test_reset_does_not_empty_a_trained_experiment_by_mistake(sr):
     assert state_of(sr.folder("run"))["epoch"] == 1
 
 
-# -------------------------------------------------------------- checkpoints
-
-
 def pre_trained(sr, path, *more):
     network = "--model EDSR --n_resblocks 1 --n_feats 8 --scale 2 --data_test Set5".split()
     return sr(*network, *"--test_only --cpu --save none --pre_train".split(), path, *more)
@@ -186,9 +183,6 @@ def test_broken_checkpoint(sr, tmp_path, content):
     torch.save(EDSR(scale=2, n_resblocks=1, n_feats=8).state_dict(), path)
     path.write_bytes(path.read_bytes()[:5000] if content is None else content)
     refused(pre_trained(sr, path), "broken.pt", sr=sr)
-
-
-# ------------------------------------------------------------- disk and NaN
 
 
 def test_full_disk_while_saving_keeps_the_former_state(sr, monkeypatch):

@@ -17,9 +17,6 @@ from model.inference import Upscaler, transforms
 PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
-# ------------------------------------------------------------ kinds of files
-
-
 def test_pictures_of_every_kind(upscale, folder, coffee):
     picture = Image.fromarray(coffee)
     picture.save(folder / "rgb.png")
@@ -129,9 +126,6 @@ def test_luma_networks_keep_the_colors(upscale, folder, coffee):
     assert np.abs(upscale_pixels(flat, config, print) - (125.5, 105.5, 85.5)).max() <= 1
 
 
-# ------------------------------------------------------------------- alpha
-
-
 def cut_out(kind=np.uint8):
     """A green disc with an antialiased outline, magenta where it is transparent; (H, W, 4)."""
     y, x = np.mgrid[:56, :60]
@@ -202,9 +196,6 @@ def test_an_opaque_alpha_stays_opaque(upscale, folder, coffee):
     write_image(folder / "opaque.png", image)
     result, _ = upscale.one(folder / "opaque.png", network=upscale.edsr)
     assert (result[:, :, 3] == 255).all()
-
-
-# ------------------------------------------------------------------- tiles
 
 
 @pytest.mark.parametrize("ensemble", [(), ("--self_ensemble",)])

@@ -18,8 +18,6 @@ from optim import EMA, build_optimizer, learning_rate, load_optimizer
 from option import parse_args
 from trainer import Trainer
 
-# ------------------------------------------------------------------ schedules
-
 
 def rates(n_epochs, *flags):
     args = parse_args(["--lr", "0.01", *flags])
@@ -115,9 +113,6 @@ def test_the_first_step_of_a_warm_up_is_a_fraction(sr):
     same(changes(sr, "slow", "--warmup", 4), {key: value / 4 for key, value in gradient.items()})
 
 
-# ------------------------------------------------------------------- clipping
-
-
 def test_gradients_are_clipped_in_a_training_step(sr):
     gradient = changes(sr, "plain")
     flat = torch.cat([value.flatten() for value in gradient.values()])
@@ -141,8 +136,6 @@ def test_scaled_gradients_are_clipped_at_their_own_size(sr, monkeypatch, flags):
     assert max(value.abs().max() for value in plain.values()) > 1e-4
     same(changes(sr, "scaled", *flags), plain)
 
-
-# ----------------------------------------------------------------- optimizers
 
 GRADIENTS = [[1.0, -2.0, 0.5], [0.25, 3.0, -1.5], [-4.0, 0.5, 0.5]]
 START = [0.5, -1.0, 2.0]
@@ -275,9 +268,6 @@ def test_the_count_of_steps_of_another_device_is_moved_for_a_fused_optimizer():
     assert kept["step"].dtype == torch.float32
 
 
-# ------------------------------------------------------------------------ EMA
-
-
 def test_ema_keeps_decay_of_itself():
     net = nn.Sequential(nn.Linear(1, 1, bias=False), nn.BatchNorm1d(1))
     nn.init.constant_(net[0].weight, 1.0)
@@ -310,9 +300,6 @@ def test_ema_of_a_training(sr):
         assert torch.allclose(value, expected, atol=1e-6), name
     name = "head.0.weight"
     assert not torch.allclose(state["ema"][name], state["net"][name], atol=1e-4)
-
-
-# ------------------------------------------- learning rate of the embedding
 
 
 @pytest.mark.parametrize(

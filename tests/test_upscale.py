@@ -17,9 +17,6 @@ from helpers import state_of
 ROOT = Path(__file__).resolve().parent.parent
 
 
-# ----------------------------------------------------------------- outputs
-
-
 def test_same_name_and_other_ending_both_come_out(upscale, folder, coffee):
     iio.imwrite(folder / "a.png", coffee)
     iio.imwrite(folder / "a.jpg", 255 - coffee, quality=95)
@@ -136,9 +133,6 @@ def test_any_name_is_trained_on_and_tested(sr, tmp_path, photographs):
     assert sr(*test, data=data)[0] == 0
 
 
-# --------------------------------------------------------- what goes wrong
-
-
 def test_broken_files_are_named_and_the_others_done(upscale, folder, coffee):
     iio.imwrite(folder / "good.png", coffee)
     iio.imwrite(folder / "last.jpg", coffee)
@@ -208,9 +202,6 @@ def test_pictures_are_upscaled_while_training(sr, folder, coffee):
     assert "failed: " in out
     assert (sr.folder("run") / "results-Demo/a_x2_SR.png").is_file()
     assert state_of(sr.folder("run"))["epoch"] == 1
-
-
-# ------------------------------------------------------------------ script
 
 
 def script(*argv, **env):

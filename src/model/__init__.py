@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import importlib
-import os
 import shlex
 
 import torch
@@ -11,7 +10,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from model import spandrel
-from runtime.distributed import local_rank, local_world_size
+from runtime.distributed import is_task_of_srun, local_rank, local_world_size
 from runtime.files import UserError
 from runtime.process import gpu_problem
 
@@ -107,7 +106,7 @@ def choose_device(cpu):
         return torch.device("cpu")
     if torch.cuda.is_available():
         n_gpus = torch.cuda.device_count()
-        if n_gpus == 1 and "SLURM_LOCALID" in os.environ:  # srun may show a task its own GPU
+        if n_gpus == 1 and is_task_of_srun():
             return torch.device("cuda", 0)
         if local_world_size() > n_gpus:
             raise UserError(

@@ -18,7 +18,6 @@ from runtime.files import UserError
 
 TIMEOUT = datetime.timedelta(minutes=30)
 JOIN_TIMEOUT = datetime.timedelta(minutes=5)
-PATIENT_TIMEOUT = datetime.timedelta(hours=3)  # while one rank decodes a large data set
 
 
 def _env_int(name, default):
@@ -44,6 +43,11 @@ def local_rank():
 def local_world_size():
     """Return the number of processes on this machine."""
     return _env_int("LOCAL_WORLD_SIZE", 1)
+
+
+def is_task_of_srun():
+    """Return whether srun has started this process, which may then see its own GPU alone."""
+    return "SLURM_LOCALID" in os.environ
 
 
 def is_main_process():
@@ -152,7 +156,8 @@ def in_turn(is_first):
     if world_size() == 1:
         yield
         return
-    patient = dist.new_group(backend="gloo", timeout=PATIENT_TIMEOUT)
+    # a rank may decode a large data set
+    patient = dist.new_group(backend="gloo", timeout=datetime.timedelta(hours=3))
     if not is_first:
         dist.barrier(patient)
     yield

@@ -16,8 +16,6 @@ try:
 except ImportError:  # Windows: no lock
     fcntl = None
 
-STALE_SECONDS = 24 * 3600  # age of an abandoned temporary file: processes of other hosts are unseen
-
 
 class UserError(Exception):
     """Bad flags, files, folders or checkpoints, a full disk, a broken network.
@@ -120,7 +118,7 @@ def remove_stale_temp_files(folder):
         match = re.fullmatch(r"\..+\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.part", path.name)
         with contextlib.suppress(OSError):  # gone meanwhile, or a file or process of another user
             if match and (
-                time.time() - path.stat().st_mtime > STALE_SECONDS
+                time.time() - path.stat().st_mtime > 24 * 3600  # perhaps of another host
                 or (match[1] == host_id() and not _is_running(int(match[2])))
             ):
                 path.unlink(missing_ok=True)

@@ -24,24 +24,19 @@ def use_project_packages():
         return
     venv = ROOT / ".venv"
     found = [p for p in (venv / "bin/python", venv / "Scripts/python.exe") if p.is_file()]
-    if found and not is_restarted:
-        _restart(str(found[0]))
-    sys.exit(
-        f"error: {sys.executable} lacks {', '.join(missing)}: {ROOT / 'scripts/setup.sh'} makes "
-        ".venv with the packages, which is used without being activated; or install them with: "
-        f"pip install -r {ROOT / 'requirements.txt'}"
-    )
-
-
-def _restart(python):
-    """Run the same command with another interpreter, in place of this process if possible."""
+    if is_restarted or not found:
+        sys.exit(
+            f"error: {sys.executable} lacks {', '.join(missing)}: {ROOT / 'scripts/setup.sh'} makes "
+            ".venv with the packages, which is used without being activated; or install them with: "
+            f"pip install -r {ROOT / 'requirements.txt'}"
+        )
     words = getattr(sys, "orig_argv", [sys.executable, *sys.argv])  # Python 3.10 or later has it
-    command = [python, *words[1:]]
+    command = [str(found[0]), *words[1:]]
     environment = dict(os.environ, **{RESTARTED: "1"})
     sys.stdout.flush()
     sys.stderr.flush()
     if os.name == "posix":  # same process: signals and exit status are the program's own
-        os.execve(python, command, environment)
+        os.execve(command[0], command, environment)
     # on Windows, exec returns to the shell at once; Ctrl-C reaches both processes
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.exit(subprocess.call(command, env=environment))

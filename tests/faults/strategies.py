@@ -59,8 +59,6 @@ def flags(draw, most=4, wild=7):
     return argv
 
 
-# ------------------------------------------------------------------ folders
-
 EVERYWHERE = ["HR", "LR_bicubic/X2", "LR_bicubic", ""]
 NAMES = "a b ax2 bx2 c cx2 ax3 .hidden -x ä a\\b %d a.b".split()
 NAMES += ["a b", "a\nb", "x" * 200, os.fsdecode(b"\xff")]
@@ -104,8 +102,6 @@ def do(root, deed, where, name, ending, number):
         if deed in ("dangle", "loop"):
             os.symlink(target if deed == "loop" else folder / "nowhere.png", target)
 
-
-# -------------------------------------------------------------- experiments
 
 LINES = ["[1, 2]", *"3 null {} { NaN \0 \udcff".split(" ")]
 LINES += ["9" * 5000, "[" * 100000, '{"a":' * 5000, '{"epoch": ' + "9" * 400 + "}"]

@@ -43,9 +43,6 @@ def write(path, image):
     iio.imwrite(path, image)
 
 
-# -------------------------------------------------------------------- flags
-
-
 @examples(50)
 def test_flags(sr, tmp_path, monkeypatch, examples, counted):
     """Whatever the flags are, they are refused by name, or parsed, and --load reads back the same from config.txt."""
@@ -91,9 +88,6 @@ def test_flags_of_whole_runs(sr, tmp_path, examples, counted):
     for_all(tally, st.tuples(flags(most=2, wild=1), st.booleans()), check, examples)
 
 
-# ------------------------------------------------------------------- images
-
-
 @examples(30)
 def test_images(sr, photographs, tmp_path, examples, counted):
     """A broken or unusual image among those of training, of a test, or among pictures to upscale."""
@@ -135,9 +129,6 @@ def test_images(sr, photographs, tmp_path, examples, counted):
     for_all(tally, cases, check, examples)
 
 
-# ------------------------------------------------------------------ folders
-
-
 @examples(20)
 def test_folders(sr, photographs, tmp_path, examples, counted):
     """Deeds on the folders of a set: files missing, left over, of another scale, links, folders in place of files."""
@@ -167,9 +158,6 @@ def test_folders(sr, photographs, tmp_path, examples, counted):
             tally.run(lambda: sr(*argv, data=data), [data / "Mine"], written)
 
     for_all(tally, st.tuples(layouts(), st.booleans(), st.booleans()), check, examples)
-
-
-# -------------------------------------------------------------- checkpoints
 
 
 @pytest.fixture
@@ -234,9 +222,6 @@ def test_files_of_an_experiment(sr, trained, tmp_path, examples, counted, file, 
         judge(kind, name, status, err)
 
     for_all(tally, checkpoints(dict(good), marker), check, examples)
-
-
-# -------------------------------------------------------------- experiments
 
 
 @examples(15)
