@@ -1,9 +1,7 @@
 """Curves of an experiment: PDF for papers, PNG for a quick look."""
 
 import gc
-import os
 
-os.environ["MPLBACKEND"] = "Agg"  # files alone; that of a notebook may name a missing module
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator

@@ -21,6 +21,7 @@ def use_project_packages():
     is_restarted = os.environ.pop(RESTARTED, None)  # removed: child processes decide again
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if not missing:
+        os.environ["MPLBACKEND"] = "Agg"  # that of a notebook may name a missing module
         return
     venv = ROOT / ".venv"
     found = [p for p in (venv / "bin/python", venv / "Scripts/python.exe") if p.is_file()]
