@@ -357,7 +357,7 @@ def test_a_cache_that_cannot_be_used_names_the_flag(sr, tmp_path, photographs, w
     assert status == 1
     assert f"the cache cannot be {what}" in err
     assert str(cache) in err
-    assert "--dir_cache takes another folder" in err
+    assert "use another --dir_cache" in err
 
 
 @pytest.mark.parametrize("name", ["a" * 230, "\u6771" * 80, "ab" * 80 + "\xe9"])

@@ -50,7 +50,8 @@ def test_contrastive_losses_fall_from_negatives_to_positives(kind):
     values = []
     for mix in (0.1, 0.5, 0.9):  # 0: at the negative, 1: at the positive
         anchor = [mix * b + (1 - mix) * f for b, f in zip(base, far, strict=True)]
-        values.append(float(contrastive(kind, anchor, [list(base)], [list(far)])[0]))
+        weights = [1.0] * layers
+        values.append(float(contrastive(kind, anchor, [list(base)], [list(far)], weights)[0]))
     assert values[0] > values[1] > values[2]
 
 

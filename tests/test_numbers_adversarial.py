@@ -232,7 +232,7 @@ def test_info_nce_divides_both_similarities_by_the_temperature():
     anchor, near, far = torch.randn(3, 2, 6, 4, 4, generator=torch.Generator().manual_seed(0))
     want = naive_contrastive("InfoNCE", [anchor], [[near]], [[far]], (1,), 0.5)
     assert float(info_nce(anchor, [near], [far], 0.5)) == pytest.approx(float(want), rel=1e-5)
-    values = contrastive("InfoNCE", [anchor], [[near]], [[far]], temperature=0.5)[1]
+    values = contrastive("InfoNCE", [anchor], [[near]], [[far]], [1.0], 0.5)[1]
     wanted = {"s_pos": cosine(anchor, near).mean(), "s_neg": cosine(anchor, far).mean()}
     assert values.keys() == wanted.keys(), "logged without the temperature"
     for name, value in wanted.items():
@@ -243,7 +243,7 @@ def test_info_nce_divides_both_similarities_by_the_temperature():
 def test_ratios_stay_finite_where_the_anchor_is_the_negative(kind):
     anchor = torch.ones(1, 2, 3, 3)
     positive = anchor * torch.tensor([1.0, -1.0]).view(2, 1, 1)  # orthogonal, at a distance of 1
-    loss, _ = contrastive(kind, [anchor], [[positive]], [[anchor]])
+    loss, _ = contrastive(kind, [anchor], [[positive]], [[anchor]], [1.0])
     assert 0.5 / 3e-7 < float(loss) < 2 / 3e-7
 
 

@@ -5,11 +5,11 @@ contains size and time of its source image: a changed image gets a new file. Fil
 atomically, so that several runs and machines may share a cache.
 """
 
-import contextlib
 import hashlib
 import os
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +29,7 @@ MAX_ALIGNED = 2000  # pairs whose alignment is checked
 def cache_folder(args, name, sources):
     """Return the cache folder of a list of images; two folders of images never share one.
 
-    The default cache, in --dir_data, is named by the path in it, so that both can be moved
-    together.
+    The default cache, in --dir_data, is named by the path in it, so both can be moved together.
     """
     folder = os.path.realpath(sources[0].parent)
     if not args.dir_cache:
@@ -69,7 +68,7 @@ def _find_cached(folder, sources):
     stems = {name.rsplit(".", 2)[0] for name in current}
     for name in names - current:
         if name.endswith(".npy") and name.rsplit(".", 2)[0] in stems:
-            with contextlib.suppress(OSError):  # gone meanwhile, or of another user
+            with suppress(OSError):  # gone meanwhile, or of another user
                 (folder / name).unlink()
     return targets, {folder / name for name in names & current}
 
@@ -77,7 +76,7 @@ def _find_cached(folder, sources):
 def _load_summary(path, key):
     """Return the PairSummary of a file with that key, or None."""
     unreadable = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
-    with contextlib.suppress(*unreadable), np.load(path, allow_pickle=False) as file:
+    with suppress(*unreadable), np.load(path, allow_pickle=False) as file:
         if str(file["key"]) == key:
             return PairSummary(file["sizes"], file["thumbnails"], file["problems"].tolist())
     return None
@@ -111,11 +110,8 @@ def cache_pairs(pairs, scale, hr_folder, lr_folder, make=None, rebuild=False, ti
     """Write the cache files of pairs that are missing or outdated, and check the pairs.
 
     `pairs` are image paths (HR, LR); an LR that is None is make(HR pixels, HR path). Without
-    `lr_folder` there is no LR. `rebuild`: write every file again.
-
-    Returns:
-        triples (HR, LR or None, name) with paths of .npy files, (H, W, C), uint8 or uint16; and
-        their PairSummary, which is kept until an image changes.
+    `lr_folder` there is no LR. Returns triples (HR, LR or None, name) with paths of .npy files,
+    (H, W, C), uint8 or uint16; and their PairSummary, which is kept until an image changes.
     """
     names = [(str(hr), str(lr or hr)) for hr, lr in pairs]
     hr_files, cached = _find_cached(hr_folder, [hr for hr, _ in pairs])
@@ -145,10 +141,6 @@ def cache_pairs(pairs, scale, hr_folder, lr_folder, make=None, rebuild=False, ti
     summary = summarize_rows(rows)
     fields = summary._asdict() | {"problems": np.array(summary.problems, str)}
     # a cache that is shared and read-only is checked again each time
-    with (
-        contextlib.suppress(OSError),
-        atomic_path(summary_path) as partial,
-        open(partial, "wb") as file,
-    ):
+    with suppress(OSError), atomic_path(summary_path) as partial, open(partial, "wb") as file:
         np.savez(file, key=key, **fields)
     return triples, summary

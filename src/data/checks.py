@@ -112,14 +112,10 @@ def _color_problem(hr, lr, scale):
         return None
     if np.abs(target).mean() < 0.1 * np.abs(boxes).mean():
         return "has no colors, and its HR image has"
-    orders = list(itertools.permutations(range(3)))
+    orders = itertools.permutations(range(3))
     errors = [np.abs(boxes - target[:, :, order]).mean() for order in orders]
-    best = int(np.argmin(errors))
-    if errors[best] > errors[0] / 2 or errors[0] < 2:
-        return None
-    names = {(2, 1, 0): "red and blue", (1, 0, 2): "red and green", (0, 2, 1): "green and blue"}
-    swapped = names.get(orders[best])
-    return f"has {swapped} swapped" if swapped else "has its color channels in another order"
+    is_swapped = min(errors) <= errors[0] / 2 and errors[0] >= 2
+    return "has its color channels in another order, perhaps BGR" if is_swapped else None
 
 
 def differs_from_bicubic(hr, lr, scale):
@@ -145,11 +141,7 @@ def thumbnail(image):
 
 
 def check_test_pairs(test_set, indices):
-    """Check images of a TestSet.
-
-    Returns:
-        (thumbnails, problems): {path: (cropped size, thumbnail)}, and sentences about bad pairs.
-    """
+    """Return {path: (cropped size, thumbnail)} of images of a TestSet, and lines on bad pairs."""
     thumbnails, problems, is_bicubic = {}, [], test_set.expects_bicubic
     for i in indices:
         hr, lr = test_set.arrays(i)
@@ -162,10 +154,8 @@ def check_test_pairs(test_set, indices):
             problems.append(f"{lr_path} {problem}")
         elif is_bicubic and differs_from_bicubic(hr, lr, test_set.scale):
             is_bicubic = False  # reported once
-            problems.append(
-                f"{lr_path} is not MATLAB's bicubic downsampling of its HR image: results"
-                f" on {test_set.name} cannot be compared with published ones"
-            )
+            text = f"{lr_path} is not MATLAB's bicubic downsampling of its HR image: results"
+            problems.append(f"{text} on {test_set.name} cannot be compared with published ones")
     return thumbnails, problems
 
 

@@ -94,9 +94,8 @@ def list_images(folder, log=None):
     # a folder, a link to nowhere, or a pipe, which reading would wait for without end
     unfit = sorted(entry.path for entry in images if not entry.is_file())
     if unfit:
-        raise UserError(
-            f"{folder}: cannot read these, which are not files: remove them" + bullet_list(unfit)
-        )
+        text = f"{folder}: cannot read these, which are not files: remove them"
+        raise UserError(text + bullet_list(unfit))
     paths = [folder / entry.name for entry in entries if entry in images]
     counts = collections.Counter(path.stem for path in paths)
     twice = sorted(str(folder / stem) for stem, count in counts.items() if count > 1)
@@ -198,9 +197,8 @@ def _lookalike_hint(hr_folder, lr_folder, scale):
 def missing_lr_line(args, name, scale, when):
     """Return the line to log for a set whose LR images are made from HR; it may be a warning."""
     spec, is_bicubic = dataset_spec(name), args.degradation == "BI"
-    hr_folder, lr_folder = (
-        Path(args.dir_data) / path for path in spec.folders(scale, args.degradation)
-    )
+    folders = spec.folders(scale, args.degradation)
+    hr_folder, lr_folder = (Path(args.dir_data) / path for path in folders)
     how = "bicubic downsampling" if is_bicubic else f"--degradation {args.degradation}"
     line = f"{name}: no LR images of scale {scale} in {lr_folder}: made by {how} {when}"
     if is_bicubic and scale == 1:
@@ -225,26 +223,21 @@ def find_pairs(dir_data, name, scale, data_range=None, log=None, degradation="BI
         raise UserError(
             f"--data_range {first}-{last}: {name} has the images 1-{len(hr)} in {hr_folder}"
         )
-    chosen = slice(first - 1, last)
     if not lr_folder.is_dir():
-        return [(path, None) for path in hr[chosen]]
+        return [(path, None) for path in hr[first - 1 : last]]
     files = {stem(path): path for path in list_images(lr_folder, log)}
     names = match_lr([stem(path) for path in hr], files, scale)
     found = [(path, files.get(name)) for path, name in zip(hr, names, strict=True)]
-    missing = [
-        str(lr_folder / f"{path.stem}x{scale}.png") for path, lr in found[chosen] if lr is None
-    ]
+    chosen = found[first - 1 : last]
+    missing = [str(lr_folder / f"{path.stem}x{scale}.png") for path, lr in chosen if lr is None]
     if missing:
-        count = f"{len(missing)} of {len(found[chosen])}"
-        raise UserError(
-            f"{count} HR images have no LR image of scale {scale}:" + bullet_list(missing)
-        )
+        text = f"{len(missing)} of {len(chosen)} HR images have no LR image of scale {scale}:"
+        raise UserError(text + bullet_list(missing))
     left = sorted(str(path) for path in set(files.values()) - {lr for _, lr in found})
     if left and not spec.uses_data_range:
-        raise UserError(
-            f"{len(left)} LR images have no HR image in {hr_folder}:" + bullet_list(left)
-        )
-    return found[chosen]
+        text = f"{len(left)} LR images have no HR image in {hr_folder}:"
+        raise UserError(text + bullet_list(left))
+    return chosen
 
 
 def is_held_out(args, name):
@@ -253,8 +246,11 @@ def is_held_out(args, name):
     return bool(args.hold_out) and trained and not dataset_spec(name).uses_data_range
 
 
-def split_hold_out(name, pairs, count):
-    """Return (all pairs except the last `count`, the last `count`)."""
+def split_hold_out(args, name, pairs):
+    """Return (pairs for training, pairs for tests): all and all, unless --hold_out splits the set."""
+    count = args.hold_out
+    if not is_held_out(args, name):
+        return pairs, pairs
     if count >= len(pairs):
         raise UserError(
             f"{name} has {len(pairs)} images, too few to hold out {count} for tests:"

@@ -21,7 +21,6 @@ from runtime.files import UserError
 
 NOISE_SIGMAS = (1.0, 25.0)  # in 8-bit steps
 JPEG_QUALITIES = (30, 95)
-NOISE_VALUES = 2**20
 
 
 class Degradation:
@@ -132,16 +131,14 @@ def image_lr(hr, path, degradation, scale, seed):
 
 
 def sample_generator(seed, epoch, index):
-    """Return the generator of a training sample."""
-    # 3: the generators of places and augmentation, in patches.py, have 0 to 2
+    """Return the generator of a training sample; those of patches.py have 0 to 2 in place of 3."""
     return np.random.default_rng([seed, epoch, index, 3])
 
 
 def make_lr(degradation, hr, scale, rng, window=None):
     """Return LR (h, w, C) of an HR image (H, W, C), uint8 or uint16.
 
-    With per_sample, `window` (top, left, height, width) in LR pixels selects a part of LR, and HR
-    is mirrored at its border.
+    With per_sample, `window` (top, left, height, width) is a part of LR, and HR is mirrored.
     """
     size = [side // scale for side in hr.shape[:2]]
     if not all(size):
@@ -250,15 +247,13 @@ def _downsample(x, scale, rng):
     return x
 
 
-@functools.cache
-def _noise_table():
-    return np.random.default_rng(0).standard_normal(NOISE_VALUES, np.float32)
+_noise_table = functools.cache(lambda: np.random.default_rng(0).standard_normal(2**20, np.float32))
 
 
 def _noise(shape, rng):
     """Return Gaussian noise: each row starts at a random value of a table, 20x faster than draws."""
-    length = shape[1] * shape[2]
-    rows = as_strided(_noise_table(), (NOISE_VALUES - length, length), (4, 4))  # overlapping
+    table, length = _noise_table(), shape[1] * shape[2]
+    rows = as_strided(table, (len(table) - length, length), (4, 4))  # overlapping
     return rows[rng.integers(len(rows), size=shape[0])].reshape(shape)
 
 

@@ -13,12 +13,8 @@ from runtime.files import UserError
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # classic and BigTIFF
 # photometric interpretations that are understood: gray (2), RGB, palette, CMYK, YCbCr, CIELab
 PHOTOMETRICS = (0, 1, 2, 3, 5, 6, 8)
-UNSIGNED = 1
-ASSOCIATED_ALPHA = 1
 PNG_COLOR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}  # channels: color type
-PNG_FILTER_UP = 2
 ROWS_PER_CHUNK = 64
-INCH = 0.0254  # meters
 
 
 class TiffHeader(NamedTuple):
@@ -38,7 +34,7 @@ def read_tiff_header(path):
     with tifffile.TiffFile(path) as file:
         page = file.pages.first
         bits = int(np.max(page.bitspersample))
-        if page.sampleformat != UNSIGNED or bits > 16:
+        if page.sampleformat != tifffile.SAMPLEFORMAT.UINT or bits > 16:
             kind = getattr(page.sampleformat, "name", page.sampleformat)
             raise UserError(
                 f"{path}: TIFF of {bits} bits ({kind}) cannot be read: save it as 8 or 16 bits"
@@ -73,7 +69,7 @@ def read_deep_tiff(path, header, fallback):
             raise UserError(
                 f"{path}: TIFF of 16 bits is read as gray or RGB, not as {page.photometric.name}"
             )
-        if ASSOCIATED_ALPHA in page.extrasamples:
+        if tifffile.EXTRASAMPLE.ASSOCALPHA in page.extrasamples:
             raise UserError(
                 f"{path}: TIFF of 16 bits with premultiplied alpha cannot be read:"
                 " save it with plain alpha"
@@ -96,8 +92,7 @@ def read_deep_tiff(path, header, fallback):
 def write_tiff(file, image, icc_profile=None, exif=None, dpi=None):
     """Write (H, W, 1 to 4), uint8 or uint16, to an opened binary file as TIFF.
 
-    Of EXIF, text in the main directory is kept (camera, date, author): tifffile writes no other
-    directories.
+    Of EXIF, text in the main directory is kept: tifffile writes no other directories.
     """
     channels, tags = image.shape[2], Image.Exif()
     tags.load(exif or b"")
@@ -141,7 +136,7 @@ def write_png(file, image, icc_profile=None, exif=None, dpi=None):
     if icc_profile:
         write_chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc_profile))
     if dpi:
-        write_chunk(b"pHYs", struct.pack(">IIB", *(round(value / INCH) for value in dpi), 1))
+        write_chunk(b"pHYs", struct.pack(">IIB", *(round(value / 0.0254) for value in dpi), 1))
     if exif:
         write_chunk(b"eXIf", exif.removeprefix(b"Exif\0\0"))
     compressor = zlib.compressobj(6)
@@ -149,7 +144,7 @@ def write_png(file, image, icc_profile=None, exif=None, dpi=None):
     for top in range(0, height, ROWS_PER_CHUNK):
         rows = image[top : top + ROWS_PER_CHUNK].astype(f">u{depth // 8}", order="C")
         rows = rows.view(np.uint8).reshape(-1, above.shape[1])  # big-endian bytes
-        filtered = np.full((len(rows), above.shape[1] + 1), PNG_FILTER_UP, np.uint8)
+        filtered = np.full((len(rows), above.shape[1] + 1), 2, np.uint8)  # 2: the filter Up
         filtered[:, 1:] = rows - np.concatenate([above, rows[:-1]])
         above = rows[-1:]
         write_chunk(b"IDAT", compressor.compress(filtered.tobytes()))

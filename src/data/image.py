@@ -245,9 +245,8 @@ def _read(path):
 def read_image_with_metadata(path):
     """Read an image file, or the first of its frames or pages, turned by its EXIF orientation.
 
-    Returns:
-        (pixels, metadata): array (H, W, C), uint8 or uint16, C 1 (gray), 2 (and alpha), 3 (RGB) or
-        4 (and alpha), colors as they are stored; options of `write_image`.
+    Returns an array (H, W, C), uint8 or uint16, C 1 (gray), 2 (and alpha), 3 (RGB) or 4 (and
+    alpha), colors as they are stored; and options of `write_image`.
     """
     path = Path(path)
     pixels, profile = _read(path)

@@ -33,9 +33,7 @@ def pair_sizes(hr_size, lr_size, scale, names):
 
 def cache_error(path, error, verb):
     """Return the UserError for a cache that cannot be read or written."""
-    return UserError(
-        f"{path}: the cache cannot be {verb} ({error}); --dir_cache takes another folder"
-    )
+    return UserError(f"{path}: the cache cannot be {verb} ({error}): use another --dir_cache")
 
 
 @functools.lru_cache(maxsize=8192)  # a process may hold 65,530 mappings on Linux
@@ -115,10 +113,3 @@ def summarize_sample(pairs, scale):
         if lr:
             problems.append(check_pair(load_array(hr), load_array(lr), scale, pairs[i])[2])
     return PairSummary(sizes, None, [line for line in problems if line])
-
-
-def join_summaries(summaries):
-    """Return the PairSummary of the pairs of several sets, all of them cached or none."""
-    sizes, thumbnails, problems = zip(*summaries, strict=True)
-    joined = None if thumbnails[0] is None else np.concatenate(thumbnails)
-    return PairSummary(np.concatenate(sizes), joined, [line for part in problems for line in part])

@@ -10,17 +10,11 @@ from torch.utils.data import Dataset, Sampler
 
 from data.cache import cache_folder, cache_pairs
 from data.checks import thumbnail
-from data.datasets import (
-    expand_names,
-    find_pairs,
-    is_held_out,
-    missing_lr_line,
-    split_hold_out,
-)
+from data.datasets import expand_names, find_pairs, missing_lr_line, split_hold_out
 from data.degradation import DEGRADATIONS, fingerprint, image_lr, make_lr, sample_generator
 from data.image import to_channels, to_tensor
 from data.loader import Batch
-from data.pairs import NO_SIZE, join_summaries, load_array, load_pair, summarize_sample
+from data.pairs import NO_SIZE, PairSummary, load_array, load_pair, summarize_sample
 from runtime import distributed
 from runtime.files import UserError, bullet_list
 
@@ -53,10 +47,8 @@ class TrainDataset(Dataset):
 
     def _too_small(self, name, size, scale_idx):
         need = self.lr_patch[scale_idx] * self.scales[scale_idx]
-        return (
-            f"{name} is {size[1]}x{size[0]} pixels: smaller than the patch of {need}x{need}"
-            " (--patch_size)"
-        )
+        text = f"{name} is {size[1]}x{size[0]} pixels: smaller than the patch of {need}x{need}"
+        return f"{text} (--patch_size)"
 
     def __len__(self):
         return len(self.pairs[0])
@@ -124,15 +116,11 @@ def _augment(image, flip_y, flip_x, transpose):
 
 
 class EpochSampler(Sampler):
-    """Keys of this rank's part of each batch of an epoch; a batch has one scale.
-
-    Call `set_epoch` before each epoch.
-    """
+    """Keys of this rank's part of each batch of an epoch, after `set_epoch`; a batch has one scale."""
 
     def __init__(self, batches, batch_size, n_scales=1, seed=1):
         self.batches, self.batch_size = batches, batch_size
         self.n_scales, self.seed = n_scales, seed
-        self.epoch = self.start = 0
 
     def set_epoch(self, epoch, start=0):
         """Set the epoch, from 1, and the number of its first batches to leave out."""
@@ -153,8 +141,7 @@ class EpochSampler(Sampler):
 def _load_set(args, name, scale, data_range, log):
     """Return the triples (HR, LR or None, name) of a training set, and their PairSummary."""
     found = find_pairs(args.dir_data, name, scale, data_range, log, args.degradation)
-    if is_held_out(args, name):
-        found, _ = split_hold_out(name, found, args.hold_out)
+    found = split_hold_out(args, name, found)[0]
     degradation = DEGRADATIONS[args.degradation]
     found = [(hr, None if degradation.per_sample else lr) for hr, lr in found]
     folder = cache_folder(args, name, [hr for hr, _ in found])
@@ -182,13 +169,14 @@ def _load_set(args, name, scale, data_range, log):
 
 
 def build_train_set(args, data_range, log=print):
-    """Build the TrainDataset of --data_train; for errors see `TrainDataset` and `find_pairs`."""
+    """Build the TrainDataset of --data_train."""
     pairs, summaries = [], []
     for scale in args.scale:
-        loaded = [
-            _load_set(args, name, scale, data_range, log)
-            for name in expand_names(args.dir_data, args.data_train)
-        ]
+        names = expand_names(args.dir_data, args.data_train)
+        loaded = [_load_set(args, name, scale, data_range, log) for name in names]
         pairs.append([triple for triples, _ in loaded for triple in triples])
-        summaries.append(join_summaries([summary for _, summary in loaded]))
+        sizes, thumbnails, problems = zip(*(summary for _, summary in loaded), strict=True)
+        thumbnails = None if args.ext == "img" else np.concatenate(thumbnails)
+        problems = [line for part in problems for line in part]
+        summaries.append(PairSummary(np.concatenate(sizes), thumbnails, problems))
     return TrainDataset(args, pairs, summaries)

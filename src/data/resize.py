@@ -48,11 +48,7 @@ def _resize_rows(image, scale):
 
 
 def imresize(image, scale):
-    """Return (H, W[, C]), uint8 or uint16, resized to (ceil(H * scale), ceil(W * scale)[, C]).
-
-    Raises:
-        ValueError: another dtype, number of axes or scale.
-    """
+    """Return (H, W[, C]), uint8 or uint16, resized to (ceil(H * scale), ceil(W * scale)[, C])."""
     image = np.asarray(image)
     if image.dtype not in (np.uint8, np.uint16) or image.ndim not in (2, 3) or 0 in image.shape:
         raise ValueError(

@@ -1,6 +1,5 @@
 """Test images: complete, with ground truth, or files without it."""
 
-import functools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,9 +43,7 @@ class TestSet:
         spec = dataset_spec(name)
         self.name, self.scale, self.pairs = name, scale, pairs
         self.n_colors, self.benchmark = args.n_colors, spec.benchmark
-        self._make_lr = functools.partial(
-            image_lr, degradation=DEGRADATIONS[args.degradation], scale=scale, seed=args.seed
-        )
+        self._degradation, self._seed = DEGRADATIONS[args.degradation], args.seed
         self.expects_bicubic = spec.is_published_test() and args.degradation == "BI"
         self._kept, self._free = {}, kept_bytes
         problems, border = [], crop_border(scale, self.benchmark)
@@ -72,7 +69,10 @@ class TestSet:
         if index in self._kept:
             return self._kept[index]
         pair = self.pairs[index]
-        make = functools.partial(self._make_lr, path=pair[0])
+
+        def make(hr):
+            return image_lr(hr, pair[0], self._degradation, self.scale, self._seed)
+
         hr, lr = load_pair(*pair, self.scale, pair, make)
         if hr.nbytes + lr.nbytes <= self._free:
             self._free -= hr.nbytes + lr.nbytes
@@ -100,8 +100,8 @@ def _build_test_set(args, name, scale, data_range, log):
             source = Path(args.testpath, args.testset, f"x{scale}")
         return DemoSet(name, scale, *list_demo_inputs(source))
     pairs = find_pairs(args.dir_data, name, scale, data_range, log, args.degradation)
+    _, pairs = split_hold_out(args, name, pairs)
     if is_held_out(args, name):
-        _, pairs = split_hold_out(name, pairs, args.hold_out)
         log(f"{name}: its last {args.hold_out} images are the test set (--hold_out)")
     if pairs[0][1] is None:
         log(missing_lr_line(args, name, scale, "for the tests, and not kept"))

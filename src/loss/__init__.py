@@ -53,10 +53,7 @@ class Term(nn.Module):
 
 
 def parse_loss(text):
-    """Return the terms of --loss: '1*L1+5*CL-patchD' is [(1.0, 'L1'), (5.0, 'CL-patchD')].
-
-    A weight of 1 may be left out.
-    """
+    """Return the terms of --loss: '1*L1+5*CL-patchD' or 'L1+...' as [(1.0, 'L1'), ...]."""
     terms = []
     # a plus sign that belongs to an exponent, as in 1e+2*L1, does not separate terms
     for part in re.split(r"(?<![0-9.][eE])\+", text):
@@ -175,10 +172,8 @@ class Loss(nn.Module):
             norms[name] = square**0.5 / fraction
             is_wrong = not norms[name] and self.weights[name] and not self.terms[name].can_be_zero
             if self.is_first_step and is_wrong and bool(torch.isfinite(value)):
-                raise UserError(
-                    f"--loss {self.weights[name]:g}*{name} must send a gradient to the network: "
-                    "compute it from sr with gradient, or remove it"
-                )
+                text = f"--loss {self.weights[name]:g}*{name} must send a gradient to the network"
+                raise UserError(f"{text}: compute it from sr with gradient, or remove it")
         if len(norms) == 1:
             return {}
         if not norms.get("L1"):

@@ -181,7 +181,11 @@ class Adversarial(Term):
         for _ in range(self.args.gan_k):
             if self.part == 0:
                 self.optimizer.zero_grad(set_to_none=True)
-            loss = self._discriminator_loss(reals, fakes)
+            logits = self._logits([*reals, *fakes])
+            sides = torch.cat(logits[: len(reals)]), torch.cat(logits[len(reals) :])
+            loss = GAN_LOSSES[self.gan_type][0](*sides)
+            if self.gan_type == "WGAN_GP":
+                loss = loss + self._gradient_penalty(reals[0], fakes[0])
             losses.append(loss.detach())
             # each rank has the loss of the images of all ranks, see `all_gather_batch`
             (loss * fraction / world_size()).backward()
@@ -194,14 +198,6 @@ class Adversarial(Term):
                             parameter.clamp_(-WGAN_CLIP, WGAN_CLIP)
         self.part = 0 if is_last else self.part + 1
         self.logged = {"embedding": sum(losses) / len(losses)}
-
-    def _discriminator_loss(self, reals, fakes):
-        logits = self._logits([*reals, *fakes])
-        real_logits, fake_logits = torch.cat(logits[: len(reals)]), torch.cat(logits[len(reals) :])
-        loss = GAN_LOSSES[self.gan_type][0](real_logits, fake_logits)
-        if self.gan_type == "WGAN_GP":
-            loss = loss + self._gradient_penalty(reals[0], fakes[0])
-        return loss
 
     def _gradient_penalty(self, real, fake):
         mix = draw_for_rank(len(real), lambda total: torch.rand(total, 1, 1, 1))
@@ -223,7 +219,7 @@ class Adversarial(Term):
         positives, negatives = features[:n_positives], features[n_positives:]
         if args.shuffle_neg:
             negatives = negatives + shuffled(negatives, args.shuffle_neg_num)
-        weights = [0.5**i for i in range(len(self.layers))] if args.layer_weight else None
+        weights = [0.5 ** (i * args.layer_weight) for i in range(len(self.layers))]
         kind, temperature = args.cl_loss_type, args.cl_temperature
         loss, values = contrastive(kind, anchor, positives, negatives, weights, temperature)
         self.logged |= values

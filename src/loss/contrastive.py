@@ -19,22 +19,17 @@ def similarities(anchors, others):
 
     Anchors and others are (B, C, H, W). A list for the layers of (len(others), B), in [-1, 1].
     """
-    own = [_own_similarities(a, o) for a, o in zip(anchors, others, strict=True)]
+    own = []
+    for anchor, layer in zip(anchors, others, strict=True):
+        anchor, cosines = normalize(anchor, dim=1, eps=EPS), []
+        for other in layer:  # dividing after the sum over channels saves a pass over the features
+            product = (anchor * other).sum(1)  # (B, H, W)
+            cosines.append((product / vector_norm(other, dim=1).clamp_min(EPS)).mean((1, 2)))
+        own.append(torch.stack(cosines))
     if world_size() == 1:
         return own
     # one exchange for all layers
     return all_gather_batch(torch.cat(own).T).T.split([len(x) for x in own])
-
-
-def _own_similarities(anchor, others):
-    """Return `similarities` of the images of this rank in one layer."""
-    anchor = normalize(anchor, dim=1, eps=EPS)
-
-    def similarity(other):  # dividing after the sum over channels saves a pass over the features
-        product = (anchor * other).sum(1)  # (B, H, W)
-        return (product / vector_norm(other, dim=1).clamp_min(EPS)).mean((1, 2))
-
-    return torch.stack([similarity(other) for other in others])
 
 
 def distance(anchor, others):
@@ -74,18 +69,16 @@ def info_nce(anchor, positives, negatives, temperature=1.0):
     return _info_nce(near / temperature, far / temperature)
 
 
-def contrastive(kind, anchor, positives, negatives, weights=None, temperature=1.0):
+def contrastive(kind, anchor, positives, negatives, weights, temperature=1.0):
     """Return the scalar contrastive loss over layers, and {s_pos, s_neg}: mean similarities to log.
 
     kind: InfoNCE; LMCL, the same without the positive in the denominator; cosine, the sum over
     layers of mean_n s - mean_p s; l2, (1 - S_p) / (1 - S_n) with S the mean similarity summed over
     layers; l1, the ratio of L1 distances. InfoNCE and LMCL are means over layers.
 
-    `anchor` are the features of SR, a list of (B, C, H, W), one for each layer; positives and
-    negatives are lists of such lists. `weights` are factors of the layers in cosine, l1 and l2;
-    `temperature` divides the similarities of InfoNCE and LMCL.
+    `anchor` is a list of the layers' features (B, C, H, W); positives and negatives are lists of
+    such lists. `weights` of layers are for cosine, l1 and l2, `temperature` for InfoNCE and LMCL.
     """
-    weights = weights or [1.0] * len(anchor)
     others = [[other[i] for other in (*positives, *negatives)] for i in range(len(anchor))]
     sims = [x.split([len(positives), len(negatives)]) for x in similarities(anchor, others)]
     with torch.no_grad():

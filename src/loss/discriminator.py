@@ -55,10 +55,9 @@ class CrossRankBatchNorm(nn.BatchNorm2d):
 
 
 class Pool(nn.AdaptiveAvgPool2d):
-    """Average pooling to 4x4."""
+    """Average pooling of (B, C, H, W) to 4x4."""
 
     def forward(self, x):
-        """Return x (B, C, H, W) pooled: (B, C, 4, 4)."""
         if x.device.type == "mps":  # which cannot pool all sides (PyTorch issue 143864)
             return super().forward(x.cpu()).to(x.device)
         return super().forward(x)
@@ -67,17 +66,14 @@ class Pool(nn.AdaptiveAvgPool2d):
 class Discriminator(nn.Module):
     """Eight blocks of convolution, batch normalization and LeakyReLU, and a head.
 
-    Normalization takes the statistics of each sample set by itself, also after eval(). The running
-    statistics are in the state_dict, as in the release, but nothing reads them.
+    Normalization takes the statistics of each sample set by itself, also after eval(). Nothing
+    reads the running statistics, which are in the state_dict as in the release.
     """
 
     precision = "single"  # bf16: of the convolutions. half is single: the loss is not scaled
 
     def __init__(self, args, patch=None):
-        """Build the network, with `patch` a head of 4x4 logits (patchD), not of one per image.
-
-        `patch` is None: as --loss says.
-        """
+        """Build the network; `patch`: with a head of 4x4 logits. None: if --loss names patchD."""
         super().__init__()
         self.use_wavelet, self.before_relu = args.use_wavelet, args.before_relu
         side, smallest = args.patch_size // args.scale[0] * args.scale[0], 16
@@ -85,9 +81,8 @@ class Discriminator(nn.Module):
             require_even_patch(args, "--use_wavelet")
             smallest = 32
         if side < smallest:
-            raise UserError(
-                f"--patch_size {args.patch_size} must be at least {smallest} for the embedding"
-            )
+            text = f"--patch_size {args.patch_size} must be at least {smallest}"
+            raise UserError(f"{text} for the embedding")
         side = side // 2 if args.use_wavelet else side  # of the input of the first block
         n_in = args.n_colors * (3 if args.use_wavelet else 1)
         blocks = []
@@ -99,9 +94,7 @@ class Discriminator(nn.Module):
             n_in = n_out
             side = (side - 1) // stride + 1
         if side == 1 and args.batch_size // args.split_batch == 1:
-            raise UserError(
-                "--batch_size must be above 1: one patch of this size has no batch statistics"
-            )
+            raise UserError("--batch_size must be above 1: one small patch has no batch statistics")
         self.features = nn.Sequential(*blocks)
         patch = "patchD" in args.loss if patch is None else patch
         if patch:

@@ -44,10 +44,8 @@ class VGGFeatures(nn.Module):
         net, state = build_layers(), read_weights(path)
         for name, value in net.state_dict().items():
             if f"features.{name}" not in state or state[f"features.{name}"].shape != value.shape:
-                raise UserError(
-                    f"{path}: must be VGG19 of torchvision; features.{name} is missing or has "
-                    "another shape"
-                )
+                problem = f"features.{name} is missing or has another shape"
+                raise UserError(f"{path}: must be VGG19 of torchvision; {problem}")
         net.load_state_dict({name: state[f"features.{name}"] for name in net.state_dict()})
         net = net[: self.layers[-1] + 1].requires_grad_(False).to(memory_format=torch.channels_last)
         mean, std = (MEAN, STD) if normalize else ((0.0,) * 3, (1.0,) * 3)

@@ -5,6 +5,7 @@ A sample set is a tensor (B, C, H, W) with one sample of each image of the batch
 come from torch's CPU generator, which Trainer.train_step seeds in each step.
 """
 
+import functools
 from types import SimpleNamespace
 
 import torch
@@ -118,10 +119,8 @@ def select(samples, only_aug, ids):
 def require_other_images(args):
     """Raise an error if --shuffle_neg finds no other image in a part of the batch."""
     if args.shuffle_neg and args.batch_size // args.split_batch < 2:
-        raise UserError(
-            "--shuffle_neg needs other images in the batch: raise --batch_size, or lower "
-            "--split_batch"
-        )
+        fix = "raise --batch_size, or lower --split_batch"
+        raise UserError(f"--shuffle_neg needs other images in the batch: {fix}")
 
 
 class SampleMaker:
@@ -160,12 +159,8 @@ class SampleMaker:
             plan += [blurred_sr] * (n_negatives * args.blur_sr)
         if args.pos_teacher:
             plan.append(("positives", lambda batch: batch.teacher))
-        for copy in range(args.neg_history):
-
-            def lagged_sr(batch, copy=copy):
-                return self.history(copy, batch.lr, batch.scale, self.precision)
-
-            plan.append(("negatives", lagged_sr))
+        for i in range(args.neg_history):
+            plan.append(("negatives", functools.partial(self._lagged_sr, i)))
         return plan
 
     @torch.no_grad()
@@ -202,6 +197,9 @@ class SampleMaker:
         if self.args.neg_sr and self.net is not None:
             return super_resolve(self.net, small, batch.scale, self.precision)
         return upsample(small, batch.hr.shape[-2:])
+
+    def _lagged_sr(self, copy, batch):
+        return self.history(copy, batch.lr, batch.scale, self.precision)
 
     def _random_blur(self, x):
         args = self.args

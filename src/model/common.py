@@ -78,9 +78,8 @@ class Upsampler(nn.Sequential):
 
     def __init__(self, scale, n_feats):
         if scale not in SCALES:
-            raise ValueError(
-                f"--scale {scale}: the networks have the scales {', '.join(map(str, SCALES))}"
-            )
+            scales = ", ".join(map(str, SCALES))
+            raise ValueError(f"--scale {scale}: the networks have the scales {scales}")
         factors = [3] if scale == 3 else [2] * int(math.log2(scale))
         layers = []
         for factor in factors:  # in the published names, the pixel shuffle counts as a layer
@@ -112,9 +111,7 @@ class ConvFp32Out(torch.autograd.Function):
 
 
 class OutputConv(nn.Conv2d):
-    """The last convolution, to colors. Its output is float32 under autocast, too."""
-
-    # bfloat16 has 8 significant bits: a step of one gray level from 128 on
+    """The last convolution, to colors: float32 under autocast, too, since bfloat16 has 8 bits."""
 
     def __init__(self, n_feats, n_colors):
         super().__init__(n_feats, n_colors, 3, padding=1)
@@ -157,10 +154,7 @@ class SRNetwork(nn.Module):
         return cls(scale=args.scale[0], **{name: getattr(args, name) for name in cls.flags})
 
     def forward(self, lr):
-        """Map (B, n_colors, H, W) in [0, rgb_range] to (B, n_colors, H*scale, W*scale), float32.
-
-        The output is not clamped.
-        """
+        """Map (B, n_colors, H, W) in [0, rgb_range] to (B, n_colors, H*scale, W*scale), unclamped."""
         with autocast_off(lr):
             x = self.head(self.sub_mean(lr))
         x = cast_to_autocast(x)

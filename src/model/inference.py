@@ -77,9 +77,8 @@ def transforms():
 class Upscaler:
     """Run a network as the flags choose: in tiles, with self-ensemble, at a precision.
 
-    Tiles of `tile` LR pixels share `overlap` LR pixels, less than half of `tile`, and are blended
-    there. The result equals that of the whole image if a quarter of the overlap covers the
-    receptive field.
+    Tiles of `tile` LR pixels are blended in `overlap` LR pixels, less than half of `tile`. The
+    result is that of the whole image if a quarter of the overlap covers the receptive field.
     """
 
     net: nn.Module
@@ -119,10 +118,8 @@ class Upscaler:
         all rows once more from the top, in smaller tiles.
         """
         while True:
-            done = 0.0
-            fraction = 1.0
-            for length in size:
-                fraction /= len(_tile_ranges(length, self.tile, self.overlap))
+            rows, columns = (_tile_ranges(length, self.tile, self.overlap) for length in size)
+            done, fraction = 0.0, 1 / (len(rows) * len(columns))
 
             def forward_and_count(*box, fraction=fraction):
                 nonlocal done

@@ -13,13 +13,7 @@ from data.resize import downsample, imresize
 from model import architecture_flags, build_on_meta, format_flags, is_multi_scale, is_network
 from model.common import mean_color
 from model.spandrel import detect_flags
-from model.weights import (
-    as_state_dict,
-    described_flags,
-    download_weights,
-    read_weights,
-    to_edsr_names,
-)
+from model.weights import described_flags, download_weights, read_weights, to_edsr_names
 from runtime.files import UserError, bullet_list
 
 EDSR_URL = "https://cv.snu.ac.kr/research/EDSR/models/"
@@ -37,9 +31,6 @@ HINT_ERRORS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueErr
 SIDE = 32  # LR pixels of the photograph that `_warn_if_implausible` upscales
 MAX_LOSS = 3.0  # dB below bicubic. Networks that are trained with a GAN stay within it.
 MAX_SHIFT = 0.02  # of the mean color, as a fraction of the maximum pixel value
-
-
-# -------------------------------------------------------------------------------- flags of a file
 
 
 def infer_flags(state):
@@ -117,10 +108,8 @@ def flags_of_weights(path, state, parse, read_config):
     renamed, path = to_edsr_names(state), Path(path).resolve()
     described = shlex.split(described_flags(state))
     if described and not is_network(described[1]):
-        raise UserError(
-            f"{path} holds weights of --model {described[1]}, which is not in NETWORKS of "
-            "src/model/__init__.py"
-        )
+        text = f"{path} holds weights of --model {described[1]}"
+        raise UserError(f"{text}, which is not in NETWORKS of src/model/__init__.py")
     config = path.parent.parent / "config.txt"
     for read in (lambda: described, lambda: read_config(config)):
         # a config.txt may be broken, or of another program
@@ -133,9 +122,6 @@ def flags_of_weights(path, state, parse, read_config):
         if flags and _fits(parse(shlex.split(format_flags(flags))), (renamed,)):
             return flags
     return detect_flags(renamed)
-
-
-# ------------------------------------------------------------------------------ weights of a file
 
 
 def _match_names(net, state):
@@ -172,9 +158,8 @@ def _mismatch(path, state, lines):
     hint = ""
     with contextlib.suppress(*HINT_ERRORS):
         renamed = to_edsr_names(state)
-        flags = described_flags(state) or format_flags(
-            infer_flags(renamed) or detect_flags(renamed)
-        )
+        flags = infer_flags(renamed) or detect_flags(renamed)
+        flags = described_flags(state) or format_flags(flags)
         hint = f"\nflags that would fit it: {flags}" if flags else ""
     return UserError(f"checkpoint {path} does not fit the network:" + bullet_list(lines, 8) + hint)
 
@@ -184,12 +169,9 @@ def load_weights(net, state, path, log=None):
 
     With `log`, half of them must: weights of another scale, or of RCAN for HAN. It lists the rest.
     """
-    if as_state_dict(state) is None:
-        raise UserError(f"checkpoint {path}: holds no state_dict of tensors")
     own, state = net.state_dict(), _match_names(net, state)
-    fitting = {
-        name: x for name, x in state.items() if name in own and _same_shape_and_kind(own[name], x)
-    }
+    shared = {name: x for name, x in state.items() if name in own}
+    fitting = {name: x for name, x in shared.items() if _same_shape_and_kind(own[name], x)}
     lines = _differences(own, state)
     if lines and (log is None or 2 * len(fitting) < len(own)):
         raise _mismatch(path, state, lines)
@@ -209,10 +191,8 @@ def _download_edsr(args, log):
     """Return the published EDSR weights for the flags, downloaded if missing."""
     name = EDSR_FILES.get((args.n_resblocks, args.n_feats, args.scale[0]))
     if args.model != "EDSR" or name is None:
-        raise UserError(
-            "--pre_train download: published are EDSR of 16 blocks of 64 features and of 32 blocks "
-            "of 256, x2, x3, x4"
-        )
+        sizes = "16 blocks of 64 features and of 32 blocks of 256, x2, x3, x4"
+        raise UserError(f"--pre_train download: published are EDSR of {sizes}")
     return download_weights(EDSR_URL + name, log)
 
 

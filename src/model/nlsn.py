@@ -57,10 +57,10 @@ class _Permute(torch.autograd.Function):
 class NonLocalSparseAttention(nn.Module):
     """Sparse attention over all pixels (section 3.3, equations 5 to 8)."""
 
-    def __init__(self, n_feats, n_hashes=4, chunk_size=144, reduction=4, res_scale=1.0):
+    def __init__(self, n_feats, n_hashes=4, chunk_size=144, res_scale=1.0):
         super().__init__()
         self.n_hashes, self.chunk_size, self.res_scale = n_hashes, chunk_size, res_scale
-        self.conv_match = nn.Sequential(conv(n_feats, n_feats // reduction, 3))
+        self.conv_match = nn.Sequential(conv(n_feats, n_feats // 4, 3))
         self.conv_assembly = nn.Sequential(conv(n_feats, n_feats, 1))
         self._eval_rotations = {}  # by number of buckets and device
 
@@ -163,23 +163,15 @@ class NLSN(SRNetwork):
     draws_add_mean_last = True
 
     def __init__(
-        self,
-        *,
-        n_resblocks=32,
-        n_feats=256,
-        res_scale=0.1,
-        nlsn_n_hashes=4,
-        nlsn_chunk_size=144,
-        **shared,
+        self, *, n_resblocks, n_feats, res_scale, nlsn_n_hashes, nlsn_chunk_size, **shared
     ):
-        hashing = {"n_hashes": nlsn_n_hashes, "chunk_size": nlsn_chunk_size}
+        attention = (n_feats, nlsn_n_hashes, nlsn_chunk_size, res_scale)
 
         def build_body():
             layers = []
             for i in range(n_resblocks + 1):
                 layers += [ResBlock(n_feats, res_scale)] if i else []
-                if i % 8 == 0:
-                    layers.append(NonLocalSparseAttention(n_feats, **hashing, res_scale=res_scale))
+                layers += [NonLocalSparseAttention(*attention)] if i % 8 == 0 else []
             return nn.Sequential(*layers, conv(n_feats, n_feats, 3))
 
         super().__init__(n_feats=n_feats, build_body=build_body, **shared)

@@ -170,9 +170,8 @@ class SpandrelNetwork(nn.Module):
             self.unsupported_dtypes += (torch.bfloat16,)
         n_colors = descriptor.input_channels
         if n_colors != args.n_colors:
-            raise UserError(
-                f"--n_colors {args.n_colors} must be {n_colors} for --model {args.model}"
-            )
+            text = f"--n_colors {args.n_colors} must be {n_colors}"
+            raise UserError(f"{text} for --model {args.model}")
         if not args.test_only:
             self._probe(args.n_colors)
 
@@ -201,10 +200,8 @@ class SpandrelNetwork(nn.Module):
         try:
             sr = self.call(self.net, x)
         except ValueError as error:  # a normalization over one value
-            raise UserError(
-                f"--model {self.model} cannot run on a batch of {tuple(x.shape)}: {error}. Give a "
-                "larger --batch_size or --patch_size"
-            ) from error
+            text = f"--model {self.model} cannot run on a batch of {tuple(x.shape)}: {error}"
+            raise UserError(f"{text}. Give a larger --batch_size or --patch_size") from error
         size = torch.Size(n * self.scale for n in x.shape[2:])
         if not isinstance(sr, torch.Tensor) or sr.shape[2:] != size or sr.shape[1] != lr.shape[1]:
             found = tuple(sr.shape) if isinstance(sr, torch.Tensor) else type(sr).__name__

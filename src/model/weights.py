@@ -60,9 +60,6 @@ def download_weights(url, log=print):
     return path
 
 
-# ------------------------------------------------------------------------------ files of tensors
-
-
 def _walk(value):
     """Yield (path, value) for all values in nested dicts, lists and tuples; a path is a tuple."""
     # No recursion and no container twice: a file may nest deeply and share values without end.
@@ -104,33 +101,18 @@ def _problem_of_file(path):
         return " must not be an ONNX file: give the weights it was made from"
     if not start.startswith(b"PK\3\4"):  # torch.save's form before torch 1.6, or another file
         return ""
-    again = "save it again with torch.save"
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         if any(m.filename.endswith("/constants.pkl") for m in members):
-            return (
-                " must not be a TorchScript program, which holds code: save the state_dict of its "
-                "network with torch.save"
-            )
+            return " must not be a TorchScript program, which holds code: save its state_dict alone"
         size = sum(member.file_size for member in members)
         if any(m.compress_type for m in members) or size > path.stat().st_size:
-            return (
-                f": cannot be loaded, it is compressed or declares more bytes than it has: {again}"
-            )
+            problem = "it is compressed or declares more bytes than it has"
+            return f": cannot be loaded, {problem}: save it again with torch.save"
         damaged = archive.testzip()
     if damaged:
         return f": cannot be loaded, {damaged} has a wrong checksum: copy it once more"
     return ""
-
-
-def _load_tensors(path):
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load  # an optional package
-
-        return load(path.read_bytes())
-    # opened here: torch takes no name that is not UTF-8
-    with torch.serialization.safe_globals(_NUMPY), open(path, "rb") as file:
-        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def load_file(path, what="checkpoint"):
@@ -144,7 +126,13 @@ def load_file(path, what="checkpoint"):
     try:
         if problem := _problem_of_file(path):
             raise UserError(f"{what} {path}{problem}")
-        value = _load_tensors(path)
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load  # an optional package
+
+            value = load(path.read_bytes())
+        else:  # opened here: torch takes no name that is not UTF-8
+            with torch.serialization.safe_globals(_NUMPY), open(path, "rb") as file:
+                value = torch.load(file, map_location="cpu", weights_only=True)
     except UserError:
         raise
     except ImportError as error:
@@ -156,16 +144,12 @@ def load_file(path, what="checkpoint"):
             "not a checkpoint. Such a file can run code: save only the state_dict"
         ) from error
     except Exception as error:  # torch.load raises anything from EOFError to KeyError
-        raise UserError(
-            f"{what} {path}: cannot be read, it is broken or not a checkpoint "
-            f"({type(error).__name__})"
-        ) from error
+        reason = f"it is broken or not a checkpoint ({type(error).__name__})"
+        raise UserError(f"{what} {path}: cannot be read, {reason}") from error
     for name, tensor in _iter_tensors(value):
         if tensor.numel() * tensor.element_size() > path.stat().st_size:  # one number, expanded
-            raise UserError(
-                f"{what} {path}: cannot be loaded, {name} declares a shape of {tuple(tensor.shape)}"
-                ", more than the file holds: save it again with torch.save"
-            )
+            problem = f"{name} declares a shape of {tuple(tensor.shape)}, more than the file holds"
+            raise UserError(f"{what} {path}: cannot be loaded, {problem}: save it with torch.save")
     return value
 
 
@@ -178,12 +162,8 @@ def check_tensors(value, path):
         elif not (tensor.float() if tensor.is_floating_point() else tensor).isfinite().all():
             problems.append(f"{name}: holds nan or infinity")
     if problems:
-        raise UserError(
-            f"checkpoint {path}: tensors that cannot be used:" + bullet_list(sorted(problems))
-        )
-
-
-# ------------------------------------------------------------------------------------ state dicts
+        problems = bullet_list(sorted(problems))
+        raise UserError(f"checkpoint {path}: tensors that cannot be used:{problems}")
 
 
 def read_weights(path):
@@ -287,7 +267,6 @@ def to_edsr_names(state):
             state = {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
             break
     first = state.get("conv_first.weight")
-    is_basicsr = first is not None and first.dim() == 4 and first.shape[1] in (1, 3)
-    is_basicsr = is_basicsr and "conv_after_body.weight" in state
-    is_basicsr = is_basicsr and any(name.startswith("body.0.") for name in state)
-    return _from_basicsr(state) if is_basicsr else state
+    is_conv = first is not None and first.dim() == 4 and first.shape[1] in (1, 3)
+    is_basicsr = is_conv and any(name.startswith("body.0.") for name in state)
+    return _from_basicsr(state) if is_basicsr and "conv_after_body.weight" in state else state
