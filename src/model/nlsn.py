@@ -163,7 +163,14 @@ class NLSN(SRNetwork):
     draws_add_mean_last = True
 
     def __init__(
-        self, *, n_resblocks, n_feats, res_scale, nlsn_n_hashes, nlsn_chunk_size, **shared
+        self,
+        *,
+        n_resblocks=32,
+        n_feats=256,
+        res_scale=0.1,
+        nlsn_n_hashes=4,
+        nlsn_chunk_size=144,
+        **shared,
     ):
         attention = (n_feats, nlsn_n_hashes, nlsn_chunk_size, res_scale)
 
