@@ -118,8 +118,8 @@ def test_metrics_of_images_of_different_sizes_are_an_error(function, shape):
 @pytest.mark.parametrize(
     ("change", "words", "scale"),
     [
-        (lambda lr: lr[:, :, ::-1], "has its color channels in another order", 2),
-        (lambda lr: lr[:, :, [1, 2, 0]], "has its color channels in another order", 2),
+        (lambda lr: lr[:, :, ::-1], "has its color channels in another order, perhaps BGR", 2),
+        (lambda lr: lr[:, :, [1, 2, 0]], "has its color channels in another order, perhaps BGR", 2),
         (lambda lr: lr[:, :, [1, 1, 1]], "has no colors, and its HR image has", 4),
         (lambda lr: 255 - lr, "is inverted against its HR image", 2),
         (lambda lr: lr * 0 + 77, "is flat, and its HR image is not", 4),
