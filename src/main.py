@@ -58,8 +58,10 @@ def run(args, device):
     if args.resume != 0:
         resume(trainer)
     checkpoint.create(config)
-    trainer.train()
-    data.close()
+    try:
+        trainer.train()
+    finally:
+        data.close()
 
 
 def _build(args, device, checkpoint):

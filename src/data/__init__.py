@@ -107,8 +107,10 @@ class Data:
             raise
 
     def close(self):
-        """End the loader workers."""
-        self.train = None
+        """End the loader workers. The garbage collector, later, would wait 5 s for each."""
+        iterator, self.train = getattr(self.train, "_iterator", None), None
+        if iterator:
+            iterator._shutdown_workers()
 
 
 def _on_device(batches, device):
