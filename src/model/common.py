@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import conv2d
@@ -21,7 +22,8 @@ def conv(n_in, n_out, kernel_size, bias=True):
 
 def mean_color(n_colors=3):
     """Return DIV2K's mean color in [0, 1], (n_colors,); unless that is 3, the mean over RGB."""
-    mean = torch.tensor(DIV2K_MEAN)
+    # from numpy: torch.tensor in `build_on_meta` would import the compiler of torch, for 2 seconds
+    mean = torch.from_numpy(np.array(DIV2K_MEAN, np.float32))
     return mean if n_colors == 3 else mean.mean().expand(n_colors)
 
 
@@ -30,8 +32,10 @@ class MeanShift(nn.Conv2d):
 
     def __init__(self, rgb_range, n_colors=3, sign=-1):
         super().__init__(n_colors, n_colors, 1)
-        self.weight.data = torch.eye(n_colors).view(n_colors, n_colors, 1, 1)
-        self.bias.data = sign * rgb_range * mean_color(n_colors)
+        self.weight = nn.Parameter(
+            torch.from_numpy(np.eye(n_colors, dtype=np.float32))[:, :, None, None]
+        )
+        self.bias = nn.Parameter(sign * rgb_range * mean_color(n_colors))
         self.requires_grad_(False)
 
 
