@@ -92,10 +92,12 @@ def _range_of(state):
     return rounded if is_whole else float(f"{rgb_range:.3g}")
 
 
-def _fits(args, states):
-    """Return whether one of the states has the names and shapes of the network of flags."""
-    own = {name: value.shape for name, value in build_on_meta(args).state_dict().items()}
-    return own in [{name: value.shape for name, value in state.items()} for state in states]
+def _fitting_network(args, states):
+    """Return the network of flags, without memory, if a state has its names and shapes, or None."""
+    net = build_on_meta(args)
+    own = {name: value.shape for name, value in net.state_dict().items()}
+    shapes = [{name: value.shape for name, value in state.items()} for state in states]
+    return net if own in shapes else None
 
 
 def flags_of_weights(path, state, parse, read_config):
@@ -115,11 +117,11 @@ def flags_of_weights(path, state, parse, read_config):
         # a config.txt may be broken, or of another program
         with contextlib.suppress(UserError, *HINT_ERRORS):
             args = parse(read())
-            if _fits(args, (state, renamed)):
-                return architecture_flags(args, build_on_meta(args))
+            if net := _fitting_network(args, (state, renamed)):
+                return architecture_flags(args, net)
     with contextlib.suppress(UserError, *HINT_ERRORS):
         flags = infer_flags(renamed)
-        if flags and _fits(parse(shlex.split(format_flags(flags))), (renamed,)):
+        if flags and _fitting_network(parse(shlex.split(format_flags(flags))), (renamed,)):
             return flags
     return detect_flags(renamed)
 
