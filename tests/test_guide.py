@@ -41,7 +41,6 @@ def project(tmp_path, photographs):
     for name in ("Set5", "Set14", "B100", "Urban100"):
         write_set(benchmark / name / "HR", two, benchmark / name / "LR_bicubic", (2, 3, 4))
     write_set(root / "photos", photographs)
-    write_set(root / "datasets/Photos/HR", photographs)
     (root / "bin").mkdir()
     for name, words in {
         "python": "",
