@@ -151,7 +151,7 @@ class Comparison:
         return sorted(tested or {int(scale) for scale in flags if scale.isdigit()})
 
     def sources(self, key):
-        """Return the rows with pictures of a set: of each run, of one run of each group, folders."""
+        """Return the rows with pictures of a set: runs, one run of each group, folders."""
         runs = list(self.runs)
         for members in self.members.values():
             saved = [run for run in members if any(row.sr_paths(key) for row in run.rows)]

@@ -18,7 +18,7 @@ class ExportableSparseAttention(NonLocalSparseAttention):
     """NLSN's attention without a branch on the image size: hashing, sorting and chunks differ.
 
     The rotations of all numbers of buckets are one table; those of the size are read from it, and
-    the other buckets masked. Computed indices fill up the last chunk, not a slice that may be empty.
+    the other buckets masked. Computed indices fill the last chunk, not a slice that may be empty.
     Images with fewer pixels than a chunk have one chunk, in which the filling is masked.
     """
 

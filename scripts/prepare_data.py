@@ -64,7 +64,7 @@ def report(args, expected):
 
 
 def parsed(convert, expected):
-    """Return an argparse type: a text that `convert` maps to None, or cannot convert, is an error."""
+    """Return an argparse type: a text that `convert` maps to None, or cannot map, is an error."""
 
     def parse(text):
         with contextlib.suppress(ValueError):

@@ -99,7 +99,7 @@ class Evaluator:
         return all(distributed.all_gather_object(needed < free / 2))
 
     def _test_set(self, images, net, epoch, precision):
-        """Test one set, log and record it; return its PSNR, or None if no image has a finite one."""
+        """Test, log and record one set; return its PSNR, None if no image has a finite one."""
         t_start = time.perf_counter()
         chop = self.chop or not self._fits_in_memory(images, net)
         upscaler = self._build_upscaler(net, precision, chop)
@@ -127,7 +127,7 @@ class Evaluator:
         return line["psnr"]
 
     def _log_result(self, line, seconds):
-        """Log the scores of a set: in training with the best PSNR so far, in a test the duration."""
+        """Log the scores of a set, in training with the best PSNR so far, in a test the time."""
         text = f"[{line['dataset']} x{line['scale']}]\t"
         for metric in self.metrics:
             value, digits = line[metric.name], 3 if metric is PSNR else 4

@@ -106,7 +106,7 @@ def set_learning_rate(optimizer, lr):
 
 
 def clip_gradients(args, optimizer):
-    """Clip the gradients (--gclip, --gclip_norm); return their norm before --gclip_norm, or None."""
+    """Clip gradients (--gclip, --gclip_norm); return the norm before --gclip_norm, or None."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     if args.gclip > 0:
         nn.utils.clip_grad_value_(parameters, args.gclip)

@@ -174,7 +174,7 @@ def require_drawable(path, font):
 
 
 def draw(path, strips, dpi=None, width=None, font="sans-serif"):
-    """Draw (Picture, its boxes) below each other; the width, in inches, fits crops of 1.9 inches."""
+    """Draw (Picture, its boxes) below each other, in a width that fits crops of 1.9 inches."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 

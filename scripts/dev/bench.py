@@ -11,8 +11,8 @@
     torchrun --nproc_per_node 2 scripts/dev/bench.py step --scale 4     all ranks together
 
 The cases are timed in turn, so that other load affects all of them. On CUDA, a time is the mean of
-10 runs. Each case prints the median of its times; its last line reads `step 0.71 s`, `forward 0.48 s`
-or `patches/s 5000`.
+10 runs. Each case prints the median of its times; its last line reads `step 0.71 s`,
+`forward 0.48 s` or `patches/s 5000`.
 """
 
 import argparse
@@ -148,7 +148,7 @@ class Case:
         return time.perf_counter()
 
     def report(self, first):
-        """Return the title and figures of a row, compared with the first case; and the last line."""
+        """Return the title and figures of a row, against the first case, and the last line."""
         median = statistics.median(self.seconds)
         unit = "images" if self.kind == "forward" else "patches"
         spread = f"{min(self.seconds):.3g} to {max(self.seconds):.3g} s"

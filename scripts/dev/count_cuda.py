@@ -83,7 +83,7 @@ def _library():
 
 
 def environment():
-    """Return the environment variables of a process with the fake device, or raise NoCompilerError."""
+    """Return the environment of a process with the fake device, or raise NoCompilerError."""
     return {**os.environ, "LD_PRELOAD": str(_library()), "OMP_NUM_THREADS": "1"}
 
 
@@ -192,7 +192,7 @@ def _swap_tensors(a, b):
 class FakeCuda:
     """A `with` block in which torch has one GPU, and `counts` of its work by (name, source line).
 
-    ops: operations on CUDA tensors, without views and allocations; waits: times the host waits for a
+    ops: operations on CUDA tensors, no views and allocations; waits: times the host waits for a
     result, such as `.item()`; copies: copies from host to device that block the host.
     """
 
@@ -256,7 +256,7 @@ def build_trainer(argv):
 
 
 def count_step(cuda, trainer, step=None):
-    """Run one training step; return its counts. Step 1 checks and logs gradients, None is ordinary."""
+    """Run a training step; return its counts. Step 1 checks and logs gradients, None does not."""
     args, scale = trainer.args, trainer.args.scale[0]
 
     def images(side):  # in the memory format of the data loader

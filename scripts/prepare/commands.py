@@ -1,4 +1,4 @@
-"""The commands of scripts/prepare_data.py. Each takes its flags, returns (problems, list of Expected).
+"""The commands of scripts/prepare_data.py: each maps its flags to (problems, list of Expected).
 
 Archives of DIV2K, Flickr2K and the benchmarks are unpacked to the folders of `DATASETS`.
 """

@@ -87,7 +87,7 @@ def _write_mark(folder, text):
 
 
 def _convert_one(folders, hr, redo, rule, source):
-    """Make the files of an HR image; return, for each, whether it existed, and the error or None."""
+    """Make the files of an HR image; return, for each, whether it existed, and error or None."""
     degradation, seed, max_pixels = rule
     if max_pixels:
         set_max_pixels(max_pixels)

@@ -153,7 +153,7 @@ class Checkpoint:
             self.board.log_metrics(line)
 
     def write_scores(self, line, images, metrics, scores):
-        """Write per_image/SET_xS.csv of a test line of metrics.jsonl: a row of scores for each image."""
+        """Write per_image/SET_xS.csv of a line of metrics.jsonl: a row of scores for each image."""
         if not self.writes_records:
             return
         text = io.StringIO()
@@ -211,7 +211,7 @@ class Checkpoint:
             _save(self.models / "model_best.pt", read_weights(kept))
 
     def save(self, state, eval_weights, is_best):
-        """Write the weights that tests use, also as the best, and last of all the training state."""
+        """Write the weights that tests use, also as the best, and then the training state."""
         if not self.is_writer:
             return
         weights = copy.copy(eval_weights)  # with the flags in its _metadata

@@ -34,7 +34,7 @@ def is_metric(line):
 
 
 def read_metrics(path, warn=print):
-    """Return the lines of metrics.jsonl as dicts, none of a missing file; damaged ones are left out.
+    """Return the lines of metrics.jsonl as dicts, none of a missing file, without damaged ones.
 
     Test lines have the keys of `PLAIN`. `warn` is called with a warning about damaged lines.
     """
@@ -93,13 +93,13 @@ def results_dir(folder, dataset, suffix=""):
 
 
 def scores_file(folder, line, best=False):
-    """Return the CSV with the scores of each image of the last test, or of that of model_best.pt."""
+    """Return the CSV with the scores of each image of the last test, or of model_best.pt's."""
     name = f"{set_file_name(line['dataset'])}_x{line['scale']}{variant(line)}.csv"
     return folder / "per_image" / ("best" if best else "") / name
 
 
 def finite_mean(values):
     """Return the mean of the finite values; None if there are none."""
-    # an image that equals HR has an infinite PSNR, a very small one no SSIM: neither may hide the rest
+    # an image that equals HR has an infinite PSNR, a very small one no SSIM: neither hides the rest
     finite = [value for value in values if math.isfinite(value)]
     return sum(finite) / len(finite) if finite else None

@@ -93,7 +93,8 @@ def _load_state(trainer, state, path):
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[-1].strip()
         raise UserError(
-            f"--load {args.load} must keep --loss, --neg_history and the embedding's flags: {reason}"
+            f"--load {args.load} must keep --loss, --neg_history and the embedding's flags: "
+            f"{reason}"
         ) from error
     trainer.progress, trainer.prev_epoch_loss = state["progress"], state["last_loss"]
     _adapt_to_changed_flags(trainer, former, state["epoch"])

@@ -1,4 +1,4 @@
-"""Decoded training images on disk, one uncompressed .npy file each: a patch is read without the rest.
+"""Decoded training images on disk, an uncompressed .npy file each: a patch is read by itself.
 
 The name of a cache folder contains a hash of the source folder's path. The name of a cache file
 contains size and time of its source image: a changed image gets a new file. Files are written

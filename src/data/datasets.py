@@ -247,7 +247,7 @@ def is_held_out(args, name):
 
 
 def split_hold_out(args, name, pairs):
-    """Return (pairs for training, pairs for tests): all and all, unless --hold_out splits the set."""
+    """Return (pairs for training, pairs for tests): all twice, unless --hold_out splits the set."""
     count = args.hold_out
     if not is_held_out(args, name):
         return pairs, pairs

@@ -93,6 +93,7 @@ class Real(Degradation):
     per_sample = True
 
     def plan(self, scale, rng):
+        """Draw the steps and their blurs, whose reach is the margin; the rest when applied."""
         steps = [_downsample, _blur]
         for step, probability in ((_blur, 0.5), (_add_gaussian, 0.75), (_add_poisson, 0.25)):
             steps += [step] * (rng.random() < probability)
@@ -251,7 +252,7 @@ _noise_table = functools.cache(lambda: np.random.default_rng(0).standard_normal(
 
 
 def _noise(shape, rng):
-    """Return Gaussian noise: each row starts at a random value of a table, 20x faster than draws."""
+    """Return Gaussian noise: rows start at random places of a table, 20x faster than draws."""
     table, length = _noise_table(), shape[1] * shape[2]
     rows = as_strided(table, (len(table) - length, length), (4, 4))  # overlapping
     return rows[rng.integers(len(rows), size=shape[0])].reshape(shape)

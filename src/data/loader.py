@@ -56,7 +56,7 @@ def _as_images(memory, shape):
 
 
 def collate(samples, allocate=torch.empty):
-    """Return a Batch of samples: tensors stacked in memory of allocate(size, dtype), names listed."""
+    """Return a Batch of samples: tensors stacked in allocate(size, dtype), names listed."""
     fields = []
     for values in zip(*samples, strict=True):
         field = values[0]

@@ -116,7 +116,7 @@ def _augment(image, flip_y, flip_x, transpose):
 
 
 class EpochSampler(Sampler):
-    """Keys of this rank's part of each batch of an epoch, after `set_epoch`; a batch has one scale."""
+    """Keys of this rank's part of each batch of an epoch (`set_epoch`); a batch has one scale."""
 
     def __init__(self, batches, batch_size, n_scales=1, seed=1):
         self.batches, self.batch_size = batches, batch_size

@@ -79,7 +79,7 @@ def _run_ffmpeg(path, *options):
 
 
 def _pixel_aspect(path):
-    """Return the aspect ratio of a pixel, after a rotation of the video: "32/27"; "1" if unknown."""
+    """Return a pixel's aspect ratio, after a rotation of the video: "32/27"; "1" if unknown."""
     text = re.findall(r"^ *Stream.*Video:.*", _run_ffmpeg(path, "-frames:v", "1"), re.M)[-1:]
     match = re.search(r"SAR ([1-9]\d*):([1-9]\d*)", "".join(text))
     return f"{match[1]}/{match[2]}" if match else "1"

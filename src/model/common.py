@@ -158,7 +158,7 @@ class SRNetwork(nn.Module):
         return cls(scale=args.scale[0], **{name: getattr(args, name) for name in cls.flags})
 
     def forward(self, lr):
-        """Map (B, n_colors, H, W) in [0, rgb_range] to (B, n_colors, H*scale, W*scale), unclamped."""
+        """Map (B, n_colors, H, W) in [0, rgb_range] to SR of scale times the sides, unclamped."""
         with autocast_off(lr):
             x = self.head(self.sub_mean(lr))
         x = cast_to_autocast(x)

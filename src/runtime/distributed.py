@@ -56,7 +56,7 @@ def is_main_process():
 
 
 class RankFailedError(Exception):
-    """The ranks cannot exchange tensors; most often one has ended. The message says what is known."""
+    """The ranks cannot exchange tensors, most often since one has ended; the message says more."""
 
 
 @contextlib.contextmanager
@@ -210,7 +210,7 @@ def rank_offset(count):
 
 
 def all_gather_batch(x, offset=None):
-    """Gather a batch from all ranks, in rank order: (B, ...) to (B of all ranks, ...), the same bits.
+    """Gather a batch from all ranks, in rank order: (B, ...) to (B of all, ...), the same bits.
 
     Differentiable: each rank receives the gradient of its own images, summed over the losses of all
     ranks. If each rank computes the same loss of all images, divide it by `world_size()` before

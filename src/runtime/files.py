@@ -113,7 +113,7 @@ def append_text(path, text):
 
 
 def remove_stale_temp_files(folder):
-    """Remove temporary files of `atomic_path` whose process on this host has ended, or that are old."""
+    """Remove files of `atomic_path` whose process on this host has ended, or that are old."""
     for path in Path(folder).glob(".*.part"):
         match = re.fullmatch(r"\..+\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.part", path.name)
         with contextlib.suppress(OSError):  # gone meanwhile, or a file or process of another user

@@ -17,7 +17,7 @@ RESTARTED = "SR_RESTARTED_IN_VENV"  # environment variable of a restarted progra
 
 
 def use_project_packages():
-    """Restart with the project's .venv if this Python lacks the packages, or end with a sentence."""
+    """Restart with the project's .venv if this Python lacks the packages, or end and say why."""
     is_restarted = os.environ.pop(RESTARTED, None)  # removed: child processes decide again
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if not missing:
@@ -27,9 +27,9 @@ def use_project_packages():
     found = [p for p in (venv / "bin/python", venv / "Scripts/python.exe") if p.is_file()]
     if is_restarted or not found:
         sys.exit(
-            f"error: {sys.executable} lacks {', '.join(missing)}: {ROOT / 'scripts/setup.sh'} makes "
-            ".venv with the packages, which is used without being activated; or install them with: "
-            f"pip install -r {ROOT / 'requirements.txt'}"
+            f"error: {sys.executable} lacks {', '.join(missing)}: {ROOT / 'scripts/setup.sh'} "
+            "makes .venv with the packages, which is used without being activated; or install them "
+            f"with: pip install -r {ROOT / 'requirements.txt'}"
         )
     words = getattr(sys, "orig_argv", [sys.executable, *sys.argv])  # Python 3.10 or later has it
     command = [str(found[0]), *words[1:]]

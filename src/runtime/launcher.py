@@ -18,7 +18,7 @@ SINGLE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}  # values of a run 
 
 
 def read_environment(argv):
-    """Complete the environment variables of a rank; refuse a part of them, as leftovers in a shell."""
+    """Complete a rank's environment variables; refuse a part of them, as leftovers in a shell."""
     # half of them would make a run that writes nothing, or waits
     env = os.environ
     found = [name for name in SINGLE if name in env]
@@ -72,8 +72,8 @@ def _read_slurm(has_n_gpus):
     nodes = next((env[name] for name in names if name in env), "")
     if "SLURM_LOCALID" not in env or not (nodes or "MASTER_ADDR" in env):
         raise UserError(
-            f"srun has started {n_tasks} processes, and SLURM_LOCALID or SLURM_NODELIST is missing: "
-            "use torchrun, or --n_GPUs in a single task"
+            f"srun has started {n_tasks} processes, and SLURM_LOCALID or SLURM_NODELIST is missing"
+            ": use torchrun, or --n_GPUs in a single task"
         )
     is_one_node = env.get("SLURM_NNODES", "1" if not re.search(r"[\[,]", nodes) else "") == "1"
     counts = env.get("SLURM_STEP_TASKS_PER_NODE") or env.get("SLURM_TASKS_PER_NODE")

@@ -61,8 +61,8 @@ def cpu_bf16_support(path="/proc/cpuinfo"):
     flags = flags[1].split() if flags else []
     if "amx_bf16" in flags:
         return "AMX"
-    # on an Emerald Rapids whose virtual machine hides AMX, AVX-512 BF16 has half the rate of float32,
-    # on an EPYC 3.9 times
+    # on an Emerald Rapids whose virtual machine hides AMX, AVX-512 BF16 has half the rate of
+    # float32, on an EPYC 3.9 times
     is_intel = not vendor or vendor[1].strip() == "GenuineIntel"
     return "AVX-512 BF16" if "avx512_bf16" in flags and not is_intel else ""
 

@@ -210,8 +210,9 @@ def _handled_by(handler, signals):
 class StopRequest:
     """Remembers a stop signal of a `listen` block as `signum`; 0 before there is one.
 
-    `name`, that of the experiment, is for messages. A second SIGINT ends the process at once. One that follows within a second counts as the first:
-    torchrun forwards a signal to its processes that the terminal has already sent to them.
+    `name`, that of the experiment, is for messages. A second SIGINT ends the process at once. One
+    that follows within a second counts as the first: torchrun forwards a signal to its processes
+    that the terminal has already sent to them.
     """
 
     def __init__(self, name, verbose):
