@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the packages of the tests into .venv, then runs ruff and pytest (5 minutes on 2 cores).
+# Installs the packages of the tests into .venv, then runs ruff and pytest (3 minutes on 2 cores).
 #     scripts/test.sh           the whole suite
 #     scripts/test.sh --slow    the tests that take minutes, too
 #     scripts/test.sh -k resume and other flags of pytest
@@ -14,8 +14,9 @@ if [ "${1:-}" = --slow ]; then
 fi
 "$python" -m ruff check .
 "$python" -m ruff format --check .
-# a process for each free core with one thread: the networks of the tests are too small for more
+# a process for each free core with one thread (the networks of the tests are too small for more)
+# and one for the tests that wait for servers, signals and other processes
 count='from runtime.threads import *; c = own_cores(); print(choose_threads(None, len(c), [c])[0])'
 jobs=$(cd src && env -u OMP_NUM_THREADS -u MKL_NUM_THREADS "$python" -c "$count")
 export OMP_NUM_THREADS=1
-exec "$python" -m pytest -n "$jobs" ${marks[@]+"${marks[@]}"} "$@"
+exec "$python" -m pytest -n "$((jobs + 1))" --dist worksteal ${marks[@]+"${marks[@]}"} "$@"

@@ -10,7 +10,8 @@
     scripts/dev/bench.py forward --template NLSN --scale 2 -- pipeline --scale 4 --n_threads 2
     torchrun --nproc_per_node 2 scripts/dev/bench.py step --scale 4     all ranks together
 
-The cases are timed in turn, so that other load affects all of them. On CUDA, a time is the mean of
+The cases are timed in turn, so that other load affects all of them, with the --threads of the
+first. On CUDA, a time is the mean of
 10 runs. Each case prints the median of its times; its last line reads `step 0.71 s`,
 `forward 0.48 s` or `patches/s 5000`.
 """
@@ -177,8 +178,8 @@ def main(argv=None):
             tempfile.TemporaryDirectory() as options.folder,
             distributed.process_group(choose_device("--cpu" in words)),
         ):
-            print(set_threads(None), file=sys.stderr)
             cases = [Case(*c, options) for c in split_cases([*first, *words[first_end:]])]
+            print(set_threads(cases[0].args.threads), file=sys.stderr)
             for _ in range(options.repeats):
                 for case in cases:
                     case.time()
