@@ -88,6 +88,9 @@ def make_exportable(net):
             module.forward_fused = types.MethodType(
                 lambda self, maps, last_conv: last_conv(self(maps)), module
             )
+        if hasattr(module, "update_params"):  # SPAN joins convolutions in each forward: once here
+            module.update_params()
+            module.update_params = lambda: None
         for name, child in module.named_children():
             if isinstance(child, NonLocalSparseAttention):
                 setattr(module, name, ExportableSparseAttention(child))

@@ -20,6 +20,7 @@ NETWORKS = {
     "HAN": "--model HAN --n_resgroups 1 --n_resblocks 1 --n_feats 8 --reduction 4 --scale 2",
     "NLSN": "--model NLSN --n_resblocks 1 --n_feats 8 --n_hashes 1 --chunk_size 16 --scale 2 "
     "--rgb_range 1",
+    "SPAN": '--model SPAN --model_options {"feature_channels":8} --scale 2',
 }
 
 
@@ -43,7 +44,7 @@ def run_file(path, lr):
 
 @pytest.mark.parametrize(
     "name",
-    ["EDSR", "HAN", *(pytest.param(name, marks=pytest.mark.slow) for name in ("RCAN", "NLSN"))],
+    ["EDSR", "HAN", "SPAN", *(pytest.param(n, marks=pytest.mark.slow) for n in ("RCAN", "NLSN"))],
 )
 def test_a_file_gives_the_results_of_the_network(name, tmp_path, capsys, monkeypatch):
     flags, net, weights = network(name, tmp_path)
