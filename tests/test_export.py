@@ -1,5 +1,8 @@
 """export_onnx.py: files that give the network's results in onnxruntime, at every size."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import onnxruntime
 import pytest
@@ -181,5 +184,14 @@ def test_ncnn_files_give_the_results_of_the_network(name, tmp_path, capsys, monk
         with torch.no_grad():
             expected = net(lr * args.rgb_range)[0] / args.rgb_range
         assert (sr - expected).abs().max() < 2e-3  # ncnn may compute in half precision
+    if args.n_colors == 3:  # the example of the documentation
+        image = np.random.default_rng(0).integers(0, 256, (19, 23, 3), dtype=np.uint8)
+        page = (Path(__file__).parents[1] / "docs/models.md").read_text(encoding="utf-8")
+        example = re.search(r"```python\n(import ncnn.*?)```", page, re.DOTALL)[1]
+        names = {"image": image}
+        exec(example.replace("models/edsr-x4", str(tmp_path / "net")), names)
+        with torch.no_grad():
+            expected = net(to_tensor(image).float()[None])[0].permute(1, 2, 0) / 255
+        assert np.abs(names["sr"] - expected.numpy()).max() < 2e-3
     assert export_ncnn.main([*command, "--tolerance", "1e-12"]) == 1
     assert "more than --tolerance 1e-12" in capsys.readouterr().err
