@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the packages of the tests into .venv, then runs ruff and pytest (3 minutes on 2 cores).
+# Installs the packages of the tests into .venv, then runs ruff and pytest, in 3 to 5 minutes.
 #     scripts/test.sh           the whole suite
 #     scripts/test.sh --slow    the tests that take minutes, too
 #     scripts/test.sh -k resume and other flags of pytest

@@ -11,9 +11,8 @@
     torchrun --nproc_per_node 2 scripts/dev/bench.py step --scale 4     all ranks together
 
 The cases are timed in turn, so that other load affects all of them, with the --threads of the
-first. On CUDA, a time is the mean of
-10 runs. Each case prints the median of its times; its last line reads `step 0.71 s`,
-`forward 0.48 s` or `patches/s 5000`.
+first. On CUDA, a time is the mean of 10 runs. Each case prints the median of its times; its last
+line reads `step 0.71 s`, `forward 0.48 s` or `patches/s 5000`.
 """
 
 import argparse
