@@ -68,10 +68,11 @@ def _teacher_conflicts(args):
     uses = [f"--{name}" for name in ("teacher_blend", "pos_teacher") if getattr(args, name) is True]
     if re.search(r"(^|[+*])KD($|\+)", args.loss):
         uses.append("--loss KD")
-    if args.teacher is None:
+    if not args.teacher:
         yield from (f"{flag} must be used with --teacher FILE" for flag in uses)
     elif not uses:
-        yield "--teacher must be used with the loss KD, --teacher_blend or --pos_teacher"
+        uses = "the loss KD, --teacher_blend or --pos_teacher"
+        yield f"--teacher must be used with {uses} (--teacher= drops it)"
 
 
 def _data_conflicts(args):

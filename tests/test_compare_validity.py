@@ -120,6 +120,20 @@ def test_seeds_that_match_in_part_are_not_paired(root, run):
     assert "share some seeds" in row["notes"]
 
 
+def test_a_group_of_fewer_seeds_is_paired_with_the_same_seeds(root, run):
+    p = write_group(root, "P", {1: 30.0, 2: 30.2, 3: 30.4})
+    q = write_group(root, "Q", {1: 30.1})
+    out = run("--group", p, q)[1]
+    assert tables_of(out)[1][1][4::3] == ["+0.100", "one seed: no error over seeds"]
+    assert "Q and P are compared by the runs of seed 1 alone." in out
+    r = write_group(root, "R", {2: 25.0, 3: 25.2}, lr="3e-4")
+    write_run(root / "S", {"x": 31.0, "y": 32.0}, seed=1, lr="1e-4")
+    out = run("--group", p, f"{r},S", "--format", "latex")[1]
+    assert "runs of different --lr" in out
+    rows = latex_rows(run("--group", p, r, "--format", "latex")[1])
+    assert [row[2].startswith(r"\textbf") for row in rows] == [True, False]
+
+
 def test_two_seeds_are_too_few_to_tell(root, run):
     p, q = write_group(root, "P", {1: 30.0, 2: 30.2}), write_group(root, "Q", {1: 31.0, 2: 31.2})
     out = run("--group", p, q)[1]

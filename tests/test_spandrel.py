@@ -71,11 +71,14 @@ def test_a_network_is_trained_resumed_tested_and_upscaled(sr, tmp_path):
     ("name", "options"), [("SPAN", '{"feature_channels": 8}'), ("DAT-light", DAT)]
 )
 def test_pcl_on_a_network(sr, name, options):
-    train = ("--model", name, "--model_options", options, "--template", "PCL")
+    train = ("--model", name, "--model_options", options, "--template", "PCL", "--neg_history", 1)
     status, _, err = sr.train(*train, "--save", "run", "--epochs", 1, "--test_every", 2)
     assert status == 0, err
     status, _, err = sr("--load", "run", "--epochs", 2, "--cpu")
     assert status == 0, err
+    status, _, err = sr("--load", "run", "--epochs", 3, "--neg_history", 2, "--cpu")
+    assert status == 1 and "must keep --loss, --neg_history" in err
+    assert len(err.splitlines()[0]) < 400
 
 
 def test_any_size_and_range_and_the_gradient():

@@ -63,6 +63,23 @@ def test_a_run_with_all_of_them_resumes_to_the_last_bit(sr, teacher, monkeypatch
     assert not any("teacher" in name for name in whole["loss"])
 
 
+def test_a_run_may_start_as_its_teacher_and_drop_it_and_lose_its_state(sr, teacher):
+    small = "--n_resblocks 1 --n_feats 4 --rgb_range 1 --epochs 1 --test_every 1 --save_models"
+    pcl = f"{PCL} {small} --neg_history 1 --history_every 9 --pos_teacher --teacher_blend"
+    flags = [*pcl.split(), "--pre_train", teacher, "--teacher", teacher]
+    status, _, err = sr.train("--save", "run", *flags)
+    assert status == 0, err
+    state = sr.folder("run") / "model/state_1.pt"
+    state.unlink()
+    more = ["--resume", 1, "--epochs", 2, "--teacher=", "--pos_teacher=no", "--teacher_blend=no"]
+    status, out, err = sr("--load", "run", "--cpu", *more)
+    assert status == 0, err
+    assert f"{state} is missing" in out
+    copy = state_of(sr.folder("run"))["loss"]["history.copies.0.head.0.weight"]
+    model = torch.load(sr.folder("run") / "model/model_1.pt", weights_only=True)
+    assert torch.equal(copy, model["head.0.weight"])
+
+
 @pytest.mark.slow
 def test_two_processes_train_like_one(sr, teacher):
     flags = [*ALL.split(), "--teacher", teacher, "--batch_size", 5]
@@ -148,6 +165,7 @@ def test_teacher_and_copies_are_the_last_samples():
         ("--teacher {file}", "--teacher must be used with the loss KD, --teacher_blend or"),
         ("--teacher {file} --pos_teacher", "--pos_teacher must be used with a contrastive loss"),
         ("--neg_history 1", "--neg_history 1 must be used with a contrastive loss"),
+        ("--neg_history 1 --loss 1*L1+1*GAN", "--neg_history 1 must be used with a contrastive"),
         ("--neg_history 5", "--neg_history 5 must be at most 4, the numbers of --history_every"),
         ("--history_keep 2", "--history_keep '2' must be"),
         ("--teacher {file} --loss KD --scale 4", "must have --scale 4, not 2"),

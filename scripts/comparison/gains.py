@@ -15,6 +15,9 @@ from comparison.runs import printable
 from comparison.scoring import common_scores, lost_images, mismatch, tests_of
 from runtime.files import UserError
 
+# flags that runs of a group share
+RECIPE_FLAGS = "model scale loss lr scheduler epochs test_every batch_size patch_size data_train"
+RECIPE_FLAGS = [*RECIPE_FLAGS.split(), "degradation", "pre_train", "teacher"]
 MIN_SEEDS = 3  # a standard error of two values says almost nothing (t with one degree of freedom)
 
 
@@ -42,6 +45,10 @@ class Group:
                 self.notes.append(f"{where} lacks {', '.join(names)}: not tested")
         if count_seeds(rows) < len(rows):
             self.notes.append(f"{self.label} has runs of the same --seed: no error over seeds")
+        for flag in RECIPE_FLAGS:
+            values = {row.run.flags.get(flag) for row in rows if row.run.was_trained}
+            if len(values) > 1:
+                self.notes.append(f"{self.label} has runs of different --{flag}")
 
 
 def parse_groups(texts):
@@ -147,28 +154,31 @@ def reference(rows, row, key):
 
 
 def _pair_by_seed(first, other):
-    """Return two lists of rows with the same seeds, or None."""
+    """Return two lists of rows with the same seeds, all seeds of one side, or None."""
     sides = [{row.seed: row for row in rows} for rows in (first, other)]
-    seeds = set(sides[0])
-    is_unique = len(seeds) == len(first) == len(other)
-    if None in seeds or set(sides[1]) != seeds or not is_unique:
+    seeds = sides[0].keys() & sides[1].keys()
+    is_unique = [len(side) for side in sides] == [len(first), len(other)]
+    if None in seeds or len(seeds) < min(map(len, sides)) or not is_unique:
         return None
     return [[side[seed] for seed in sorted(seeds)] for side in sides]
 
 
 def seed_notes(first, other, key):
-    """Return sentences about runs that are not compared in pairs though they share seeds."""
+    """Return sentences about runs without a run of the same seed on the other side."""
     sides = [tests_of([group], key) for group in (first, other)]
     seeds = [{row.seed for row in rows} - {None} for rows in sides]
-    if _pair_by_seed(*sides) or not seeds[0] & seeds[1]:
+    if not seeds[0] & seeds[1] or seeds[0] == seeds[1]:
         return []
+    if pairs := _pair_by_seed(*sides):
+        numbers = ", ".join(str(row.seed) for row in pairs[0])
+        return [f"{other.label} and {first.label} are compared by the runs of seed {numbers} alone"]
     return [f"{other.label} and {first.label} share some seeds only: their runs are not paired"]
 
 
 def gain_over(first, other, key, metric, scorer):
     """Return the Gain of `other` over `first`, over the images that are finite in all runs.
 
-    Runs are compared in pairs if both groups have the same seeds.
+    Runs are compared in pairs if the seeds of one group are among those of the other.
     """
     sides = [tests_of([row], key) for row in (first, other)]
     pairs = _pair_by_seed(*sides)

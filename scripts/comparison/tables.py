@@ -111,7 +111,8 @@ def _score_column(rows, key, metric, scorer):
             return True
         if not all(isinstance(r, Group) and len(tests_of([r], key)) > 1 for r in (row, best)):
             return False
-        return not gain_over(best, row, key, metric, scorer).shows_difference
+        gain = gain_over(best, row, key, metric, scorer)
+        return gain.margin is not None and not gain.shows_difference
 
     ranks = {row: "best" for row in grades if is_best(row)}
     others = [grades[row] for row in grades if row not in ranks]

@@ -3,6 +3,7 @@
 import argparse
 import math
 import random
+import textwrap
 
 import numpy as np
 import torch
@@ -56,6 +57,8 @@ def resume(trainer):
             trainer.epoch = checkpoint.load_weights(trainer.net)
             if trainer.ema:
                 trainer.ema.average.load_state_dict(trainer.net.state_dict())
+            for copy in trainer.loss.history.copies if trainer.loss.history else ():
+                copy.load_state_dict(trainer.net.state_dict())
             checkpoint.log(
                 f"WARNING: {path} is missing: epoch {epoch} resumes with its weights and a new "
                 "optimizer"
@@ -91,7 +94,7 @@ def _load_state(trainer, state, path):
     try:
         trainer.loss.load_state_dict(state["loss"])
     except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[-1].strip()
+        reason = textwrap.shorten(str(error).splitlines()[-1], 200)
         raise UserError(
             f"--load {args.load} must keep --loss, --neg_history and the embedding's flags: "
             f"{reason}"

@@ -86,12 +86,12 @@ class Loss(nn.Module):
             self.terms[name] = getattr(importlib.import_module(module), class_name)(args, name)
         self.teacher, self.samples, self.history = teacher, None, None
         needed = {name for term in self.terms.values() for name in term.inputs}
+        if (args.pos_teacher or args.neg_history) and "negatives" not in needed:
+            flag = "--pos_teacher" if args.pos_teacher else f"--neg_history {args.neg_history}"
+            raise UserError(f"{flag} must be used with a contrastive loss, not --loss {args.loss}")
         if needed & {"positives", "negatives"}:
             self.history = History(args, net) if args.neg_history else None
             self.samples = SampleMaker(args, net, self.history)
-        elif args.pos_teacher or args.neg_history:
-            flag = "--pos_teacher" if args.pos_teacher else f"--neg_history {args.neg_history}"
-            raise UserError(f"{flag} must be used with a contrastive loss, not --loss {args.loss}")
         self.blends = args.teacher_blend
         self.steps_per_epoch, self.n_steps = args.test_every, args.epochs * args.test_every
         self.log, self.has_warned = log, False
@@ -171,7 +171,8 @@ class Loss(nn.Module):
             ).tolist()
             norms[name] = square**0.5 / fraction
             is_wrong = not norms[name] and self.weights[name] and not self.terms[name].can_be_zero
-            if self.is_first_step and is_wrong and bool(torch.isfinite(value)):
+            can_tell = self.is_first_step and not self.blends  # the target may begin as SR itself
+            if can_tell and is_wrong and bool(torch.isfinite(value)):
                 text = f"--loss {self.weights[name]:g}*{name} must send a gradient to the network"
                 raise UserError(f"{text}: compute it from sr with gradient, or remove it")
         if len(norms) == 1:

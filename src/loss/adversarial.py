@@ -103,6 +103,8 @@ class Adversarial(Term):
             raise UserError(
                 f"--loss {name} with --no_ad_loss has no term left; CL-{name} has a contrastive one"
             )
+        if not self.use_contrastive and not args.contras_D_train:
+            self.inputs = self.inputs[:3]
         require_other_images(args)
         if args.gan_k > 1 and args.split_batch > 1:
             raise UserError(f"--gan_k {args.gan_k} must be 0 or 1 with --split_batch")
@@ -137,7 +139,7 @@ class Adversarial(Term):
         """Load the optimizer's state from load_state_dict()."""
         load_optimizer(self.optimizer, state)
 
-    def forward(self, sr, hr, positives, negatives):
+    def forward(self, sr, hr, positives, negatives=()):
         """Train the embedding (phase 1), then return the scalar loss of sr (phase 2).
 
         sr, with gradient, and hr: (B, C, H, W); the lists of samples as in `Term.inputs`.

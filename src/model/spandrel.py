@@ -158,6 +158,7 @@ class SpandrelNetwork(nn.Module):
         self.net, self.model, self.scale = net, args.model, args.scale[0]
         self.rgb_range, self.minimum, self.multiple = args.rgb_range, 1, 1
         self.unsupported_dtypes, self.call = (), nn.Module.__call__
+        self.register_load_state_dict_pre_hook(_restore_names)
         if next(net.parameters()).is_meta:
             return
         descriptor = _detect(net.state_dict())
@@ -216,16 +217,18 @@ class SpandrelNetwork(nn.Module):
         """Return the weights under the names that spandrel and the published code know."""
         return self.net.state_dict(*args, **kwargs)
 
-    def load_state_dict(self, state, *args, **kwargs):
-        """Load what `state_dict` returns."""
-        return self.net.load_state_dict(state, *args, **kwargs)
-
     def rename(self, state):
         """Return weights under the names of the network: some architectures have older names."""
         try:
             return _detect(state).model.state_dict()
         except Exception:  # of another kind: the comparison of names tells it better
             return state
+
+
+def _restore_names(_network, state, prefix, *_):
+    """Rename what `SpandrelNetwork.state_dict` returned, in the state of a larger module, too."""
+    for name in [name for name in state if name.startswith(prefix)]:
+        state[f"{prefix}net.{name.removeprefix(prefix)}"] = state.pop(name)
 
 
 def make_model(args):
