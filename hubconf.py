@@ -5,6 +5,7 @@ sr = upscale(image)  # uint8 (H, W, 3) to uint8 (H * scale, W * scale, 3)
 """
 
 import contextlib
+import json
 import sys
 import types
 import warnings
@@ -101,8 +102,8 @@ def load(weights, device=None, **flags):
     """
     argv = ["--test_only", "--pre_train", str(weights)]
     for name, value in flags.items():
-        words = value if isinstance(value, (list, tuple)) else [value]
-        argv += [f"--{name}", *map(str, words)]
+        value = "+".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+        argv += [f"--{name}", json.dumps(value) if isinstance(value, dict) else str(value)]
     with _project_modules():
         from demo.picture import UpscaleConfig, upscale_pixels
         from model import build_network, choose_device

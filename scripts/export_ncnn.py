@@ -89,7 +89,9 @@ def run(options, args):
     net = load_network(args)
     wrapped = (args.scale[0], args.rgb_range, torch.float32)
     plain = ExportedNetwork(make_plain(copy.deepcopy(net)), *wrapped).eval()
-    tolerance = options.tolerance or (1.5 / 255 if options.fp16 else 1e-4)
+    tolerance = options.tolerance
+    if tolerance is None:
+        tolerance = 1.5 / 255 if options.fp16 else 1e-4
     inputs = [photographs((1, *size[1:]), args.n_colors).float() / 255 for size in SIZES]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

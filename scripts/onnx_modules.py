@@ -7,7 +7,6 @@ from torch import nn
 from torch.nn.functional import adaptive_avg_pool2d, pixel_shuffle
 
 from model.common import SubPixelConv
-from model.han import LayerAttention
 from model.nlsn import MAX_BUCKETS, NonLocalSparseAttention
 from model.rcan import RCAB, ChannelAttention
 
@@ -84,10 +83,6 @@ class ExportableSparseAttention(NonLocalSparseAttention):
 def make_exportable(net):
     """Replace the modules whose code depends on sizes, in place, and return the network."""
     for module in net.modules():
-        if isinstance(module, LayerAttention):  # `forward_fused` loops over the images of a batch
-            module.forward_fused = types.MethodType(
-                lambda self, maps, last_conv: last_conv(self(maps)), module
-            )
         if hasattr(module, "update_params"):  # SPAN joins convolutions in each forward: once here
             module.update_params()
             module.update_params = lambda: None

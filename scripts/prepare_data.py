@@ -30,7 +30,7 @@ if __name__ == "__main__":
     use_project_packages()  # before imports that need them
 
 from data.datasets import DEMO_SETS, dataset_spec
-from data.degradation import DEGRADATIONS
+from data.degradation import DEGRADATIONS, TEST_SEED, degradation_of
 from data.image import set_max_pixels
 from prepare import commands
 from prepare.lr_images import missing_lr
@@ -81,6 +81,10 @@ def positive(kind):
     return parsed(lambda text: kind(text) if kind(text) > 0 else None, "a number above 0")
 
 
+def _seed(text):
+    return int(text) if int(text) >= 0 else None
+
+
 def _unique_scales(text):
     numbers = [int(part) for part in text.split("+")]
     return numbers if min(numbers) > 0 and len(set(numbers)) == len(numbers) else None
@@ -98,7 +102,7 @@ def _set_name(text):
 def add_command(subparsers, run, text, default_scale, archives=()):
     """Add a command with the flags that all have; return its `add_argument`."""
     parser = subparsers.add_parser(run.__name__, help=text, description=text)
-    parser.set_defaults(run=run, degradation="BI", seed=1)
+    parser.set_defaults(run=run, degradation="BI", seed=TEST_SEED)
     flag = parser.add_argument
     scales = parsed(_unique_scales, "scales of 1 or more, joined by +")
     text = "scales of the LR images, joined by +"
@@ -108,8 +112,8 @@ def add_command(subparsers, run, text, default_scale, archives=()):
     if not archives:  # all LR images are made
         text = "how LR is made (default: BI)"
         flag("--degradation", choices=list(DEGRADATIONS), default="BI", help=text)
-        text = "seed of random degradations, that of the training (default: 1)"
-        flag("--seed", type=int, default=1, help=text)
+        text = "--seed of the training, for random degradations (default: 1, also that of tests)"
+        flag("--seed", type=parsed(_seed, "a number of 0 or more"), help=text)
     cores = os.cpu_count() or 1
     flag("--jobs", type=positive(int), default=cores, help="processes (default: %(default)s)")
     text = "pixels above which an image file is refused (default: 178,956,970)"
@@ -167,7 +171,7 @@ def main(argv=None):
     """Prepare the data sets of a command; return the exit status."""
     parser = build_parser()
     args = parser.parse_args(argv)
-    defined = DEGRADATIONS[args.degradation].scales
+    defined = degradation_of(args.degradation).scales
     if defined and not set(args.scale) <= set(defined):
         names = "+".join(map(str, defined))
         parser.error(f"--degradation {args.degradation} must be used with --scale {names}")

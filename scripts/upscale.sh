@@ -32,6 +32,10 @@ if [ $# -lt 2 ] || [ "$1" = --help ]; then
     [ "${1:-}" = --help ] && exit 0 || exit 2
 fi
 in=$1 out=$2
+if [[ $in == --* || $out == --* ]]; then
+    echo "error: IN and OUT must come before the flags, not $in $out" >&2
+    exit 2
+fi
 shift 2
 [[ " $* " == *" --load"* ]] || set -- --save upscale "$@"
 kind='' named='' scale='' before='' flags=(--test_only)

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from data.datasets import DATASETS, DEMO_SETS, dataset_spec, is_held_out, parse_ranges
-from data.degradation import DEGRADATIONS
+from data.degradation import DEGRADATIONS, degradation_of
 from loss import parse_loss
 from loss.discriminator import N_LAYERS
 from model import NETWORKS
@@ -80,7 +80,7 @@ def _data_conflicts(args):
     is_range = re.fullmatch(r"[\d-]+", args.data_range)
     if is_range and not args.test_only and "DIV2K" in args.data_test:
         yield f"--data_range {args.data_range} must have two ranges for training, TRAIN/TEST"
-    scales = getattr(DEGRADATIONS.get(args.degradation), "scales", ())
+    scales = degradation_of(args.degradation).scales if args.degradation in DEGRADATIONS else ()
     if scales and not only_upscales and not set(args.scale) <= set(scales):
         defined = "+".join(map(str, scales))
         yield f"--degradation {args.degradation} must be used with --scale {defined}"

@@ -18,7 +18,7 @@ from flag_checks import InvalidValue, find_conflicts, unknown_flags
 from loss import LOSSES
 from model import NETWORKS, is_network
 from model.loading import flags_of_weights
-from model.spandrel import PUBLISHED, complete_options
+from model.spandrel import PUBLISHED, complete_options, how_to_install
 from model.weights import read_weights
 from optim import OPTIMIZERS, SCHEDULES
 from runtime.files import UserError, bullet_list
@@ -97,7 +97,9 @@ set_names = list_of(str, lambda x: all(x) and len(set(x)) == len(x), "names join
 scales = list_of(int, lambda x: min(x) >= 1 and len(set(x)) == len(x), "scales joined by +")
 odd_sizes = list_of(int, lambda x: set(x) <= set(range(1, 64, 2)), "odd numbers joined by +")
 json_object = value_type(str, lambda x: isinstance(json.loads(x), dict), "a JSON object")
-known_networks = f"one of {', '.join((*NETWORKS, *PUBLISHED))} or a class of spandrel"
+known_networks = (
+    f"one of {', '.join((*NETWORKS, *PUBLISHED))} or a class of spandrel{how_to_install()}"
+)
 network = value_type(str, is_network, known_networks)
 BOOLS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 boolean = value_type(lambda x: BOOLS.get(x.lower()), lambda x: x is not None, "true or false")
@@ -330,7 +332,8 @@ def _flags_of_file(first, parser, given):
         lambda argv: _complete(parser.parse_known_args(argv)[0]),
         read_config,
     )
-    if "--model" in given and flags.get("model") != first.model:
+    model = first.model.removesuffix("-light")
+    if "--model" in given and flags.get("model", "").removesuffix("-light") != model:
         return {}  # another network is asked for, as with RCAN's weights for HAN
     return {name: value for name, value in flags.items() if f"--{name}" not in given}
 

@@ -196,8 +196,22 @@ def test_a_network_of_several_scales(sr):
     flags = ("--model", "MDSR", "--scale", "2+4", "--save", "run", "--epochs", 1)
     status, out, err = sr.train(*flags)
     assert status == 0, err
-    assert {line["scale"] for line in sr.metrics("run") if "dataset" in line} == {2, 4}
+    both = {line["scale"]: line["psnr"] for line in sr.metrics("run") if "dataset" in line}
+    assert both.keys() == {2, 4}
     assert "[Set5 x4]" in out
+    # the branch of one scale, whatever its place
+    weights = sr.folder("run") / "model/model_best.pt"
+    test = ("--test_only", "--cpu", "--data_test", "Set5", "--pre_train", weights, "--save")
+    for scale in (2, 4):
+        assert sr(*test, f"x{scale}", "--scale", scale)[0] == 0
+        assert sr.metrics(f"x{scale}")[0]["psnr"] == both[scale]
+    more = ("--model", "MDSR", "--scale", "4+3", "--save", "more", "--epochs", 1)
+    assert sr.train(*more, "--pre_train", weights)[0] == 0
+    files = weights, sr.folder("more") / "model/model_best.pt"
+    old, new = (torch.load(path, weights_only=True) for path in files)
+    name = "pre_process.{}.0.body.0.weight"
+    moved = [float((new[name.format(0)] - old[name.format(i)]).abs().max()) for i in (0, 1)]
+    assert moved[1] < 0.01 < moved[0]
 
 
 def test_an_unknown_scale_is_an_error():

@@ -9,7 +9,7 @@ import torch
 from helpers import state_of
 from model import build_network, build_on_meta, count_parameters
 from model.loading import load_pre_train
-from model.spandrel import PUBLISHED, _package
+from model.spandrel import PUBLISHED, _package, classes
 from option import parse_args
 
 if importlib.util.find_spec("spandrel") is None:
@@ -99,19 +99,47 @@ def test_any_size_and_range_and_the_gradient():
     assert build_network(parse_args(["--model", "SPAN"])).has_unused_parameters
 
 
-def test_what_spandrel_recognizes_is_loaded_without_flags(tmp_path):
+RRDB = {"num_filters": 8, "num_blocks": 1, "scale": 4}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "scale"),
+    [
+        ("DCTLSA", {"nf": 20, "upscale": 2}, 2),
+        ("Compact", {"num_feat": 8, "num_conv": 1, "upscale": 4}, 4),  # a name of spandrel's own
+        ("ESRGAN", RRDB, 4),  # all names begin with model.
+        ("ESRGAN", RRDB | {"in_nc": 12, "out_nc": 3, "shuffle_factor": 2}, 2),  # x4 within
+        ("UpCunet2x", {}, 2),  # an option that its class does not take
+        ("DnCNN", {"in_nc": 3, "out_nc": 3, "nc": 8, "nb": 4}, 1),
+    ],
+)
+def test_what_spandrel_recognizes_is_loaded_without_flags(tmp_path, name, options, scale):
     spandrel = _package()  # also without torchvision
     torch.manual_seed(0)
-    net = spandrel.architectures.DCTLSA.DCTLSA(nf=20, upscale=2)
+    net = classes()[name](**options)
     torch.save({"generator": {"ema": net.state_dict()}}, tmp_path / "w.pth")
     args = parse_args(["--test_only", "--pre_train", str(tmp_path / "w.pth")])
-    assert (args.model, args.scale, args.n_colors) == ("DCTLSA", [2], 3)
+    assert (args.model, args.scale, args.n_colors) == (name, [scale], 3)
     own = build_network(args).eval()
     load_pre_train(args, own, print)
-    lr = torch.rand(1, 3, 20, 23)
+    lr = torch.rand(1, 3, 40, 44)
     with torch.inference_mode():
         expected = spandrel.ModelLoader().load_from_state_dict(net.state_dict())(lr)
         assert torch.allclose((own(lr * 255) / 255).clamp(0, 1), expected, atol=1e-5)
+
+
+def test_keys_that_spandrel_drops_do_not_matter_and_the_scale_is_of_the_file(tmp_path):
+    options = {"num_feat": 16, "block_num": 1, "window_size": 8, "res_num": 1, "up_scale": 2}
+    state = classes()["OmniSR"](**options).state_dict()
+    torch.save(state | {"total_ops": torch.ones(1)}, tmp_path / "w.pth")
+    args = parse_args(["--test_only", "--pre_train", str(tmp_path / "w.pth")])
+    load_pre_train(args, build_network(args), print)
+    state = build_network(parse_args("--model SwinIR-light --scale 2".split())).state_dict()
+    torch.save(dict(state), tmp_path / "light.pth")
+    words = ["--model", "SwinIR-light", "--test_only", "--pre_train", str(tmp_path / "light.pth")]
+    args = parse_args(words)
+    assert args.scale == [2]
+    load_pre_train(args, build_network(args), print)
 
 
 @pytest.mark.parametrize(
@@ -121,6 +149,8 @@ def test_what_spandrel_recognizes_is_loaded_without_flags(tmp_path):
         (["--model", "SwinIR", "--model_options", "{"], "must be a JSON object"),
         (["--model", "SAFMN", "--model_options", '{"x": 1}'], "SAFMN has no option x; it has dim"),
         ([*SMALL, "--n_colors", "1"], "--n_colors 1 must be 3 for --model SAFMN"),
+        (["--model", "SwinIR-light", "--model_options", '{"embed_dim": 50}'], "cannot run on a"),
+        (["--model", "SAFMN", "--model_options", '{"n_blocks": 0}'], "cannot be built"),
         ([*SMALL, "--scale", "2+4"], "must be one scale for --model SAFMN"),
         ([*"--model GRL --model_options".split(), GRL], "must return"),
         ([*"--model DAT --batch_size 1 --model_options".split(), DAT], "larger --batch_size"),

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "src"))
-from data.degradation import DEGRADATIONS, make_lr, sample_generator
+from data.degradation import DEGRADATIONS, degradation_of, make_lr, sample_generator
 
 SCALE, SIDE, N_REAL = 3, 180, 4
 
@@ -25,7 +25,7 @@ def draw():
     cells = [("HR", hr)]
     names = [*[name for name in DEGRADATIONS if name != "real"], *["real"] * N_REAL]
     for index, name in enumerate(names):
-        lr = make_lr(DEGRADATIONS[name], hr, SCALE, sample_generator(1, 1, index))
+        lr = make_lr(degradation_of(name), hr, SCALE, sample_generator(1, 1, index))
         cells.append((name, lr.repeat(SCALE, 0).repeat(SCALE, 1)))
     rows = [cells[:4], cells[4:]]
     panel = Image.new("RGB", (4 * (SIDE + 6), 2 * (SIDE + 24)), "white")

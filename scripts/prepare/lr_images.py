@@ -11,8 +11,8 @@ from concurrent.futures import ProcessPoolExecutor
 
 from tqdm import tqdm
 
-from data.datasets import match_lr, stem
-from data.degradation import DEGRADATIONS, fingerprint, image_lr
+from data.datasets import MARK, match_lr, stem
+from data.degradation import degradation_of, fingerprint, image_lr
 from data.image import TIFF, image_size, read_image, set_max_pixels, write_image
 from runtime.files import (
     UserError,
@@ -21,8 +21,6 @@ from runtime.files import (
     bullet_list,
     remove_stale_temp_files,
 )
-
-MARK = ".degradation"  # in a folder of LR images: what made them; without this file, BI
 
 
 def missing_lr(hr_paths, lr_folder, scale):
@@ -108,7 +106,7 @@ def _convert_one(folders, hr, redo, rule, source):
                 continue
             image = read_image(source) if image is None else image
             is_there = target.is_file()
-            write_image(target, image_lr(image, source, DEGRADATIONS[degradation], scale, seed))
+            write_image(target, image_lr(image, source, degradation_of(degradation), scale, seed))
             existed.append(is_there)
         if not is_same or not copy.is_file():  # last: a stop before it leaves the change visible
             is_there = copy.is_file()

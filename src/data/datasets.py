@@ -43,6 +43,7 @@ DATASETS = {
 }
 for _name in ("Set5", "Set14", "B100", "Urban100", "Manga109"):
     DATASETS[_name] = DatasetSpec(f"benchmark/{_name}/HR", "benchmark")
+MARK = ".degradation"  # in a folder of LR images of prepare_data.py: what made them; else BI
 JOINED = {"DF2K": ("DIV2K", "Flickr2K")}
 
 # Test sets without HR images: Demo is --dir_demo, MyImage is TESTPATH/TESTSET/xSCALE.
@@ -225,6 +226,10 @@ def find_pairs(dir_data, name, scale, data_range=None, log=None, degradation="BI
         )
     if not lr_folder.is_dir():
         return [(path, None) for path in hr[first - 1 : last]]
+    mark = lr_folder / MARK
+    made_by = mark.read_text(errors="replace") if mark.is_file() else degradation
+    if log and made_by.split()[:1] != [degradation]:
+        log(f"WARNING: {mark} says {made_by.strip()}, not --degradation {degradation}")
     files = {stem(path): path for path in list_images(lr_folder, log)}
     names = match_lr([stem(path) for path in hr], files, scale)
     found = [(path, files.get(name)) for path, name in zip(hr, names, strict=True)]

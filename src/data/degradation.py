@@ -7,6 +7,7 @@ import functools
 import hashlib
 import io
 import math
+import pkgutil
 import unicodedata
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from runtime.files import UserError
 
 NOISE_SIGMAS = (1.0, 25.0)  # in 8-bit steps
 JPEG_QUALITIES = (30, 95)
+TEST_SEED = 1  # of tests, whatever --seed is: runs of several seeds are tested on the same images
 
 
 class Degradation:
@@ -39,7 +41,7 @@ class Degradation:
 
     def plan(self, scale, rng):
         """Return (margin, function hr -> lr) of one patch or image."""
-        return self.margin, lambda hr: self(hr, scale, rng)
+        return self.margin * self.per_sample, lambda hr: self(hr, scale, rng)
 
 
 class BI(Degradation):
@@ -117,7 +119,19 @@ class Real(Degradation):
         return math.ceil(radius / scale) + 1, apply
 
 
-DEGRADATIONS = {"BI": BI(), "BD": BD(), "DN": DN(), "real": Real()}
+# name for --degradation: its class, which may be in a module of its own
+DEGRADATIONS = {
+    "BI": "data.degradation.BI",
+    "BD": "data.degradation.BD",
+    "DN": "data.degradation.DN",
+    "real": "data.degradation.Real",
+}
+
+
+@functools.cache
+def degradation_of(name):
+    """Return the degradation of a name."""
+    return pkgutil.resolve_name(DEGRADATIONS[name])()
 
 
 def image_generator(seed, name):
@@ -144,8 +158,6 @@ def make_lr(degradation, hr, scale, rng, window=None):
     size = [side // scale for side in hr.shape[:2]]
     if not all(size):
         raise UserError(f"{hr.shape[1]}x{hr.shape[0]} pixels are too few for scale {scale}")
-    if not degradation.per_sample:
-        return degradation(hr[: size[0] * scale, : size[1] * scale], scale, rng)
     top, left, height, width = window or (0, 0, *size)
     margin, apply = degradation.plan(scale, rng)
     for axis, (first, length) in enumerate(((top, height), (left, width))):
@@ -156,7 +168,12 @@ def make_lr(degradation, hr, scale, rng, window=None):
             period = 2 * size[axis] * scale  # of the image and its mirror image
             indices = np.arange(start, end) % period
             hr = hr.take(np.minimum(indices, period - 1 - indices), axis)
-    return apply(hr)[margin : margin + height, margin : margin + width]
+    lr, size = apply(hr), (hr.shape[0] // scale, hr.shape[1] // scale, hr.shape[2])
+    if lr.shape != size or lr.dtype not in (np.uint8, hr.dtype):
+        name = f"--degradation {type(degradation).__name__}"
+        found = f"{hr.dtype} or uint8, see `to_pixels`, not {lr.shape} of {lr.dtype}"
+        raise UserError(f"{name} must make {size} of {found}")
+    return lr[margin : margin + height, margin : margin + width]
 
 
 @functools.cache
@@ -166,7 +183,7 @@ def fingerprint(name, scale, seed):
     rng = np.random.default_rng(0)
     for dtype in (np.uint8, np.uint16):
         hr = rng.integers(0, np.iinfo(dtype).max, (13 * scale, 11 * scale, 3), dtype)
-        lr = make_lr(DEGRADATIONS[name], hr, scale, image_generator(seed, "fingerprint"))
+        lr = make_lr(degradation_of(name), hr, scale, image_generator(seed, "fingerprint"))
         digest.update(np.ascontiguousarray(lr).data)
     return digest.hexdigest()[:10]
 

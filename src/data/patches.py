@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, Sampler
 from data.cache import cache_folder, cache_pairs
 from data.checks import thumbnail
 from data.datasets import expand_names, find_pairs, missing_lr_line, split_hold_out
-from data.degradation import DEGRADATIONS, fingerprint, image_lr, make_lr, sample_generator
+from data.degradation import degradation_of, fingerprint, image_lr, make_lr, sample_generator
 from data.image import to_channels, to_tensor
 from data.loader import Batch
 from data.pairs import NO_SIZE, PairSummary, load_array, load_pair, summarize_sample
@@ -32,7 +32,7 @@ class TrainDataset(Dataset):
         """
         self.pairs, self.summaries, self.scales = pairs, summaries, args.scale
         self.n_colors, self.augment, self.seed = args.n_colors, not args.no_augment, args.seed
-        self.degradation = DEGRADATIONS[args.degradation]
+        self.degradation = degradation_of(args.degradation)
         self.lr_patch = [args.patch_size // scale for scale in args.scale]
         self._order = self._table = (None, None)
         problems = []
@@ -142,7 +142,7 @@ def _load_set(args, name, scale, data_range, log):
     """Return the triples (HR, LR or None, name) of a training set, and their PairSummary."""
     found = find_pairs(args.dir_data, name, scale, data_range, log, args.degradation)
     found = split_hold_out(args, name, found)[0]
-    degradation = DEGRADATIONS[args.degradation]
+    degradation = degradation_of(args.degradation)
     found = [(hr, None if degradation.per_sample else lr) for hr, lr in found]
     folder = cache_folder(args, name, [hr for hr, _ in found])
     if found[0][1] is not None:

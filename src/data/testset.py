@@ -14,7 +14,7 @@ from data.datasets import (
     missing_lr_line,
     split_hold_out,
 )
-from data.degradation import DEGRADATIONS, image_lr
+from data.degradation import TEST_SEED, degradation_of, image_lr
 from data.image import image_size, to_channels, to_tensor
 from data.pairs import load_pair, pair_sizes
 from metric import crop_border
@@ -43,7 +43,7 @@ class TestSet:
         spec = dataset_spec(name)
         self.name, self.scale, self.pairs = name, scale, pairs
         self.n_colors, self.benchmark = args.n_colors, spec.benchmark
-        self._degradation, self._seed = DEGRADATIONS[args.degradation], args.seed
+        self._degradation = degradation_of(args.degradation)
         self.expects_bicubic = spec.is_published_test() and args.degradation == "BI"
         self._kept, self._free = {}, kept_bytes
         problems, border = [], crop_border(scale, self.benchmark)
@@ -71,7 +71,7 @@ class TestSet:
         pair = self.pairs[index]
 
         def make(hr):
-            return image_lr(hr, pair[0], self._degradation, self.scale, self._seed)
+            return image_lr(hr, pair[0], self._degradation, self.scale, TEST_SEED)
 
         hr, lr = load_pair(*pair, self.scale, pair, make)
         if hr.nbytes + lr.nbytes <= self._free:

@@ -5,7 +5,6 @@ is reported, and the others are upscaled. PNG and TIFF are lossless and keep 8 o
 that JPEG or WebP cannot hold (alpha in JPEG, 16 bits, too large) is written as PNG.
 """
 
-import contextlib
 import math
 import os
 import time
@@ -114,14 +113,6 @@ def _count_pixels(path):
         return 0
 
 
-def _page_note(path):
-    """Return a note if only the first of several pages or frames is upscaled."""
-    with contextlib.suppress(Exception), Image.open(path) as file:
-        if getattr(file, "n_frames", 1) > 1:
-            return f" (page 1 of {file.n_frames})"
-    return ""
-
-
 def _check_output(path, used_paths, args):
     """Raise an error if an output is also an input or another output, or exists and is kept."""
     if path.resolve() in used_paths:
@@ -148,7 +139,6 @@ def _upscale_file(source, output, config, args, used_paths, update):
         before, after = video.upscale(source, output, upscale)
     else:
         pixels, metadata = read_image_with_metadata(source)
-        note = _page_note(source)
         result = upscale(pixels)
         if output and (reason := _why_not_held(output.suffix.lower(), result)):
             note += f" ({output.suffix.lower()[1:]} cannot hold {reason})"

@@ -3,8 +3,8 @@
 A new loss is a file with a subclass of `Term` and one line in `LOSSES`.
 """
 
-import importlib
 import math
+import pkgutil
 import re
 
 import torch
@@ -82,8 +82,7 @@ class Loss(nn.Module):
         self.weights = {name: weight for weight, name in parse_loss(args.loss)}
         self.terms = nn.ModuleDict()
         for name in self.weights:
-            module, _, class_name = LOSSES[name].rpartition(".")
-            self.terms[name] = getattr(importlib.import_module(module), class_name)(args, name)
+            self.terms[name] = pkgutil.resolve_name(LOSSES[name])(args, name)
         self.teacher, self.samples, self.history = teacher, None, None
         needed = {name for term in self.terms.values() for name in term.inputs}
         if (args.pos_teacher or args.neg_history) and "negatives" not in needed:

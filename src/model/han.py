@@ -7,23 +7,10 @@ Departs from the published code, which works for 10 groups only.
 
 import torch
 from torch import nn
-from torch.nn.functional import conv2d
 
 from model.common import conv
 from model.rcan import RCAN
 from runtime.precision import autocast_off
-
-CHUNK = 2**16  # values of each feature map that are converted to float32 at a time
-
-
-def _gram_matrix(maps):
-    """Compute the float32 inner products (B, N, N) of N maps (B, C, H, W) without stacking them."""
-    gram = 0.0
-    chunks = (x.permute(0, 2, 3, 1).flatten(1).split(CHUNK, dim=1) for x in maps)
-    for chunk in zip(*chunks, strict=True):
-        stack = torch.stack(chunk, dim=1).float()
-        gram = gram + stack @ stack.transpose(1, 2)
-    return gram
 
 
 class LayerAttention(nn.Module):
@@ -50,21 +37,6 @@ class LayerAttention(nn.Module):
             mix = self.mixing_matrix(stack_32 @ stack_32.transpose(1, 2))
         mixed = mix.to(stack.dtype) @ stack  # gamma * (A V) + V in one matmul
         return mixed.view(stack.shape[0], -1, *maps[0].shape[2:])
-
-    def forward_fused(self, maps, last_conv):
-        """Return last_conv(self(maps)) without the (B, N*C, H, W) tensor, the largest, in tests."""
-        # mixing is linear, so its matrix is multiplied into the kernel of the next convolution
-        with autocast_off(maps[0]):  # sums over C*H*W overflow in half precision
-            mix = self.mixing_matrix(_gram_matrix(maps))
-        kernel = last_conv.weight.unflatten(1, (len(maps), -1))  # (C', N, C, 3, 3)
-        results = []
-        for i in range(len(mix)):
-            kernels = torch.einsum("onchw,nm->mochw", kernel, mix[i])
-            y = last_conv.bias.view(1, -1, 1, 1)
-            for x, mixed_kernel in zip(maps, kernels, strict=True):
-                y = y + conv2d(x[i : i + 1], mixed_kernel, padding=last_conv.padding)
-            results.append(y)
-        return torch.cat(results)
 
 
 class ChannelSpatialAttention(nn.Module):
@@ -99,11 +71,7 @@ class HAN(RCAN):
         for group in self.body:
             x = group(x)
             outputs.append(x)
-        maps = outputs[::-1]  # newest first, as in the published weights
-        if torch.is_grad_enabled():
-            layers = self.last_conv(self.la(maps))
-        else:
-            layers = self.la.forward_fused(maps, self.last_conv)
+        layers = self.last_conv(self.la(outputs[::-1]))  # newest first, as in the published weights
         return self.last(torch.cat([self.csa(x), layers], dim=1))
 
 

@@ -12,7 +12,7 @@ from data.image import to_channels, to_tensor
 from data.resize import downsample, imresize
 from model import architecture_flags, build_on_meta, format_flags, is_multi_scale, is_network
 from model.common import mean_color
-from model.spandrel import detect_flags
+from model.spandrel import detect_flags, how_to_install
 from model.weights import described_flags, download_weights, read_weights, to_edsr_names
 from runtime.files import UserError, bullet_list
 
@@ -108,12 +108,12 @@ def flags_of_weights(path, state, parse, read_config):
     that of `read_weights`; `parse` maps argv to flags.
     """
     renamed, path = to_edsr_names(state), Path(path).resolve()
-    described = shlex.split(described_flags(state))
+    described = re.match(r"--model (\S+)", described_flags(state))
     if described and not is_network(described[1]):
-        text = f"{path} holds weights of --model {described[1]}"
-        raise UserError(f"{text}, which is not in NETWORKS of src/model/__init__.py")
+        text = f"{path} holds weights of --model {described[1]}, which is not in NETWORKS of"
+        raise UserError(f"{text} src/model/__init__.py{how_to_install()}")
     config = path.parent.parent / "config.txt"
-    for read in (lambda: described, lambda: read_config(config)):
+    for read in (lambda: shlex.split(described_flags(state)), lambda: read_config(config)):
         # a config.txt may be broken, or of another program
         with contextlib.suppress(UserError, *HINT_ERRORS):
             args = parse(read())
@@ -123,17 +123,15 @@ def flags_of_weights(path, state, parse, read_config):
         flags = infer_flags(renamed)
         if flags and _fitting_network(parse(shlex.split(format_flags(flags))), (renamed,)):
             return flags
-    return detect_flags(renamed)
+    return detect_flags(state) or detect_flags(renamed)
 
 
 def _match_names(net, state):
     """Return a state_dict, renamed if its names are a known variant of the network's."""
-    own = net.state_dict().keys()
-    if own <= state.keys():
-        return state
-    renamed = to_edsr_names(state)
-    renamed = net.rename(renamed) if hasattr(net, "rename") else renamed
-    return renamed if len(own & renamed.keys()) > len(own & state.keys()) else state
+    own, states = net.state_dict().keys(), [state, to_edsr_names(state)]
+    if hasattr(net, "rename"):
+        states = [net.rename(state) for state in states]
+    return max(states, key=lambda state: (len(own & state.keys()), -len(state)))
 
 
 def _same_shape_and_kind(own, other):
@@ -157,12 +155,12 @@ def _differences(own, state):
 
 
 def _mismatch(path, state, lines):
-    hint = ""
+    hint = f"\nno network is recognized in it{how_to_install()}"
     with contextlib.suppress(*HINT_ERRORS):
         renamed = to_edsr_names(state)
-        flags = infer_flags(renamed) or detect_flags(renamed)
+        flags = infer_flags(renamed) or detect_flags(state) or detect_flags(renamed)
         flags = described_flags(state) or format_flags(flags)
-        hint = f"\nflags that would fit it: {flags}" if flags else ""
+        hint = f"\nflags that would fit it: {flags}" if flags else hint
     return UserError(f"checkpoint {path} does not fit the network:" + bullet_list(lines, 8) + hint)
 
 

@@ -4,9 +4,13 @@ Section 3.3 and figure 5: one body for all scales, of 16 blocks (baseline) or 80
 and an upsampler for each scale. As in EDSR-PyTorch, res_scale is not used.
 """
 
+import contextlib
+import re
+
 from torch import nn
 
 from model.common import MeanShift, OutputConv, ResBlock, Upsampler, conv
+from model.loading import HINT_ERRORS, infer_flags
 from runtime.precision import autocast_off, cast_to_autocast
 
 
@@ -40,6 +44,20 @@ class MDSR(nn.Module):
         sr = self.tail(self.upsample[branch](self.body(x) + x))
         with autocast_off(sr):
             return self.add_mean(sr)
+
+    def rename(self, state):
+        """Return weights of MDSR with the branches of our scales, in our order."""
+        moved = {}
+        with contextlib.suppress(*HINT_ERRORS):  # of another network
+            theirs = infer_flags(state)["scale"]
+            for name, value in state.items():
+                branch = re.fullmatch(r"(pre_process|upsample)\.(\d+)(\..+)", name)
+                if not branch:
+                    moved[name] = value
+                elif (scale := theirs[int(branch[2])]) in self.scales:
+                    moved[f"{branch[1]}.{self.scales.index(scale)}{branch[3]}"] = value
+            return moved
+        return state
 
 
 def make_model(args):

@@ -6,7 +6,7 @@ changes its options. A file of --pre_train that spandrel recognizes needs no fla
 
 import contextlib
 import copy
-import importlib
+import importlib.util
 import inspect
 import json
 import sys
@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.functional import pad
 
 from runtime.files import UserError
-from runtime.process import pip_install
+from runtime.process import is_out_of_memory, pip_install
 
 _SWIN = {"img_size": 64, "window_size": 16, "img_range": 1, "depths": [6] * 6, "embed_dim": 180}
 _SWIN |= {"num_heads": [6] * 6, "mlp_ratio": 2}
@@ -51,10 +51,11 @@ PUBLISHED = {
     "PLKSR": {"dim": 64, "n_blocks": 28, "ccm_type": "DCCM", "kernel_size": 17}
     | {"split_ratio": 0.25, "lk_type": "PLK", "use_ea": True},
     "SAFMN": {"dim": 36, "n_blocks": 8, "ffn_scale": 2.0},
-    "SPAN": {"num_in_ch": 3, "num_out_ch": 3, "feature_channels": 48, "norm": False},
+    "SPAN": {"feature_channels": 48},
 }
-# the option of an architecture that is the scale, which --scale sets
+# options of the architectures that --scale and --n_colors set
 SCALE_OPTIONS = ("upscale", "scale", "upscaling_factor", "up_scale", "upscale_factor")
+COLOR_OPTIONS = "num_in_ch num_out_ch in_chans in_nc out_nc in_ch out_ch in_channels out_channels"
 
 
 def _package():
@@ -75,10 +76,8 @@ def _package():
     try:
         import spandrel
     except ImportError as error:
-        keeping_torch = pip_install("--no-deps", "spandrel", "einops", "safetensors")
         raise UserError(
-            f"--model or --pre_train needs a package that is missing ({error}): "
-            f"{pip_install('spandrel')}. To keep torch as it is: {keeping_torch}"
+            f"--model or --pre_train needs a package: {error}{how_to_install()}"
         ) from None
     finally:
         for name in missing:
@@ -86,12 +85,21 @@ def _package():
     return spandrel
 
 
+def how_to_install():
+    """Return how to install spandrel, as the end of a sentence; "" if it is installed."""
+    if importlib.util.find_spec("spandrel"):
+        return ""
+    keeping_torch = pip_install("--no-deps", "spandrel", "einops", "safetensors")
+    return f" (more by {pip_install('spandrel')}; to keep torch as it is, {keeping_torch})"
+
+
 def classes():
     """Return the network classes of spandrel by name."""
     folder = _package().architectures
     packages = (getattr(folder, support.architecture.id) for support in _package().MAIN_REGISTRY)
     names = ((package, name) for package in packages for name in package.__all__)
-    return {name: getattr(package, name) for package, name in names if not name.endswith("Arch")}
+    names = ((package, name) for package, name in names if not name.endswith("Arch"))
+    return {name: getattr(package, name) for package, name in names if name != "RCAN"}  # ours
 
 
 def complete_options(model, text):
@@ -99,22 +107,19 @@ def complete_options(model, text):
     return json.dumps(PUBLISHED.get(model, {}) | json.loads(text or "{}"), sort_keys=True)
 
 
-def _build(model, options, scale):
-    """Build a network of spandrel from a dict of options, without its scale."""
+def _build(model, options, scale, n_colors):
+    """Build a network of spandrel from a dict of options, which may lack scale and colors."""
     network = classes()[model.removesuffix("-light")]
     known = inspect.signature(network.__init__).parameters
-    options = options | {name: scale for name in SCALE_OPTIONS if name in known}
+    implied = dict.fromkeys(SCALE_OPTIONS, scale) | dict.fromkeys(COLOR_OPTIONS.split(), n_colors)
+    options = {name: implied[name] for name in known if name in implied} | options
     unknown = ", ".join(sorted(options.keys() - known.keys()))
     if unknown:
         known = ", ".join(name for name in known if name not in ("self", *SCALE_OPTIONS))
         raise UserError(f"--model_options: {model} has no option {unknown}; it has {known}")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch.meshgrid of a former torch
-            return network(**options)
-    except (ArithmeticError, AssertionError, LookupError, TypeError, NotImplementedError) as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UserError(f"--model {model} x{scale} cannot be built: {reason}") from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.meshgrid of a former torch
+        return network(**options)
 
 
 def _detect(state):
@@ -131,15 +136,18 @@ def detect_flags(state):
     """Return the flags of the network that spandrel recognizes in weights, or {}."""
     try:
         descriptor = _detect(state)
+        options, network = {}, type(descriptor.model)
+        model = next(name for name, other in classes().items() if other is network)
     except Exception:  # spandrel is missing, or a loader stumbles over a file of another kind
         return {}
-    options = {}
+    known = inspect.signature(network.__init__).parameters
     for name, value in descriptor.model.hyperparameters.items():
-        with contextlib.suppress(TypeError):  # classes, such as the norm layer: the default
-            options[name] = json.loads(json.dumps(value))
-    options = {k: v for k, v in options.items() if k not in SCALE_OPTIONS}
+        is_implied = name in SCALE_OPTIONS and value == descriptor.scale
+        if name in known and not is_implied:
+            with contextlib.suppress(TypeError):  # classes, such as the norm layer: the default
+                options[name] = json.loads(json.dumps(value))
     return {
-        "model": type(descriptor.model).__name__,
+        "model": model,
         "scale": [descriptor.scale],
         "n_colors": descriptor.input_channels,
         "model_options": json.dumps(options, sort_keys=True),
@@ -171,8 +179,8 @@ class SpandrelNetwork(nn.Module):
             self.unsupported_dtypes += (torch.bfloat16,)
         n_colors = descriptor.input_channels
         if n_colors != args.n_colors:
-            text = f"--n_colors {args.n_colors} must be {n_colors}"
-            raise UserError(f"{text} for --model {args.model}")
+            options = f"--model {args.model} --model_options '{args.model_options}'"
+            raise UserError(f"--n_colors {args.n_colors} must be {n_colors} for {options}")
         if not args.test_only:
             self._probe(args.n_colors)
 
@@ -200,9 +208,11 @@ class SpandrelNetwork(nn.Module):
         x = self._pad(lr.contiguous() / self.rgb_range)
         try:
             sr = self.call(self.net, x)
-        except ValueError as error:  # a normalization over one value
-            text = f"--model {self.model} cannot run on a batch of {tuple(x.shape)}: {error}"
-            raise UserError(f"{text}. Give a larger --batch_size or --patch_size") from error
+        except Exception as error:
+            text = f"--model {self.model} cannot run on a batch of {tuple(x.shape)}"
+            if isinstance(error, ValueError):  # a normalization over one value
+                text += ", give a larger --batch_size or --patch_size"
+            raise _told_in_a_sentence(error, text) from None
         size = torch.Size(n * self.scale for n in x.shape[2:])
         if not isinstance(sr, torch.Tensor) or sr.shape[2:] != size or sr.shape[1] != lr.shape[1]:
             found = tuple(sr.shape) if isinstance(sr, torch.Tensor) else type(sr).__name__
@@ -219,6 +229,8 @@ class SpandrelNetwork(nn.Module):
 
     def rename(self, state):
         """Return weights under the names of the network: some architectures have older names."""
+        if state.keys() == self.state_dict().keys():
+            return state
         try:
             return _detect(state).model.state_dict()
         except Exception:  # of another kind: the comparison of names tells it better
@@ -231,7 +243,19 @@ def _restore_names(_network, state, prefix, *_):
         state[f"{prefix}net.{name.removeprefix(prefix)}"] = state.pop(name)
 
 
+def _told_in_a_sentence(error, text):
+    """Return an error of an architecture, with any options, as UserError; but missing memory."""
+    if isinstance(error, UserError) or is_out_of_memory(error):
+        return error
+    return UserError(f"{text}: {type(error).__name__}: {error}".splitlines()[0].rstrip(": "))
+
+
 def make_model(args):
     """Build a network of spandrel from the flags."""
-    options = json.loads(args.model_options or complete_options(args.model, None))
-    return SpandrelNetwork(_build(args.model, options, args.scale[0]), args)
+    options = args.model_options or complete_options(args.model, None)
+    try:
+        net = _build(args.model, json.loads(options), args.scale[0], args.n_colors)
+        return SpandrelNetwork(net, args)
+    except Exception as error:
+        text = f"--model {args.model} --model_options '{options}' cannot be built"
+        raise _told_in_a_sentence(error, text) from None

@@ -117,16 +117,9 @@ def launch(argv, processes, name):
     names = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
     # a signal that is ignored from the start, as by nohup, stays ignored
     signals = [n for n in names if signal.getsignal(getattr(signal, n)) != signal.SIG_IGN]
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        run_id=str(os.getpid()),
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        nproc_per_node=processes,
-        max_restarts=0,
-        signals_to_handle=",".join(signals),
-    )
+    meeting = {"run_id": str(os.getpid()), "rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0"}
+    options = meeting | {"max_restarts": 0, "signals_to_handle": ",".join(signals)}
+    config = LaunchConfig(1, 1, processes, **options)  # on one node
     try:
         elastic_launch(config, sys.executable)("-u", str(MAIN), *argv)
     except ChildFailedError as error:
