@@ -7,8 +7,8 @@
 #         STEPS     of each run, a multiple of 10 or below (default: 3000; scratch 2500); another
 #                   number is another study
 #         ROWS      a pattern of names such as 'L1_s*': only these (default: '*')
-# TEACHERS=FOLDER holds DCTLSA_x2.pt and DCTLSA_x4.pt (github.com/zengkun301/DCTLSA, Apache-2.0;
-# pip install spandrel); without them the rows of a teacher are left out.
+# TEACHERS=FOLDER holds DCTLSA_x2.pt and DCTLSA_x4.pt (github.com/zengkun301/DCTLSA, Apache-2.0);
+# without them the rows of a teacher are left out. They need spandrel, see docs/models.md.
 # Seed 1 of every row is trained first. Run it again to resume; finished experiments are left alone.
 # The last 10 images of both training sets are for choices, the benchmarks are tested at the end.
 set -euo pipefail

@@ -3,7 +3,7 @@
 #
 #     scripts/train/seeds.sh NAME N FLAGS of src/main.py
 #     scripts/train/seeds.sh L1 3 --scale 2 --data_test Set5 --epochs 100
-#     scripts/train/seeds.sh PCL 3 --scale 2 --data_test Set5 --epochs 100 --template PCL
+#     scripts/train/seeds.sh PCL 3 --scale 2 --data_test Set5 --epochs 100 --template PCL_InfoNCE
 #     scripts/compare.py --group "L1=L1_s1,L1_s2,L1_s3" "PCL=PCL_s1,PCL_s2,PCL_s3"
 #
 # The experiments are NAME_s1 to NAME_sN, with --seed 1 to N. The same command again resumes a run

@@ -1,4 +1,4 @@
-"""Networks of the package spandrel (pip install spandrel), trained and tested as our own.
+"""Networks of the package spandrel, trained and tested as our own.
 
 --model NAME is an entry of `PUBLISHED`, or any class of spandrel's architectures; --model_options
 changes its options. A file of --pre_train that spandrel recognizes needs no flags.
