@@ -7,7 +7,8 @@
 #           fast: a small EDSR x2 for old and slow machines, from scratch
 # DIR_DATA  has BSDS400/HR and Photos/HR (default: datasets)
 # The first shipped x2 had 9,000 steps on BSDS400 from scratch; from there x4 had 5,000, x3 3,000.
-# Today's x4 has 8,000 more of this script (git show 39cfff8:experiment/model has its start).
+# Today's have 6,000 (x2), 7,500 (x3) and 8,000 (x4) more of this script; their starts are in
+# git show 39cfff8:experiment/model.
 # The best weights are in experiment/NAME/model/model_best.pt; the shipped files are their float16.
 set -euo pipefail
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -16,11 +17,13 @@ data=${2:-$project/datasets}
 weights=$project/experiment/model/EDSR_baseline
 case $target in
     x2 | x3 | x4)
-        epochs=12
-        [ "$target" != x4 ] || epochs=32
+        case $target in # an hour and a half of a core with bf16
+            x2) size=(--epochs 12 --test_every 500 --batch_size 8) ;;
+            x3) size=(--epochs 15 --test_every 500 --batch_size 12) ;;
+            x4) size=(--epochs 32 --test_every 250) ;;
+        esac
         run=(--save "EDSR_baseline_$target" --scale "${target#x}"
-            --pre_train "${weights}_$target.pt" --patch_size 96 --epochs "$epochs" --test_every 250
-            --lr 3e-4)
+            --pre_train "${weights}_$target.pt" --patch_size 96 --lr 3e-4 "${size[@]}")
         ;;
     real)
         run=(--save EDSR_baseline_x4_real --scale 4 --pre_train "${weights}_x4.pt"

@@ -26,6 +26,11 @@ def _report(args):
         threading.__excepthook__(args)
 
 
+def _tag(text):
+    """Return a tag in which bytes of a name that is not UTF-8 are escaped."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 class TensorBoardLog:
     """Writes events; the first one creates the file."""
 
@@ -67,10 +72,10 @@ class TensorBoardLog:
                 label = f"{line['dataset']} x{line['scale']}"
                 values = {f"PSNR/{label}": line["psnr"], f"SSIM/{label}": line["ssim"]}
                 for tag, picture in self._pictures.pop(label, {}).items():
-                    self._writer().add_image(tag, picture, epoch, dataformats="HWC")
+                    self._writer().add_image(_tag(tag), picture, epoch, dataformats="HWC")
             for tag, value in values.items():
                 if value is not None:  # nan and infinity are None
-                    self._writer().add_scalar(tag, value, epoch)
+                    self._writer().add_scalar(_tag(tag), value, epoch)
             self._writer().flush()  # waits for its thread: the state is saved after it
 
     def log_image(self, label, image, sr, rgb_range):
