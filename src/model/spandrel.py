@@ -51,7 +51,7 @@ PUBLISHED = {
     "PLKSR": {"dim": 64, "n_blocks": 28, "ccm_type": "DCCM", "kernel_size": 17}
     | {"split_ratio": 0.25, "lk_type": "PLK", "use_ea": True},
     "SAFMN": {"dim": 36, "n_blocks": 8, "ffn_scale": 2.0},
-    "SPAN": {"feature_channels": 48},
+    "SPAN": {"feature_channels": 48, "norm": False},  # see docs/models.md
 }
 # options of the architectures that --scale and --n_colors set
 SCALE_OPTIONS = ("upscale", "scale", "upscaling_factor", "up_scale", "upscale_factor")
