@@ -97,9 +97,8 @@ set_names = list_of(str, lambda x: all(x) and len(set(x)) == len(x), "names join
 scales = list_of(int, lambda x: min(x) >= 1 and len(set(x)) == len(x), "scales joined by +")
 odd_sizes = list_of(int, lambda x: set(x) <= set(range(1, 64, 2)), "odd numbers joined by +")
 json_object = value_type(str, lambda x: isinstance(json.loads(x), dict), "a JSON object")
-known_networks = (
-    f"one of {', '.join((*NETWORKS, *PUBLISHED))} or a class of spandrel{how_to_install()}"
-)
+known_networks = f"one of {', '.join((*NETWORKS, *PUBLISHED))} or a class of spandrel"
+known_networks += how_to_install()
 network = value_type(str, is_network, known_networks)
 BOOLS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 boolean = value_type(lambda x: BOOLS.get(x.lower()), lambda x: x is not None, "true or false")

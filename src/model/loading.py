@@ -128,7 +128,8 @@ def flags_of_weights(path, state, parse, read_config):
 
 def _match_names(net, state):
     """Return a state_dict, renamed if its names are a known variant of the network's."""
-    own, states = net.state_dict().keys(), [state, to_edsr_names(state)]
+    own, renamed = net.state_dict().keys(), to_edsr_names(state)
+    states = [state] if renamed.keys() == state.keys() else [state, renamed]
     if hasattr(net, "rename"):
         states = [net.rename(state) for state in states]
     return max(states, key=lambda state: (len(own & state.keys()), -len(state)))
