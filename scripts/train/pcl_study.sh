@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains and tests the experiments of docs/pcl_study.md: what PCL-SR and a teacher add to L1.
 #     scripts/train/pcl_study.sh finetune|scratch [DIR_DATA [STEPS [ROWS]]]
-#         finetune  EDSR baseline x4, from experiment/model/EDSR_baseline_x4.pt
+#         finetune  EDSR baseline x4, from START (default: experiment/model/EDSR_baseline_x4.pt)
 #         scratch   the network of --template tiny, x2, from random weights
 #         DIR_DATA  has BSDS400/HR, Photos/HR and benchmark/ (default: datasets)
 #         STEPS     of each run, a multiple of 10 or below (default: 3000; scratch 2500); another
@@ -26,7 +26,7 @@ if [[ ! $steps =~ ^([1-9]|[1-9][0-9]*0)$ ]]; then
     echo "error: pcl_study.sh $mode: STEPS, $steps, must be a multiple of 10, or 1 to 9" >&2
     exit 2
 fi
-start=$project/experiment/model/EDSR_baseline_x4.pt
+start=${START:-$project/experiment/model/EDSR_baseline_x4.pt}
 teacher=${TEACHERS:-$project/experiment/teachers}/DCTLSA_x$scale.pt
 study=study/${mode}_$steps
 folder=$project/experiment/$study
