@@ -5,7 +5,7 @@
     scripts/compare.py --group "L1=L1_s1,L1_s2,L1_s3" "PCL=PCL_s1,PCL_s2,PCL_s3" --format latex
     scripts/compare.py EDSR --images SwinIR=folder --data_test Set5 --scale 4 --metrics psnr,lpips
     scripts/compare.py EDSR EDSR-PCL --figure set5.png --data_test Set5 --image baby bird
-    scripts/compare.py bicubic EDSR EDSR-PCL --html report.html --curves curves.pdf
+    scripts/compare.py bicubic EDSR EDSR-PCL --html report.html --curves curves.pdf --gains g.pdf
 Figures and pages are made from tests with --save_results --save_gt. See docs/compare.md.
 """
 
@@ -65,6 +65,7 @@ def build_parser():
     add("--box", type=int, nargs=3, action="append", metavar=("X", "Y", "SIDE"), help=text)
     add("--boxes", type=int, default=1, metavar="N", help="boxes where methods differ most")
     add("--curves", type=Path, metavar="FILE", help="draw curves over the epochs, no table")
+    add("--gains", type=Path, metavar="FILE", help="draw gains over the first row, no table")
     text = 'curves of --curves: PSNR, "PSNR Set5 x4", a loss term (default: all)'
     add("--keys", nargs="+", help=text)
     add("--dpi", type=int, help="dots per inch (default: 100; 300 in PDF)")
@@ -246,6 +247,9 @@ def main(argv=None):
         comparison = Comparison(args)
         drawn = draw_figures(comparison) if args.figure else []
         drawn += [figures.draw_curves(comparison.every_run, args)] if args.curves else []
+        if args.gains:
+            compared = comparison.groups or comparison.rows
+            drawn += [figures.draw_gains(compared, comparison.scorer, args)]
         for path in drawn:
             print(f"drawn: {path}")
         if args.html:

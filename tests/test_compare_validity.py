@@ -12,6 +12,7 @@ from scipy import stats
 
 import image_quality
 from compare_helpers import csv_rows, latex_rows, page_data, tables_of, write_run
+from data.image import read_image
 
 ROOT = Path(__file__).resolve().parent.parent
 INF = math.inf
@@ -118,6 +119,35 @@ def test_seeds_that_match_in_part_are_not_paired(root, run):
     row = csv_rows(run("--group", p, q, "--format", "csv")[1])[2]
     assert (row["gain_is_paired"], row["gain_n_seeds"]) == ("False", "3")
     assert "share some seeds" in row["notes"]
+
+
+def test_gains_are_drawn_with_their_interval(root, run, tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    groups = [write_group(root, "P", {1: 30.0, 2: 30.2, 3: 30.4})]
+    groups += [write_group(root, "Q", {1: 30.3, 2: 30.6, 3: 30.6}), write_group(root, "R", {1: 29})]
+    drawn, save = [], Figure.savefig
+
+    def savefig(self, *argv, **more):
+        drawn.append(self.axes)
+        save(self, *argv, **more)
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    ask = ["--metrics", "psnr,ssim", "--gains"]
+    assert run("--group", *groups, *ask, tmp_path / "new/g.pdf")[0] == 0
+    psnr, _ = drawn.pop()
+    assert psnr.get_xlabel() == "PSNR (dB): gain over P" and psnr.get_title() == "Set5 x2"
+    assert [text.get_text() for text in psnr.get_yticklabels()] == ["Q", "R"]
+    q, r = psnr.containers
+    (bar,) = q.lines[2][0].get_segments()
+    gain, error = 0.9 / 3, np.std([0.3, 0.4, 0.2], ddof=1) / math.sqrt(3)
+    margin = 4.302653 * error  # Student's t of two degrees of freedom
+    assert bar[:, 0] == pytest.approx([gain - margin, gain + margin], abs=1e-6)
+    assert (r.lines[0].get_xdata()[0], r.lines[2]) == (pytest.approx(-1), ()), "one seed: no bar"
+    assert run("P1", "Q1", *ask, tmp_path / "g.png")[0] == 0
+    assert len(np.unique(read_image(tmp_path / "g.png"))) > 20
+    status, _, err = run("P1", "--gains", tmp_path / "h.png")
+    assert status == 1 and "--gains needs two rows or more" in err
 
 
 def test_a_group_of_fewer_seeds_is_paired_with_the_same_seeds(root, run):

@@ -1,4 +1,4 @@
-"""Crops of several methods side by side, as papers on super-resolution print them, and curves."""
+"""Crops of several methods side by side, as papers print them; curves and gains."""
 
 import math
 import textwrap
@@ -8,7 +8,9 @@ import numpy as np
 from scipy.ndimage import gaussian_filter, uniform_filter
 
 from checkpoint.metrics import tests_of_training
+from comparison.gains import Group, gain_over
 from comparison.runs import printable
+from comparison.tables import pairs_of
 from metric import LUMA
 from runtime.files import UserError, atomic_path
 
@@ -262,3 +264,63 @@ def draw_curves(runs, options):
     path.parent.mkdir(parents=True, exist_ok=True)
     plot_panels(path.parent, path.stem, chosen, "", (path.suffix[1:],), **more)
     return path
+
+
+# ------------------------------------------------------------------ gains
+
+
+def draw_gains(rows, scorer, options):
+    """Draw gains over the first row into the file --gains: a line of panels for each metric.
+
+    Panels are sets. A bar is the 95 % interval of a group over seeds, or one standard error over
+    images of an experiment; a group of fewer than three seeds is a circle without a bar.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    from checkpoint.plot import style
+
+    bases = {(row, key): base for base, row, key in pairs_of(rows)}
+    keys, others = (list(dict.fromkeys(pair[i] for pair in bases)) for i in (1, 0))
+    if not bases:
+        raise UserError(f"--gains needs two rows or more with tests of one set: {len(rows)} given")
+    family = require_drawable(options.gains, options.font)
+    natural = 1.3 + 2.1 * len(keys)
+    width, points = options.width or natural, FONT_OF_WIDTH if options.width else FONT
+    size = width, len(scorer.metrics) * (0.8 + 0.27 * len(others)) * points / FONT
+    places = {row: i for i, row in enumerate(others)}
+    with rc_context(style(family, points)):
+        figure = Figure(size, layout="constrained")
+        axes = figure.subplots(len(scorer.metrics), len(keys), squeeze=False, sharey=True)
+        for line, metric in zip(axes, scorer.metrics, strict=True):
+            for axis, key in zip(line, keys, strict=True):
+                gains = {
+                    row: gain_over(bases[row, key], row, key, metric, scorer)
+                    for row in others
+                    if (row, key) in bases
+                }
+                _draw_gains(axis, places, gains)
+                axis.set_title(printable(f"{key[0]} x{key[1]}"), fontsize=points)
+            line[0].set_yticks(range(len(others)), [row.label for row in others])
+            line[0].set_ylim(len(others) - 0.5, -0.5)  # the first row is at the top
+            label = f"{metric.title}: gain over {rows[0].label}"
+            line[len(line) // 2].set_xlabel(label, x=0.0 if len(line) % 2 == 0 else 0.5)
+        options.gains.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(options.gains) as partial:
+            dpi = options.dpi or DPI_OF_CURVES
+            figure.savefig(partial, dpi=dpi, format=options.gains.suffix[1:])
+    return options.gains
+
+
+def _draw_gains(axis, places, gains):
+    axis.axvline(0, color="black", linewidth=0.8)
+    for row, gain in gains.items():
+        if gain.mean is None:
+            continue
+        half = gain.margin if isinstance(row, Group) else gain.image_error
+        look = {"fmt": "o", "markersize": 4, "capsize": 2, "color": f"C{places[row] % 10}"}
+        look |= {"mfc": "white"} if half is None else {}
+        axis.errorbar(gain.mean, places[row], xerr=half, **look)
+    axis.locator_params(axis="x", nbins=3)
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.grid(axis="x", alpha=0.3)

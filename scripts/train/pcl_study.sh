@@ -145,4 +145,6 @@ if [ ${#groups[@]} = 0 ]; then
     echo "no run of $study is finished"
     exit
 fi
-"$project/scripts/compare.py" --group "${groups[@]}" --dir_data "$data"
+compare=("$project/scripts/compare.py" --group "${groups[@]}" --dir_data "$data")
+"${compare[@]}"
+[ ${#groups[@]} = 1 ] || "${compare[@]}" --gains "$folder/gains.png"
