@@ -5,14 +5,12 @@ import shutil
 import imageio.v3 as iio
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from data.checks import check_alignment
 from data.image import read_image, write_image
 from data.resize import downsample
 from helpers import write_set
-from metric import calc_psnr, calc_ssim
 
 BICUBIC = "--model Bicubic --test_only --data_test Set5 --cpu --scale".split()
 
@@ -106,13 +104,6 @@ def test_test_images_that_are_trained_on_are_reported(sr, copy):
     assert train(sr, *flags, data=copy, trained_on=True) == expected
     # the DIV2K of the tests trains on astronaut, chelsea and coffee; Set5 has the last two of them
     assert len(train(sr, "--n_colors", 1, data=copy, trained_on=True)) == 2
-
-
-@pytest.mark.parametrize("function", [calc_psnr, calc_ssim])
-@pytest.mark.parametrize("shape", [(3, 20, 21), (3, 19, 20), (1, 20, 20), (2, 3, 20, 20)])
-def test_metrics_of_images_of_different_sizes_are_an_error(function, shape):
-    with pytest.raises(ValueError, match="same shape"):
-        function(torch.zeros(3, 20, 20), torch.zeros(shape), 2, 255)
 
 
 @pytest.mark.parametrize(
