@@ -18,6 +18,7 @@ from model.edsr import EDSR
 from model.weights import read_weights
 from option import parse_args
 from runtime.files import UserError
+from runtime.precision import autocast
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -137,15 +138,23 @@ def test_a_network_with_a_flag_of_its_own(sr, example):
 
 
 @pytest.mark.parametrize("name", ["MyNet", "EDSR", "RCAN", "HAN", "NLSN"])
-def test_output_is_float32_under_bf16(name, example):
-    flags = "--n_feats 8 --reduction 4 --n_resblocks 1 --n_resgroups 1 --nlsn_chunk_size 16"
+def test_networks_keep_colors_in_32_bits_and_compute_in_16(name, example):
+    flags = "--n_feats 16 --reduction 4 --n_resblocks 1 --n_resgroups 2 --nlsn_chunk_size 16"
     net = build_network(parse_args(["--model", name, "--scale", "2", *flags.split()]))
+    seen = {}
+    for layer in ("head.0", "body.0", "tail.1"):
+        note = lambda m, x, y, layer=layer: seen.update({layer: y.dtype})  # noqa: E731
+        net.get_submodule(layer).register_forward_hook(note)
     lr = torch.linspace(0, 255, 3 * 12 * 12).view(1, 3, 12, 12)
+    plain = net(lr)
     for grad in (True, False):
-        with torch.set_grad_enabled(grad), torch.autocast("cpu", torch.bfloat16):
+        with torch.set_grad_enabled(grad), autocast(lr.device, "bf16"):
             sr = net(lr)
+        assert seen == {"head.0": torch.float32, "body.0": torch.bfloat16, "tail.1": torch.float32}
         assert sr.dtype == torch.float32
         assert (sr != sr.bfloat16()).float().mean() > 0.5  # not bf16 values that were cast
+        error = (sr - plain).abs().mean() / (plain - plain.mean()).abs().mean()
+        assert 0 < error < 0.05
 
 
 def test_a_network_around_another_keeps_its_names(sr, registered):
