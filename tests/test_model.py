@@ -14,8 +14,6 @@ import option
 from file_server import FileServer
 from helpers import same_bits
 from model import build_network, count_parameters, loading
-from model.edsr import EDSR
-from model.weights import read_weights
 from option import parse_args
 from runtime.files import UserError
 from runtime.precision import autocast
@@ -43,21 +41,6 @@ def test_parameters_of_the_published_sizes(name, scale):
         if name != "EDSR_paper":  # by default, a class has the published size
             nets.append(getattr(module, args.model)(scale=scale))
     assert [count_parameters(net) for net in nets] == [PUBLISHED[name][scale - 2]] * len(nets)
-
-
-@pytest.mark.parametrize("wrap", [None, "params", "params_ema", "state_dict", "model"])
-@pytest.mark.parametrize("prefix", ["", "module."])
-def test_weights_in_every_wrapping(tmp_path, wrap, prefix):
-    state = EDSR(scale=2, n_resblocks=1, n_feats=8).state_dict()
-    stored = {prefix + name: value for name, value in state.items()}
-    torch.save({wrap: stored} if wrap else stored, tmp_path / "w.pt")
-    assert read_weights(tmp_path / "w.pt").keys() == state.keys()
-
-
-def test_a_file_without_weights_is_refused(tmp_path):
-    torch.save({"epoch": 3}, tmp_path / "w.pt")
-    with pytest.raises(UserError, match=r"w\.pt: holds no state_dict"):
-        read_weights(tmp_path / "w.pt")
 
 
 def test_weights_are_downloaded_once_and_checked(sr, monkeypatch, tmp_path):

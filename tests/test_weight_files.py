@@ -186,15 +186,6 @@ def test_a_small_file_cannot_ask_for_a_large_network(sr, tmp_path):
     assert "head.0.weight: (8192, 3, 3, 3), the network has (64, 3, 3, 3)" in err
 
 
-def test_a_file_of_an_experiment_has_its_hidden_flags(sr):
-    nlsn = "--model NLSN --n_feats 8 --n_hashes 2 --chunk_size 36 --res_scale 0.5".split()
-    assert sr.train(*nlsn, "--save", "run", "--epochs", 1)[0] == 0
-    status, out, err = sr(*TEST, sr.folder("run") / "model/model_best.pt")
-    assert status == 0, err
-    assert "--res_scale 0.5 --nlsn_n_hashes 2 --nlsn_chunk_size 36" in out
-    assert sr.metrics("test")[-1]["psnr"] == sr.metrics("run")[-1]["psnr"]
-
-
 def test_a_training_state_has_the_averaged_weights(sr):
     train = ("--save", "run", "--epochs", 1, "--use_ema", "--loss", "1*L1+1*RGAN")
     assert sr.train(*train)[0] == 0
@@ -236,12 +227,14 @@ def test_what_is_not_a_file_of_weights_is_named(sr, tmp_path):
     (tmp_path / "lfs.pt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1")
     (tmp_path / "net.onnx").write_bytes(b"\x08\x0a\x12")
     torch.save({"a": {"x": torch.ones(1)}, "b": {"y": torch.ones(1)}}, tmp_path / "two.pt")
+    torch.save({"epoch": 3}, tmp_path / "none.pt")
     cases = {
         tmp_path / "jit.pt": "TorchScript",
         tmp_path / "page.pt": "web page",
         tmp_path / "lfs.pt": "git lfs pull",
         tmp_path / "net.onnx": "ONNX",
         tmp_path / "two.pt": "no state_dict",
+        tmp_path / "none.pt": "none.pt: holds no state_dict",
         tmp_path: "must be a file, not a folder: give one of its files, jit.pt",
         "https://example.com/w.pt": "must be a file: download it",
     }
