@@ -270,3 +270,9 @@ def test_a_file_describes_its_network(sr, tmp_path):
     status, _, err = sr(*tune, "--save", "other", "--model", "EDSR")
     assert status == 1
     assert f"flags that would fit it: {flags}" in err
+    # weights of an earlier version have no flags: those of their experiment's config.txt
+    best = sr.folder("run") / "model/model_best.pt"
+    torch.save(dict(torch.load(best, weights_only=True)), best)
+    status, _, err = sr(*TEST, best)
+    assert status == 0, err
+    assert sr.metrics("test")[-1]["psnr"] == sr.metrics("run")[-1]["psnr"]
