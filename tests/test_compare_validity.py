@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -338,3 +339,29 @@ def test_seeds_are_trained_and_resumed(root, tmp_path):
     lines = [start, resume, "trained: L1_s1 to L1_s2"]
     assert call("--pre_train", "a.pt").stdout.splitlines() == lines
     assert call("--seed", "3").returncode == 2
+
+
+def test_the_tables_of_the_study_are_those_of_its_logs(root, run):
+    shutil.unpack_archive(ROOT / "docs/pcl_study.tar.xz", root, filter="data")
+    runs, study = {}, root / "study/finetune_1000"
+    for mark in sorted(study.glob("*/benchmarks_are_tested")):
+        name = mark.parent.name
+        runs.setdefault(re.sub(r"_s\d$", "", name), []).append(name)
+    order = ["L1", *sorted(runs.keys() - {"L1"})]
+    groups = [f"{n}=" + ",".join(f"study/finetune_1000/{r}" for r in runs[n]) for n in order]
+    text = (ROOT / "docs/pcl_study.md").read_text(encoding="utf-8").replace("*", "")
+    tables = [t for t in tables_of(text) if t[0][1:3] == ["Photos", "BSDS400"]]
+    ask = ["--metrics", "psnr,ssim,haar", "--format", "csv"]
+    rows = csv_rows(run("--group", *groups, *ask)[1])
+    found = {(row["group"], row["dataset"], row["metric"]): row for row in rows}
+    checked = 0
+    for table, metric, digits in zip(tables, ("psnr", "ssim"), (3, 5), strict=False):
+        for name, *cells in table[1:]:
+            for data_set, cell in zip(table[0][1:], cells, strict=True):
+                row = found[name, data_set, metric]
+                value, error = row["gain"] or row["mean"], row["gain_se_seeds"] or row["se_seeds"]
+                texts = [f"{float(value):{'+' if row['gain'] else ''}.{digits}f}"]
+                texts += [f"{float(error):.{digits}f}"] if error else []
+                assert cell == " ± ".join(texts), (name, data_set, metric)
+                checked += 1
+    assert checked == 2 * 6 * len(runs)

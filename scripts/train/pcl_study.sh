@@ -4,7 +4,7 @@
 #         finetune  EDSR baseline x4, from START (default: experiment/model/EDSR_baseline_x4.pt)
 #         scratch   the network of --template tiny, x2, from random weights
 #         DIR_DATA  has BSDS400/HR, Photos/HR and benchmark/ (default: datasets)
-#         STEPS     of each run, a multiple of 10 or below (default: 3000; scratch 2500); another
+#         STEPS     of each run, a multiple of 10 or below (default: 1000; scratch 2500); another
 #                   number is another study
 #         ROWS      a pattern of names such as 'L1_s*': only these (default: '*')
 # TEACHERS=FOLDER holds DCTLSA_x2.pt and DCTLSA_x4.pt (github.com/zengkun301/DCTLSA, Apache-2.0);
@@ -20,7 +20,7 @@ fi
 source "$(dirname "${BASH_SOURCE[0]}")/../setup.sh"
 find_any_python
 data=${2:-$project/datasets}
-[ "$mode" = finetune ] && scale=4 steps=${3:-3000} || { scale=2 steps=${3:-2500}; }
+[ "$mode" = finetune ] && scale=4 steps=${3:-1000} || { scale=2 steps=${3:-2500}; }
 only=${4:-*}
 if [[ ! $steps =~ ^([1-9]|[1-9][0-9]*0)$ ]]; then
     echo "error: pcl_study.sh $mode: STEPS, $steps, must be a multiple of 10, or 1 to 9" >&2
