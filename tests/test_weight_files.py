@@ -273,6 +273,7 @@ def test_a_file_describes_its_network(sr, tmp_path):
     # weights of an earlier version have no flags: those of their experiment's config.txt
     best = sr.folder("run") / "model/model_best.pt"
     torch.save(dict(torch.load(best, weights_only=True)), best)
-    status, _, err = sr(*TEST, best)
+    status, out, err = sr(*TEST, best)
     assert status == 0, err
+    assert "--res_scale 0.5 --nlsn_n_hashes 2 --nlsn_chunk_size 36" in out
     assert sr.metrics("test")[-1]["psnr"] == sr.metrics("run")[-1]["psnr"]

@@ -196,9 +196,13 @@ def draw(path, strips, dpi=None, width=None, font="sans-serif"):
         figure = Figure((right + 2 * MARGIN, top + MARGIN))
         for tile in tiles:
             _draw_tile(figure, tile, dpi)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(path) as partial:
-            figure.savefig(partial, dpi=dpi, format=path.suffix[1:])
+        _save(figure, path, dpi)
+
+
+def _save(figure, path, dpi):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as partial:
+        figure.savefig(partial, dpi=dpi, format=path.suffix[1:])
 
 
 def boxes_of(picture, options):
@@ -288,39 +292,37 @@ def draw_gains(rows, scorer, options):
     natural = 1.3 + 2.1 * len(keys)
     width, points = options.width or natural, FONT_OF_WIDTH if options.width else FONT
     size = width, len(scorer.metrics) * (0.8 + 0.27 * len(others)) * points / FONT
-    places = {row: i for i, row in enumerate(others)}
     with rc_context(style(family, points)):
         figure = Figure(size, layout="constrained")
         axes = figure.subplots(len(scorer.metrics), len(keys), squeeze=False, sharey=True)
         for line, metric in zip(axes, scorer.metrics, strict=True):
             for axis, key in zip(line, keys, strict=True):
-                gains = {
-                    row: gain_over(bases[row, key], row, key, metric, scorer)
-                    for row in others
-                    if (row, key) in bases
-                }
-                _draw_gains(axis, places, gains)
+                _prepare_axis(axis)
+                for place, row in enumerate(others):
+                    if base := bases.get((row, key)):
+                        gain = gain_over(base, row, key, metric, scorer)
+                        _draw_gain(axis, place, gain, isinstance(row, Group))
                 axis.set_title(printable(f"{key[0]} x{key[1]}"), fontsize=points)
             line[0].set_yticks(range(len(others)), [row.label for row in others])
             line[0].set_ylim(len(others) - 0.5, -0.5)  # the first row is at the top
+            # in the middle of the line: of an even number of panels, left of the middle one
             label = f"{metric.title}: gain over {rows[0].label}"
             line[len(line) // 2].set_xlabel(label, x=0.0 if len(line) % 2 == 0 else 0.5)
-        options.gains.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(options.gains) as partial:
-            dpi = options.dpi or DPI_OF_CURVES
-            figure.savefig(partial, dpi=dpi, format=options.gains.suffix[1:])
+        _save(figure, options.gains, options.dpi or DPI_OF_CURVES)
     return options.gains
 
 
-def _draw_gains(axis, places, gains):
+def _prepare_axis(axis):
     axis.axvline(0, color="black", linewidth=0.8)
-    for row, gain in gains.items():
-        if gain.mean is None:
-            continue
-        half = gain.margin if isinstance(row, Group) else gain.image_error
-        look = {"fmt": "o", "markersize": 4, "capsize": 2, "color": f"C{places[row] % 10}"}
-        look |= {"mfc": "white"} if half is None else {}
-        axis.errorbar(gain.mean, places[row], xerr=half, **look)
     axis.locator_params(axis="x", nbins=3)
     axis.xaxis.set_major_formatter("{x:g}")
     axis.grid(axis="x", alpha=0.3)
+
+
+def _draw_gain(axis, place, gain, is_group):
+    if gain.mean is None:
+        return
+    half = gain.margin if is_group else gain.image_error
+    look = {"fmt": "o", "markersize": 4, "capsize": 2, "color": f"C{place % 10}"}
+    look |= {"mfc": "white"} if half is None else {}
+    axis.errorbar(gain.mean, place, xerr=half, **look)
