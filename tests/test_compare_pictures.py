@@ -60,7 +60,7 @@ def test_a_metric_is_computed_only_from_images_of_the_test(root, run, kept, erro
     haar = f"{image_quality.haar_share(*units):.3f}" if is_used else "n/a"
     scores, gains = tables_of(out)
     assert scores[1][2] == f"{psnr_of(sr, hr) + error:.2f} / {haar}"
-    note = "no HF energy of p on Set5 x2: its SR images are of another test"
+    note = "no HF energy of p, q on Set5 x2: the SR images are of another test"
     assert (note in out) is not is_used
     assert gains[1][4] == "+0.000" and (gains[2][4] == "n/a") is not is_used
 

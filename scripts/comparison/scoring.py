@@ -32,8 +32,15 @@ class Scorer:
 
     def __init__(self, metrics, truth, with_costs=False):
         self.metrics, self.truth, self.with_costs = metrics, truth, with_costs
-        self.notes = []
-        self._cache = {}
+        self._missing, self._cache = {}, {}
+
+    @property
+    def notes(self):
+        """Sentences on what is missing, one for all rows that lack it for the same reason."""
+        return [f"no {what} of {', '.join(of)}{why}" for (what, why), of in self._missing.items()]
+
+    def _note(self, what, row, why):
+        self._missing.setdefault((what, why), {})[row.label] = True
 
     def scores(self, row, key):
         """Return {image: {metric name: value}} of a row's test; None if they are unknown."""
@@ -71,9 +78,9 @@ class Scorer:
         if row.run is None or (is_complete and (own or _is_of_test(row.tests[key], found))):
             return found
         if titles := ", ".join(m.title for m in others if m.name not in row.tests[key]):
-            state = "of another test (test it again" if is_saved else "not saved (test it"
-            problem = f"its SR images are {state} with --save_results)"
-            self.notes.append(f"no {titles} of {row.label} on {key[0]} x{key[1]}: {problem}")
+            state = "of another test (test again" if is_saved else "not saved (test"
+            problem = f"the SR images are {state} with --save_results)"
+            self._note(titles, row, f" on {key[0]} x{key[1]}: {problem}")
         return own
 
     def image_scores(self, image, key, name, is_luma, metrics, source):
@@ -113,7 +120,7 @@ class Scorer:
                 self._cache[run.folder, scale] = cost_of(args, scale)
             except Exception as error:  # networks of others fail in any way
                 reason = (str(error).splitlines() or [repr(error)])[0]
-                self.notes.append(f"no multiply-adds of {run.label} x{scale}: {reason}")
+                self._note("multiply-adds", run, f" x{scale}: {reason}")
         return self._cache[run.folder, scale]
 
 

@@ -136,7 +136,7 @@ def score_table(rows, scorer):
             lines.append([text_cell(row.label), Cell(f"x{scale}", scale), *costs, *cells])
     notes = [*_seed_counts(rows, scorer), *image_notes(rows, scorer)]
     notes += [note for row in rows for note in row.notes]
-    notes += dict.fromkeys(scorer.notes)  # now that all cells are known
+    notes += scorer.notes  # now that all cells are known
     heads = [" / ".join(titles), "scale"]
     if scorer.with_costs:
         heads += ["parameters", "multiply-adds"]
