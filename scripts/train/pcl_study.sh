@@ -4,8 +4,8 @@
 #         finetune  EDSR baseline x4, from START (default: experiment/model/EDSR_baseline_x4.pt)
 #         scratch   the network of --template tiny, x2, from random weights
 #         DIR_DATA  has BSDS400/HR, Photos/HR and benchmark/ (default: datasets)
-#         STEPS     of each run, a multiple of 10 or below (default: 1000; scratch 2500); another
-#                   number is another study
+#         STEPS     of each run, a multiple of 10 or below (default: 1000); another number is
+#                   another study
 #         ROWS      a pattern of names such as 'L1_s*': only these (default: '*')
 # TEACHERS=FOLDER holds DCTLSA_x2.pt and DCTLSA_x4.pt (github.com/zengkun301/DCTLSA, Apache-2.0);
 # without them the rows of a teacher are left out. They need spandrel, see docs/models.md.
@@ -20,13 +20,21 @@ fi
 source "$(dirname "${BASH_SOURCE[0]}")/../setup.sh"
 find_any_python
 data=${2:-$project/datasets}
-[ "$mode" = finetune ] && scale=4 steps=${3:-1000} || { scale=2 steps=${3:-2500}; }
+steps=${3:-1000}
 only=${4:-*}
 if [[ ! $steps =~ ^([1-9]|[1-9][0-9]*0)$ ]]; then
     echo "error: pcl_study.sh $mode: STEPS, $steps, must be a multiple of 10, or 1 to 9" >&2
     exit 2
 fi
-start=${START:-$project/experiment/model/EDSR_baseline_x4.pt}
+if [ "$mode" = finetune ]; then
+    scale=4
+    given=("${START:-$project/experiment/model/EDSR_baseline_x4.pt}")
+    network=(--scale 4 --pre_train "${given[0]}" --patch_size 96 --batch_size 8 --lr 1e-4)
+else
+    scale=2
+    given=()
+    network=(--template tiny --scale 2 --patch_size 64 --batch_size 16 --lr 1e-3)
+fi
 teacher=${TEACHERS:-$project/experiment/teachers}/DCTLSA_x$scale.pt
 study=study/${mode}_$steps
 folder=$project/experiment/$study
@@ -37,14 +45,8 @@ n_epochs=$((steps < 10 ? 1 : 10))
 common=(--data_train BSDS400+Photos --hold_out 10 --data_test BSDS400+Photos --dir_data "$data"
     --n_threads 1 --scheduler Cosine --epochs "$n_epochs" --test_every $((steps / n_epochs)))
 [ -w "$data" ] || common+=(--dir_cache "$project/experiment/study/cache")
-if [ "$mode" = finetune ]; then
-    network=(--scale 4 --pre_train "$start"
-        --patch_size 96 --batch_size 8 --lr 1e-4)
-else
-    network=(--template tiny --scale 2 --patch_size 64 --batch_size 16 --lr 1e-3)
-fi
 # all runs of a study must have the same start and teacher
-for file in "$start" "$teacher"; do
+for file in "${given[@]}" "$teacher"; do
     sum=$folder/$(basename "$file").cksum
     if [ -f "$file" ] && [ -f "$sum" ] && [ "$(cksum < "$file")" != "$(< "$sum")" ]; then
         echo "error: $file is not the file that $study began with: restore it, or move" \
