@@ -302,7 +302,7 @@ def build_parser():
     flag("--format", choice(FORMATS), None, "with --dir_out: format of pictures (default: png)")
     flag("--suffix", str, None, "with --dir_out: text after the name of each output, such as _x4")
     switch("--overwrite", "let --dir_out replace existing files")
-    switch("--save_gt", "save the LR and HR images in the folder of the SR images")
+    switch("--save_gt", "with --save_results, save LR and HR images, too")
     switch("--tensorboard", "curves and images for TensorBoard (package tensorboard)")
     return parser
 

@@ -63,6 +63,7 @@ def test_the_mode_is_that_of_the_flag_and_shapes_are_fixed(sr, monkeypatch, mode
     flags = ["--epochs", 1, "--test_every", 1, "--compile", "--compile_mode", mode]
     assert sr.train("--save", "run", *flags)[0] == 0
     assert asked == [{"mode": mode, "dynamic": False}]
+    assert sr("--load", "run", "--test_only", "--cpu")[0] == 0
 
 
 def test_a_mode_without_compile_is_refused(sr):

@@ -142,6 +142,8 @@ def test_div2k_and_flickr2k_train_together(sr, data_dir, tmp_path, photographs):
         return [line.split("\t")[1] for line in out.splitlines() if line.startswith("[16/16]")]
 
     assert loss(joined) == loss(alias)
+    test = "--model Bicubic --scale 2 --test_only --cpu --data_test DF2K --data_range 4-4".split()
+    assert "[Flickr2K x2]" in sr(*test, data=tmp_path)[1]
     names = parse_args(["--data_train", "DF2K", "--dir_data", str(tmp_path)]).data_train
     assert names == ["DF2K"]
     write_set(tmp_path / "DF2K/DF2K_train_HR", {"only": photographs["coffee"]})

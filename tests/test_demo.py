@@ -79,6 +79,9 @@ def test_profiles_are_carried_over(upscale, folder, coffee):
     write_image(folder / "tiff.tif", coffee.astype(np.uint16) * 257, icc_profile=PROFILE)
     for path in sorted(folder.iterdir()):
         assert upscale.one(path)[1]["icc_profile"] == PROFILE, path
+    Image.fromarray(coffee[:, :, 0]).save(folder / "gray.png", icc_profile=PROFILE)
+    assert upscale(folder / "gray.png", out=upscale.out / "gray.webp")[0] == 0
+    assert not read_image_with_metadata(upscale.out / "gray.webp")[1]["icc_profile"]
     assert upscale(folder / "png.png", out=upscale.out / "as.tif")[0] == 0
     assert read_image_with_metadata(upscale.out / "as.tif")[1]["icc_profile"] == PROFILE
 

@@ -9,6 +9,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+import data.image
 from data.image import MODES, image_size, read_image, read_image_with_metadata, write_image
 from runtime.files import UserError
 
@@ -76,10 +77,11 @@ def test_colors_of_a_mode_are_those_of_pillow(photo, tmp_path, mode):
         (np.uint32, {}, "32 bits"),
         (np.uint8, {"photometric": "cfa"}, "CFA"),
         (np.uint16, {"photometric": "cielab", "planarconfig": "contig"}, "CIELAB"),
+        (np.uint16, {"photometric": "minisblack", "planarconfig": "contig"}, "3 of MINISBLACK"),
     ],
 )
 def test_other_kinds_of_numbers_and_colors_are_refused_by_name(tmp_path, pixels, more, word):
-    shape = (20, 30, 3) if more.get("photometric") == "cielab" else (20, 30)
+    shape = (20, 30, 3) if "planarconfig" in more else (20, 30)
     tifffile.imwrite(tmp_path / "odd.tif", np.ones(shape, pixels), **more)
     with pytest.raises(UserError, match=rf"odd\.tif: .*{word}"):
         read_image(tmp_path / "odd.tif")
@@ -185,8 +187,10 @@ def test_16_bit_colors_of_lzw(tmp_path):
 @pytest.mark.parametrize("compression", ["tiff_lzw", "packbits"])
 def test_16_bit_gray_of_other_compressions(tmp_path, photo, compression):
     gray = np.asarray(photo.convert("L")).astype(np.uint16) * 256 + 7
-    Image.fromarray(gray).save(tmp_path / "gray.tif", compression=compression)
-    assert np.array_equal(read_image(tmp_path / "gray.tif")[:, :, 0], gray)
+    for turns, orientation in ((0, 1), (-1, 6)):
+        more = {"compression": compression, "tiffinfo": {274: orientation}}
+        Image.fromarray(gray).save(tmp_path / "gray.tif", **more)
+        assert np.array_equal(read_image(tmp_path / "gray.tif")[:, :, 0], np.rot90(gray, turns))
 
 
 @pytest.mark.parametrize(("bits", "ending"), [(10, "png"), (12, "tif"), (14, "png"), (12, "pgm")])
@@ -230,11 +234,15 @@ def test_too_many_pixels_in_plain_words(sr, tmp_path, photo, ending):
 
 
 @pytest.mark.parametrize("ending", [".tif", ".webp", ".png", ".gif"])
-def test_one_page_of_several_is_read_and_said(tmp_path, photo, ending, capsys):
+def test_one_page_of_several_is_read_and_said(tmp_path, photo, ending, capsys, monkeypatch):
+    monkeypatch.setitem(data.image._settings, "notices", 0)
     first, second = photo.quantize(8), photo.rotate(180).quantize(8)
     if ending != ".gif":
         first, second = first.convert("RGB"), second.convert("RGB")
     more = {"lossless": True} if ending == ".webp" else {}
     first.save(tmp_path / f"many{ending}", save_all=True, append_images=[second], **more)
     assert np.array_equal(read_image(tmp_path / f"many{ending}"), np.asarray(first.convert("RGB")))
-    assert f"many{ending}: page 1 of 2 is read" in capsys.readouterr().err
+    tifffile.imwrite(tmp_path / "deep.tif", np.ones((2, 9, 9), np.uint16))
+    read_image(tmp_path / "deep.tif")
+    err = capsys.readouterr().err
+    assert f"many{ending}: page 1 of 2 is read" in err and "deep.tif: page 1 of 2 is read" in err

@@ -229,6 +229,7 @@ def test_best_of_a_run_that_goes_back_is_its_own(sr):
     sr("--load", "run", "--resume", 1, "--epochs", 2, "--lr", "1e-12", "--cpu")
     epoch = state_of(sr.folder("run"))["best"]["epoch"]
     same_bits(dict(weights_of(sr, "run", "best")), dict(weights_of(sr, "run", epoch)))
+    assert (sr.folder("run") / "per_image/best").exists() is (epoch == 2)
 
 
 def test_an_equal_image_does_not_change_the_mean_best_or_table(sr, tmp_path, photographs):

@@ -219,7 +219,7 @@ def test_the_script(upscale, folder, coffee, sr):
     assert "\r" not in run.stdout
     assert read_image(upscale.out / "ein Bild.png").shape == (122, 100, 3)
     assert (sr.experiments / "upscale/log.txt").is_file()
-    assert script().returncode == 2
+    assert {script(*argv).returncode for argv in ((), ("", "x"), ("x", ""))} == {2}
     help_text = script("--help")
     assert help_text.returncode == 0
     assert "IN OUT" in help_text.stdout

@@ -209,6 +209,7 @@ class Checkpoint:
         kept = self._weights_file(best_epoch)
         if self.args.resume > 0 and kept.is_file():  # a later best does not count
             _save(self.models / "model_best.pt", read_weights(kept))
+            shutil.rmtree(self.dir / "per_image/best", ignore_errors=True)
 
     def save(self, state, eval_weights, is_best):
         """Write the weights that tests use, also as the best, and then the training state."""

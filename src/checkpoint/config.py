@@ -15,8 +15,8 @@ PROJECT = "$PROJECT"  # stands for ROOT, so that a project can be moved or copie
 # flags of one call of the program, which --load does not restore
 NOT_RESTORED = set(
     "load save resume reset test_only save_results save_gt pre_train from_file template cpu n_GPUs "
-    "n_threads threads print_model dir_experiment compile tf32 dir_out overwrite "
-    "format suffix max_pixels".split()
+    "n_threads threads print_model dir_experiment compile compile_mode tf32 dir_out "
+    "overwrite format suffix max_pixels".split()
 )
 
 

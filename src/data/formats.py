@@ -24,6 +24,7 @@ class TiffHeader(NamedTuple):
     bits: int  # a channel
     orientation: int  # tag Orientation, 1 to 8
     profile: bytes | None  # ICC profile
+    n_pages: int
 
 
 def read_tiff_header(path):
@@ -36,9 +37,7 @@ def read_tiff_header(path):
         bits = int(np.max(page.bitspersample))
         if page.sampleformat != tifffile.SAMPLEFORMAT.UINT or bits > 16:
             kind = getattr(page.sampleformat, "name", page.sampleformat)
-            raise UserError(
-                f"{path}: TIFF of {bits} bits ({kind}) cannot be read: save it as 8 or 16 bits"
-            )
+            raise UserError(f"{path}: TIFF of {bits} bits ({kind}): save it as 8 or 16 bits")
         if page.photometric not in PHOTOMETRICS:
             name = getattr(page.photometric, "name", page.photometric)
             raise UserError(f"{path}: TIFF of color space {name} cannot be read: save it as RGB")
@@ -47,7 +46,8 @@ def read_tiff_header(path):
         size = (page.imagelength, page.imagewidth)
         size = size[::-1] if orientation >= 5 else size
         profile = page.tags.get("InterColorProfile")
-        return TiffHeader(size, bits, orientation, bytes(profile.value) if profile else None)
+        profile = bytes(profile.value) if profile else None
+        return TiffHeader(size, bits, orientation, profile, len(file.pages))
 
 
 def apply_orientation(image, orientation):
@@ -65,27 +65,21 @@ def read_deep_tiff(path, header, fallback):
     """
     with tifffile.TiffFile(path) as file:
         page = file.pages.first
-        if page.photometric not in (0, 1, 2):
-            raise UserError(
-                f"{path}: TIFF of 16 bits is read as gray or RGB, not as {page.photometric.name}"
-            )
+        bands, name = page.samplesperpixel, page.photometric.name
+        if page.photometric not in (0, 1, 2) or bands > (4 if name == "RGB" else 2):
+            raise UserError(f"{path}: 16-bit TIFF is read as gray or RGB, not {bands} of {name}")
         if tifffile.EXTRASAMPLE.ASSOCALPHA in page.extrasamples:
-            raise UserError(
-                f"{path}: TIFF of 16 bits with premultiplied alpha cannot be read:"
-                " save it with plain alpha"
-            )
+            raise UserError(f"{path}: TIFF of 16 bits has premultiplied alpha: save plain alpha")
         try:
             image = page.asarray()
         except ValueError as error:
-            if "imagecodecs" not in str(error):
+            if "imagecodecs" not in str(error) or page.planarconfig == 2:
                 raise
-            image = fallback(path)
-        else:
-            image = np.moveaxis(image, 0, 2) if page.axes == "SYX" else image
+            image, header = fallback(path), header._replace(orientation=1)  # Pillow has applied it
+        image = np.moveaxis(image, 0, 2) if page.axes == "SYX" else image
         image = np.iinfo(image.dtype).max - image if page.photometric == 0 else image
     if header.bits < 16:
         image = image.astype(np.uint32) * 65535 // (2**header.bits - 1)
-    image = image[:, :, :4] if image.ndim == 3 else image
     return apply_orientation(image.astype(np.uint16), header.orientation)
 
 

@@ -185,6 +185,8 @@ def _decode(path):
     if header:
         _check_pixels(path, *header.size)
         if header.bits > 8:
+            if header.n_pages > 1:
+                _notice(f"{path}: page 1 of {header.n_pages} is read")
             return read_deep_tiff(path, header, _read_deep), header.profile
     with _open(path) as file:
         profile = file.info.get("icc_profile")

@@ -94,6 +94,8 @@ def _write_picture(path, pixels, metadata):
     image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
     image = image.convert("RGBA") if image.mode == "LA" else image
     options = {name: value for name, value in metadata.items() if value}
+    if extension == ".webp" and pixels.shape[2] < 3:  # WebP stores gray as RGB
+        options.pop("icc_profile", None)
     if len(options.get("exif", b"")) > 65_500:  # bytes that a segment of JPEG holds
         del options["exif"]
     jpeg = {"format": "JPEG", "subsampling": 0}
