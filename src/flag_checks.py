@@ -1,12 +1,13 @@
 """Problems of the flags that are found before any data is read."""
 
 import difflib
+import pkgutil
 import re
 from pathlib import Path
 
 from data.datasets import DATASETS, DEMO_SETS, dataset_spec, is_held_out, parse_ranges
 from data.degradation import DEGRADATIONS, degradation_of
-from loss import parse_loss
+from loss import LOSSES, parse_loss
 from loss.discriminator import N_LAYERS
 from model import NETWORKS
 from runtime.files import UserError
@@ -66,12 +67,12 @@ def _experiment_conflicts(args):
 
 def _teacher_conflicts(args):
     uses = [f"--{name}" for name in ("teacher_blend", "pos_teacher") if getattr(args, name) is True]
-    if re.search(r"(^|[+*])KD($|\+)", args.loss):
-        uses.append("--loss KD")
+    names = [name for name in re.split(r"[+*]", args.loss) if name in LOSSES]
+    uses += [f"--loss {x}" for x in names if "teacher" in pkgutil.resolve_name(LOSSES[x]).inputs]
     if not args.teacher:
         yield from (f"{flag} must be used with --teacher FILE" for flag in uses)
     elif not uses:
-        uses = "the loss KD, --teacher_blend or --pos_teacher"
+        uses = "a loss like KD, --teacher_blend or --pos_teacher"
         yield f"--teacher must be used with {uses} (--teacher= drops it)"
 
 

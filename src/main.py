@@ -76,18 +76,13 @@ def _build(args, device, checkpoint):
     net = build_network(args).to(device)
     checkpoint.log(f"{args.model}: {count_parameters(net):,} parameters")
     if not count_parameters(net) and not args.test_only:
-        raise UserError(
-            f"--model {args.model} must be used with --test_only: it has no weights to train"
-        )
+        raise UserError(f"--model {args.model} must be used with --test_only: it has no weights")
     if args.print_model:
         checkpoint.log(net)
     if args.pre_train and args.resume == 0:
         load_pre_train(args, net, checkpoint.log)
     elif args.test_only and args.resume == 0 and count_parameters(net):
-        raise UserError(
-            f"--test_only must have weights of {args.model}: "
-            "give --pre_train FILE or --load EXPERIMENT"
-        )
+        raise UserError("--test_only must have weights: give --pre_train FILE or --load EXPERIMENT")
     return net
 
 
@@ -96,12 +91,9 @@ def build_loss(args, net, device, log):
     if not args.teacher:
         return Loss(args, net, log).to(device)
     if not Path(args.teacher).is_file():
-        raise UserError(
-            f"--teacher {args.teacher} must be the file of the teacher's weights: it is missing, "
-            "and the training state does not hold them"
-        )
-    own = parse_args(["--test_only", "--pre_train", args.teacher])
+        raise UserError(f"--teacher {args.teacher} must be a file (no state holds its weights)")
     with torch.random.fork_rng(devices=[]):
+        own = parse_args(["--test_only", "--pre_train", args.teacher])
         teacher = build_network(own).to(device)
     load_pre_train(own, teacher, log)
     pairs = [("scale", args.scale, own.scale), ("n_colors", [args.n_colors], [own.n_colors])]

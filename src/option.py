@@ -159,7 +159,8 @@ def build_parser():
     processes = "processes on this machine: one per GPU, or on the CPU; several machines: torchrun"
     flag("--n_GPUs", layer_count, 1, processes)
     flag("--n_threads", non_negative_int, 6, "data loader workers")
-    flag("--threads", positive_int, None, "threads of the CPU (default: the free cores)")
+    n_threads = "threads of the CPU (default: the free cores)"
+    flag("--threads", number(int, low=1, high=1024), None, n_threads)
     formats = "number format of networks; half: float16 on CUDA; auto: the fastest, single in tests"
     flag("--precision", choice(PRECISIONS), "auto", formats)
     switch("--tf32", "allow TF32 in single precision on CUDA")

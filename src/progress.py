@@ -28,10 +28,10 @@ def _end_time(seconds):
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + seconds))
 
 
-def recipe_lines(args, n_images, precision):
+def recipe_lines(args, n_images, precision, n_workers):
     """Yield the data and recipe of a training in a line; warn if --epochs exceeds its schedule."""
     augment = "no augmentation" if args.no_augment else "flips and transposes"
-    scale, workers = "+".join(map(str, args.scale)), f"{args.n_threads} loader workers"
+    scale, workers = "+".join(map(str, args.scale)), f"{n_workers} loader workers"
     yield (
         f"Training on {'+'.join(args.data_train)} x{scale} ({n_images:,} images, "
         f"{args.degradation}): batches of {args.batch_size} patches of "

@@ -70,7 +70,8 @@ class Trainer:
             self._save()  # so that a run that is stopped in its first epoch can be resumed
         if self.epoch >= self.args.epochs:
             self.checkpoint.log(f"Nothing to train: {self.position()} of {self.args.epochs}")
-        for line in recipe_lines(self.args, len(self.data.train.dataset), self.precision):
+        train = self.data.train
+        for line in recipe_lines(self.args, len(train.dataset), self.precision, train.num_workers):
             self.checkpoint.log(line)
         self.model = self.wrap_model()
         is_alone = self.device.type == "cpu" and distributed.world_size() == 1

@@ -101,7 +101,7 @@ def test_all_bad_flags_in_one_message(sr):
         ("--lr 1 stray", "'stray' must follow a flag"),
         ("--pre_train /none/weights.pt", "/none/weights.pt"),
         ("--test_only", "give --pre_train FILE or --load"),
-        ("--model Bicubic", "it has no weights to train"),
+        ("--model Bicubic", "it has no weights"),
         ("--betas 0.9 1.5", "--betas"),
         ("--rgb_range inf", "--rgb_range"),
         ("--seed 4294967296", "--seed"),

@@ -53,7 +53,7 @@ def test_a_job_is_stopped_requeued_and_continued_on_other_numbers_of_processes(s
     first = ForkedProgram(sr.argv(*flags, "--epochs", 1)[1:])
     assert "PSNR" in first.communicate(timeout=60)[0]
     # two machines of one task
-    flags = (*flags, "--epochs", 2)
+    flags = (*flags, "--epochs", 2, "--pre_train", "start.pt")
     status, out, requeued = sbatch(2, *flags, n_nodes=2, stop_after="[10/60]")
     assert (status, requeued) == (138, f"requeue {os.getpid()}"), out
     assert "Resumed after epoch 1" in out

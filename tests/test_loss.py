@@ -191,9 +191,10 @@ def test_parsing_of_losses():
     ("flags", "word"),
     [
         ("--cl_layer 9", "blocks of the embedding, 0 to 7"),
-        ("--cl_layer a", "--cl_layer"),
         ("--patch_size 24", "at least 32"),
         ("--scale 3 --patch_size 45", "must be even, not 45"),
+        ("--model MDSR --scale 2+3 --patch_size 64", "must be even, not 63"),
+        ("--model MDSR --scale 2+3 --patch_size 50 --use_wavelet no --loss CL-GAN", "multiple of"),
         ("--mcl_neg 0 --only_aug", "no positives"),
         ("--only_aug --random_neg false", "no negatives"),
         ("--neg_id 5", "--neg_id 5"),
@@ -202,7 +203,6 @@ def test_parsing_of_losses():
         ("--gan_k 2 --split_batch 2", "--gan_k 2 must be 0 or 1"),
         ("--shuffle_neg --split_batch 3", "other images"),
         ("--embed_load /none/state.pt", "/none/state.pt"),
-        ("--loss 1*L1+1*CL-patchE", "CL-patchE"),
         ("--loss 1*L1+1*VGG54 --vgg_path /none/vgg.pth", "/none/vgg.pth"),
     ],
 )

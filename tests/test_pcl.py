@@ -141,18 +141,18 @@ def test_blurred_sr_is_a_negative_without_gradient():
 @pytest.mark.parametrize("precision", ["single", "bf16"])
 def test_the_network_makes_negatives_at_the_precision_of_the_run(precision):
     _, hr, lr = images_of_a_step()
-    seen = []
+    seen, net = [], torch.nn.Identity()
 
-    def net(x):
-        assert x.shape == lr.shape
-        seen.append(torch.is_autocast_enabled("cpu"))
+    def as_sr(net, inputs, x):
+        seen.append((x.shape, torch.is_autocast_enabled("cpu"), net.training))
         return torch.full_like(hr, 7).bfloat16()
 
+    net.register_forward_hook(as_sr)
     args = flags("--loss CL-patchD --no_ad_loss --use_aug --random_neg --neg_sr --mcl_neg 1")
     whole = Loss(args, net)
     whole.set_precision(precision)
     _, negatives = whole.samples(hr, lr)
-    assert seen == [precision == "bf16"]
+    assert seen == [(lr.shape, precision == "bf16", False)] and net.training
     assert negatives[1].dtype == torch.float32
     assert (negatives[1] == 7).all()
 
@@ -206,7 +206,7 @@ def test_a_fixed_embedding(sr, tmp_path):
     source = sr.folder("first") / "model/state.pt"
     trained = embedding(state_of(sr.folder("first")))
     weights = {name.removeprefix(f"{TERM}.dis."): value for name, value in trained.items()}
-    torch.save(weights, tmp_path / "embedding.pt")
+    torch.save({"state_dict": weights, "epoch": 1, "loss": 0.1}, tmp_path / "embedding.pt")
     for name, file in (("of_state", source), ("of_weights", tmp_path / "embedding.pt")):
         fixed = ("--gan_k", 0, "--embed_load", file, "--save", name)
         status, out, err = sr.train(*more, *fixed)

@@ -127,6 +127,8 @@ def _adapt_to_changed_flags(trainer, flags, epoch):
         trainer.progress, trainer.prev_epoch_loss = None, math.inf
         log(f"--loss was {flags['loss']}: the mean of {args.loss} starts now")
     former = argparse.Namespace(**{**vars(args), "epochs": flags.get("epochs", args.epochs)})
+    if args.teacher_blend and former.epochs != args.epochs:
+        log(f"WARNING: --epochs was {former.epochs}: --teacher_blend now spans {args.epochs}")
     rate = learning_rate(args, epoch + 1)
     if rate != learning_rate(former, epoch + 1):
         hint = " (--cosine_tmax keeps the former schedule)" if "Cosine" in args.scheduler else ""

@@ -116,10 +116,7 @@ def _to_known_mode(path, image, profile):
     """Return an image in a mode of MODES' values, and the ICC profile if it still applies."""
     mode = image.mode
     if mode not in MODES:
-        raise UserError(
-            f"{path}: images of Pillow's mode {mode} cannot be read:"
-            " save it as gray or RGB, 8 or 16 bits"
-        )
+        raise UserError(f"{path}: Pillow's mode {mode}: save it as gray or RGB of 8 or 16 bits")
     if mode == "CMYK":
         return _cmyk_to_srgb(path, image, profile), None
     target = MODES[mode]
@@ -236,9 +233,8 @@ def _read(path):
     pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
     is_image = pixels.ndim == 3 and pixels.shape[2] in (1, 2, 3, 4)
     if not is_image or pixels.dtype not in (np.uint8, np.uint16):
-        raise UserError(
-            f"{path}: is not a gray or RGB image of 8 or 16 bits ({pixels.shape}, {pixels.dtype})"
-        )
+        found = f"{pixels.shape}, {pixels.dtype}"
+        raise UserError(f"{path}: is not a gray or RGB image of 8 or 16 bits ({found})")
     if pixels.dtype == np.uint16:
         _check_maximum(path, pixels)
     return pixels, profile

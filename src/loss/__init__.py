@@ -91,6 +91,9 @@ class Loss(nn.Module):
         if needed & {"positives", "negatives"}:
             self.history = History(args, net) if args.neg_history else None
             self.samples = SampleMaker(args, net, self.history)
+            for name in ("sharp_hr", "random_neg", "blur_sr", "use_noise_pos"):
+                if getattr(args, name) and not args.use_aug:
+                    log(f"WARNING: --{name} does nothing without --use_aug")
         self.blends = args.teacher_blend
         self.steps_per_epoch, self.n_steps = args.test_every, args.epochs * args.test_every
         self.log, self.has_warned = log, False

@@ -28,7 +28,7 @@ from loss import Term
 from loss.contrastive import contrastive, shuffled
 from loss.discriminator import Discriminator
 from loss.samples import generated, require_other_images, select
-from model.weights import load_file
+from model.weights import iter_tensors, load_file
 from optim import build_optimizer, learning_rate, load_optimizer, set_learning_rate
 from runtime.distributed import (
     all_gather_batch,
@@ -100,9 +100,7 @@ class Adversarial(Term):
         self.args, self.gan_type = args, name.removeprefix("CL-")
         self.use_contrastive = name.startswith("CL-")
         if not self.use_contrastive and args.no_ad_loss:
-            raise UserError(
-                f"--loss {name} with --no_ad_loss has no term left; CL-{name} has a contrastive one"
-            )
+            raise UserError(f"--loss {name} with --no_ad_loss has no term left: CL-{name} has one")
         if not self.use_contrastive and not args.contras_D_train:
             self.inputs = self.inputs[:3]
         require_other_images(args)
@@ -231,10 +229,11 @@ class Adversarial(Term):
 def _load_embedding(dis, path):
     """Load the weights of --embed_load: a state_dict of the embedding, or a training state."""
     state = load_file(path, "--embed_load")
-    state = state.get("loss", state) if isinstance(state, dict) else {}
+    loss = state.get("loss") if isinstance(state, dict) else None
+    tensors = iter_tensors(loss if isinstance(loss, dict) else state)
+    found = {re.sub(r"^.*?(?=(?:features|classifier)\.)", "", name): x for name, x in tensors}
     own = dis.state_dict()
-    found = {re.sub(r"^.*?(?=(?:features|classifier)\.)", "", name): x for name, x in state.items()}
     for name, value in own.items():
-        if not isinstance(found.get(name), torch.Tensor) or found[name].shape != value.shape:
+        if name not in found or found[name].shape != value.shape:
             raise UserError(f"--embed_load {path}: {name} is missing or has another shape")
     dis.load_state_dict({name: found[name] for name in own})

@@ -76,10 +76,11 @@ class Discriminator(nn.Module):
         """Build the network; `patch`: with a head of 4x4 logits. None: if --loss names patchD."""
         super().__init__()
         self.use_wavelet, self.before_relu = args.use_wavelet, args.before_relu
-        side, smallest = args.patch_size // args.scale[0] * args.scale[0], 16
+        sides, smallest = {args.patch_size // scale * scale for scale in args.scale}, 16
         if args.use_wavelet:
             require_even_patch(args, "--use_wavelet")
             smallest = 32
+        side = min(sides)
         if side < smallest:
             text = f"--patch_size {args.patch_size} must be at least {smallest}"
             raise UserError(f"{text} for the embedding")
@@ -101,6 +102,8 @@ class Discriminator(nn.Module):
             self.classifier = nn.Sequential(Pool(4), nn.Conv2d(n_in, 1, 1))
             self.classifier[1].to(memory_format=torch.channels_last)
         else:
+            if len(sides) > 1:
+                raise UserError(f"--patch_size {args.patch_size} must be a multiple of all scales")
             hidden = nn.Linear(n_in * side**2, 1024)
             activation = nn.LeakyReLU(SLOPE, inplace=True)
             self.classifier = nn.Sequential(nn.Flatten(), hidden, activation, nn.Linear(1024, 1))

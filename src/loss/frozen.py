@@ -10,13 +10,15 @@ from runtime.precision import autocast, autocast_dtype
 
 @torch.no_grad()
 def super_resolve(net, lr, scale, precision):
-    """Return the SR of lr (B, C, h, w): (B, C, H, W) in float32, without gradient."""
-    if precision != "single":
-        unsupported = getattr(net, "unsupported_dtypes", ())
-        is_unsupported = autocast_dtype(lr.device, precision) in unsupported
-        precision = "single" if is_unsupported else precision
+    """Return the SR of lr (B, C, h, w) by a test: (B, C, H, W) in float32, without gradient."""
+    unsupported, was_training = getattr(net, "unsupported_dtypes", ()), net.training
+    if precision != "single" and autocast_dtype(lr.device, precision) in unsupported:
+        precision = "single"
+    net.eval()
     with autocast(lr.device, precision):
-        return net(*((lr, scale) if is_multi_scale(net) else (lr,))).float()
+        sr = net(*((lr, scale) if is_multi_scale(net) else (lr,))).float()
+    net.train(was_training)
+    return sr
 
 
 class Teacher:

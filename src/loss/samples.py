@@ -204,5 +204,7 @@ class SampleMaker:
     def _random_blur(self, x):
         args = self.args
         sizes = [args.blur_sizes[i] for i in torch.randint(len(args.blur_sizes), (2,)).tolist()]
+        if max(sizes) // 2 >= min(x.shape[-2:]):
+            raise UserError(f"--blur_sizes {max(sizes)} must be below twice the side of patches")
         sigmas = _uniform(*args.blur_sigma, 2).tolist()
         return gaussian_blur(x, sizes, sigmas, args.rgb_range)

@@ -21,7 +21,7 @@ def haar_high_frequencies(x):
 
 
 def require_even_patch(args, flag):
-    """Raise UserError if the side of the HR training patch is odd."""
-    side = args.patch_size // args.scale[0] * args.scale[0]
-    if side % 2:
-        raise UserError(f"{flag}: the HR patch must be even, not {side} pixels (--patch_size)")
+    """Raise UserError if the side of an HR training patch is odd."""
+    for side in (args.patch_size // scale * scale for scale in args.scale):
+        if side % 2:
+            raise UserError(f"{flag}: the HR patch must be even, not {side} pixels (--patch_size)")

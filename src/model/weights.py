@@ -73,7 +73,7 @@ def _walk(value):
             stack += [((*path, key), inner) for key, inner in items]
 
 
-def _iter_tensors(value):
+def iter_tensors(value):
     """Yield (name, tensor) for all tensors in nested containers; / joins the parts of a name."""
     for path, inner in _walk(value):
         if isinstance(inner, torch.Tensor):
@@ -146,7 +146,7 @@ def load_file(path, what="checkpoint"):
     except Exception as error:  # torch.load raises anything from EOFError to KeyError
         reason = f"it is broken or not a checkpoint ({type(error).__name__})"
         raise UserError(f"{what} {path}: cannot be read, {reason}") from error
-    for name, tensor in _iter_tensors(value):
+    for name, tensor in iter_tensors(value):
         if tensor.numel() * tensor.element_size() > path.stat().st_size:  # one number, expanded
             problem = f"{name} declares a shape of {tuple(tensor.shape)}, more than the file holds"
             raise UserError(f"{what} {path}: cannot be loaded, {problem}: save it with torch.save")
@@ -156,7 +156,7 @@ def load_file(path, what="checkpoint"):
 def check_tensors(value, path):
     """Check that no tensor of a file is sparse, quantized or without data, or holds nan."""
     problems = []
-    for name, tensor in _iter_tensors(value):
+    for name, tensor in iter_tensors(value):
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
             problems.append(f"{name}: is sparse, quantized or without data")
         elif not (tensor.float() if tensor.is_floating_point() else tensor).isfinite().all():

@@ -91,9 +91,7 @@ def needs_launch(n_gpus):
     if n_gpus == 1:
         return False
     if sys.platform == "win32":
-        raise UserError(
-            f"--n_GPUs {n_gpus} must be 1 on Windows, for which torch has no NCCL: use WSL 2"
-        )
+        raise UserError(f"--n_GPUs {n_gpus} must be 1 on Windows, which has no NCCL: use WSL 2")
     started = int(os.environ.get("LOCAL_WORLD_SIZE", n_gpus))
     if world_size() > 1 and started != n_gpus:
         raise UserError(
