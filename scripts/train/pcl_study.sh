@@ -33,7 +33,7 @@ if [ "$mode" = finetune ]; then
 else
     scale=2
     given=()
-    network=(--template tiny --scale 2 --patch_size 64 --batch_size 16 --lr 1e-3)
+    network=(--template tiny --scale 2 --patch_size 64 --batch_size 4 --lr 1e-3)
 fi
 teacher=${TEACHERS:-$project/experiment/teachers}/DCTLSA_x$scale.pt
 study=study/${mode}_$steps
@@ -42,8 +42,9 @@ benchmarks=Set5+Set14+B100+Urban100
 metrics=psnr,ssim,haar
 "$python" -c 'import pyiqa' 2> /dev/null && metrics+=,niqe
 n_epochs=$((steps < 10 ? 1 : 10))
+steps_per_epoch=$((steps / n_epochs))
 common=(--data_train BSDS400+Photos --hold_out 10 --data_test BSDS400+Photos --dir_data "$data"
-    --n_threads 1 --scheduler Cosine --epochs "$n_epochs" --test_every $((steps / n_epochs)))
+    --n_threads 1 --scheduler Cosine --epochs "$n_epochs" --test_every "$steps_per_epoch")
 [ -w "$data" ] || common+=(--dir_cache "$project/experiment/study/cache")
 # all runs of a study must have the same start and teacher
 for file in "${given[@]}" "$teacher"; do
@@ -81,15 +82,15 @@ row() {
     touch "$folder/$name/benchmarks_are_tested"
 }
 
-# L1_as_long_as NAME SEED: the row of L1 with the epochs that take as long as NAME_s1
+# L1_as_long_as NAME SEED: the row of L1 with the steps that take as long as NAME_s1
 L1_as_long_as() {
-    local epochs
+    local test_every
     is_due "L1_as_long_as_$1_s$2" || return 0
     if ! is_finished L1_s1 || ! is_finished "$1_s1"; then
         echo "L1_as_long_as_$1 is left out: L1_s1 and $1_s1 are not finished"
         return 0
     fi
-    epochs=$("$python" - "$folder" "$1" "$n_epochs" << 'END'
+    test_every=$("$python" - "$folder" "$1" "$steps_per_epoch" << 'END'
 import json, statistics, sys
 def seconds(name):  # of an epoch
     lines = map(json.loads, open(f"{sys.argv[1]}/{name}_s1/metrics.jsonl"))
@@ -97,7 +98,7 @@ def seconds(name):  # of an epoch
 print(round(int(sys.argv[3]) * seconds(sys.argv[2]) / max(seconds("L1"), 0.1)))
 END
     )
-    row "L1_as_long_as_$1" "$2" --epochs "$epochs"
+    row "L1_as_long_as_$1" "$2" --test_every "$test_every"
 }
 
 # the flags of the preset PCL, with the schedule of L1
