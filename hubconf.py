@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-dependencies = ["torch", "numpy", "PIL", "scipy", "skimage", "imageio", "tqdm"]
+dependencies = ["torch", "numpy", "PIL", "scipy", "skimage", "imageio", "tifffile", "tqdm"]
 
 _ROOT = Path(__file__).resolve().parent
 _SRC = _ROOT / "src"
@@ -111,12 +111,15 @@ def load(weights, device=None, **flags):
         from model.loading import load_pre_train
         from option import parse_args
         from runtime.files import UserError
+        from runtime.precision import choose_precision
 
         try:
             args = parse_args(argv)
             device = torch.device(device) if device else choose_device(args.cpu)
             net = build_network(args).to(device).eval()
             load_pre_train(args, net, _warn)
+            precision = args.precision.replace("auto", "single")
+            precision = choose_precision(precision, device, _warn, net)
         except UserError as error:
             raise RuntimeError(str(error)) from None
     upscaler = Upscaler(
@@ -124,7 +127,7 @@ def load(weights, device=None, **flags):
         tile=args.chop_size,
         overlap=args.chop_overlap,
         self_ensemble=args.self_ensemble,
-        precision="single" if args.precision == "auto" else args.precision,
+        precision=precision,
         log=_warn,
     )
     config = UpscaleConfig(upscaler, args.scale[0], args.n_colors, args.rgb_range, device)

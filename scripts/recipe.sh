@@ -1,6 +1,6 @@
 # Sourced by scripts/train/NETWORK*.sh and scripts/test/NETWORK.sh: reads SCALE, their first
 # argument, and leaves the flags in "$@".
-project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 scale=${1:-}
 case $scale in
     2 | 3 | 4 | 8) shift ;;
@@ -15,9 +15,11 @@ case $scale in
         ;;
 esac
 
-# best NAME: print the path of the best weights of experiment/NAME
+find_experiments "$@"
+
+# best NAME: print the path of the best weights of an experiment
 best() {
-    echo "$project/experiment/$1/model/model_best.pt"
+    echo "$experiments/$1/model/model_best.pt"
 }
 
 # train_pcl NAME PRESETS LR [scratch] [FLAGS]: train with PCL-SR from the best weights of NAME_xSCALE

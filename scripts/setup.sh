@@ -2,7 +2,7 @@
 # Makes the virtual environment .venv and installs the packages of requirements.txt into it.
 #     scripts/setup.sh [REQUIREMENTS_FILE...]
 # Nothing happens if they are installed. PYTHON names the interpreter to make .venv with, VENV
-# another folder than .venv. Other scripts source this file and call `setup` or `find_python`.
+# another folder than .venv. Other scripts source this file and call its functions.
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 venv=${VENV:-$project/.venv}
 
@@ -21,6 +21,17 @@ find_any_python() {
         echo "error: cannot find Python 3.10 or later: install it, or name one by PYTHON" >&2
         return 1
     }
+}
+
+# find_experiments FLAGS...: set $experiments to --dir_experiment, by default the project's folder
+find_experiments() {
+    local before='' word
+    experiments=$project/experiment
+    for word in "$@"; do
+        [[ $word != --dir_experiment=* ]] || experiments=${word#*=}
+        [ "$before" != --dir_experiment ] || experiments=$word
+        before=$word
+    done
 }
 
 # setup FILE...: install the packages of requirement files, if they changed since the last time;

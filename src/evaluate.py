@@ -113,7 +113,7 @@ class Evaluator:
         line = {"epoch": epoch, "dataset": images.name, "scale": images.scale}
         line |= {name: finite_mean([score[name] for score in scores]) for name in names}
         images_id = hashlib.sha256(b"".join(digests)).hexdigest()[:16]
-        line |= {"images": len(images), "images_id": images_id} | _settings(upscaler)
+        line |= {"images": len(images), "images_id": images_id} | self._settings(upscaler)
         self.checkpoint.log_metrics(line)
         stems = [hr.stem for hr, _ in images.pairs]
         self.checkpoint.write_scores(line, stems, names, [score.values() for score in scores])
@@ -168,7 +168,7 @@ class Evaluator:
             for _, found, to_save in gathered:  # rank i has image start + i
                 results += [found] if found else []
                 if to_save and distributed.is_main_process():
-                    written += self._write_results(images, _settings(upscaler), *to_save)
+                    written += self._write_results(images, self._settings(upscaler), *to_save)
         return results
 
     def _score_image(self, images, image, sr):
@@ -193,8 +193,7 @@ class Evaluator:
             write_image(paths[kind], picture)
         return paths.values()
 
-
-def _settings(upscaler):
-    """Return how a test is made, as metrics.jsonl records it."""
-    how = {"self_ensemble": upscaler.self_ensemble, "chop": bool(upscaler.chop)}
-    return how | {"precision": upscaler.precision}
+    def _settings(self, upscaler):
+        """Return how a test is made, as metrics.jsonl records it."""
+        how = {"self_ensemble": upscaler.self_ensemble, "chop": bool(upscaler.chop)}
+        return how | {"precision": upscaler.precision, "degradation": self.args.degradation}

@@ -50,9 +50,9 @@ def _experiment_conflicts(args):
     for flag in ("save", "load"):
         name = getattr(args, flag)
         path = Path(name or "test")
-        is_outside = path.is_absolute() or ".." in path.parts
+        is_outside = path.is_absolute() or ".." in path.parts or path.parts[:1] == ("model",)
         if name is not None and (is_outside or not re.sub(r"[./\\]", "", name)):
-            yield f"--{flag} {name!r} must be the name of a folder in {args.dir_experiment}"
+            yield f"--{flag} {name!r} must be a folder of {args.dir_experiment} other than model"
     if args.load and args.save and args.load != args.save:
         yield f"--save {args.save} must not be used with --load {args.load}: remove --save"
     if args.compile_mode != "default" and not args.compile:

@@ -44,9 +44,9 @@ def load_optimizer(optimizer, state, order=None):
     if order and kept:
         kept = {i: kept[index] for i, index in enumerate(order) if index in kept}
     optimizer.load_state_dict({"state": kept, "param_groups": groups})
-    names = OPTIMIZER_STATE[type(optimizer)]
+    names = OPTIMIZER_STATE.get(type(optimizer))  # None: of another optimizer, not checked
     for parameter, kept in optimizer.state.items():
-        fits = isinstance(kept, dict) and set(kept) in (names, set())  # empty before the first step
+        fits = isinstance(kept, dict) and (names is None or set(kept) in (names, set()))
         for value in kept.values() if fits else ():
             is_float = isinstance(value, torch.Tensor) and value.is_floating_point()
             fits &= value is None or (is_float and value.shape in ((), parameter.shape))

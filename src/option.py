@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from checkpoint.config import ROOT, read_config, recorded_pre_train
+from data.datasets import expand_names
 from data.degradation import DEGRADATIONS
 from demo import FORMATS
 from flag_checks import InvalidValue, find_conflicts, unknown_flags
@@ -309,15 +310,14 @@ def build_parser():
 
 
 def _choose_tests(args):
-    """Set the default of --data_test: DIV2K, or the last 10 images of other training sets."""
-    if args.data_test is not None:
-        return
+    """Set the default of --data_test, DIV2K or the last 10 images of other training sets."""
     trained = args.data_train if isinstance(args.data_train, list) else []
-    if args.test_only or not trained or {"DIV2K", "DF2K"} & set(trained):
-        args.data_test = ["DIV2K"]
-    else:
-        args.data_test = list(trained)
-        args.hold_out = args.hold_out or 10
+    if isinstance(args.data_test, list):
+        args.data_test = expand_names(args.dir_data, args.data_test)
+    elif args.data_test is None:
+        is_own = trained and not args.test_only and {"DIV2K", "DF2K"}.isdisjoint(trained)
+        args.data_test = list(trained) if is_own else ["DIV2K"]
+        args.hold_out = args.hold_out or (10 if is_own else None)
 
 
 def _flags_of_file(first, parser, given):

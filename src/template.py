@@ -30,6 +30,7 @@ TEMPLATES = {
     # a small network (196,000 parameters at x2) that trains in 10 minutes on 2 CPU cores
     "tiny": "--n_resblocks 8 --n_feats 32 --scale 2 --patch_size 64 --test_every 250 --epochs 30 "
     "--lr 1e-3 --scheduler Cosine --cosine_etamin 1e-6",
-    # EDSR-PyTorch's preset for adversarial training
+    # EDSR-PyTorch's presets for all scales at once, and for adversarial training
+    "MDSR": "--model MDSR --epochs 650",
     "GAN": "--epochs 200 --lr 5e-5 --decay 150",
 }

@@ -93,6 +93,10 @@ def test_all_bad_flags_in_one_message(sr):
         ("--data_range 1-9/4-4", "1-9"),
         ("--lr 0", "--lr"),
         ("--save ../outside", "--save"),
+        ("--save model/x", "other than model"),
+        ("--dir_out x", "--dir_out"),
+        ("--dir_out x --data_test Demo", "--dir_out"),
+        ("--dir_out x --test_only --data_test Demo+Set5", "--dir_out"),
         ("--load nothing", "nothing"),
         ("--scale 5", "2, 3, 4, 8"),
         ("--scale 2+4", "one scale"),
@@ -125,7 +129,7 @@ def test_reset_of_a_folder_that_is_no_experiment(sr):
     precious = sr.folder("photos") / "wedding.txt"
     precious.parent.mkdir(parents=True)
     precious.write_text("once")
-    refused(sr.train("--save", "photos", "--reset"), "photos", "is not an experiment")
+    refused(sr.train("--save", "photos", "--reset"), "photos", "is no experiment")
     assert precious.read_text() == "once"
 
 

@@ -44,7 +44,7 @@ def test_a_folder_is_not_scored_on_a_part_of_a_test(root, run, tmp_path):
     ask = ["part", "--images", f"other={tmp_path / 'other'}", "--data_test", "Mine"]
     status, _, err = run(*ask)
     assert status == 1 and "2 of 5 HR images of Mine x2 found: give --dir_data" in err
-    for name, hr in images.items():
+    for name, hr in (images | {"held_out": picture(9)}).items():
         save(tmp_path / f"data/Mine/HR/{name}.png", hr)
     status, out, _ = run(*ask, "--format", "csv")
     assert (status, csv_rows(out)[1]["images"]) == (0, "5")

@@ -64,9 +64,3 @@ def test_the_mode_is_that_of_the_flag_and_shapes_are_fixed(sr, monkeypatch, mode
     assert sr.train("--save", "run", *flags)[0] == 0
     assert asked == [{"mode": mode, "dynamic": False}]
     assert sr("--load", "run", "--test_only", "--cpu")[0] == 0
-
-
-def test_a_mode_without_compile_is_refused(sr):
-    status, _, errors = sr.train("--save", "run", "--compile_mode", "reduce-overhead")
-    assert status == 2
-    assert "--compile_mode reduce-overhead must be used with --compile" in errors

@@ -46,7 +46,7 @@ def test_bd_is_the_published_recipe(sr, photographs, scale):
     status, _, err = sr(*BICUBIC, "--degradation", "BD", "--scale", scale)
     assert status == 0, err
     for name, hr in photographs.items():
-        lr = read_image(sr.folder("test") / f"results-Mine/{name}_x{scale}_LR.png")
+        lr = read_image(sr.folder("test") / f"results-Mine+BD/{name}_x{scale}_LR.png")
         hr = hr[: 98 // scale * scale, : 121 // scale * scale]
         assert np.array_equal(lr, blurred_samples(hr, scale))
 
@@ -57,7 +57,7 @@ def test_dn_is_bicubic_with_noise_of_30(sr, photographs):
         assert sr(*BICUBIC, *flags)[0] == 0
     noises = []
     for name, hr in photographs.items():
-        lr = [read_image(sr.folder(s) / f"results-Mine/{name}_x3_LR.png") for s in "ab"]
+        lr = [read_image(sr.folder(s) / f"results-Mine+DN/{name}_x3_LR.png") for s in "ab"]
         assert np.array_equal(lr[0], lr[1])
         clean = downsample(hr, 3).astype(float)
         inside = (clean > 110) & (clean < 140)  # not clipped
@@ -89,7 +89,7 @@ def test_prepared_lr_is_that_of_the_test_and_of_the_cache(
     write_set(tmp_path / "Mine/HR", photographs)
     flags = ["--degradation", name, "--scale", scale]
     assert sr(*BICUBIC, *flags, data=tmp_path)[0] == 0
-    made = sr.folder("test") / "results-Mine"
+    made = sr.folder("test") / f"results-Mine+{name}"
     assert prepare("lr", tmp_path / "Mine/HR", "--lr", tmp_path / "lr", *flags)[0] == 0
     train_set = data_of(tmp_path, *flags).train.dataset
     for triple in train_set.pairs[0]:
@@ -158,13 +158,16 @@ def test_a_folder_of_lr_images_of_the_degradation_is_used(sr, tmp_path, photogra
     for name, hr in photographs.items():
         write_image(folder / f"{name}x2.png", downsample(hr, 2))
     outs = [
-        sr(*BICUBIC, "--scale", 2, "--save", save, *flags, data=tmp_path)[1]
-        for save, flags in (("a", ["--degradation", "BD"]), ("b", []))
+        sr(*BICUBIC, "--scale", 2, "--degradation", name, data=tmp_path)[1] for name in ("BD", "BI")
     ]
     assert "no LR images" not in outs[0]
     assert "no LR images" in outs[1]
-    files = [read_image(sr.folder(s) / "results-Mine/coffee_x2_LR.png") for s in "ab"]
+    files = [
+        read_image(sr.folder("test") / f"results-Mine{x}/coffee_x2_LR.png") for x in ("", "+BD")
+    ]
     assert np.array_equal(*files)
+    assert len(list((sr.folder("test") / "per_image").iterdir())) == 2
+    assert "\n--degradation BI\n" in (sr.folder("test") / "config.txt").read_text()
 
 
 def test_another_code_makes_other_cache_files(tmp_path, photographs, monkeypatch):

@@ -77,7 +77,11 @@ def test_colors_of_a_mode_are_those_of_pillow(photo, tmp_path, mode):
         (np.uint32, {}, "32 bits"),
         (np.uint8, {"photometric": "cfa"}, "CFA"),
         (np.uint16, {"photometric": "cielab", "planarconfig": "contig"}, "CIELAB"),
-        (np.uint16, {"photometric": "minisblack", "planarconfig": "contig"}, "3 of MINISBLACK"),
+        (
+            np.uint16,
+            {"photometric": "minisblack", "planarconfig": "contig"},
+            "MINISBLACK of 3 bands",
+        ),
     ],
 )
 def test_other_kinds_of_numbers_and_colors_are_refused_by_name(tmp_path, pixels, more, word):

@@ -5,6 +5,7 @@ import importlib
 import re
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -206,9 +207,13 @@ def test_a_network_of_several_scales(sr):
     assert moved[1] < 0.01 < moved[0]
 
 
-def test_an_unknown_scale_is_an_error():
-    with pytest.raises(UserError, match="--scale 5: the networks have the scales"):
-        build_network(parse_args(["--scale", "5"]))
+@pytest.mark.parametrize(
+    "words, kind", [("can't allocate memory", UserError), ("1x2", RuntimeError)]
+)
+def test_missing_memory_is_told_and_a_bug_has_its_traceback(monkeypatch, words, kind):
+    monkeypatch.setattr("model.edsr.make_model", Mock(side_effect=RuntimeError(words)))
+    with pytest.raises(kind, match=words):
+        build_network(parse_args([]))
 
 
 def test_weights_of_rcan_start_han_and_what_is_missing_is_listed(sr):

@@ -226,6 +226,8 @@ def test_ema_counts_steps_over_epochs(sr):
 
 def test_best_of_a_run_that_goes_back_is_its_own(sr):
     sr.train("--save", "run", "--epochs", 4, "--save_models", "--lr", "3e-3")
+    out = sr("--load", "run", "--resume", 4, "--template", "GAN", "--cpu")[1]
+    assert (sr.folder("run") / "per_image/best").exists() and "--template GAN is left out" in out
     sr("--load", "run", "--resume", 1, "--epochs", 2, "--lr", "1e-12", "--cpu")
     epoch = state_of(sr.folder("run"))["best"]["epoch"]
     same_bits(dict(weights_of(sr, "run", "best")), dict(weights_of(sr, "run", epoch)))

@@ -186,13 +186,6 @@ def test_a_full_disk_leaves_no_half_file(upscale, folder, coffee, monkeypatch):
     assert [path.name for path in upscale.out.iterdir()] == ["b.png"]
 
 
-def test_flags_of_another_use(sr):
-    for flags in ("", "--data_test Demo", "--test_only --data_test Demo+Set5"):
-        status, _, err = sr.train("--dir_out", "x", *flags.split())
-        assert status == 2
-        assert "--dir_out" in err
-
-
 def test_pictures_are_upscaled_while_training(sr, folder, coffee):
     iio.imwrite(folder / "a.png", coffee)
     (folder / "broken.png").write_text("no")

@@ -8,7 +8,7 @@ from comparison.gains import Gain, gain_over, seed_notes, summary
 from comparison.scoring import image_notes
 from comparison.tables import NOT_TESTED, pairs_of, score_table
 
-SETTING_COLUMNS = ("self_ensemble", "chop", "precision")
+SETTING_COLUMNS = ("self_ensemble", "chop", "precision", "degradation")
 LATEX = str.maketrans(
     {character: rf"\{character}" for character in "&%$#_{}"}
     | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}

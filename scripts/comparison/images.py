@@ -25,7 +25,7 @@ class Truth:
     def __init__(self, dir_data, runs, dir_demo=None):
         """Remember where to look: in what tests of runs saved, then in the folders of data."""
         self.dir_data, self.runs, self.dir_demo = dir_data, runs, dir_demo
-        names = [run.flags.get("degradation", "BI") for run in runs if run.rows]
+        names = [x["degradation"] for run in runs for row in run.rows for x in row.tests.values()]
         self.degradation = names[0] if names else "BI"
         self._found = {}  # key: the result of `find`
 
@@ -148,8 +148,10 @@ class FolderRow:
         """Match the files of a folder with the images of the test set of a key."""
         self.label, self.folder, self.key = label, folder, key
         self.family, self.rows = self, [self]
-        images, where = list(truth.find(key)[0]), f"{key[0]} x{key[1]}"
-        n_tested = truth.n_tested(key)
+        tests = [row.scores(key) or {} for run in truth.runs for row in run.rows]
+        tested = set().union(*tests)  # they may be a part of the set's folder
+        images = [name for name in truth.find(key)[0] if name in tested or not tested]
+        where, n_tested = f"{key[0]} x{key[1]}", truth.n_tested(key)
         if not images or len(images) < n_tested:
             found = f"{len(images)} of {n_tested}" if images else "no"
             raise UserError(

@@ -1,7 +1,7 @@
 """Experiments and their tests: a row for each way of testing.
 
 How a test was made shows in a suffix of the label, see `checkpoint.metrics.variant`: "+" for
-self-ensemble, "+tiles", "+bf16".
+self-ensemble, "+tiles", "+bf16", "+BD".
 """
 
 import contextlib

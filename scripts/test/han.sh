@@ -7,5 +7,5 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../recipe.sh"
 exec "$project/scripts/run.sh" --template HAN --scale "$scale" \
-    --data_test Set5+Set14+B100+Urban100+Manga109 --pre_train "$(best "HAN_x$scale")" --test_only \
+    --data_test Set5+Set14+B100+Urban100 --pre_train "$(best "HAN_x$scale")" --test_only \
     --save "HAN_x${scale}_test" "$@"

@@ -7,5 +7,5 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../recipe.sh"
 exec "$project/scripts/run.sh" --template NLSN --scale "$scale" --rgb_range 1 \
-    --data_test Set5+Set14+B100+Urban100+Manga109 --pre_train "$(best "NLSN_x$scale")" --test_only \
+    --data_test Set5+Set14+B100+Urban100 --pre_train "$(best "NLSN_x$scale")" --test_only \
     --save "NLSN_x${scale}_test" "$@"

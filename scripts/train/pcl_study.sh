@@ -47,7 +47,7 @@ common=(--data_train BSDS400+Photos --hold_out 10 --data_test BSDS400+Photos --d
     --n_threads 1 --scheduler Cosine --epochs "$n_epochs" --test_every "$steps_per_epoch")
 [ -w "$data" ] || common+=(--dir_cache "$project/experiment/study/cache")
 # all runs of a study must have the same start and teacher
-for file in "${given[@]}" "$teacher"; do
+for file in ${given[@]+"${given[@]}"} "$teacher"; do
     sum=$folder/$(basename "$file").cksum
     if [ -f "$file" ] && [ -f "$sum" ] && [ "$(cksum < "$file")" != "$(< "$sum")" ]; then
         echo "error: $file is not the file that $study began with: restore it, or move" \

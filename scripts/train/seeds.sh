@@ -13,21 +13,19 @@ if [ $# -lt 2 ] || [[ ! $2 =~ ^[1-9][0-9]*$ ]]; then
     sed -n '2,/^set /{/^set /d; s/^# \{0,1\}//; p;}' "${BASH_SOURCE[0]}"
     exit 2
 fi
-project=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+source "$(dirname "${BASH_SOURCE[0]}")/../setup.sh"
 name=$1 n_seeds=$2
 shift 2
 
-experiments=$project/experiment
+find_experiments "$@"
 again=() before='' # flags for a resumed run: --pre_train is only for the start
 for word in "$@"; do
     case $word in
-        --dir_experiment=*) experiments=${word#*=} ;;
         --save | --save=* | --load | --load=* | --seed | --seed=*)
             echo "error: ${word%%=*} must not be given: seeds.sh sets it" >&2
             exit 2
             ;;
     esac
-    [ "$before" = --dir_experiment ] && experiments=$word
     case $before,$word in
         --pre_train,* | *,--pre_train | *,--pre_train=*) ;;
         *) again+=("$word") ;;

@@ -9,9 +9,10 @@
 # The first shipped x2 had 9,000 steps on BSDS400 from scratch; from there x4 had 5,000, x3 3,000.
 # Today's have 6,000 (x2), 7,500 (x3) and 8,000 (x4) more of this script; their starts are in
 # git show 39cfff8:experiment/model. x4 had 6,000 again (--epochs 24), from 8a8e142's.
-# The best weights are in experiment/NAME/model/model_best.pt; the shipped files are their float16.
+# The best weights are in experiment/zoo_TARGET/model/model_best.pt; the shipped files are their float16.
 set -euo pipefail
-project=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+source "$(dirname "${BASH_SOURCE[0]}")/../setup.sh"
+find_experiments "$@"
 target=${1:-}
 data=${2:-$project/datasets}
 weights=$project/experiment/model/EDSR_baseline
@@ -22,23 +23,24 @@ case $target in
             x3) size=(--epochs 15 --test_every 500 --batch_size 12) ;;
             x4) size=(--epochs 32 --test_every 250) ;;
         esac
-        run=(--save "EDSR_baseline_$target" --scale "${target#x}"
-            --pre_train "${weights}_$target.pt" --patch_size 96 --lr 3e-4 "${size[@]}")
+        run=(--scale "${target#x}" --pre_train "${weights}_$target.pt" --patch_size 96 --lr 3e-4
+            "${size[@]}")
         ;;
     real)
-        run=(--save EDSR_baseline_x4_real --scale 4 --pre_train "${weights}_x4.pt"
-            --degradation real --patch_size 96 --epochs 6 --test_every 250 --lr 2e-4)
+        run=(--scale 4 --pre_train "${weights}_x4.pt" --degradation real --patch_size 96 --lr 2e-4
+            --epochs 6 --test_every 250)
         ;;
-    fast) run=(--save EDSR_tiny_x2 --template tiny --epochs 12) ;;
+    fast) run=(--template tiny --epochs 12) ;;
     *)
         echo "error: zoo.sh ${target:-without a target}: the first argument must be one of" \
             "x2, x3, x4, real, fast" >&2
         exit 2
         ;;
 esac
-run+=(--scheduler Cosine --cosine_etamin 1e-6 --use_ema --ema_iter 5 --print_every 50
-    --data_train BSDS400+Photos --hold_out 10 --data_test BSDS400+Photos --dir_data "$data")
-if [ -f "$project/experiment/${run[1]}/model/state.pt" ]; then
-    run=(--load "${run[1]}")
+run+=(--save "zoo_$target" --scheduler Cosine --cosine_etamin 1e-6 --use_ema --ema_iter 5
+    --print_every 50 --dir_data "$data"
+    --data_train BSDS400+Photos --hold_out 10 --data_test BSDS400+Photos)
+if [ -f "$experiments/zoo_$target/model/state.pt" ]; then
+    run=(--load "zoo_$target")
 fi
 exec "$project/scripts/run.sh" "${run[@]}" "${@:3}"

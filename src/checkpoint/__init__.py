@@ -12,11 +12,12 @@
                     tensorboard/          events of --tensorboard
 
 Files are replaced atomically: a run that is stopped at any instant leaves a state to resume from.
-Names of tests with self-ensemble, tiles or another precision have a suffix (`metrics.variant`).
+Names of tests made in another way than the plain one have a suffix (`metrics.variant`).
 """
 
 import copy
 import csv
+import filecmp
 import io
 import json
 import os
@@ -32,6 +33,7 @@ from checkpoint.config import is_config
 from checkpoint.metrics import has_same_images, read_metrics, scores_file, tests_of_training
 from checkpoint.state import read_state
 from checkpoint.tensorboard import TensorBoardLog
+from data.datasets import is_held_out
 from model.loading import load_weights
 from model.weights import read_weights
 from runtime import distributed
@@ -72,9 +74,7 @@ class Checkpoint:
         if args.reset:
             is_empty = not self.dir.exists() or not any(self.dir.iterdir())
             if not is_empty and not is_config(self.dir / "config.txt"):
-                raise UserError(
-                    f"--reset: {self.dir} is not an experiment of this program: it is kept"
-                )
+                raise UserError(f"--reset: {self.dir} is no experiment of this program: it is kept")
             if is_trained and args.test_only:
                 raise UserError(
                     f"--reset: {self.dir} holds a trained model, which a test must not replace: "
@@ -115,7 +115,8 @@ class Checkpoint:
                     path.unlink()
         self.models.mkdir(exist_ok=True)
         config = self.dir / "config.txt"
-        if not (self.args.test_only and config.exists()):
+        is_kept = self.args.resume != 0 or self.state_file().is_file()  # flags of a training
+        if not (self.args.test_only and config.exists() and is_kept):
             with atomic_write(config) as file:
                 text = "\n".join([*config_lines, ""])
                 file.write(text.encode("utf-8", "surrogateescape"))  # paths are bytes
@@ -192,8 +193,7 @@ class Checkpoint:
             return f"the test sets were {names} in epoch {former}"
         for (name, scale), line in now.items():
             if not has_same_images(line, then[name, scale]):
-                moved = self.args.hold_out and name in self.args.data_train
-                why = " (--hold_out: files came or went)" if moved else ""
+                why = " (--hold_out: files came or went)" if is_held_out(self.args, name) else ""
                 found.append(f"{name} x{scale}{why}")
         return f"other images since epoch {former} in {', '.join(found)}" if found else ""
 
@@ -206,9 +206,10 @@ class Checkpoint:
         self.metrics = [line for line in self.metrics if line["epoch"] <= epoch]
         text = "".join(json.dumps(line) + "\n" for line in self.metrics)
         _write(self.dir / "metrics.jsonl", text.encode())
-        kept = self._weights_file(best_epoch)
-        if self.args.resume > 0 and kept.is_file():  # a later best does not count
-            _save(self.models / "model_best.pt", read_weights(kept))
+        kept, best = self._weights_file(best_epoch), self.models / "model_best.pt"
+        is_best = best.is_file() and kept.is_file() and filecmp.cmp(kept, best, shallow=False)
+        if self.args.resume > 0 and kept.is_file() and not is_best:  # a later best does not count
+            _save(best, read_weights(kept))
             shutil.rmtree(self.dir / "per_image/best", ignore_errors=True)
 
     def save(self, state, eval_weights, is_best):

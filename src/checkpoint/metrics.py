@@ -11,7 +11,7 @@ import math
 
 from runtime.files import UserError, shorten
 
-PLAIN = {"self_ensemble": False, "chop": False, "precision": "single"}
+PLAIN = {"self_ensemble": False, "chop": False, "precision": "single", "degradation": "BI"}
 
 
 def is_number(value, kinds=(int, float)):
@@ -55,12 +55,13 @@ def read_metrics(path, warn=print):
 
 
 def variant(line):
-    """Return the suffix for the way a test was made: "" for a plain one, "++tiles+bf16" for all."""
+    """Return the suffix for the way a test was made: "" for a plain one, or "++tiles+bf16+BD"."""
     # a plus sign separates data sets in flags, so that no name of a set contains one
-    precision = line.get("precision", "single")
+    precision, degradation = line.get("precision", "single"), line.get("degradation", "BI")
     suffix = "+" if line.get("self_ensemble") else ""
     suffix += "+tiles" if line.get("chop") else ""
-    return suffix + (f"+{precision}" if precision != "single" else "")
+    suffix += f"+{precision}" if precision != "single" else ""
+    return suffix + (f"+{degradation}" if degradation != "BI" else "")
 
 
 def tests_of_training(lines):

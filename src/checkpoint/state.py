@@ -59,10 +59,8 @@ def resume(trainer):
                 trainer.ema.average.load_state_dict(trainer.net.state_dict())
             for copy in trainer.loss.history.copies if trainer.loss.history else ():
                 copy.load_state_dict(trainer.net.state_dict())
-            checkpoint.log(
-                f"WARNING: {path} is missing: epoch {epoch} resumes with its weights and a new "
-                "optimizer"
-            )
+            text = f"epoch {epoch} resumes with its weights and a new optimizer"
+            checkpoint.log(f"WARNING: {path} is missing: {text}")
     except UserError:
         raise
     except Exception as error:  # any part of a damaged state may be anything
@@ -123,6 +121,8 @@ def _parameter_order(trainer, weights):
 def _adapt_to_changed_flags(trainer, flags, epoch):
     """Drop the means of another --loss, and warn if --epochs makes the learning rate jump."""
     args, log = trainer.args, trainer.checkpoint.log
+    if args.template:
+        log(f"--template {args.template} is left out: --load keeps the flags of the run")
     if flags.get("loss", args.loss) != args.loss:
         trainer.progress, trainer.prev_epoch_loss = None, math.inf
         log(f"--loss was {flags['loss']}: the mean of {args.loss} starts now")

@@ -172,5 +172,5 @@ def find_leaks(thumbnails, train_set):
         differences = np.abs(others - pixels).mean(axis=(1, 2))
         if differences.min() <= min(MAX_DUPLICATE_MAE, pixels.std() / 4):
             name = train_set.pairs[0][trained[size][differences.argmin()]][2]
-            found.append(f"{path} is also a training image: {name}")
+            found.append(f"{path} is also a training image: {name} (see --hold_out)")
     return found

@@ -67,13 +67,13 @@ def read_deep_tiff(path, header, fallback):
         page = file.pages.first
         bands, name = page.samplesperpixel, page.photometric.name
         if page.photometric not in (0, 1, 2) or bands > (4 if name == "RGB" else 2):
-            raise UserError(f"{path}: 16-bit TIFF is read as gray or RGB, not {bands} of {name}")
+            raise UserError(f"{path}: 16-bit TIFF must be gray or RGB, not {name} of {bands} bands")
         if tifffile.EXTRASAMPLE.ASSOCALPHA in page.extrasamples:
             raise UserError(f"{path}: TIFF of 16 bits has premultiplied alpha: save plain alpha")
         try:
             image = page.asarray()
         except ValueError as error:
-            if "imagecodecs" not in str(error) or page.planarconfig == 2:
+            if "imagecodecs" not in str(error) or (page.planarconfig == 2 and bands > 1):
                 raise
             image, header = fallback(path), header._replace(orientation=1)  # Pillow has applied it
         image = np.moveaxis(image, 0, 2) if page.axes == "SYX" else image

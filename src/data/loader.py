@@ -25,8 +25,8 @@ ALIGNMENT = 64  # bytes
 class Batch(NamedTuple):
     """Patches of one training step in [0, 255], uint8 or float32.
 
-    A sample is a Batch without the axis B and with one name. A new tensor is a field here and a
-    value in `TrainDataset.__getitem__`.
+    A sample is a Batch without the axis B and with one name. A new tensor is a field here, a value
+    in `TrainDataset.__getitem__` and part of `max_sample_bytes`; other fields are those of a batch.
     """
 
     lr: torch.Tensor  # (B, C, h, w)

@@ -8,7 +8,6 @@ import torch
 from data.datasets import (
     DEMO_SETS,
     dataset_spec,
-    expand_names,
     find_pairs,
     is_held_out,
     list_demo_inputs,
@@ -114,6 +113,6 @@ def build_test_sets(args, data_range, log=print):
     """Build a TestSet, or a DemoSet without ground truth, for each of --data_test and --scale."""
     return [
         _build_test_set(args, name, scale, data_range, log)
-        for name in expand_names(args.dir_data, args.data_test)
+        for name in args.data_test
         for scale in args.scale
     ]

@@ -133,6 +133,9 @@ class SampleMaker:
         self.args, self.net, self.history = args, net, history
         if args.neg_sr and (args.only_blur or not args.random_neg):
             raise UserError("--neg_sr needs --random_neg and must not be used with --only_blur")
+        side, size = min(args.patch_size // s * s for s in args.scale), max(args.blur_sizes)
+        if args.use_aug and (args.random_neg or args.blur_sr) and size // 2 >= side:
+            raise UserError(f"--blur_sizes {size} must be below {2 * side}, twice the patch")
         self.plan = self._plan()
         kinds = [kind for kind, _ in self.plan]
         for kind, ids in (("positives", args.pos_id), ("negatives", args.neg_id)):
@@ -159,9 +162,8 @@ class SampleMaker:
             plan += [blurred_sr] * (n_negatives * args.blur_sr)
         if args.pos_teacher:
             plan.append(("positives", lambda batch: batch.teacher))
-        for i in range(args.neg_history):
-            plan.append(("negatives", functools.partial(self._lagged_sr, i)))
-        return plan
+        lagged = [functools.partial(self._lagged_sr, i) for i in range(args.neg_history)]
+        return plan + [("negatives", make) for make in lagged]
 
     @torch.no_grad()
     def __call__(self, hr, lr, sr=None, teacher=None):
@@ -204,7 +206,4 @@ class SampleMaker:
     def _random_blur(self, x):
         args = self.args
         sizes = [args.blur_sizes[i] for i in torch.randint(len(args.blur_sizes), (2,)).tolist()]
-        if max(sizes) // 2 >= min(x.shape[-2:]):
-            raise UserError(f"--blur_sizes {max(sizes)} must be below twice the side of patches")
-        sigmas = _uniform(*args.blur_sigma, 2).tolist()
-        return gaussian_blur(x, sizes, sigmas, args.rgb_range)
+        return gaussian_blur(x, sizes, _uniform(*args.blur_sigma, 2).tolist(), args.rgb_range)

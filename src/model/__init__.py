@@ -40,17 +40,13 @@ def build_network(args):
     except ValueError as error:
         raise UserError(str(error)) from error
     except RuntimeError as error:  # torch raises it for a tensor that memory cannot hold
-        if isinstance(error, UserError):
+        if not any(word in str(error) for word in ("allocate memory", "overflow", "negative dim")):
             raise
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"--model {args.model} must fit into memory: give a smaller --n_feats ({reason})"
-        ) from error
+        text = f"--model {args.model} must fit into memory: give a smaller --n_feats"
+        raise UserError(f"{text} ({str(error).splitlines()[0]})") from error
     if len(args.scale) > 1 and not is_multi_scale(net):
-        scales = "+".join(map(str, args.scale))
-        raise UserError(
-            f"--scale {scales} must be one scale for --model {args.model}: train a network for each"
-        )
+        text = f"must be one scale for --model {args.model}: train a network for each"
+        raise UserError(f"--scale {'+'.join(map(str, args.scale))} {text}")
     for layer in net.modules():  # the fastest memory format for convolutions
         if isinstance(layer, nn.Conv2d) and getattr(net, "channels_last", True):
             layer.to(memory_format=torch.channels_last)
@@ -67,7 +63,8 @@ def _write_flags(flags, _module, _state, _prefix, metadata):
 
 def format_flags(flags):
     """Write flags as on a command line."""
-    values = {k: "+".join(map(str, v)) if isinstance(v, list) else str(v) for k, v in flags.items()}
+    given = {name: value for name, value in flags.items() if value is not None}
+    values = {k: "+".join(map(str, v)) if isinstance(v, list) else str(v) for k, v in given.items()}
     return shlex.join(word for name, value in values.items() for word in (f"--{name}", value))
 
 

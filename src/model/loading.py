@@ -27,7 +27,7 @@ EDSR_FILES = {
     (32, 256, 4): "edsr_x4-4f62e9ef.pt",
 }
 # errors of the inference for files of other networks, which are ignored
-HINT_ERRORS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+HINT_ERRORS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 SIDE = 32  # LR pixels of the photograph that `_warn_if_implausible` upscales
 MAX_LOSS = 3.0  # dB below bicubic. Networks that are trained with a GAN stay within it.
 MAX_SHIFT = 0.02  # of the mean color, as a fraction of the maximum pixel value

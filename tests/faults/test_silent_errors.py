@@ -96,8 +96,8 @@ def test_test_images_that_are_trained_on_are_reported(sr, copy):
     iio.imwrite(other / "mine_c.jpg", read_image(copy / "Mine/HR/rocket.png"), quality=92)
     flags = ["--data_train", "Mine", "--data_test", "Other"]
     expected = [
-        f"{other}/mine_a.png is also a training image: {copy}/Mine/HR/coffee.png",
-        f"{other}/mine_c.jpg is also a training image: {copy}/Mine/HR/rocket.png",
+        f"{other}/mine_a.png is also a training image: {copy}/Mine/HR/coffee.png (see --hold_out)",
+        f"{other}/mine_c.jpg is also a training image: {copy}/Mine/HR/rocket.png (see --hold_out)",
     ]
     assert train(sr, *flags, data=copy, trained_on=True) == expected
     flags += ["--ext", "img", "--scale", 4]
