@@ -341,16 +341,17 @@ def test_seeds_are_trained_and_resumed(root, tmp_path):
     assert call("--seed", "3").returncode == 2
 
 
-def test_the_tables_of_the_study_are_those_of_its_logs(root, run):
+@pytest.mark.parametrize("study", ["finetune_1000", "scratch_1000"])
+def test_the_tables_of_the_study_are_those_of_its_logs(root, run, study):
     shutil.unpack_archive(ROOT / "docs/pcl_study.tar.xz", root, filter="data")
-    runs, study = {}, root / "study/finetune_1000"
-    for mark in sorted(study.glob("*/benchmarks_are_tested")):
-        name = mark.parent.name
-        runs.setdefault(re.sub(r"_s\d$", "", name), []).append(name)
+    runs, command = {}, f"pcl_study.sh {study.replace('_', ' datasets ')}"
+    for mark in sorted(root.glob(f"study/{study}/*/benchmarks_are_tested")):
+        runs.setdefault(re.sub(r"_s\d$", "", mark.parent.name), []).append(mark.parent.name)
     order = ["L1", *sorted(runs.keys() - {"L1"})]
-    groups = [f"{n}=" + ",".join(f"study/finetune_1000/{r}" for r in runs[n]) for n in order]
+    groups = [f"{n}=" + ",".join(f"study/{study}/{r}" for r in runs[n]) for n in order]
     text = (ROOT / "docs/pcl_study.md").read_text(encoding="utf-8").replace("*", "")
-    tables = [t for t in tables_of(text) if t[0][1:3] == ["Photos", "BSDS400"]]
+    (section,) = [part for part in text.split("\n## ") if command in part]
+    tables = [t for t in tables_of(section) if t[0][1:3] == ["Photos", "BSDS400"]]
     rows = csv_rows(run("--group", *groups, "--format", "csv")[1])
     found = {(row["group"], row["dataset"], row["metric"]): row for row in rows}
     checked = 0
