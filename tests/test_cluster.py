@@ -66,7 +66,7 @@ def test_a_job_is_stopped_requeued_and_continued_on_other_numbers_of_processes(s
     assert f"Resumed after epoch 1 and {step} steps" in out
     assert state_of(sr.folder("job"))["epoch"] == 2
     assert (sr.folder("job") / "loss.png").is_file()  # in spite of MPLBACKEND
-    assert "--pre_train start.pt" in sbatch(1, *flags, "--reset")[1]  # a new run
+    assert "start.pt must be an existing file" in sbatch(1, *flags, "--reset")[1]  # a new run
 
 
 WHOLE = {"LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29400"}

@@ -127,10 +127,10 @@ def test_the_experiment_folder(sr, draw_curves):
     tests = recorded_tests(sr, "run")
     assert len(tests) == 2
     assert re.fullmatch("[0-9a-f]{16}", tests[0]["images_id"])
-    how = {"self_ensemble": False, "chop": False, "precision": "single", "images": 2}
+    how = {"self_ensemble": False, "chop": False, "precision": "single", "degradation": "BI"}
     for epoch, line in enumerate(tests, 1):
         scores = {name: line[name] for name in ("psnr", "ssim")}
-        scores["images_id"] = tests[0]["images_id"]
+        scores |= {"images": 2, "images_id": tests[0]["images_id"]}
         assert line == {"epoch": epoch, "dataset": "Set5", "scale": 2} | how | scores
     found = re.findall(r"^\[Set5 x2\]\tPSNR: (\S+) SSIM: \S+ \(Best: (\S+) @epoch \d\)$", out, re.M)
     assert [float(psnr) for psnr, _ in found] == [round(line["psnr"], 3) for line in tests]
