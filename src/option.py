@@ -310,7 +310,7 @@ def build_parser():
 
 
 def _choose_tests(args):
-    """Set the default of --data_test, DIV2K or the last 10 images of other training sets."""
+    """Set --data_test: DF2K as its parts; by default DIV2K, or 10 images of other training sets."""
     trained = args.data_train if isinstance(args.data_train, list) else []
     if isinstance(args.data_test, list):
         args.data_test = expand_names(args.dir_data, args.data_test)

@@ -207,8 +207,8 @@ class Checkpoint:
         text = "".join(json.dumps(line) + "\n" for line in self.metrics)
         _write(self.dir / "metrics.jsonl", text.encode())
         kept, best = self._weights_file(best_epoch), self.models / "model_best.pt"
-        is_best = best.is_file() and kept.is_file() and filecmp.cmp(kept, best, shallow=False)
-        if self.args.resume > 0 and kept.is_file() and not is_best:  # a later best does not count
+        goes_back = self.args.resume > 0 and kept.is_file()  # a later best does not count
+        if goes_back and not (best.is_file() and filecmp.cmp(kept, best, shallow=False)):
             _save(best, read_weights(kept))
             shutil.rmtree(self.dir / "per_image/best", ignore_errors=True)
 

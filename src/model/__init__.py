@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import importlib
+import re
 import shlex
 
 import torch
@@ -12,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from model import spandrel
 from runtime.distributed import is_task_of_srun, local_rank, local_world_size
 from runtime.files import UserError
-from runtime.process import gpu_problem
+from runtime.process import gpu_problem, is_out_of_memory
 
 # name for --model: module with make_model(args). Other names are networks of spandrel.
 NETWORKS = {
@@ -40,7 +41,7 @@ def build_network(args):
     except ValueError as error:
         raise UserError(str(error)) from error
     except RuntimeError as error:  # torch raises it for a tensor that memory cannot hold
-        if not any(word in str(error) for word in ("allocate memory", "overflow", "negative dim")):
+        if not is_out_of_memory(error) and not re.search("overflow|negative dim", str(error)):
             raise
         text = f"--model {args.model} must fit into memory: give a smaller --n_feats"
         raise UserError(f"{text} ({str(error).splitlines()[0]})") from error
