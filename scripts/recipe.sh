@@ -22,7 +22,7 @@ best() {
     echo "$experiments/$1/model/model_best.pt"
 }
 
-# train_pcl NAME PRESETS LR [scratch] [FLAGS]: train with PCL-SR from the best weights of NAME_xSCALE
+# train_pcl NAME PRESETS LR [scratch] [FLAGS]: train with PCL-SR, from the best of NAME_xSCALE
 # at the learning rate LR, or from scratch; own_flags are flags of this network alone
 train_pcl() {
     local name=$1 presets=$2 lr=$3 recipe

@@ -24,8 +24,8 @@
 #     --pre_train FILE  others, whose network and scale are read from FILE; `download`: the
 #                       published EDSR baseline
 #     --load NAME       an experiment, its latest weights
-# Calls at the same time, except with --load, need a --save NAME each. Pictures are upscaled in tiles
-# of 192 pixels (--chop_size), which limits the memory.
+# Calls at the same time, except with --load, need a --save NAME each. Pictures are upscaled in
+# tiles of 192 pixels (--chop_size), which limits the memory.
 set -euo pipefail
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 if [ $# -lt 2 ] || [ "$1" = --help ]; then

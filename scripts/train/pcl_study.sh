@@ -121,7 +121,8 @@ for seed in 1 2 3; do
     fi
     if [ "$mode" = finetune ] && [ "$seed" = 1 ]; then
         row history 1 "${pcl[@]}" --neg_history 4 --loss 1*L1+0.1*CL-patchD
-        row paper 1 "${pcl[@]}" --embed_scheduler constant --contras_D_train --gclip 1 --loss 1*L1+5*CL-patchD
+        row paper 1 "${pcl[@]}" --embed_scheduler constant --contras_D_train --gclip 1 \
+            --loss 1*L1+5*CL-patchD
         row ratio 1 --template PCL_ratio
     fi
 done
@@ -136,7 +137,7 @@ if [ "$mode" = finetune ] && is_due start; then
 fi
 
 groups=()
-for name in L1 PCL PCL_strong KD KD_PCL L1_as_long_as_PCL L1_as_long_as_KD_PCL history paper ratio; do
+for name in L1 PCL PCL_strong KD KD_PCL L1_as_long_as_{PCL,KD_PCL} history paper ratio; do
     members=
     for seed in 1 2 3; do
         ! is_finished "${name}_s$seed" || members+=,$study/${name}_s$seed
