@@ -29,7 +29,12 @@ from comparison.scoring import Scorer
 from comparison.tables import gain_table, score_table
 from flag_checks import unknown_flags
 from image_quality import load_metrics, parse_metrics
-from runtime.files import UserError, atomic_path, print_error
+from runtime.files import UserError, atomic_path, bullet_list, print_error
+
+
+def user_path(text):
+    """Return a path: shells expand no ~ in --flag=~/folder."""
+    return Path(os.path.expanduser(text))
 
 
 def build_parser():
@@ -42,9 +47,9 @@ def build_parser():
     add("--labels", nargs="+", help="names of the experiments in tables and figures")
     add("--group", nargs="+", metavar="NAME=A,B,C", help="experiments that differ in their seed")
     add("--images", nargs="+", metavar="NAME=FOLDER", help="SR images of other software")
-    add("--dir_experiment", type=Path, default=ROOT / "experiment")
-    add("--dir_data", type=Path, default=ROOT / "datasets", help="data sets, for HR images")
-    add("--dir_demo", type=Path, help="LR pictures of --images without ground truth")
+    add("--dir_experiment", type=user_path, default=ROOT / "experiment")
+    add("--dir_data", type=user_path, default=ROOT / "datasets", help="data sets, for HR images")
+    add("--dir_demo", type=user_path, help="LR pictures of --images without ground truth")
     add("--data_test", help="test set of --images, --figure and --html")
     add("--scale", type=int, help="their scale, if the set was tested at several")
     add("--best", action="store_true", help="tests of model_best.pt instead of the last tests")
@@ -56,16 +61,16 @@ def build_parser():
     add("--cost", action="store_true", help="also parameters and multiply-adds")
     add("--format", choices=["markdown", "csv", "latex"], default="markdown")
     text = "also write the table as CSV, and that of groups to FILE_groups.csv"
-    add("--csv", type=Path, metavar="FILE", help=text)
+    add("--csv", type=user_path, metavar="FILE", help=text)
     add = parser.add_argument_group("figures and curves").add_argument
-    add("--figure", type=Path, metavar="FILE", help="draw crops (PNG, PDF, ...), no table")
+    add("--figure", type=user_path, metavar="FILE", help="draw crops (PNG, PDF, ...), no table")
     add("--image", nargs="+", help="images of --figure and --html, without extension")
     add("--one_file", action="store_true", help="several images in one figure")
     text = "crop in HR pixels; may be repeated (default: see --boxes)"
     add("--box", type=int, nargs=3, action="append", metavar=("X", "Y", "SIDE"), help=text)
     add("--boxes", type=int, default=1, metavar="N", help="boxes where methods differ most")
-    add("--curves", type=Path, metavar="FILE", help="draw curves over the epochs, no table")
-    add("--gains", type=Path, metavar="FILE", help="draw gains over the first row, no table")
+    add("--curves", type=user_path, metavar="FILE", help="draw curves over the epochs, no table")
+    add("--gains", type=user_path, metavar="FILE", help="draw gains over the first row, no table")
     text = 'curves of --curves: PSNR, "PSNR Set5 x4", a loss term (default: all)'
     add("--keys", nargs="+", help=text)
     add("--dpi", type=int, help="dots per inch (default: 100; 300 in PDF)")
@@ -73,7 +78,7 @@ def build_parser():
     text = "serif, sans-serif, monospace or the name of an installed font"
     add("--font", default="sans-serif", help=text)
     add = parser.add_argument_group("page").add_argument
-    add("--html", type=Path, metavar="FILE", help="write a page for the browser")
+    add("--html", type=user_path, metavar="FILE", help="write a page for the browser")
     add("--quality", type=int, help="of the page's images, 1 to 100: smaller, with losses (WebP)")
     return parser
 
@@ -167,8 +172,15 @@ class Comparison:
         return [score_table(self.rows + self.groups, self.scorer), *tables]
 
 
+def csv_texts(comparison):
+    """Return the tables of rows and of groups, those that there are, as CSV."""
+    rows, groups, scorer = comparison.rows, comparison.groups, comparison.scorer
+    texts = [exports.row_csv(rows, scorer)] if rows else []
+    return texts + ([exports.group_csv(groups, scorer)] if groups else [])
+
+
 def print_tables(comparison):
-    """Print the tables, and write those that have a file."""
+    """Print the tables."""
     args, scorer = comparison.args, comparison.scorer
     rows, groups = comparison.rows, comparison.groups
     tested = [row.run for row in comparison.tested]
@@ -179,22 +191,22 @@ def print_tables(comparison):
         print_error(f"WARNING: {label} has no test")
     if args.diff and not groups and len(rows) < 2:
         raise UserError("--diff needs two rows or more")
-    csv_texts = []
-    if args.csv or args.format == "csv":
-        csv_texts += [exports.row_csv(rows, scorer)] if rows else []
-        csv_texts += [exports.group_csv(groups, scorer)] if groups else []
     if args.format == "csv":
-        print("\n".join(csv_texts), end="")
+        print("\n".join(csv_texts(comparison)), end="")
     elif args.format == "latex":
         print(exports.latex(rows + groups, scorer))
     else:
         print("\n\n".join(table.markdown() for table in comparison.tables()))
-    if args.csv:
-        groups_file = args.csv.with_name(f"{args.csv.stem}_groups{args.csv.suffix}")
-        args.csv.parent.mkdir(parents=True, exist_ok=True)
-        for path, text in zip((args.csv, groups_file), csv_texts, strict=False):
-            with atomic_path(path) as partial:
-                partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def write_csv(comparison):
+    """Write the tables of --csv."""
+    file = comparison.args.csv
+    groups_file = file.with_name(f"{file.stem}_groups{file.suffix}")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    for path, text in zip((file, groups_file), csv_texts(comparison), strict=False):
+        with atomic_path(path) as partial:
+            partial.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def draw_figures(comparison):
@@ -215,12 +227,16 @@ def write_page(comparison):
     keys = dict.fromkeys(key for row in comparison.tested for key in row.tests)
     if data_test:
         keys = [(data_test, scale) for scale in comparison.scales()]
-    wanted, notes = [], []  # (rows, key, name)
+    wanted, notes, found = [], [], set()  # (rows, key, name)
     for key in keys:
         if args.scale in (None, key[1]):
             rows, images, left_out = pictures.comparable_images(comparison.sources(key), key)
             wanted += [(rows, key, name) for name in images if name in (args.image or images)]
             notes += left_out
+            found.update(images)
+    if unknown := set(args.image or ()) - found:
+        have = bullet_list(sorted(found)) if found else " none"
+        raise UserError(f"--image {min(unknown)} is not saved for all methods; those are:{have}")
     # without ground truth there may be no score
     tables = [
         t for t in comparison.tables() if any(c.value is not None for r in t.rows for c in r[2:])
@@ -256,6 +272,8 @@ def main(argv=None):
             write_page(comparison)
         elif not drawn:
             print_tables(comparison)
+        if args.csv:
+            write_csv(comparison)
     except BrokenPipeError:
         raise
     except (UserError, OSError) as error:

@@ -32,6 +32,7 @@ find_experiments() {
         [ "$before" != --dir_experiment ] || experiments=$word
         before=$word
     done
+    experiments=${experiments/#"~/"/$HOME/} # as main.py reads it
 }
 
 # setup FILE...: install the packages of requirement files, if they changed since the last time;

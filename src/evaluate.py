@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from checkpoint.metrics import finite_mean, results_dir, variant
+from data.datasets import DEMO_SETS
 from data.image import image_size, to_uint8, write_image
 from data.testset import DemoSet
 from demo import upscale_all
@@ -57,6 +58,7 @@ class Evaluator:
         self.chop = args.chop  # becomes true when the memory of an accelerator is full
         # PSNR and SSIM are always computed: they choose the best epoch
         names = [name for name in parse_metrics(args.metrics) if name not in OWN]
+        names = names if set(args.data_test) - DEMO_SETS else []
         self.metrics = [PSNR, SSIM, *load_metrics(names, device)]
 
     def run(self, net, epoch, precision):

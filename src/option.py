@@ -364,7 +364,8 @@ def parse_args(argv=None):
             raise UserError(f"{word} must have a value other than --")
     given = {word.split("=")[0] for word in argv}
     given |= {f"--{x.dest}" for x in parser._actions if given & set(x.option_strings)}  # aliases
-    templates = parser.parse_known_args(argv)[0].template or ""
+    first, _ = parser.parse_known_args(argv)
+    templates = "" if first.load else first.template or ""
     preset = " ".join(TEMPLATES.get(name, "") for name in templates.split("+")).split()
     values = vars(parser.parse_args(preset))
     parser.set_defaults(**{name: values[name] for name in values if f"--{name}" in preset})

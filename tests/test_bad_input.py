@@ -136,7 +136,8 @@ def test_reset_of_a_folder_that_is_no_experiment(sr):
 def test_reset_does_not_empty_a_trained_experiment_by_mistake(sr):
     sr.train("--save", "run", "--epochs", 1)
     network = "--model Bicubic --test_only --data_test Set5 --scale 2".split()
-    refused(sr(*network, "--save", "run", "--reset"), "holds a trained model")
+    for flag in ("--reset", "--cpu"):
+        refused(sr(*network, "--save", "run", flag), "holds a trained model")
     refused(sr("--load", "run", "--resume", 0), "--reset empties it")
     refused(sr.train("--save", "run", "--reset", "--data_train", "Nosuch"), "Nosuch")
     assert state_of(sr.folder("run"))["epoch"] == 1

@@ -26,7 +26,8 @@ def page(sr, run, tmp_path):
     """Write the page of two experiments; return its path."""
     sr("--data_test", "Set5", "--save", "bicubic", *BICUBIC)
     sr.train("--save", "net", "--epochs", 1, "--save_results", "--save_gt")
-    assert run("bicubic", "net", "--diff", "--html", tmp_path / "page.html")[0] == 0
+    files = "--html", tmp_path / "page.html", "--csv", tmp_path / "t.csv"
+    assert run("bicubic", "net", "--diff", *files)[0] == 0 and files[3].stat().st_size > 100
     return tmp_path / "page.html"
 
 
@@ -64,11 +65,12 @@ def test_a_page_of_pictures_without_ground_truth(sr, run, coffee, tmp_path):
     data = page_data(run, tmp_path, *where)
     pictures, _ = pictures_of((tmp_path / "page.html").read_text(encoding="utf-8"))
     assert [v["label"] for v in data["images"][0]["versions"]] == ["bicubic", "mine"]
-    assert np.array_equal(*pictures)
-    assert data["tables"] == []
-    figure = ["--figure", tmp_path / "figure.png", "--image", "coffee", "--dpi", "50"]
-    assert run(*where, *figure)[0] == 0
-    assert (tmp_path / "figure.png").stat().st_size > 5000
+    assert np.array_equal(*pictures) and data["tables"] == []
+    figure = tmp_path / "figure.png"
+    assert run(*where, "--figure", figure, "--image", "coffee", "--dpi", "50")[0] == 0
+    assert figure.stat().st_size > 5000
+    _, _, err = run(*where, "--html", figure, "--image", "cofee")
+    assert "--image cofee" in err and "coffee" in err
 
 
 # ---------------------------------------------------------------- in Chromium

@@ -158,9 +158,9 @@ def test_a_group_of_fewer_seeds_is_paired_with_the_same_seeds(root, run):
     assert tables_of(out)[1][1][4::3] == ["+0.100", "one seed: no error over seeds"]
     assert "Q and P are compared by the runs of seed 1 alone." in out
     r = write_group(root, "R", {2: 25.0, 3: 25.2}, lr="3e-4")
-    write_run(root / "S", {"x": 31.0, "y": 32.0}, seed=1, lr="1e-4")
+    write_run(root / "S", {"x": 31.0, "y": 32.0}, seed=1, lr="1e-4", pre_train="a.pt")
     out = run("--group", p, f"{r},S", "--format", "latex")[1]
-    assert "runs of different --lr" in out
+    assert "different --lr" in out and "different --pre" in out
     rows = latex_rows(run("--group", p, r, "--format", "latex")[1])
     assert [row[2].startswith(r"\textbf") for row in rows] == [True, False]
 

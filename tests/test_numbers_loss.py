@@ -210,8 +210,7 @@ def test_vgg_sees_gray_as_three_equal_colors_and_computes_as_asked(vgg):
 def test_contrastive_losses_in_vgg_are_their_formulas(vgg, name, rgb_range):
     path, state = vgg
     sr, hr, lr = images_of_a_step(rgb_range)
-    more = f"--rgb_range {rgb_range} --use_aug --mcl_neg 1 --sharp_hr --random_neg --only_blur"
-    more += " --cl_layer 0,3"
+    more = f"--rgb_range {rgb_range} --use_aug --mcl_neg 1 --sharp_hr --random_neg --only_blur --cl_layer 0,3"
     args = flags(f"--loss {name} --vgg_path {path} {more}")
     loss = Loss(args)
     torch.manual_seed(5)

@@ -116,15 +116,14 @@ def test_a_recipe_without_a_scale_says_which_there_are(scale):
 
 @no_bash
 @pytest.mark.parametrize("target", ["x2", "x3", "x4", "real", "fast"])
-def test_shipped_weights_have_a_recipe(target, tmp_path):
-    call = f"train/zoo.sh {target} /data --epochs 3 --dir_experiment {tmp_path}"
-    result = run_recipe(call)
-    _, *flags = shlex.split(result.stdout)
-    args = parse_args(flags)
+def test_shipped_weights_have_a_recipe(target, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    call = f"train/zoo.sh {target} /data --epochs 3 --dir_experiment=~/runs"
+    args = parse_args(shlex.split(run_recipe(call).stdout)[1:])
     assert (args.epochs, args.hold_out, args.dir_data) == (3, 10, "/data")
     assert args.scale == [2 if target == "fast" else int(target.strip("x").replace("real", "4"))]
     refused = run_recipe(f"train/zoo.sh {target}0")
     assert refused.returncode == 2 and "x2, x3, x4, real, fast" in refused.stderr
-    (tmp_path / f"{args.save}/model").mkdir(parents=True)
-    (tmp_path / f"{args.save}/model/state.pt").touch()
-    assert f"--load {args.save} --epochs 3" in run_recipe(call).stdout
+    (tmp_path / f"runs/{args.save}/model").mkdir(parents=True)
+    (tmp_path / f"runs/{args.save}/model/state.pt").touch()
+    assert f"--load {args.save} --dir_data /data --epochs 3" in run_recipe(call).stdout

@@ -17,7 +17,8 @@ from runtime.files import UserError
 
 # flags that runs of a group share
 RECIPE_FLAGS = "model scale loss lr scheduler epochs test_every batch_size patch_size data_train"
-RECIPE_FLAGS = [*RECIPE_FLAGS.split(), "degradation", "pre_train", "teacher"]
+RECIPE_FLAGS += " degradation pre_train teacher n_resblocks n_feats optimizer rgb_range use_ema"
+RECIPE_FLAGS += " cl_layer cl_loss_type cl_temperature use_aug pos_teacher neg_history"
 MIN_SEEDS = 3  # a standard error of two values says almost nothing (t with one degree of freedom)
 
 
@@ -45,7 +46,7 @@ class Group:
                 self.notes.append(f"{where} lacks {', '.join(names)}: not tested")
         if count_seeds(rows) < len(rows):
             self.notes.append(f"{self.label} has runs of the same --seed: no error over seeds")
-        for flag in RECIPE_FLAGS:
+        for flag in RECIPE_FLAGS.split():
             values = {row.run.flags.get(flag) for row in rows if row.run.was_trained}
             if len(values) > 1:
                 self.notes.append(f"{self.label} has runs of different --{flag}")

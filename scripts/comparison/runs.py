@@ -11,7 +11,7 @@ import math
 import os
 import re
 
-from checkpoint.config import read_config
+from checkpoint.config import read_config, recorded_pre_train
 from checkpoint.metrics import (
     finite_mean,
     has_same_images,
@@ -64,6 +64,7 @@ class Run:
         with contextlib.suppress(UserError):  # it cannot be read
             words = read_config(folder / "config.txt")
             self.flags = dict(re.findall(r"^--(\w+)=(.*)$", "\n".join(words), re.M))
+            self.flags["pre_train"] = recorded_pre_train(folder / "config.txt")
         self.is_luma = self.flags.get("n_colors") == "1"
         self.trained = {line["epoch"] for line in self.lines if "loss" in line}
         tests = [line for line in self.lines if line.get("dataset")]

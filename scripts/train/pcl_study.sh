@@ -69,16 +69,17 @@ is_due() {
 
 # row NAME SEED [FLAGS]: train NAME_sSEED or resume it, then test its last weights, once
 row() {
-    local name=$1_s$2
+    local name=$1_s$2 again=(--dir_data "$data")
     is_due "$name" || return 0
     if [ -f "$folder/$name/model/state.pt" ]; then
-        "$project/scripts/run.sh" --load "$study/$name"
+        [[ " $* " != *" --teacher "* ]] || again+=(--teacher "$teacher")
+        "$project/scripts/run.sh" --load "$study/$name" "${again[@]}"
     else
         "$project/scripts/run.sh" --save "$study/$name" --seed "$2" "${network[@]}" \
             "${common[@]}" "${@:3}"
     fi
     "$project/scripts/run.sh" --load "$study/$name" --test_only --save_results \
-        --data_test "$benchmarks" --metrics "$metrics"
+        --dir_data "$data" --data_test "$benchmarks" --metrics "$metrics"
     touch "$folder/$name/benchmarks_are_tested"
 }
 

@@ -18,7 +18,7 @@ name=$1 n_seeds=$2
 shift 2
 
 find_experiments "$@"
-again=() before='' # flags for a resumed run: --pre_train is only for the start
+again=() before='' # flags for a resumed run: --pre_train and --reset are only for the start
 for word in "$@"; do
     case $word in
         --save | --save=* | --load | --load=* | --seed | --seed=*)
@@ -27,7 +27,7 @@ for word in "$@"; do
             ;;
     esac
     case $before,$word in
-        --pre_train,* | *,--pre_train | *,--pre_train=*) ;;
+        --pre_train,* | *,--pre_train | *,--pre_train=* | *,--reset) ;;
         *) again+=("$word") ;;
     esac
     before=$word

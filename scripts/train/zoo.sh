@@ -41,6 +41,6 @@ run+=(--save "zoo_$target" --scheduler Cosine --cosine_etamin 1e-6 --use_ema --e
     --print_every 50 --dir_data "$data"
     --data_train BSDS400+Photos --hold_out 10 --data_test BSDS400+Photos)
 if [ -f "$experiments/zoo_$target/model/state.pt" ]; then
-    run=(--load "zoo_$target")
+    run=(--load "zoo_$target" --dir_data "$data")
 fi
 exec "$project/scripts/run.sh" "${run[@]}" "${@:3}"

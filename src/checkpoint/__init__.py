@@ -50,9 +50,11 @@ class Checkpoint:
     def __init__(self, args, is_upscaling=False):
         """Look at the folder; `is_upscaling` says that the run upscales images without HR alone."""
         self.args, self.is_writer = args, distributed.is_main_process()
-        self.writes_records = self.is_writer and not (is_upscaling and args.resume != 0)
         self.dir = Path(args.dir_experiment) / args.save
         self.models = self.dir / "model"
+        self.is_trained = self.state_file().is_file()
+        reads_weights = args.resume != 0 or self.is_trained
+        self.writes_records = self.is_writer and not (is_upscaling and reads_weights)
         self.metrics = []  # lines of metrics.jsonl
         self.on_closed_pipe = None  # called once if stdout is closed, as by `| head`
         self._pending_log = []  # lines logged before the folder exists
@@ -70,16 +72,12 @@ class Checkpoint:
     def _check_folder(self):
         """Raise UserError if this run must not write here, or finds nothing to resume."""
         args, name, epoch = self.args, self.args.save, self.args.resume
-        is_trained = self.state_file().is_file()
+        if self.is_trained and args.test_only and not epoch and (args.reset or self.writes_records):
+            raise UserError(f"{self.dir} holds a trained model: other weights need another --save")
         if args.reset:
             is_empty = not self.dir.exists() or not any(self.dir.iterdir())
             if not is_empty and not is_config(self.dir / "config.txt"):
                 raise UserError(f"--reset: {self.dir} is no experiment of this program: it is kept")
-            if is_trained and args.test_only:
-                raise UserError(
-                    f"--reset: {self.dir} holds a trained model, which a test must not replace: "
-                    "give another --save"
-                )
         elif epoch != 0:
             needs_state = not args.test_only and epoch == -1
             needed = self.state_file() if needs_state else self._weights_file(epoch)
@@ -88,7 +86,7 @@ class Checkpoint:
                 epochs = sorted(int(stem) for stem in stems if stem.isdigit())
                 kept = f"; epochs that are kept: {', '.join(map(str, epochs))}" if epochs else ""
                 raise UserError(f"--resume {epoch}: no such file: {needed}{kept}")
-        elif is_trained and not args.test_only:
+        elif self.is_trained and not args.test_only:
             raise UserError(
                 f"{self.dir} holds a trained model: --load {name} resumes it, --save {name} "
                 "--reset empties it, another --save keeps both"
@@ -115,8 +113,7 @@ class Checkpoint:
                     path.unlink()
         self.models.mkdir(exist_ok=True)
         config = self.dir / "config.txt"
-        is_kept = self.args.resume != 0 or self.state_file().is_file()  # flags of a training
-        if not (self.args.test_only and config.exists() and is_kept):
+        if not (self.args.test_only and config.exists() and self.args.resume != 0):
             with atomic_write(config) as file:
                 text = "\n".join([*config_lines, ""])
                 file.write(text.encode("utf-8", "surrogateescape"))  # paths are bytes

@@ -59,7 +59,7 @@ def resume(trainer):
                 trainer.ema.average.load_state_dict(trainer.net.state_dict())
             for copy in trainer.loss.history.copies if trainer.loss.history else ():
                 copy.load_state_dict(trainer.net.state_dict())
-            text = f"epoch {epoch} resumes with its weights and a new optimizer"
+            text = f"epoch {epoch} resumes with its weights; all else, and the best epoch, is new"
             checkpoint.log(f"WARNING: {path} is missing: {text}")
     except UserError:
         raise
@@ -123,6 +123,8 @@ def _adapt_to_changed_flags(trainer, flags, epoch):
     args, log = trainer.args, trainer.checkpoint.log
     if args.template:
         log(f"--template {args.template} is left out: --load keeps the flags of the run")
+    if args.embed_load:
+        log(f"--embed_load {args.embed_load} is left out: the state has the embedding")
     if flags.get("loss", args.loss) != args.loss:
         trainer.progress, trainer.prev_epoch_loss = None, math.inf
         log(f"--loss was {flags['loss']}: the mean of {args.loss} starts now")

@@ -91,9 +91,10 @@ class Loss(nn.Module):
         if needed & {"positives", "negatives"}:
             self.history = History(args, net) if args.neg_history else None
             self.samples = SampleMaker(args, net, self.history)
-            for name in ("sharp_hr", "random_neg", "blur_sr", "use_noise_pos"):
-                if getattr(args, name) and not args.use_aug:
-                    log(f"WARNING: --{name} does nothing without --use_aug")
+            needs = dict.fromkeys(("sharp_hr", "random_neg", "blur_sr", "use_noise_pos"), "use_aug")
+            for name, other in {**needs, "only_blur": "random_neg"}.items():
+                if getattr(args, name) and not getattr(args, other):
+                    log(f"WARNING: --{name} does nothing without --{other}")
         self.blends = args.teacher_blend
         self.steps_per_epoch, self.n_steps = args.test_every, args.epochs * args.test_every
         self.log, self.has_warned = log, False

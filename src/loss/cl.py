@@ -26,10 +26,9 @@ class VGGContrastiveLoss(Term):
         super().__init__(args, name)
         self.args, self.use_ratio = args, name == "CL"
         self.indices = [int(i) for i in args.cl_layer.split(",")]
-        if not self.use_ratio:
-            require_other_images(args)
-            if max(self.indices) >= len(LAYERS):
-                raise UserError(f"--cl_layer {args.cl_layer} must be 0 to 4 with --loss VGGInfoNCE")
+        require_other_images(args)
+        if not self.use_ratio and max(self.indices) >= len(LAYERS):
+            raise UserError(f"--cl_layer {args.cl_layer} must be 0 to 4 with --loss VGGInfoNCE")
         # in VGGInfoNCE of the release, VGG sees images without its mean and deviation
         self.vgg = VGGFeatures(args, LAYERS, normalize=self.use_ratio)
 
@@ -39,6 +38,8 @@ class VGGContrastiveLoss(Term):
         with torch.no_grad():
             positives = [self.vgg(x) for x in select(positives, args.only_aug, args.pos_id)]
             negatives = [self.vgg(x) for x in select(negatives, args.only_aug, args.neg_id)]
+        if args.shuffle_neg:
+            negatives += shuffled(negatives, args.shuffle_neg_num)
         loss = self._distance_ratio if self.use_ratio else self._info_nce
         return loss(self.vgg(sr), positives, negatives)
 
@@ -50,8 +51,6 @@ class VGGContrastiveLoss(Term):
         return loss
 
     def _info_nce(self, anchor, positives, negatives):
-        if self.args.shuffle_neg:
-            negatives = negatives + shuffled(negatives, self.args.shuffle_neg_num)
         losses = []
         for i in self.indices:
             near, far = ([x[i] for x in sets] for sets in (positives, negatives))
