@@ -117,6 +117,8 @@ def load(weights, device=None, **flags):
             args = parse_args(argv)
             device = torch.device(device) if device else choose_device(args.cpu)
             net = build_network(args).to(device).eval()
+            if len(args.scale) > 1:
+                raise UserError(f"{args.pre_train} has several scales: give scale=")
             load_pre_train(args, net, _warn)
             precision = args.precision.replace("auto", "single")
             precision = choose_precision(precision, device, _warn, net)

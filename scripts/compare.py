@@ -25,7 +25,7 @@ from comparison import exports, figures, pictures
 from comparison.gains import groups_of, parse_groups
 from comparison.images import FolderRow, Truth, infer_scale, parse_folder
 from comparison.runs import Run, name_apart, rows_of
-from comparison.scoring import Scorer
+from comparison.scoring import Scorer, other_pixels
 from comparison.tables import gain_table, score_table
 from flag_checks import unknown_flags
 from image_quality import load_metrics, parse_metrics
@@ -98,7 +98,7 @@ def parse_args(argv):
         parser.error("--images needs --data_test, or --dir_demo for pictures without ground truth")
     if args.figure and not ((args.data_test or args.dir_demo) and args.image):
         parser.error("--figure needs --data_test and --image")
-    for name, high in (("boxes", 100), ("dpi", 10_000), ("width", 100), ("quality", 100)):
+    for name, high in (("boxes", 100), ("dpi", 1200), ("width", 100), ("quality", 100)):
         value = getattr(args, name)
         if value is not None and not 0 < value <= high:
             parser.error(f"--{name} {value} must be above 0 and at most {high}")
@@ -217,6 +217,8 @@ def draw_figures(comparison):
         raise UserError(f"--figure: give --scale: the scales of {args.data_test} are {found}")
     key = args.data_test, scales[0]
     rows, scorer = comparison.sources(key), comparison.scorer
+    first = {row.run: row for row in reversed(rows)}  # a run's tests of other pixels are left out
+    rows = [r for r in rows if r.run is None or not other_pixels([first[r.run], r], key)]
     found = [pictures.load_picture(rows, scorer, key, image) for image in args.image]
     return figures.draw_pictures(found, args)
 
@@ -276,8 +278,8 @@ def main(argv=None):
             write_csv(comparison)
     except BrokenPipeError:
         raise
-    except (UserError, OSError) as error:
-        print_error(f"error: {error}")
+    except (UserError, OSError, MemoryError) as error:
+        print_error(f"error: {error or 'no memory is left'}")
         return 1
     return 0
 

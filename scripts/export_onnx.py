@@ -81,7 +81,7 @@ def load_network(args):
         scales = "+".join(map(str, args.scale))
         raise UserError(f"--scale {scales} must be one scale: an exported file has one")
     if args.resume != 0:
-        Checkpoint(args).load_weights(net)
+        Checkpoint(args, is_upscaling=True).load_weights(net)  # while it trains, too
     elif args.pre_train:
         load_pre_train(args, net, print)
     else:

@@ -35,6 +35,7 @@ from data.image import set_max_pixels
 from prepare import commands
 from prepare.lr_images import missing_lr
 from runtime.files import UserError
+from runtime.threads import own_cores
 
 
 def report(args, expected):
@@ -81,6 +82,11 @@ def positive(kind):
     return parsed(lambda text: kind(text) if kind(text) > 0 else None, "a number above 0")
 
 
+def user_path(text):
+    """Return a path: shells expand no ~ in --flag=~/folder."""
+    return Path(os.path.expanduser(text))
+
+
 def _seed(text):
     return int(text) if int(text) >= 0 else None
 
@@ -114,12 +120,16 @@ def add_command(subparsers, run, text, default_scale, archives=()):
         flag("--degradation", choices=list(DEGRADATIONS), default="BI", help=text)
         text = "--seed of the training, for random degradations (default: 1, also that of tests)"
         flag("--seed", type=parsed(_seed, "a number of 0 or more"), help=text)
-    cores = os.cpu_count() or 1
-    flag("--jobs", type=positive(int), default=cores, help="processes (default: %(default)s)")
+    flag(
+        "--jobs",
+        type=positive(int),
+        default=len(own_cores()),
+        help="processes (default: %(default)s)",
+    )
     text = "pixels above which an image file is refused (default: 178,956,970)"
     flag("--max_pixels", type=positive(int), help=text)
     if run is not commands.lr:
-        flag("--dir_data", type=Path, default=ROOT / "datasets", help="folder of all sets")
+        flag("--dir_data", type=user_path, default=ROOT / "datasets", help="folder of all sets")
     if archives:
         _add_download_flags(flag, archives)
     return flag
@@ -159,11 +169,11 @@ def build_parser():
     flag("--sets", type=names, default=[*commands.BENCHMARKS][:4], help=text)
     text = "a data set from a folder of HR images"
     flag = add_command(subparsers, commands.folder, text, "2+3+4")
-    flag("source", type=Path, help="folder of HR images")
+    flag("source", type=user_path, help="folder of HR images")
     flag("name", type=parsed(_set_name, "the name of a folder of a set"), help="name of the set")
     flag = add_command(subparsers, commands.lr, "only LR images", None)
-    flag("source", type=Path, help="folder of HR images")
-    flag("--lr", type=Path, required=True, help="folder to make, with X2 and so on")
+    flag("source", type=user_path, help="folder of HR images")
+    flag("--lr", type=user_path, required=True, help="folder to make, with X2 and so on")
     return parser
 
 
@@ -196,5 +206,6 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(line_buffering=True)  # a log file shows lines when they are written
+    # a log file shows lines when they are written; names of files may be any bytes
+    sys.stdout.reconfigure(line_buffering=True, errors="backslashreplace")
     sys.exit(main())

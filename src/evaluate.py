@@ -57,9 +57,8 @@ class Evaluator:
         self.agree = agree
         self.chop = args.chop  # becomes true when the memory of an accelerator is full
         # PSNR and SSIM are always computed: they choose the best epoch
-        names = [name for name in parse_metrics(args.metrics) if name not in OWN]
-        names = names if set(args.data_test) - DEMO_SETS else []
-        self.metrics = [PSNR, SSIM, *load_metrics(names, device)]
+        names = parse_metrics(args.metrics) if set(args.data_test) - DEMO_SETS else []
+        self.metrics = [PSNR, SSIM, *load_metrics([n for n in names if n not in OWN], device)]
 
     def run(self, net, epoch, precision):
         """Test on all sets and scales; upscale the files without ground truth.

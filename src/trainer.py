@@ -105,8 +105,9 @@ class Trainer:
             state = f"The state after {self.position()} is saved"
             raise UserError(f"{errors[0]}\n{state}: --load {self.args.save} continues")
         if signums:
-            stopped = Stopped(max(signums, key=STOP_SIGNALS.index), is_saved=True)
-            self.checkpoint.log(f"Stopped by {stopped} after {self.position()}; state saved")
+            saved = "" if self.args.test_only else "; state saved"
+            stopped = Stopped(max(signums, key=STOP_SIGNALS.index), is_saved=bool(saved))
+            self.checkpoint.log(f"Stopped by {stopped} after {self.position()}{saved}")
             raise stopped
         return [value for *_, value in gathered]
 

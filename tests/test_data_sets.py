@@ -119,7 +119,7 @@ def test_what_is_left_out_is_said_in_training_tests_and_preparation(
     assert status == 0
     assert out.count(line) == 1
     assert any("x.jfif" in name for name in files_in(tmp_path / "cache"))
-    assert line in sr(*BICUBIC, "--data_test", "Odd", data=tmp_path)[1]
+    assert line in sr(*BICUBIC, "--data_test", "Odd", "--save", "odd", data=tmp_path)[1]
     assert line in prepare("lr", hr, "--lr", tmp_path / "lr", "--scale", 2)[1]
     assert (tmp_path / "lr/X2/xx2.png").is_file()
 
@@ -142,7 +142,7 @@ def test_div2k_and_flickr2k_train_together(sr, data_dir, tmp_path, photographs):
         return [line.split("\t")[1] for line in out.splitlines() if line.startswith("[16/16]")]
 
     assert loss(joined) == loss(alias)
-    test = "--model Bicubic --scale 2 --test_only --cpu --data_test DF2K --data_range 4-4".split()
+    test = "--model Bicubic --scale 2 --test_only --cpu --data_test DF2K --data_range 4-4 --save c".split()
     assert "[Flickr2K x2]" in sr(*test, data=tmp_path)[1]
     args = parse_args(["--data_train=DF2K", "--data_test=DF2K", "--dir_data", str(tmp_path)])
     assert (args.data_train, args.data_test) == (["DF2K"], ["DIV2K", "Flickr2K"])

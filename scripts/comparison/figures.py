@@ -261,7 +261,7 @@ def draw_curves(runs, options):
             panels.setdefault(key, {})[run.label] = curve
     keys = options.keys or panels
     chosen = {k: curves for k, curves in panels.items() if k in keys or k.split()[0] in keys}
-    if not chosen:
+    if not chosen or set(keys) - {*panels, *(key.split()[0] for key in panels)}:
         raise UserError(f"no curve: --keys must be of {', '.join(panels) or 'a training'}")
     path, family = options.curves, require_drawable(options.curves, options.font)
     more = {"width": options.width, "family": family, "dpi": options.dpi or DPI_OF_CURVES}

@@ -16,7 +16,7 @@ from runtime.files import UserError, bullet_list
 def _pictures(path):
     """Return the image files of a folder, sorted, or a single file."""
     files = [path] if path.is_file() else sorted(path.iterdir())
-    return [file for file in files if file.suffix.lower() in EXTENSIONS]
+    return [file for file in files if file.suffix.lower() in EXTENSIONS and file.name[0] != "."]
 
 
 class Truth:

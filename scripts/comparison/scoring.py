@@ -151,7 +151,7 @@ class Cost(NamedTuple):
 
 def cost_of(args, scale):
     """Return the Cost of the network that flags describe, at a scale, from one small image."""
-    args.scale = [scale]
+    args.scale = args.scale if scale in args.scale else [scale]  # MDSR has all
     net = build_network(args).eval()
     n_parameters = count_parameters(net)
     net.requires_grad_(False)  # the counter adds hooks to what has a gradient

@@ -7,20 +7,16 @@ cannot be used are named at the end.
 import filecmp
 import functools
 import shutil
+import signal
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 from tqdm import tqdm
 
 from data.datasets import MARK, match_lr, stem
 from data.degradation import degradation_of, fingerprint, image_lr
 from data.image import TIFF, image_size, read_image, set_max_pixels, write_image
-from runtime.files import (
-    UserError,
-    atomic_path,
-    atomic_write,
-    bullet_list,
-    remove_stale_temp_files,
-)
+from runtime.files import UserError, atomic_path, atomic_write, bullet_list, remove_stale_temp_files
 
 
 def missing_lr(hr_paths, lr_folder, scale):
@@ -51,7 +47,8 @@ def make_lr_images(args, sources, lr, scales, hr=None):
     rule = args.degradation, args.seed, args.max_pixels
     convert = functools.partial(_convert_one, folders, hr, redo, rule)
     existed, errors = [], []
-    with ProcessPoolExecutor(args.jobs) as pool:
+    ignore = signal.signal, (signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for this process
+    with ProcessPoolExecutor(args.jobs, None, *ignore) as pool:
         results = map(convert, sources) if args.jobs == 1 else pool.map(convert, sources)
         try:
             bar = tqdm(results, "LR images", len(sources), unit="image", disable=None)
@@ -61,6 +58,9 @@ def make_lr_images(args, sources, lr, scales, hr=None):
         except KeyboardInterrupt:
             pool.shutdown(cancel_futures=True)
             raise
+        except BrokenProcessPool as error:
+            hint = "perhaps for lack of memory: give a smaller --jobs"
+            raise UserError(f"a process was killed, {hint}") from error
     for scale in [] if errors else redo:
         _write_mark(folders[scale], marks[scale])
     again = f", {sum(existed)} of them in place of files that were broken or made of other images"

@@ -18,7 +18,7 @@ name=$1 n_seeds=$2
 shift 2
 
 find_experiments "$@"
-again=() before='' # flags for a resumed run: --pre_train and --reset are only for the start
+again=() before='' # flags for a resumed run, without those of the start
 for word in "$@"; do
     case $word in
         --save | --save=* | --load | --load=* | --seed | --seed=*)
@@ -27,7 +27,8 @@ for word in "$@"; do
             ;;
     esac
     case $before,$word in
-        --pre_train,* | *,--pre_train | *,--pre_train=* | *,--reset) ;;
+        --pre_train,* | --resume,* | *,--pre_train | *,--resume) ;;
+        *,--pre_train=* | *,--resume=* | *,--reset) ;;
         *) again+=("$word") ;;
     esac
     before=$word

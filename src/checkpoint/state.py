@@ -121,10 +121,9 @@ def _parameter_order(trainer, weights):
 def _adapt_to_changed_flags(trainer, flags, epoch):
     """Drop the means of another --loss, and warn if --epochs makes the learning rate jump."""
     args, log = trainer.args, trainer.checkpoint.log
-    if args.template:
-        log(f"--template {args.template} is left out: --load keeps the flags of the run")
-    if args.embed_load:
-        log(f"--embed_load {args.embed_load} is left out: the state has the embedding")
+    for name in ("template", "embed_load"):
+        if value := getattr(args, name):
+            log(f"--{name} {value} is left out: --load keeps the flags and the state of the run")
     if flags.get("loss", args.loss) != args.loss:
         trainer.progress, trainer.prev_epoch_loss = None, math.inf
         log(f"--loss was {flags['loss']}: the mean of {args.loss} starts now")

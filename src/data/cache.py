@@ -19,9 +19,10 @@ from data.checks import spread_indices
 from data.image import read_image
 from data.pairs import PairSummary, cache_error, check_pair, load_array, summarize_rows
 from runtime.files import UserError, atomic_path, bullet_list, remove_stale_temp_files, shorten
+from runtime.threads import own_cores
 
 VERSION = 3  # raise it when `read_image` gives other pixels
-SUMMARY_VERSION = 3  # raise it when a check or a thumbnail gives other values
+SUMMARY_VERSION = 4  # raise it when a check or a thumbnail gives other values
 MAX_NAME_BYTES = 210  # of a source's name in that of its cache file
 MAX_ALIGNED = 2000  # pairs whose alignment is checked
 
@@ -50,10 +51,7 @@ def _write(path, image):
 
 
 def _find_cached(folder, sources):
-    """Return the cache file of each source, and the set of those that are there.
-
-    Outdated files of these sources and leftovers of killed runs are removed.
-    """
+    """Return the cache file of each source, and the set of those there; remove outdated ones."""
     targets = []
     for source in sources:
         stat, name = source.stat(), shorten(source.name, MAX_NAME_BYTES)
@@ -82,11 +80,11 @@ def _load_summary(path, key):
     return None
 
 
-def _write_and_check(pair, files, names, scale, make, cached, align):
-    """Write the files of a pair that are not in `cached`; return its `check_pair` or an error."""
+def _write_and_check(pair, files, names, scale, make, rebuild, align):
+    """Write the files of a pair that are missing; return its `check_pair` or an error."""
 
     def load_or_write(target, make_image):
-        if target in cached:
+        if not rebuild and target.is_file():  # maybe of another run that has started meanwhile
             return load_array(target)
         image = make_image()
         _write(target, image)
@@ -101,7 +99,7 @@ def _write_and_check(pair, files, names, scale, make, cached, align):
             lr = load_or_write(lr_file, lambda: read_image(lr_path))
         elif lr_file:
             lr = load_or_write(lr_file, lambda: make(hr, hr_path))
-        return check_pair(hr, lr, scale, names, align)
+        return check_pair(hr, lr, scale, names, align and bool(lr_path))
     except UserError as error:
         return str(error) if str(path) in str(error) else f"{path}: {error}"
 
@@ -129,10 +127,10 @@ def cache_pairs(pairs, scale, hr_folder, lr_folder, make=None, rebuild=False, ti
     aligned = set(spread_indices(len(pairs), MAX_ALIGNED))
 
     def work(i):
-        known = set() if rebuild else cached
-        return _write_and_check(pairs[i], files[i], names[i], scale, make, known, i in aligned)
+        return _write_and_check(pairs[i], files[i], names[i], scale, make, rebuild, i in aligned)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    # decoding a photograph takes up to half a GB, and a container may allow few of the cores
+    with ThreadPoolExecutor(min(16, len(own_cores()))) as pool:
         results = pool.map(work, range(len(pairs)))
         rows = list(tqdm(results, total=len(pairs), desc=title, unit="image", disable=None))
     errors = [row for row in rows if isinstance(row, str)]

@@ -46,8 +46,8 @@ for _name in ("Set5", "Set14", "B100", "Urban100", "Manga109"):
 MARK = ".degradation"  # in a folder of LR images of prepare_data.py: what made them; else BI
 JOINED = {"DF2K": ("DIV2K", "Flickr2K")}
 
-# Test sets without HR images: Demo is --dir_demo, MyImage is TESTPATH/TESTSET/xSCALE.
-DEMO_SETS = {"Demo", "MyImage"}
+# Test sets without HR images: Demo and video are --dir_demo, MyImage is TESTPATH/TESTSET/xSCALE.
+DEMO_SETS = {"Demo", "MyImage", "video"}
 VIDEO_EXTENSIONS = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg"}
 
 
@@ -188,10 +188,10 @@ def _lookalike_hint(hr_folder, lr_folder, scale):
         name = str(path.relative_to(base)).lower()
         scales = re.findall(r"x(\d+)|(\d+)x", name)
         fits = (str(scale) in scales[-1]) if scales else re.search(r"lr|low", name)
-        if fits and path.is_dir() and path not in (hr_folder, lr_folder):
-            with os.scandir(path) as entries:
-                if any(Path(entry.name).suffix.lower() in EXTENSIONS for entry in entries):
-                    alike.append(str(path))
+        is_other = re.search(r"valid|lr_(bd|dn|real)\b", name) or (path / MARK).is_file()
+        if fits and not is_other and path.is_dir() and path not in (hr_folder, lr_folder):
+            has_images = any(file.suffix.lower() in EXTENSIONS for file in path.iterdir())
+            alike += [str(path)] * has_images
     return f"{' and '.join(alike)} may hold them: to use it, rename it to {lr_folder}" * bool(alike)
 
 

@@ -7,6 +7,7 @@ bits, which it cuts to 8, it is asked for both halves.
 import contextlib
 import io
 import math
+import re
 import sys
 import zlib
 from pathlib import Path
@@ -15,13 +16,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageCms, ImageOps
 
-from data.formats import (
-    apply_orientation,
-    read_deep_tiff,
-    read_tiff_header,
-    write_png,
-    write_tiff,
-)
+from data.formats import apply_orientation, read_deep_tiff, read_tiff_header, write_png, write_tiff
 from metric import LUMA
 from runtime.files import UserError, atomic_path, report_write_errors
 
@@ -39,6 +34,7 @@ MAX_NOTICES = 10  # lines about single files; a large folder would print thousan
 _settings = {"max_pixels": 178_956_970, "notices": 0}  # Pillow's limit against decompression bombs
 _low_folders = set()  # folders whose low maximum was reported
 
+PNG_EXIF = re.compile(rb"eXIf|Raw profile type|XML:com.adobe.xmp")  # Pillow decodes all to know
 ORIENTATION, EXIF_IFD, GPS_IFD = 0x112, 0x8769, 0x8825
 DESCRIPTIVE_TAGS = {0x10E, 0x10F, 0x110, 0x11A, 0x11B, 0x128, 0x131, 0x132, 0x13B, 0x8298}
 ICC_TAG = 0x8773
@@ -274,6 +270,8 @@ def image_size(path):
             _check_pixels(path, *header.size)
             return header.size
         with _open(path) as file:
+            if file.format == "PNG" and not PNG_EXIF.search(path.read_bytes()):
+                return file.size[::-1]
             is_rotated = file.getexif().get(ORIENTATION, 1) >= 5
             return file.size if is_rotated else file.size[::-1]
 

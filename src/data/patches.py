@@ -20,6 +20,8 @@ from runtime.files import UserError, bullet_list
 
 BLOCK = 1024  # samples whose random numbers come from one generator: one each would cost more
 
+_in_memory = functools.cache(lambda path: load_array(path).copy())  # scales share HR
+
 
 class TrainDataset(Dataset):
     """Random patches of all training sets and scales; key: (epoch, index, index of the scale)."""
@@ -163,8 +165,7 @@ def _load_set(args, name, scale, data_range, log):
     title = f"{name} x{scale}"
     triples, summary = cache_pairs(found, scale, folder / "HR", lr_folder, make, rebuild, title)
     if args.ext == "bin":
-        load = functools.partial(np.load, allow_pickle=False)
-        triples = [(load(hr), lr and load(lr), file) for hr, lr, file in triples]
+        triples = [(_in_memory(hr), lr and _in_memory(lr), file) for hr, lr, file in triples]
     return triples, summary
 
 

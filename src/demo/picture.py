@@ -13,6 +13,7 @@ far below that of the whole picture in the network.
 """
 
 import mmap
+import os
 import tempfile
 from typing import NamedTuple
 
@@ -109,6 +110,8 @@ def _allocate(shape, dtype):
         return np.empty(shape, dtype)
     with tempfile.TemporaryFile() as file:  # the mapping keeps it after it is closed
         file.truncate(n_bytes)
+        if hasattr(os, "posix_fallocate"):  # on a full disk, the mapping would end the program
+            os.posix_fallocate(file.fileno(), 0, n_bytes)
         return np.frombuffer(mmap.mmap(file.fileno(), n_bytes), dtype).reshape(shape)
 
 

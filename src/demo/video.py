@@ -152,14 +152,15 @@ def _writer(source, path, size, rate, audio):
         writer.send(np.ascontiguousarray(frame))
         count += 1
 
+    written = 0
     try:
         with contextlib.closing(writer):
             yield send
-        # the only sign of a failure of ffmpeg is a missing frame
-        written, _ = ffmpeg.count_frames_and_secs(str(path))
-    except (OSError, RuntimeError) as error:
+    except OSError as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{source}: ffmpeg cannot write its video: {reason}") from error
+    with contextlib.suppress(RuntimeError):  # a missing frame is the only sign of some failures
+        written, _ = ffmpeg.count_frames_and_secs(str(path))
     if written != count:
         missing = f"ffmpeg has written {written} of {count} frames"
         raise UserError(f"{source}: {missing}; is the disk full?")

@@ -8,7 +8,7 @@ from data.resize import taps
 
 
 class Bicubic(nn.Module):
-    """Upsample by the cubic kernel with a = -0.5, rows first, rounded to 8 bits after each pass."""
+    """Upsample by the cubic kernel with a = -0.5, rows first; each pass rounds to 8 or 16 bits."""
 
     multi_scale = True
 
@@ -21,6 +21,8 @@ class Bicubic(nn.Module):
         scale = scale or self.scales[0]
         dtype = torch.float32 if lr.device.type == "mps" else torch.float64  # mps has no float64
         x = lr.to(dtype) * (255 / self.rgb_range)
+        is_deep = x.shape[1] > 1 and bool((x - x.round()).abs().max() > 1e-3)  # Y is rounded, too
+        step = 257 if is_deep else 1
         for axis in (2, 3):
             length, total = x.shape[axis], 0
             indices, weights = taps(length, length * scale, scale)
@@ -28,7 +30,7 @@ class Bicubic(nn.Module):
                 index = torch.from_numpy(indices[:, tap]).to(x.device)
                 weight = torch.from_numpy(weights[:, tap]).to(x).view(-1, *[1] * (3 - axis))
                 total = total + x.index_select(axis, index) * weight
-            x = total.add(0.5).floor().clamp(0, 255)
+            x = total.mul(step).add(0.5).floor().div(step).clamp(0, 255)
         return (x * (self.rgb_range / 255)).to(lr.dtype)
 
 

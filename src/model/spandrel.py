@@ -165,6 +165,7 @@ class SpandrelNetwork(nn.Module):
         super().__init__()
         self.net, self.model, self.scale = net, args.model, args.scale[0]
         self.rgb_range, self.minimum, self.multiple = args.rgb_range, 1, 1
+        self.peak_maps = {"HAT": 41, "DRCT": 31, "DAT": 14}.get(args.model, 11)  # measured at x2
         self.unsupported_dtypes, self.call = (), nn.Module.__call__
         self.register_load_state_dict_pre_hook(_restore_names)
         if next(net.parameters()).is_meta:

@@ -170,7 +170,7 @@ def read_weights(path):
     """Return the state_dict in a file, at any depth, without the prefixes of DDP and compile."""
     state = _find_state_dict(load_file(path))
     if state is None:
-        raise UserError(f"checkpoint {path}: holds no state_dict of tensors")
+        raise UserError(f"checkpoint {path}: holds no state_dict of tensors, or several")
     check_tensors(state, path)
     return _strip_prefix(state, ("module.", "_orig_mod."))
 

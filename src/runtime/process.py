@@ -163,10 +163,7 @@ STOP_SIGNALS = [
 
 
 class Stopped(BaseException):
-    """A signal that ends the program; `is_saved` in a training, whose state is saved.
-
-    Not an Exception: code that handles errors must not catch it.
-    """
+    """A signal that ends the program, not an error; `is_saved`: the training's state is saved."""
 
     def __init__(self, signum, is_saved=False):
         super().__init__(signal.Signals(signum).name)
