@@ -174,9 +174,8 @@ class Comparison:
 
 def csv_texts(comparison):
     """Return the tables of rows and of groups, those that there are, as CSV."""
-    rows, groups, scorer = comparison.rows, comparison.groups, comparison.scorer
-    texts = [exports.row_csv(rows, scorer)] if rows else []
-    return texts + ([exports.group_csv(groups, scorer)] if groups else [])
+    kinds = (exports.row_csv, comparison.rows), (exports.group_csv, comparison.groups)
+    return [to_csv(rows, comparison.scorer) for to_csv, rows in kinds if rows]
 
 
 def print_tables(comparison):

@@ -16,7 +16,6 @@ exit status is 1 if a set that the command requires is incomplete.
 
 import argparse
 import contextlib
-import os
 import re
 import shlex
 import sys
@@ -82,11 +81,6 @@ def positive(kind):
     return parsed(lambda text: kind(text) if kind(text) > 0 else None, "a number above 0")
 
 
-def user_path(text):
-    """Return a path: shells expand no ~ in --flag=~/folder."""
-    return Path(os.path.expanduser(text))
-
-
 def _seed(text):
     return int(text) if int(text) >= 0 else None
 
@@ -120,16 +114,12 @@ def add_command(subparsers, run, text, default_scale, archives=()):
         flag("--degradation", choices=list(DEGRADATIONS), default="BI", help=text)
         text = "--seed of the training, for random degradations (default: 1, also that of tests)"
         flag("--seed", type=parsed(_seed, "a number of 0 or more"), help=text)
-    flag(
-        "--jobs",
-        type=positive(int),
-        default=len(own_cores()),
-        help="processes (default: %(default)s)",
-    )
+    cores = len(own_cores())
+    flag("--jobs", type=positive(int), default=cores, help="processes (default: %(default)s)")
     text = "pixels above which an image file is refused (default: 178,956,970)"
     flag("--max_pixels", type=positive(int), help=text)
     if run is not commands.lr:
-        flag("--dir_data", type=user_path, default=ROOT / "datasets", help="folder of all sets")
+        flag("--dir_data", type=Path, default=ROOT / "datasets", help="folder of all sets")
     if archives:
         _add_download_flags(flag, archives)
     return flag
@@ -169,11 +159,11 @@ def build_parser():
     flag("--sets", type=names, default=[*commands.BENCHMARKS][:4], help=text)
     text = "a data set from a folder of HR images"
     flag = add_command(subparsers, commands.folder, text, "2+3+4")
-    flag("source", type=user_path, help="folder of HR images")
+    flag("source", type=Path, help="folder of HR images")
     flag("name", type=parsed(_set_name, "the name of a folder of a set"), help="name of the set")
     flag = add_command(subparsers, commands.lr, "only LR images", None)
-    flag("source", type=user_path, help="folder of HR images")
-    flag("--lr", type=user_path, required=True, help="folder to make, with X2 and so on")
+    flag("source", type=Path, help="folder of HR images")
+    flag("--lr", type=Path, required=True, help="folder to make, with X2 and so on")
     return parser
 
 
@@ -181,6 +171,8 @@ def main(argv=None):
     """Prepare the data sets of a command; return the exit status."""
     parser = build_parser()
     args = parser.parse_args(argv)
+    for name in {"dir_data", "source", "lr"} & vars(args).keys():  # ~ of --lr=~/folder
+        setattr(args, name, getattr(args, name).expanduser())
     defined = degradation_of(args.degradation).scales
     if defined and not set(args.scale) <= set(defined):
         names = "+".join(map(str, defined))
