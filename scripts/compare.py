@@ -32,11 +32,6 @@ from image_quality import load_metrics, parse_metrics
 from runtime.files import UserError, atomic_path, bullet_list, print_error
 
 
-def user_path(text):
-    """Return a path: shells expand no ~ in --flag=~/folder."""
-    return Path(os.path.expanduser(text))
-
-
 def build_parser():
     """Build the parser of the command line."""
     parser = argparse.ArgumentParser(
@@ -47,9 +42,9 @@ def build_parser():
     add("--labels", nargs="+", help="names of the experiments in tables and figures")
     add("--group", nargs="+", metavar="NAME=A,B,C", help="experiments that differ in their seed")
     add("--images", nargs="+", metavar="NAME=FOLDER", help="SR images of other software")
-    add("--dir_experiment", type=user_path, default=ROOT / "experiment")
-    add("--dir_data", type=user_path, default=ROOT / "datasets", help="data sets, for HR images")
-    add("--dir_demo", type=user_path, help="LR pictures of --images without ground truth")
+    add("--dir_experiment", type=Path, default=ROOT / "experiment")
+    add("--dir_data", type=Path, default=ROOT / "datasets", help="data sets, for HR images")
+    add("--dir_demo", type=Path, help="LR pictures of --images without ground truth")
     add("--data_test", help="test set of --images, --figure and --html")
     add("--scale", type=int, help="their scale, if the set was tested at several")
     add("--best", action="store_true", help="tests of model_best.pt instead of the last tests")
@@ -61,16 +56,16 @@ def build_parser():
     add("--cost", action="store_true", help="also parameters and multiply-adds")
     add("--format", choices=["markdown", "csv", "latex"], default="markdown")
     text = "also write the table as CSV, and that of groups to FILE_groups.csv"
-    add("--csv", type=user_path, metavar="FILE", help=text)
+    add("--csv", type=Path, metavar="FILE", help=text)
     add = parser.add_argument_group("figures and curves").add_argument
-    add("--figure", type=user_path, metavar="FILE", help="draw crops (PNG, PDF, ...), no table")
+    add("--figure", type=Path, metavar="FILE", help="draw crops (PNG, PDF, ...), no table")
     add("--image", nargs="+", help="images of --figure and --html, without extension")
     add("--one_file", action="store_true", help="several images in one figure")
     text = "crop in HR pixels; may be repeated (default: see --boxes)"
     add("--box", type=int, nargs=3, action="append", metavar=("X", "Y", "SIDE"), help=text)
     add("--boxes", type=int, default=1, metavar="N", help="boxes where methods differ most")
-    add("--curves", type=user_path, metavar="FILE", help="draw curves over the epochs, no table")
-    add("--gains", type=user_path, metavar="FILE", help="draw gains over the first row, no table")
+    add("--curves", type=Path, metavar="FILE", help="draw curves over the epochs, no table")
+    add("--gains", type=Path, metavar="FILE", help="draw gains over the first row, no table")
     text = 'curves of --curves: PSNR, "PSNR Set5 x4", a loss term (default: all)'
     add("--keys", nargs="+", help=text)
     add("--dpi", type=int, help="dots per inch (default: 100; 300 in PDF)")
@@ -78,7 +73,7 @@ def build_parser():
     text = "serif, sans-serif, monospace or the name of an installed font"
     add("--font", default="sans-serif", help=text)
     add = parser.add_argument_group("page").add_argument
-    add("--html", type=user_path, metavar="FILE", help="write a page for the browser")
+    add("--html", type=Path, metavar="FILE", help="write a page for the browser")
     add("--quality", type=int, help="of the page's images, 1 to 100: smaller, with losses (WebP)")
     return parser
 
@@ -102,6 +97,9 @@ def parse_args(argv):
         value = getattr(args, name)
         if value is not None and not 0 < value <= high:
             parser.error(f"--{name} {value} must be above 0 and at most {high}")
+    for name, value in vars(args).items():
+        if isinstance(value, Path):  # shells expand no ~ in --flag=~/folder
+            setattr(args, name, Path(os.path.expanduser(value)))
     # the test set of figures and page, or None if any
     args.data_test = args.data_test or ("Demo" if args.dir_demo else None)
     return args
@@ -283,19 +281,12 @@ def main(argv=None):
     return 0
 
 
-def ignore_closed_pipe():
-    """Return main(), or 0 if the reader of its output has closed, as `| head` does."""
+if __name__ == "__main__":
     try:
         try:
-            return main()
+            status = main()
         finally:
-            if sys.stdout:
-                sys.stdout.flush()
-    except BrokenPipeError:
-        # Python flushes stdout once more at its end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-
-
-if __name__ == "__main__":
-    sys.exit(ignore_closed_pipe())
+            print(end="", flush=True)
+    except BrokenPipeError:  # the reader of the output has closed, as `| head` does
+        os._exit(0)
+    sys.exit(status)

@@ -52,14 +52,14 @@ def convert(network, n_colors, folder, fp16):
     param = folder / "net.ncnn.param"
     if result.returncode or not param.is_file():
         raise UserError(f"pnnx cannot convert the network: exit status {result.returncode}")
-    layers = [line.split() for line in param.read_text().splitlines()[2:]]
+    lines = param.read_text().splitlines()  # a magic number and counts, then the layers
+    layers = [line.split() for line in lines[2:]]
     unknown = sorted({words[0] for words in layers if "." in words[0]})
     if unknown:
         raise UserError(f"the network cannot be converted: ncnn has no {', '.join(unknown)}")
     names = {"in0": "data", "out0": "output"}  # as in the files of Real-ESRGAN
-    lines = [" ".join(names.get(word, word) for word in words) for words in layers]
-    head = param.read_text().splitlines()[:2]
-    param.write_text("\n".join([*head, *lines, ""]))
+    renamed = [" ".join(names.get(word, word) for word in words) for words in layers]
+    param.write_text("\n".join([*lines[:2], *renamed, ""]))
 
 
 def ncnn_runner(folder):

@@ -16,6 +16,7 @@ exit status is 1 if a set that the command requires is incomplete.
 
 import argparse
 import contextlib
+import os
 import re
 import shlex
 import sys
@@ -172,7 +173,7 @@ def main(argv=None):
     parser = build_parser()
     args = parser.parse_args(argv)
     for name in {"dir_data", "source", "lr"} & vars(args).keys():  # ~ of --lr=~/folder
-        setattr(args, name, getattr(args, name).expanduser())
+        setattr(args, name, Path(os.path.expanduser(getattr(args, name))))
     defined = degradation_of(args.degradation).scales
     if defined and not set(args.scale) <= set(defined):
         names = "+".join(map(str, defined))

@@ -17,29 +17,22 @@ echo "== data: photographs from scikit-image"
 
 # train NAME FLAGS...: train an experiment, or resume it
 train() {
-    local name=$1
-    shift
-    local run=(--save "$name" --model EDSR --n_resblocks 8 --n_feats 32 --scale 2
+    local run=(--save "$1" --model EDSR --n_resblocks 8 --n_feats 32 --scale 2
         --data_train sample_train --data_test sample_test --patch_size 64 --lr 1e-3
-        --scheduler Cosine --cosine_etamin 1e-5 --print_every 50 --n_threads 2 "$@")
-    if [ -f "$experiments/$name/model/state.pt" ]; then
-        run=(--load "$name")
-    fi
+        --scheduler Cosine --cosine_etamin 1e-5 --print_every 50 --n_threads 2 "${@:2}")
+    [ ! -f "$experiments/$1/model/state.pt" ] || run=(--load "$1")
     "$python" "$project/src/main.py" "${run[@]}" "${common[@]}" ${flags[@]+"${flags[@]}"}
 }
 
 # evaluate NAME FLAGS...: test weights into an experiment of their own, with the pictures
 evaluate() {
-    local name=$1
-    shift
-    local run=(--save "$name" --scale 2 --data_test sample_test --test_only --reset)
-    "$python" "$project/src/main.py" "${run[@]}" --save_results --save_gt "${common[@]}" "$@"
+    local run=(--save "$1" --scale 2 --data_test sample_test --test_only --reset)
+    "$python" "$project/src/main.py" "${run[@]}" --save_results --save_gt "${common[@]}" "${@:2}"
 }
 
 common=(--dir_data "$data" --dir_experiment "$experiments" --cpu)
 flags=("$@")
 best=model/model_best.pt
-
 fine_tune=(--test_every 25 --epochs 2 --lr 1e-4
     --pre_train "$experiments/quickstart_train_EDSR/$best")
 networks=(EDSR EDSR-L1 EDSR-PCL)

@@ -54,18 +54,14 @@ NO_KERNEL = {getattr(aten, name) for name in f"{NO_KERNEL} record_stream set_ re
 INDEXING = {aten.index, aten.index_put, aten.index_put_}
 
 
-class NoCompilerError(Exception):
-    """The fake device cannot be built here; the message says why."""
-
-
 def _library():
     """Return the path of the compiled SOURCE, which is cached for the version of torch."""
     if not sys.platform.startswith("linux") or torch.version.cuda or torch.version.hip:
-        raise NoCompilerError("the fake CUDA device needs Linux and the CPU build of torch")
+        raise UserError("the fake CUDA device needs Linux and the CPU build of torch")
     names = filter(None, (os.environ.get("CXX"), "g++", "clang++"))
     compiler = next(filter(None, map(shutil.which, names)), None)
     if not compiler:
-        raise NoCompilerError("no C++ compiler: install g++ or set CXX")
+        raise UserError("no C++ compiler: install g++ or set CXX")
     key = SOURCE.read_bytes() + torch.__version__.encode() + torch.__file__.encode()
     name = f"fake_cuda_{os.getuid()}_{hashlib.sha256(key).hexdigest()[:16]}"
     path, root = Path(tempfile.gettempdir(), name, "device.so"), Path(torch.__file__).parent
@@ -77,13 +73,13 @@ def _library():
     command += [SOURCE, f"-L{root / 'lib'}", "-ltorch_cpu", "-lc10", "-o", partial]
     done = subprocess.run([*command, f"-Wl,-rpath,{root / 'lib'}"], capture_output=True, text=True)
     if done.returncode:
-        raise NoCompilerError(f"{SOURCE.name} does not compile: {done.stderr[:300]}")
+        raise UserError(f"{SOURCE.name} does not compile: {done.stderr[:300]}")
     os.replace(partial, path)
     return path
 
 
 def environment():
-    """Return the environment of a process with the fake device, or raise NoCompilerError."""
+    """Return the environment of a process with the fake device, or raise UserError."""
     return {**os.environ, "LD_PRELOAD": str(_library()), "OMP_NUM_THREADS": "1"}
 
 
@@ -282,7 +278,7 @@ def main():
             trainer = build_trainer(flags)
             count_step(cuda, trainer)  # the first one also creates the state of the optimizer
             counts = count_step(cuda, trainer)
-    except (NoCompilerError, UserError) as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     for kind in ("waits", "copies") if options.verbose else ():

@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from count_cuda import NoCompilerError, environment
+from count_cuda import environment
 
 from loss import LOSSES
 from model import NETWORKS
+from runtime.files import UserError
 from small_networks import SMALL
 
 RUN_CASES = Path(__file__).with_name("run_cases.py")
@@ -44,7 +45,7 @@ def device():
     """The environment variables of a process with the fake device."""
     try:
         return environment()
-    except NoCompilerError as error:
+    except UserError as error:
         pytest.skip(str(error))
 
 
