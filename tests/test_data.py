@@ -50,12 +50,13 @@ def test_loader_processes_hand_over_the_same_batches_and_leave_the_one_in_use_al
     data_dir, monkeypatch, flags
 ):
     monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    monkeypatch.setattr("data.own_cores", lambda: range(3))
     plain, loaded = (data_of(data_dir, workers, *flags) for workers in (0, 3))
+    assert loaded.train.num_workers == 3
     for epoch in (1, 2):
         asked_before = None
-        for one, other in zip(
-            *(data.epoch(epoch, 0, torch.device("cpu")) for data in (plain, loaded)), strict=True
-        ):
+        epochs = (data.epoch(epoch, 0, torch.device("cpu")) for data in (plain, loaded))
+        for one, other in zip(*epochs, strict=True):
             time.sleep(0.005)  # the processes fill all they may
             for batch, same in filter(None, [(one, other), asked_before]):
                 assert batch.names == same.names
@@ -65,10 +66,9 @@ def test_loader_processes_hand_over_the_same_batches_and_leave_the_one_in_use_al
     loaded.close()
 
 
-def test_loader_processes_hand_over_batches_of_8_and_16_bits_mixed(
-    tmp_path, photographs, monkeypatch
-):
+def test_loader_processes_hand_over_8_and_16_bits_mixed(tmp_path, photographs, monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr("data.own_cores", lambda: {7})  # as under taskset and SLURM
     images = {
         "eight": photographs["coffee"],
         "sixteen": photographs["rocket"].astype(np.uint16) * 257,
@@ -77,9 +77,9 @@ def test_loader_processes_hand_over_batches_of_8_and_16_bits_mixed(
     plain, loaded = (
         data_of(tmp_path, workers, "--batch_size", "2", "--ext", "img") for workers in (0, 2)
     )
-    for one, other in zip(
-        *(data.epoch(1, 0, torch.device("cpu")) for data in (plain, loaded)), strict=True
-    ):
+    assert loaded.train.num_workers == 1
+    epochs = (data.epoch(1, 0, torch.device("cpu")) for data in (plain, loaded))
+    for one, other in zip(*epochs, strict=True):
         assert other.hr.dtype == torch.float32
         assert torch.equal(one.hr, other.hr)
     loaded.close()

@@ -18,6 +18,7 @@ from data.testset import DemoSet, build_test_sets
 from runtime import distributed
 from runtime.files import UserError
 from runtime.process import ignore_signals_in_worker
+from runtime.threads import own_cores
 
 MAX_WARNINGS = 50  # lines about pairs and duplicates
 
@@ -53,18 +54,17 @@ class Data:
             problems += find_leaks(thumbnails, train_set)
             if distributed.is_main_process():
                 problems += [line for summary in train_set.summaries for line in summary.problems]
+            self._build_loader(args, train_set)
         problems = list(itertools.chain(*distributed.all_gather_object(problems)))
         for problem in problems[:MAX_WARNINGS]:
             log(f"WARNING: {problem}")
         if len(problems) > MAX_WARNINGS:
             log(f"WARNING: ... and {len(problems) - MAX_WARNINGS} more of this kind")
-        if not args.test_only:
-            self._build_loader(args, train_set)
 
     def _build_loader(self, args, train_set):
         self.sampler = EpochSampler(args.test_every, args.batch_size, len(args.scale), args.seed)
         n_cores = max(1, (os.cpu_count() or 1) // distributed.local_world_size())
-        workers = min(args.n_threads, n_cores)
+        workers = min(args.n_threads, n_cores, len(own_cores()))
         # on other systems workers are spawned and share no memory
         forks = workers > 0 and sys.platform.startswith("linux")
         max_bytes = args.batch_size * train_set.max_sample_bytes()
