@@ -55,7 +55,7 @@ class ExportableSparseAttention(NonLocalSparseAttention):
         order = (codes * length + pixels).argsort(dim=-1)  # (B, L); distinct keys: a stable sort
         return order, torch.zeros_like(order).scatter(1, order, pixels.expand(batch, -1))
 
-    def _to_chunks(self, x, order, inverse_order):
+    def _to_chunks(self, x, order):
         batch, length, channels = x.shape
         count = (length + self.chunk_size - 1) // self.chunk_size
         slots = torch.arange(count * self.chunk_size)
@@ -65,7 +65,7 @@ class ExportableSparseAttention(NonLocalSparseAttention):
         rows = (order.index_select(1, source) + offset).flatten()
         return x.flatten(0, 1)[rows].view(batch, count, self.chunk_size, channels)
 
-    def _to_pixels(self, x, order, inverse_order, length):
+    def _to_pixels(self, x, inverse_order, length):
         batch, count = x.shape[:2]
         offset = (torch.arange(batch) * (count * self.chunk_size))[:, None]
         rows = (inverse_order + offset).flatten()

@@ -149,8 +149,7 @@ def test_the_embedding_takes_gan_k_steps():
 
 
 def features_of(dis, image, layers):
-    features = dis(image, return_features=True)[1]
-    return [features[i] for i in layers]
+    return dis.embed_sets([dis.to_input(image)], layers)[0]
 
 
 @pytest.mark.parametrize(

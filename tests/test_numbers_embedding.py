@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch.nn.functional import conv2d, leaky_relu
 
-from helpers import state_of
 from loss.discriminator import CrossRankBatchNorm, Discriminator
 from loss_formulas import flags, naive_haar, random_images
 from runtime import distributed
@@ -51,7 +50,7 @@ def test_the_embedding_is_its_formula(name, more):
     seen = torch.from_numpy(naive_haar(x.numpy())).float() if "wavelet" in more else x
     logits, features = naive_embedding(dis, seen, "before" in more)
     with torch.no_grad():
-        got, got_features = dis(x, return_features=True)
+        got, (got_features,) = dis(x), dis.embed_sets([dis.to_input(x)], range(8))
     assert got.shape == ((2, 1, 4, 4) if name == "patchD" else (2, 1))
     assert torch.allclose(got, logits, atol=1e-3)
     assert len(got_features) == 8
@@ -84,26 +83,6 @@ def test_normalization_over_ranks_is_that_of_the_whole_set(monkeypatch, dtype):
     for norm in norms:
         assert torch.allclose(norm.running_mean, whole.running_mean, rtol=1e-5)
         assert torch.allclose(norm.running_var, whole.running_var, rtol=1e-5)
-
-
-def test_joined_sample_sets_train_like_single_ones(sr, monkeypatch):
-    """A GPU joins the sets of a phase along the batch; each keeps its own statistics."""
-    flags = "--template PCL_InfoNCE --mcl_neg 1 --cl_layer 1,4 --epochs 1 --test_every 3 "
-    flags += "--embed_lr 1e-5 --contras_D_train --shuffle_neg --no_ad_loss false --batch_size 3"
-    joined = []
-    for name in ("single", "joined"):
-        joins = name == "joined"
-        patched = lambda x, joins=joins: joined.append(x) or joins  # noqa: E731
-        monkeypatch.setattr("loss.discriminator.joins_sets", patched)
-        assert sr.train("--save", name, *flags.split())[0] == 0
-    assert len(joined) == 12
-    one, other = (sr.metrics(name)[0]["loss"] for name in ("single", "joined"))
-    assert other == pytest.approx(one, rel=1e-3)
-    one, other = (state_of(sr.folder(name))["loss"] for name in ("single", "joined"))
-    for name, value in one.items():
-        if torch.is_tensor(value):
-            size = float(value.abs().float().mean()) + 1e-3
-            assert float((other[name] - value).abs().float().mean()) < 1e-3 * size, name
 
 
 def test_the_normalization_can_be_differentiated_twice_over_ranks(monkeypatch):

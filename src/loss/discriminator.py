@@ -18,11 +18,6 @@ N_LAYERS = len(WIDTHS)
 SLOPE = 0.2  # of LeakyReLU
 
 
-def joins_sets(x):
-    """Return whether sample sets pass the convolutions together: on a GPU, with fewer kernels."""
-    return x.is_cuda  # on a CPU, one set at a time stays in the cache
-
-
 class CrossRankBatchNorm(nn.BatchNorm2d):
     """Batch normalization with the statistics of a sample set over all ranks.
 
@@ -31,10 +26,10 @@ class CrossRankBatchNorm(nn.BatchNorm2d):
 
     def forward(self, x):
         """Return a sample set x (B, C, H, W), in 16 or 32 bits, normalized."""
-        if distributed.world_size() == 1 or not self.training:
+        if distributed.world_size() == 1:
             # nn.BatchNorm2d would count batches, a launch each; only momentum None needs the count
             running, affine = (self.running_mean, self.running_var), (self.weight, self.bias)
-            return batch_norm(x, *running, *affine, self.training, self.momentum, self.eps)
+            return batch_norm(x, *running, *affine, True, self.momentum, self.eps)
         wide, channels = x.float(), x.shape[1]
         own_mean = wide.mean((0, 2, 3))
         own_var = (wide - own_mean.view(1, -1, 1, 1)).square().mean((0, 2, 3))
@@ -82,8 +77,8 @@ class Discriminator(nn.Module):
             smallest = 32
         side = min(sides)
         if side < smallest:
-            text = f"--patch_size {args.patch_size} must be at least {smallest}"
-            raise UserError(f"{text} for the embedding")
+            text = f"--patch_size {args.patch_size} gives HR patches of {side} pixels"
+            raise UserError(f"{text}, the embedding must have at least {smallest}")
         side = side // 2 if args.use_wavelet else side  # of the input of the first block
         n_in = args.n_colors * (3 if args.use_wavelet else 1)
         blocks = []
@@ -112,18 +107,15 @@ class Discriminator(nn.Module):
         """Return the first block's input for images (B, C, H, W) in [0, rgb_range]."""
         return haar_high_frequencies(x) if self.use_wavelet else x
 
-    def _run(self, x, n_sets, layers, n_blocks=N_LAYERS):
+    def _run(self, x, layers, n_blocks=N_LAYERS):
         """Return (dict of features by block of `layers`, output of the last block)."""
-        # x: (n_sets * B, C, h, w), sample sets joined along the batch. In bf16, both are bf16,
-        # except features before the activation; statistics are those of each set, in float32.
+        # in bf16, both are bf16, except features before the activation; statistics are float32
         features = {}
         for i, (convolution, norm) in enumerate(self.features[: 2 * n_blocks : 2]):
             with self._autocast(x):
                 x = convolution(x)
             keeps_input = i in layers and self.before_relu
-            x = x.float() if keeps_input else x
-            x = torch.cat([norm(part) for part in x.chunk(n_sets)]) if n_sets > 1 else norm(x)
-            normalized = x
+            x = normalized = norm(x.float() if keeps_input else x)
             x = leaky_relu(x, SLOPE, inplace=not keeps_input)  # in place would overwrite features
             if i in layers:
                 features[i] = normalized if keeps_input else x
@@ -134,19 +126,12 @@ class Discriminator(nn.Module):
 
         A list for each set of (B, C, h, w), float32. Blocks after the largest index do not run.
         """
-        n_blocks = max(layers) + 1
-        if len(sets) > 1 and joins_sets(sets[0]):
-            features, _ = self._run(torch.cat(sets), len(sets), layers, n_blocks)
-            chunks = [features[i].float().chunk(len(sets)) for i in layers]
-            return [list(layer) for layer in zip(*chunks, strict=True)]
-        runs = (self._run(x, 1, layers, n_blocks)[0] for x in sets)
+        runs = (self._run(x, layers, max(layers) + 1)[0] for x in sets)
         return [[features[i].float() for i in layers] for features in runs]
 
     def logits_sets(self, sets):
         """Return the logits of each sample set, an output of `to_input`: (B, 1, 4, 4) or (B, 1)."""
-        if len(sets) > 1 and joins_sets(sets[0]):
-            return self._head(self._run(torch.cat(sets), len(sets), ())[1]).chunk(len(sets))
-        return [self._head(self._run(x, 1, ())[1]) for x in sets]
+        return [self._head(self._run(x, ())[1]) for x in sets]
 
     def _autocast(self, x):
         return autocast(x.device, "bf16" if self.precision == "bf16" else "single")
@@ -155,10 +140,6 @@ class Discriminator(nn.Module):
         with self._autocast(x):
             return self.classifier(x).float()
 
-    def forward(self, x, return_features=False):
-        """Return the logits (B, 1, 4, 4) or (B, 1) of images (B, C, H, W) in [0, rgb_range].
-
-        With `return_features`: (logits, list of the features of all eight blocks).
-        """
-        features, x = self._run(self.to_input(x), 1, range(N_LAYERS))
-        return (self._head(x), list(features.values())) if return_features else self._head(x)
+    def forward(self, x):
+        """Return the logits (B, 1, 4, 4) or (B, 1) of images (B, C, H, W) in [0, rgb_range]."""
+        return self.logits_sets([self.to_input(x)])[0]

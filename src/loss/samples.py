@@ -20,8 +20,6 @@ from runtime.files import UserError
 
 def quantize(x, rgb_range):
     """Return x rounded to the steps of an 8-bit image and clamped to [0, rgb_range]."""
-    if rgb_range == 255:
-        return x.round().clamp(0, 255)
     return (x * (255 / rgb_range)).round().clamp(0, 255) * (rgb_range / 255)
 
 

@@ -38,22 +38,6 @@ class _Windows(torch.autograd.Function):
         return own + before.roll(-1, 1) + after.roll(1, 1)
 
 
-class _Permute(torch.autograd.Function):
-    """Return x (B, L, C) with its B*L rows in another order (B*L,)."""
-
-    # `inverse_order` makes the gradient a gather, too; the gradient of indexing would scatter.
-
-    @staticmethod
-    def forward(ctx, x, order, inverse_order):
-        ctx.save_for_backward(order, inverse_order)
-        return x.flatten(0, 1).index_select(0, order).view_as(x)
-
-    @staticmethod
-    def backward(ctx, grad):
-        order, inverse_order = ctx.saved_tensors
-        return _Permute.apply(grad, inverse_order, order), None, None
-
-
 class NonLocalSparseAttention(nn.Module):
     """Sparse attention over all pixels (section 3.3, equations 5 to 8)."""
 
@@ -86,8 +70,8 @@ class NonLocalSparseAttention(nn.Module):
         # pixel's softmax denominator (B, L), in pixel order.
         length = match.shape[1]
         order, inverse_order = self._sort(codes)
-        queries = self._to_chunks(match, order, inverse_order)
-        values = self._to_chunks(value, order, inverse_order)
+        queries = self._to_chunks(match, order)
+        values = self._to_chunks(value, order)
         with autocast_off(match):
             keys = normalize(queries, p=2, dim=-1, eps=5e-5)
             scores = queries @ self._windows(keys).transpose(-1, -2)  # (B, K, S, 3*S)
@@ -99,8 +83,8 @@ class NonLocalSparseAttention(nn.Module):
             total = weights.sum(-1, keepdim=True)
             log_sum = max_score + total.log()
         result = weights.to(values.dtype) @ self._windows(values) / total  # (B, K, S, C)
-        result = self._to_pixels(result, order, inverse_order, length)
-        return result, self._to_pixels(log_sum, order, inverse_order, length).squeeze(-1)
+        result = self._to_pixels(result, inverse_order, length)
+        return result, self._to_pixels(log_sum, inverse_order, length).squeeze(-1)
 
     # The methods below are those whose code depends on the size of the image. The ONNX export
     # (scripts/onnx_modules.py) replaces them.
@@ -134,18 +118,19 @@ class NonLocalSparseAttention(nn.Module):
         rows = torch.arange(batch * length, device=codes.device)
         return order, torch.empty_like(order).scatter_(0, order, rows)
 
-    def _to_chunks(self, x, order, inverse_order):
+    def _to_chunks(self, x, order):
         """Sort x (B, L, C) into chunks (B, K, S, C); copies of the last rows fill up the last."""
         batch, length, channels = x.shape
         size = min(self.chunk_size, length)
         padding = -length % size
-        rows = _Permute.apply(x, order, inverse_order)
+        rows = x.flatten(0, 1).index_select(0, order).view_as(x)
         rows = torch.cat([rows, rows[:, length - padding :]], dim=1) if padding else rows
         return rows.view(batch, -1, size, channels)
 
-    def _to_pixels(self, x, order, inverse_order, length):
+    def _to_pixels(self, x, inverse_order, length):
         """Undo `_to_chunks`: (B, K, S, C) to (B, L, C)."""
-        return _Permute.apply(x.flatten(1, 2)[:, :length], inverse_order, order)
+        x = x.flatten(1, 2)[:, :length]
+        return x.flatten(0, 1).index_select(0, inverse_order).view_as(x)
 
     def _windows(self, x):
         """Join each chunk (B, K, S, C) with its neighbors: (B, K, 3*S, C)."""
