@@ -197,4 +197,5 @@ class Evaluator:
     def _settings(self, upscaler):
         """Return how a test is made, as metrics.jsonl records it."""
         how = {"self_ensemble": upscaler.self_ensemble, "chop": bool(upscaler.chop)}
-        return how | {"precision": upscaler.precision, "degradation": self.args.degradation}
+        how |= {"precision": upscaler.precision, "degradation": self.args.degradation}
+        return how | {"test_only": self.args.test_only}

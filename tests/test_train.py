@@ -13,6 +13,7 @@ from helpers import ForkedProgram, same_bits, state_of, write_set
 from model import NETWORKS
 from model.edsr import EDSR
 from model.inference import Upscaler
+from runtime.files import host_id
 
 ALL_KINDS = "--use_ema --gclip 0.5 --weight_decay 1e-4 --scheduler Cosine --cosine_tmax 9".split()
 
@@ -128,6 +129,7 @@ def test_the_experiment_folder(sr, draw_curves):
     assert len(tests) == 2
     assert re.fullmatch("[0-9a-f]{16}", tests[0]["images_id"])
     how = {"self_ensemble": False, "chop": False, "precision": "single", "degradation": "BI"}
+    how["test_only"] = False
     for epoch, line in enumerate(tests, 1):
         scores = {name: line[name] for name in ("psnr", "ssim")}
         scores |= {"images": 2, "images_id": tests[0]["images_id"]}
@@ -339,6 +341,11 @@ def test_other_images_under_the_same_name_begin_a_new_best(sr, data_dir, tmp_pat
     assert ids[0] == ids[1] != ids[2]
     assert state_of(sr.folder("run"))["best"] == {"psnr": tests[2]["psnr"], "epoch": 3}
     assert f"(Best: {tests[2]['psnr']:.3f} @epoch 3)" in out
+    left = sr.folder("run") / f"model/.state.pt.{host_id()}-999999999-00000000.part"
+    left.touch()  # as a save that was killed leaves it
+    # a test of more sets is no test of the training
+    sr("--load", "run", "--test_only", "--cpu", "--data_test", "Mine+Set5", data=data)
+    assert not left.exists()
     _, out, _ = sr("--load", "run", "--epochs", 4, "--cpu", "--data_test", "Mine+Set5", data=data)
     assert "a new best from here on: the test sets were Mine x2 in epoch 3" in out
 

@@ -5,7 +5,7 @@
                     metrics.jsonl         a line for each test and each epoch, see metrics.py
                     model/model_latest.pt weights, a plain state_dict; also model_best.pt, and
                                           model_N.pt with --save_models
-                    model/state.pt        the training state, written last
+                    model/state.pt        the training state, written last; also state_N.pt
                     psnr_SET.pdf, .png    curves; loss.pdf, .png: a panel for each term
                     per_image/SET_xS.csv  scores of each image in the last test; best/: in the best
                     results-SET/          images of --save_results
@@ -36,7 +36,7 @@ from checkpoint.tensorboard import TensorBoardLog
 from data.datasets import is_held_out
 from model.loading import load_weights
 from model.weights import read_weights
-from runtime import distributed
+from runtime import distributed, files
 from runtime.files import UserError, append_text, atomic_write, check_lock, hold_lock
 
 
@@ -105,6 +105,7 @@ class Checkpoint:
             return
         self.dir.mkdir(parents=True, exist_ok=True)
         self._lock = hold_lock(self.dir)
+        files.remove_stale_temp_files(self.models)  # of a save that was killed
         if self.args.reset:
             for path in self.dir.iterdir():
                 if path.is_dir() and not path.is_symlink():
@@ -114,9 +115,8 @@ class Checkpoint:
         self.models.mkdir(exist_ok=True)
         config = self.dir / "config.txt"
         if not (self.args.test_only and config.exists() and self.args.resume != 0):
-            with atomic_write(config) as file:
-                text = "\n".join([*config_lines, ""])
-                file.write(text.encode("utf-8", "surrogateescape"))  # paths are bytes
+            text = "\n".join([*config_lines, ""])
+            _write(config, text.encode("utf-8", "surrogateescape"))  # paths are bytes
         self._log = self.dir / "log.txt"
         for path in (self._log, self.dir / "metrics.jsonl"):
             if path.is_file() and path.read_bytes()[-1:] not in (b"", b"\n"):
@@ -166,13 +166,13 @@ class Checkpoint:
 
     def best_test(self, line):
         """Return (PSNR, epoch) of the best epoch for a test line's set, scale and images."""
-        tests = tests_of_training(self.metrics)[line["dataset"], line["scale"]]
+        tests = tests_of_training(self.metrics).get((line["dataset"], line["scale"]), {})
         scored = {
             epoch: test["psnr"]
             for epoch, test in tests.items()
             if test["psnr"] is not None and has_same_images(test, line)
         }
-        scored = scored or {line["epoch"]: line["psnr"]}  # after a --test_only in the same folder
+        scored = scored or {line["epoch"]: line["psnr"]}  # --test_only, or no finite PSNR
         epoch = max(scored, key=scored.get)  # the first of equal ones
         return scored[epoch], epoch
 

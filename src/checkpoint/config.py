@@ -52,10 +52,7 @@ def recorded_pre_train(path):
 
 def is_config(path):
     """Return whether a file is a config.txt of this program."""
-    if not path.is_file():
-        return False
-    text = path.read_text(encoding="utf-8-sig", errors="replace")
-    return text.startswith(HEADER[:20])
+    return path.is_file() and _read(path).startswith(HEADER[:20])
 
 
 def _read(path):

@@ -12,6 +12,7 @@ import math
 from runtime.files import UserError, shorten
 
 PLAIN = {"self_ensemble": False, "chop": False, "precision": "single", "degradation": "BI"}
+PLAIN |= {"test_only": False}
 
 
 def is_number(value, kinds=(int, float)):
@@ -57,21 +58,19 @@ def read_metrics(path, warn=print):
 def variant(line):
     """Return the suffix for the way a test was made: "" for a plain one, or "++tiles+bf16+BD"."""
     # a plus sign separates data sets in flags, so that no name of a set contains one
-    precision, degradation = line.get("precision", "single"), line.get("degradation", "BI")
-    suffix = "+" if line.get("self_ensemble") else ""
-    suffix += "+tiles" if line.get("chop") else ""
-    suffix += f"+{precision}" if precision != "single" else ""
-    return suffix + (f"+{degradation}" if degradation != "BI" else "")
+    suffix = ("+" if line["self_ensemble"] else "") + ("+tiles" if line["chop"] else "")
+    keys = ("precision", "degradation")
+    return suffix + "".join(f"+{line[key]}" for key in keys if line[key] != PLAIN[key])
 
 
 def tests_of_training(lines):
     """Return the tests that a training made after its epochs: {(dataset, scale): {epoch: line}}.
 
-    The first test of an epoch counts: later lines are of --test_only, with flags of their own.
+    Lines of --test_only do not count; in files of before they are not marked, but later ones.
     """
     tests = {}
     for line in lines:
-        if line.get("dataset"):
+        if line.get("dataset") and not line.get("test_only"):
             key = line["dataset"], line["scale"]
             tests.setdefault(key, {}).setdefault(line["epoch"], line)
     return tests

@@ -35,8 +35,7 @@ def plot_panels(
     `panels` is {title: {label: {epoch: value}}}; a label has one color in all panels. `width` is in
     inches.
     """
-    n_columns = next(n for n in (4, 3, 2, 1) if len(panels) % n == 0 or (n < len(panels) < 4))
-    n_columns = min(len(panels), 3) if n_columns == 1 else n_columns
+    n_columns = next((n for n in (4, 3, 2) if len(panels) % n == 0), min(len(panels), 3))
     n_columns = min(n_columns, max(1, int(width / 1.5))) if width else n_columns
     n_rows = -(-len(panels) // n_columns)
     natural = max(5, 3.4 * n_columns)

@@ -121,7 +121,7 @@ def _parameter_order(trainer, weights):
 def _adapt_to_changed_flags(trainer, flags, epoch):
     """Drop the means of another --loss, and warn if --epochs makes the learning rate jump."""
     args, log = trainer.args, trainer.checkpoint.log
-    for name in ("template", "embed_load"):
+    for name in ("template", "embed_load") if args.load else ():
         if value := getattr(args, name):
             log(f"--{name} {value} is left out: --load keeps the flags and the state of the run")
     if flags.get("loss", args.loss) != args.loss:
