@@ -23,6 +23,7 @@ import argparse
 import copy
 import importlib.util
 import logging
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -220,19 +221,18 @@ def _positive(text):
     return value
 
 
-def export_by_flags(description, flags, argv, packages, run):
+def export_by_flags(about, flags, argv, packages, run):
     """Parse the flags and run an export; return the exit status: 0, 2 for bad flags, 1 for others.
 
     `flags` are the script's own, {name: arguments of add_argument}; the others are those of
     main.py. `packages` are the needed ones, `run` maps both kinds of flags to the exported files.
     """
     layout = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=layout, allow_abbrev=False
-    )
+    parser = argparse.ArgumentParser(description=about, formatter_class=layout, allow_abbrev=False)
     for name, arguments in flags.items():
         parser.add_argument(name, **arguments)
     options, others = parser.parse_known_args(argv)
+    options.out = Path(os.path.expanduser(options.out))
     try:
         args = parse_args([*others, "--test_only", "--cpu"])
     except UserError as error:
@@ -241,8 +241,7 @@ def export_by_flags(description, flags, argv, packages, run):
     try:
         missing = [name for name in packages if importlib.util.find_spec(name) is None]
         if missing:
-            hint = pip_install(*missing)
-            raise UserError(f"the export needs packages that are missing: {hint}")
+            raise UserError(f"the export needs packages that are missing: {pip_install(*missing)}")
         run(options, args)
     except (UserError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -255,12 +254,11 @@ def main(argv=None):
     tolerance = "largest difference, as a fraction of the range (default: 1e-4; NLSN 1e-3; --uint8 "
     tolerance += "and --fp16 1.5 gray levels)"
     maximum = "maximum pixel value (default: that of the network)"
-    uint8 = "input and output in uint8, rounded and clamped"
     flags = {
         "--out": {"type": Path, "required": True, "help": "the ONNX file"},
         "--range": {"type": _positive, "help": maximum},
         "--fp16": {"action": "store_true", "help": "weights, input and output in float16"},
-        "--uint8": {"action": "store_true", "help": uint8},
+        "--uint8": {"action": "store_true", "help": "input and output in uint8, rounded"},
         "--tolerance": {"type": float, "help": tolerance},
     }
     return export_by_flags(__doc__, flags, argv, PACKAGES, run)

@@ -124,6 +124,17 @@ def test_a_figure_of_self_ensemble_images_alone(root, run, tmp_path):
         save(root / f"net/results-Set5+/x_x2_{kind}.png", image)
     ask = ["net", "--figure", tmp_path / "a.png", "--data_test", "Set5", "--image", "x"]
     assert run(*ask)[0] == 0 and (tmp_path / "a.png").is_file()
+    write_run(root / "plus", {"x": 30.0, "-self_ensemble": True})
+    assert "--save_gt --self_ensemble True" in run("plus", *ask)[2]
+
+
+def test_bicubic_is_of_the_part_of_lr_that_belongs_to_hr(run, tmp_path):
+    hr = picture(1, size=49)
+    save(tmp_path / "data/benchmark/Set5/HR/x.png", hr)
+    save(tmp_path / "data/benchmark/Set5/LR_bicubic/X2/xx2.png", imresize(hr, 0.5))  # 25x25
+    save(tmp_path / "other/x.png", noisy(hr[:48, :48], 4))
+    ask = ["--images", f"other={tmp_path / 'other'}", "--data_test", "Set5", "--scale", 2]
+    assert page_labels(run, tmp_path, *ask) == ["bicubic", "other", "HR"]
 
 
 def test_an_image_inside_the_crop_border_is_an_error(root, run, tmp_path):

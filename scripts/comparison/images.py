@@ -1,5 +1,6 @@
 """Images of test sets: HR and LR, and folders of SR images that other software made."""
 
+import os
 import re
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 from checkpoint.metrics import results_dir
 from comparison.runs import printable
 from data.datasets import DEMO_SETS, EXTENSIONS, find_pairs
-from data.image import image_size, read_image, to_channels
+from data.image import image_size, read_image, to_channels, to_tensor, to_uint8
 from data.resize import imresize
 from runtime.files import UserError, bullet_list
 
@@ -87,10 +88,12 @@ class Truth:
 
     def bicubic(self, key, image):
         """Return LR upscaled by bicubic, (H, W, C); None without LR, or HR of which it is made."""
-        files = self.find(key)[0].get(image, {})
+        files, hr = self.find(key)[0].get(image, {}), self.hr(key, image)
         if files.get("LR"):
-            return imresize(read_image(files["LR"]), key[1])
-        hr = self.hr(key, image)
+            lr = read_image(files["LR"])
+            if hr is not None:  # tests compare the common part of HR and LR
+                lr = lr[: hr.shape[0] // key[1], : hr.shape[1] // key[1]]
+            return imresize(lr, key[1])
         if hr is None or self.degradation != "BI":
             return None
         return imresize(imresize(hr, 1 / key[1]), key[1])
@@ -98,9 +101,7 @@ class Truth:
 
 def to_rgb8(image):
     """Return an image, gray or of 16 bits too, as (H, W, 3) uint8."""
-    if image.dtype == np.uint16:
-        image = np.rint(image / 257).astype(np.uint8)
-    return np.ascontiguousarray(to_channels(image, 3))
+    return to_uint8(to_tensor(to_channels(image, 3)), 255)
 
 
 def parse_folder(text):
@@ -108,9 +109,10 @@ def parse_folder(text):
     name, _, folder = text.partition("=")
     if not (name and folder):
         raise UserError(f"--images {text} must have the form NAME=FOLDER")
-    if not Path(folder).is_dir():
-        raise UserError(f"--images {text}: no such folder: {folder}")
-    return printable(name), Path(folder)
+    path = Path(os.path.expanduser(folder))
+    if not path.is_dir():
+        raise UserError(f"--images {text}: no such folder: {path}")
+    return printable(name), path
 
 
 def match_files(folder, images, scale):

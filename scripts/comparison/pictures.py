@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from checkpoint.metrics import results_dir
+from checkpoint.metrics import PLAIN, results_dir
 from comparison.images import to_rgb8
 from comparison.runs import is_same_psnr, printable
 from comparison.scoring import check_size, other_pixels
@@ -75,6 +75,8 @@ def _missing_error(row, key, name, kind):
     if have := sorted(path.name.removesuffix(end) for path in folder.glob(f"*{end}")):
         return UserError(f"{start}; the images there:{bullet_list(have)}")
     flags = f"--test_only --data_test {key[0]} --scale {key[1]} --save_results --save_gt"
+    how = {k: row.tests.get(key, PLAIN)[k] for k in PLAIN if k != "test_only"}
+    flags += "".join(f" --{k} {value}" for k, value in how.items() if value != PLAIN[k])
     if (row.folder / "model/model_latest.pt").is_file():
         parent, own = shlex.quote(str(row.folder.parent)), shlex.quote(row.folder.name)
         command = f"python src/main.py --dir_experiment {parent} --load {own} {flags}"
@@ -125,8 +127,7 @@ def load_picture(rows, scorer, key, name):
     if hr is None and key[0] not in DEMO_SETS and tested:
         raise _missing_error(tested[0], key, name, "HR")
     if bicubic is not None and not any(row.is_bicubic for row in rows):
-        fits = hr is None or bicubic.shape[:2] == hr.shape[:2]
-        panels += [_panel("bicubic", bicubic, key, name, scorer)] if fits else []
+        panels.append(_panel("bicubic", bicubic, key, name, scorer))
     for row in rows:
         path = row.sr_paths(key).get(name)
         if path is None:
