@@ -101,7 +101,7 @@ def build_loss(args, net, device, log):
         if not set(here) <= set(there):
             here, there = ("+".join(map(str, numbers)) for numbers in (here, there))
             raise UserError(f"--teacher {args.teacher} must have --{flag} {here}, not {there}")
-    log(f"--teacher: {own.model}, {sum(p.numel() for p in teacher.parameters()):,} parameters")
+    log(f"--teacher: {own.model}, {count_parameters(teacher):,} parameters")
     return Loss(args, net, log, Teacher(teacher, own.rgb_range, args.rgb_range)).to(device)
 
 

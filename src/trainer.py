@@ -179,7 +179,7 @@ class Trainer:
                 return next(batches, None)
         except (UserError, OSError, RuntimeError) as error:
             text = str(error)
-            if isinstance(error, RuntimeError) and "DataLoader worker" not in text:
+            if isinstance(error, RuntimeError) and "DataLoader" not in text:
                 raise
             if "Original Traceback" in text:  # of the worker that raised it
                 text = text.rpartition(f"{type(error).__name__}: ")[2].strip()

@@ -23,9 +23,9 @@ from runtime.threads import own_cores
 MAX_WARNINGS = 50  # lines about pairs and duplicates
 
 
-def _start_worker(max_pixels, worker_idx):
+def _start_worker(max_pixels, _worker_idx):
     set_max_pixels(max_pixels)
-    ignore_signals_in_worker(worker_idx)
+    ignore_signals_in_worker()
 
 
 class Data:
@@ -85,7 +85,7 @@ class Data:
     def epoch(self, number, start, device):
         """Return the batches of an epoch (from 1) on the device, without the first `start`.
 
-        Raises RuntimeError "DataLoader worker ..." if a worker died or did not answer in time.
+        Raises RuntimeError "DataLoader ..." if a worker died or did not answer in time.
         """
         self.sampler.set_epoch(number, start)
         return _on_device(self._receive(), device)
@@ -101,10 +101,6 @@ class Data:
                 f"the loader workers cannot start ({error}): /dev/shm or the memory is full:"
                 " free some, or give --n_threads 0"
             ) from error
-        except RuntimeError as error:
-            if "DataLoader timed out" in str(error):
-                raise RuntimeError(f"DataLoader workers gave no batch for {TIMEOUT} s") from error
-            raise
 
     def close(self):
         """End the loader workers. The garbage collector, later, would wait 5 s for each."""

@@ -43,7 +43,7 @@ DATASETS = {
 }
 for _name in ("Set5", "Set14", "B100", "Urban100", "Manga109"):
     DATASETS[_name] = DatasetSpec(f"benchmark/{_name}/HR", "benchmark")
-MARK = ".degradation"  # in a folder of LR images of prepare_data.py: what made them; else BI
+MARK = ".degradation"  # in a folder of LR images of prepare_data.py: what made them
 JOINED = {"DF2K": ("DIV2K", "Flickr2K")}
 
 # Test sets without HR images: Demo and video are --dir_demo, MyImage is TESTPATH/TESTSET/xSCALE.
@@ -68,7 +68,7 @@ def expand_names(dir_data, names):
 def parse_ranges(text):
     """Return '1-800/801-810' as [(1, 800), (801, 810)]: positions from 1, ends included."""
     ranges = []
-    for part in str(text).split("/"):
+    for part in text.split("/"):
         match = re.fullmatch(r"(\d{1,9})-(\d{1,9})", part)
         if not match or not 1 <= int(match[1]) <= int(match[2]):
             raise UserError(
@@ -201,7 +201,9 @@ def missing_lr_line(args, name, scale, when):
     folders = spec.folders(scale, args.degradation)
     hr_folder, lr_folder = (Path(args.dir_data) / path for path in folders)
     how = "bicubic downsampling" if is_bicubic else f"--degradation {args.degradation}"
-    line = f"{name}: no LR images of scale {scale} in {lr_folder}: made by {how} {when}"
+    lacks = f"no LR images of scale {scale} in {lr_folder}"
+    lacks = f"{lr_folder} is not used" if lr_folder.is_dir() else lacks  # `per_sample`
+    line = f"{name}: {lacks}: made by {how} {when}"
     if is_bicubic and scale == 1:
         return f"WARNING: {line}. Bicubic downsampling by 1 changes nothing: LR is HR"
     hint = _lookalike_hint(hr_folder, lr_folder, scale) if is_bicubic else ""

@@ -77,7 +77,7 @@ def read_deep_tiff(path, header, fallback):
                 raise
             image, header = fallback(path), header._replace(orientation=1)  # Pillow has applied it
         image = np.moveaxis(image, 0, 2) if page.axes == "SYX" else image
-        image = np.iinfo(image.dtype).max - image if page.photometric == 0 else image
+        image = 2**header.bits - 1 - image if page.photometric == 0 else image
     if header.bits < 16:
         image = image.astype(np.uint32) * 65535 // (2**header.bits - 1)
     return apply_orientation(image.astype(np.uint16), header.orientation)

@@ -98,6 +98,7 @@ class SharedBatches:
         """Write a batch of samples; return it with a Place for each tensor: a collate_fn."""
         self.next_slot = (self.next_slot + 1) % SLOTS
         offset = (get_worker_info().id * SLOTS + self.next_slot) * self.slot_bytes
+        end = offset + self.slot_bytes
 
         def allocate(size, dtype):
             nonlocal offset
@@ -106,6 +107,7 @@ class SharedBatches:
             return self.memory[start:offset].view(dtype)
 
         batch = collate(samples, allocate)
+        assert offset <= end, "max_sample_bytes must count all tensors of a sample"
         return batch.map_tensors(lambda x: Place(x.storage_offset() * x.itemsize, x.dtype, x.shape))
 
     def receive(self, batch):

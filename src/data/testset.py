@@ -87,7 +87,7 @@ class TestSet:
 class DemoSet(NamedTuple):
     """Images and videos without ground truth, to be upscaled by `demo.upscale_all`."""
 
-    name: str  # Demo or MyImage
+    name: str  # of DEMO_SETS
     scale: int
     files: list  # of Path
     skipped: list  # names of other files and folders in the same folder

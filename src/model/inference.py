@@ -84,7 +84,7 @@ class Upscaler:
     net: nn.Module
     chop: bool = False
     tile: int = 192
-    overlap: int = 64
+    overlap: int = 48
     self_ensemble: bool = False
     precision: str = "single"
     log: Callable = print

@@ -6,6 +6,7 @@ Each holds the whole network and takes its part of each batch. One rank needs no
 import contextlib
 import ctypes
 import datetime
+import functools
 import itertools
 import os
 import signal
@@ -156,13 +157,16 @@ def in_turn(is_first):
     if world_size() == 1:
         yield
         return
-    # a rank may decode a large data set
-    patient = dist.new_group(backend="gloo", timeout=datetime.timedelta(hours=3))
     if not is_first:
-        dist.barrier(patient)
+        dist.barrier(_patient_group())
     yield
     if is_first:
-        dist.barrier(patient)
+        dist.barrier(_patient_group())
+
+
+@functools.cache  # a group holds sockets and threads
+def _patient_group():
+    return dist.new_group(backend="gloo", timeout=datetime.timedelta(hours=3))
 
 
 class _SumOverRanks(torch.autograd.Function):

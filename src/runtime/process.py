@@ -231,7 +231,7 @@ class StopRequest:
         self.signum = self.signum or signum
 
 
-def ignore_signals_in_worker(_worker=None):
+def ignore_signals_in_worker():
     """Leave signals to the main process, which has 30 seconds after SIGTERM to save."""
     for signum in STOP_SIGNALS:
         signal.signal(signum, signal.SIG_IGN)
