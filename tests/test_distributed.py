@@ -96,8 +96,9 @@ PCL = "--template PCL_InfoNCE --mcl_neg 1 --cl_layer 1,4 --batch_size 3 --epochs
             marks=pytest.mark.slow,
         ),
         pytest.param(
-            "--loss 1*L1+1*CL-GAN --cl_loss_type l2 --no_ad_loss false --model NLSN "
-            "--nlsn_chunk_size 16 --n_resblocks 1",
+            # not NLSN: rounding decides into which of two buckets a pixel falls
+            "--loss 1*L1+1*CL-GAN --cl_loss_type l2 --no_ad_loss false --model RCAN "
+            "--n_resgroups 1 --n_resblocks 1 --reduction 4",
             marks=pytest.mark.slow,
         ),
     ],
