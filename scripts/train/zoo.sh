@@ -7,8 +7,8 @@
 #           fast: a small EDSR x2 for old and slow machines, from scratch
 # DIR_DATA  has BSDS400/HR and Photos/HR (default: datasets)
 # The first shipped x2 had 9,000 steps on BSDS400 from scratch; from there x4 had 5,000, x3 3,000.
-# Today's have 6,000 (x2), 7,500 (x3) and 8,000 (x4) more of this script; their starts are in
-# git show 39cfff8:experiment/model. x4 had 6,000 again (--epochs 24), from 8a8e142's.
+# Then 6,000 (x2), 7,500 (x3) and 8,000 (x4) of this script, from git show 39cfff8:experiment/model,
+# 6,000 (x4) from 8a8e142's, 7,000 each (x2, x4) from 289ba01's: see docs/performance.md.
 # The best weights are in experiment/zoo_TARGET/model/model_best.pt; the shipped files are float16.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../setup.sh"
