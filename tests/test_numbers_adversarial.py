@@ -149,7 +149,8 @@ def test_the_embedding_takes_gan_k_steps():
 
 
 def features_of(dis, image, layers):
-    return dis.embed_sets([dis.to_input(image)], layers)[0]
+    features = dis(image, return_features=True)[1]
+    return [features[i] for i in layers]
 
 
 @pytest.mark.parametrize(

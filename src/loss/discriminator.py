@@ -140,6 +140,10 @@ class Discriminator(nn.Module):
         with self._autocast(x):
             return self.classifier(x).float()
 
-    def forward(self, x):
-        """Return the logits (B, 1, 4, 4) or (B, 1) of images (B, C, H, W) in [0, rgb_range]."""
-        return self.logits_sets([self.to_input(x)])[0]
+    def forward(self, x, return_features=False):
+        """Return the logits (B, 1, 4, 4) or (B, 1) of images (B, C, H, W) in [0, rgb_range].
+
+        With `return_features`: (logits, list of the features of all eight blocks).
+        """
+        features, x = self._run(self.to_input(x), range(N_LAYERS))
+        return (self._head(x), list(features.values())) if return_features else self._head(x)
