@@ -157,11 +157,12 @@ def in_turn(is_first):
     if world_size() == 1:
         yield
         return
+    patient = _patient_group()  # by all ranks at once: building it has a shorter timeout
     if not is_first:
-        dist.barrier(_patient_group())
+        dist.barrier(patient)
     yield
     if is_first:
-        dist.barrier(_patient_group())
+        dist.barrier(patient)
 
 
 @functools.cache  # a group holds sockets and threads
